@@ -1,0 +1,61 @@
+"""Model-quality regression tests in pytest: full fine-tuning against LoRA.
+
+The names below are loaded when they are first used: every pytest run imports this package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_ftguard.assertions import assert_loss_gap, assert_memory_budget
+    from pytest_ftguard.errors import (
+        ConfigurationError,
+        DeviceUnavailableError,
+        FtguardError,
+        FtguardWarning,
+        GateFailure,
+    )
+    from pytest_ftguard.gates import Verdict
+    from pytest_ftguard.results import TrainedVariant, TrialResult
+    from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "DeviceUnavailableError",
+    "FtguardError",
+    "FtguardWarning",
+    "Full",
+    "GateFailure",
+    "LoRA",
+    "TrainedVariant",
+    "TrialResult",
+    "TrialSpec",
+    "Verdict",
+    "Workload",
+    "assert_loss_gap",
+    "assert_memory_budget",
+]
+
+_HOMES = {
+    "assertions": ("assert_loss_gap", "assert_memory_budget"),
+    "errors": ("ConfigurationError", "DeviceUnavailableError", "FtguardError", "FtguardWarning", "GateFailure"),
+    "gates": ("Verdict",),
+    "results": ("TrainedVariant", "TrialResult"),
+    "specs": ("Full", "LoRA", "TrialSpec", "Workload"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,254 @@
+"""pytest's hooks and the fixtures: here pytest's objects become plain data, and plain data reaches the user.
+
+Whatever the hooks need only once something is trained is imported inside them: every pytest run loads this module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pytest
+
+from pytest_ftguard.errors import ConfigurationError, FtguardError
+from pytest_ftguard.session import Run, TestRecord, is_worker
+from pytest_ftguard.settings import Settings, add_options, marker_problem, read_settings
+
+if TYPE_CHECKING:
+    from pytest_ftguard.results import TrainedVariant
+    from pytest_ftguard.specs import Full, LoRA, Variant, Workload
+
+_FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
+_MARKER: Final = (
+    "ftguard(max_loss_gap=None, max_memory=None, confidence=None, on_inconclusive=None): "
+    "limits of this test's gates (pytest-ftguard)"
+)
+_RUN: Final = pytest.StashKey[Run]()
+
+Spec = TypeVar("Spec")
+
+
+class Ftguard:
+    """What the fixture `ftguard` gives to a test.
+
+    Attributes:
+        settings: What command line, environment and ini file set.
+        limits: What the test's markers set.
+    """
+
+    def __init__(self, request: pytest.FixtureRequest, run: Run) -> None:
+        self._request = request
+        self._run = run
+        self.settings: Settings = run.settings
+        self.limits: Settings = run.test.marker if run.test else Settings({})
+
+    def train(self, variant: Variant, workload: Workload | None = None) -> TrainedVariant:
+        """Return a variant trained with every seed of the workload; in one run nothing is trained twice.
+
+        Args:
+            variant: `Full` or `LoRA`; LoRA's learning rate is by default ten times that of `ftguard_full`.
+            workload: What is held fixed; the fixture `ftguard_workload` by default.
+        """
+        __tracebackhide__ = True
+        return self._run.train(
+            variant,
+            lambda: workload or self._request.getfixturevalue("ftguard_workload"),
+            lambda: self._request.getfixturevalue("ftguard_full"),
+        )
+
+
+@pytest.fixture(scope="session")
+def ftguard_workload(pytestconfig: pytest.Config) -> Workload:
+    """What is held fixed while the variants are compared; made from options and ini keys unless overridden."""
+    return _from_settings(pytestconfig, Settings.workload)
+
+
+@pytest.fixture(scope="session")
+def ftguard_full(pytestconfig: pytest.Config) -> Full:
+    """Full fine-tuning; made from options and ini keys unless overridden."""
+    return _from_settings(pytestconfig, Settings.full)
+
+
+@pytest.fixture(scope="session")
+def ftguard_lora(pytestconfig: pytest.Config) -> LoRA:
+    """LoRA; made from options and ini keys unless overridden."""
+    return _from_settings(pytestconfig, Settings.lora)
+
+
+def _from_settings(config: pytest.Config, make: Callable[[Settings], Spec]) -> Spec:
+    __tracebackhide__ = True
+    try:
+        return make(config.stash[_RUN].settings)
+    except ConfigurationError as error:
+        pytest.fail(f"ftguard: {error}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def full_variant(request: pytest.FixtureRequest) -> TrainedVariant:
+    """The model after full fine-tuning, one trial per seed; trained on first use, once per pytest run."""
+    return _session_variant(request, "ftguard_full")
+
+
+@pytest.fixture(scope="session")
+def lora_variant(request: pytest.FixtureRequest) -> TrainedVariant:
+    """The model after LoRA, one trial per seed; trained on first use, once per pytest run."""
+    return _session_variant(request, "ftguard_lora")
+
+
+def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVariant:
+    __tracebackhide__ = True
+    # The specs are asked for by name so that a disabled run does not even prepare their data.
+    return request.config.stash[_RUN].train(
+        lambda: request.getfixturevalue(fixture),
+        lambda: request.getfixturevalue("ftguard_workload"),
+        lambda: request.getfixturevalue("ftguard_full"),
+    )
+
+
+@pytest.fixture
+def ftguard(request: pytest.FixtureRequest) -> Ftguard:
+    """Train further variants inside a test, and read its limits."""
+    return Ftguard(request, request.config.stash[_RUN])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check every setting before anything is collected."""
+    config.addinivalue_line("markers", _MARKER)
+    try:
+        run = Run(config, read_settings(config))
+    except ConfigurationError as error:
+        raise pytest.UsageError(f"ftguard: {error}") from None
+    config.stash[_RUN] = run
+    config.pluginmanager.register(_Collector(run), "ftguard-collector")
+
+
+class _Collector:
+    """Keeps what reports bring; an object of its own, because pytest's hook for reports names no configuration."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the trials and verdicts of a report."""
+        content = getattr(report, "ftguard", None)
+        if content:
+            self._run.keep(report.nodeid, content)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Fail at once where an accelerator is required and there is none."""
+    settings = session.config.stash[_RUN].settings
+    required = settings.get("require_gpu")
+    if required is None or not required.value or settings.value("disable", False) or is_worker(session.config):
+        return
+    from pytest_ftguard.running.devices import find_accelerator
+
+    try:
+        problem = None if find_accelerator() else "this machine has no accelerator that torch can use"
+    except FtguardError as error:
+        problem = str(error)
+    if problem:
+        raise pytest.UsageError(f"ftguard: require_gpu is set by {required.place}, but {problem}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a wrong marker into an error of collection, in the file that has it."""
+    report = yield
+    problems = [
+        f"{node.nodeid}: {problem}"
+        for node in report.result or ()
+        if isinstance(node, pytest.Item)
+        for marker in node.iter_markers("ftguard")
+        if (problem := marker_problem(marker.args, marker.kwargs))
+    ]
+    if problems:
+        report.outcome = "failed"
+        report.longrepr = "\n".join(problems)
+        report.result = []
+    return report
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count the variants that will be asked for, so that the next worker can be started early."""
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ()) if name in _FIXTURES}
+    session.config.stash[_RUN].variants_in_use = len(used)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let the assertion helpers know which test is running, if it can use them."""
+    # Whoever calls a helper has imported it, so a run in which nothing did pays nothing here.
+    if _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) and "pytest_ftguard.assertions" not in sys.modules:
+        return (yield)
+    from pytest_ftguard.assertions import active_test
+
+    run = item.config.stash[_RUN]
+    run.test = TestRecord(item, run.settings)
+    token = active_test.set(run.test)
+    try:
+        return (yield)
+    finally:
+        active_test.reset(token)
+        run.test = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach what was trained and decided to the report, which travels from xdist's workers to the controller."""
+    report = yield
+    run = item.config.stash[_RUN]
+    if run.test is not None:
+        content: dict[str, Any] = {
+            "trials": [trial.to_dict() for trial in run.new_trials()],
+            "verdicts": [verdict.to_dict() for verdict in run.test.new_verdicts()],
+            "not_run": call.excinfo is not None and run.was_not_run(call.excinfo.value),
+        }
+        if any(content.values()):
+            report.ftguard = content  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the comparison; nothing at all where nothing was trained."""
+    run = config.stash[_RUN]
+    if not (run.trials or run.verdicts or run.not_run):
+        return
+    from pytest_ftguard.reporting.terminal import summary_lines
+
+    terminalreporter.section("ftguard summary")
+    for line in summary_lines(list(run.trials.values()), run.verdicts, run.not_run):
+        failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
+        terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the files, from the process that has all results."""
+    run = session.config.stash[_RUN]
+    run.close()
+    path = run.settings.value("json", None)
+    if path is None or is_worker(session.config):
+        return
+    from pytest_ftguard.reporting.json import json_report
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.draft")
+    draft.write_text(json_report(list(run.trials.values()), run.verdicts), encoding="utf-8")
+    draft.replace(target)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what may still be running when the session broke off."""
+    run = config.stash.get(_RUN, None)
+    if run is not None:
+        run.close()

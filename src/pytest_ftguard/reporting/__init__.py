@@ -1,0 +1,1 @@
+"""Results and verdicts become text; pure functions."""

@@ -1,0 +1,183 @@
+"""The summary and the progress line, as text."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tabulate import tabulate
+
+from pytest_ftguard.gates import Verdict
+from pytest_ftguard.limits import BYTES, SHARE
+from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.specs import Workload
+from pytest_ftguard.units import format_bytes, format_count, format_duration
+
+__all__ = ["RecordedVerdict", "progress_line", "summary_lines"]
+
+_TITLES: Final = {"loss_gap": "loss gap", "memory_budget": "peak memory"}
+_UNMEASURED: Final = "-"
+
+
+@dataclass(frozen=True)
+class RecordedVerdict:
+    """A verdict and the test that it was given in.
+
+    Attributes:
+        nodeid: pytest's name of the test.
+        verdict: The verdict.
+    """
+
+    nodeid: str
+    verdict: Verdict
+
+
+def summary_lines(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], not_run: int) -> list[str]:
+    """Return the summary: a table of variants per workload, then the gates; empty where nothing happened.
+
+    Args:
+        trials: All trials, in the order in which they were trained.
+        verdicts: All verdicts, in the order in which they were given.
+        not_run: How many tests were skipped because trials could not run.
+    """
+    blocks = [list(_workload_block(group)) for group in _by_workload(trials)]
+    failed = list(_failures(trials))
+    if failed:
+        blocks.append(failed)
+    if verdicts:
+        blocks.append(list(_gate_block(verdicts)))
+    if not_run:
+        tests = "1 test" if not_run == 1 else f"{not_run} tests"
+        blocks.append([f"{tests} did not run: nothing could be trained for them, so their gates were not asked"])
+    lines = [line for block in blocks for line in [*block, ""]]
+    return lines[:-1]
+
+
+def _by_workload(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
+    groups: dict[Workload, list[TrialResult]] = {}
+    for trial in trials:
+        groups.setdefault(trial.spec.workload, []).append(trial)
+    return list(groups.values())
+
+
+def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
+    groups: dict[object, list[TrialResult]] = {}
+    for trial in trials:
+        groups.setdefault(trial.spec.variant, []).append(trial)
+    return [TrainedVariant(group[0].spec.workload, group[0].spec.variant, tuple(group)) for group in groups.values()]
+
+
+def _workload_block(trials: Sequence[TrialResult]) -> Iterator[str]:
+    variants = _by_variant(trials)
+    yield _heading(trials)
+    yield ""
+    rows = [row for row in [_base_row(trials), *map(_variant_row, variants)] if row]
+    headers = ("variant", "trainable", "val loss", "ppl", "peak memory", "s/step")
+    align = ("left", "right", "left", "right", "right", "right")
+    yield from tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+
+
+def _heading(trials: Sequence[TrialResult]) -> str:
+    workload = trials[0].spec.workload
+    environment = next((trial.environment for trial in trials if trial.environment), None)
+    seeds = len({trial.spec.seed for trial in trials})
+    steps = f"{workload.steps} steps{' (final)' if workload.final else ''}"
+    parts = [
+        f"{_model_name(workload)} on {Path(workload.train).stem}",
+        f"{steps} of {workload.batch_size}x{workload.block_size} x {seeds} seed{'s' if seeds != 1 else ''}",
+    ]
+    if environment:
+        parts.append(f"{environment.device_name}, {environment.precision}")
+    return " | ".join(parts)
+
+
+def _model_name(workload: Workload) -> str:
+    gguf = workload.model_args.get("gguf_file")
+    return Path(str(gguf)).stem if gguf else Path(workload.model).name
+
+
+def _base_row(trials: Sequence[TrialResult]) -> list[str] | None:
+    base = next((trial.base_validation for trial in trials if trial.base_validation), None)
+    return ["base model", "", f"{base.loss:.3f}", f"{base.perplexity:.2f}", "", ""] if base else None
+
+
+def _variant_row(variant: TrainedVariant) -> list[str]:
+    trainable, total = variant.trainable_parameters, variant.total_parameters
+    share = f"{100 * trainable / total:.2g}%" if trainable and total and trainable < total else "100%"
+    loss, losses, perplexity = variant.loss, variant.losses or (), variant.perplexity
+    spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+    return [
+        f"{variant.label} (cached)" if variant.cached else variant.label,
+        _UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
+        _UNMEASURED if loss is None else f"{loss:.3f}{spread}",
+        _UNMEASURED if perplexity is None else f"{perplexity:.2f}",
+        _UNMEASURED if variant.peak_memory_bytes is None else format_bytes(variant.peak_memory_bytes),
+        _UNMEASURED if variant.seconds_per_step is None else f"{variant.seconds_per_step:.3g}",
+    ]
+
+
+def _failures(trials: Sequence[TrialResult]) -> Iterator[str]:
+    for trial in trials:
+        if trial.outcome != "ok":
+            detail = f": {trial.error.message}" if trial.error else ""
+            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}, ended {trial.outcome}{detail}"
+
+
+def _gate_block(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
+    rows = [_gate_row(recorded.verdict) for recorded in verdicts]
+    table = tabulate(rows, ("gate", "measured", "limit", "verdict"), tablefmt="plain", disable_numparse=True)
+    header, *lines = table.splitlines()
+    yield header
+    for line, recorded in zip(lines, verdicts, strict=True):
+        yield line
+        yield f"    {recorded.nodeid}"
+
+
+def _gate_row(verdict: Verdict) -> list[str]:
+    return [
+        _TITLES[verdict.gate],
+        _measured(verdict),
+        f"<= {_limit(verdict)}  ({verdict.limit_source})",
+        verdict.status,
+    ]
+
+
+def _limit(verdict: Verdict) -> str:
+    if verdict.unit == BYTES:
+        return format_bytes(verdict.limit)
+    return f"{100 * verdict.limit:.4g}%" if verdict.unit == SHARE else f"{verdict.limit:g}"
+
+
+def _measured(verdict: Verdict) -> str:
+    value = verdict.value
+    if value is None:
+        return _UNMEASURED
+    if verdict.unit == BYTES:
+        return format_bytes(value)
+    if verdict.unit == SHARE:
+        return f"{100 * value:.1f}% of {verdict.baseline}"
+    bounds = f" [{verdict.interval[0]:.3f}, {verdict.interval[1]:.3f}]" if verdict.interval else ""
+    return f"{value:+.3f}{bounds}"
+
+
+def progress_line(progress: Progress) -> str:
+    """Return one line that says where a trial stands."""
+    spec = progress.spec
+    parts = [f"ftguard: {spec.variant.label}", f"seed {spec.seed}"]
+    if progress.phase == "train":
+        parts.append(f"step {progress.step}/{spec.workload.steps}")
+    else:
+        parts.append(
+            {"start": "starting", "load": "loading", "evaluate": "evaluating", "save": "saving"}[progress.phase]
+        )
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.seconds_left is not None:
+        parts.append(f"{format_duration(progress.seconds_left)} left")
+    else:
+        parts.append(f"{format_duration(progress.elapsed_seconds)} so far")
+    return "  ".join(parts)

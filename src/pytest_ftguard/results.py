@@ -1,0 +1,372 @@
+"""What a trial measured, as frozen plain data that is complete: every later stage works from it alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, Self
+
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.specs import TrialSpec, Variant, Workload
+
+__all__ = [
+    "SCHEMA",
+    "CurvePoint",
+    "Environment",
+    "Memory",
+    "Outcome",
+    "Parameters",
+    "SequenceLosses",
+    "Timing",
+    "TrainedVariant",
+    "TrialError",
+    "TrialResult",
+]
+
+SCHEMA: Final = 1
+
+Outcome = Literal["ok", "out_of_memory", "diverged", "crashed", "timed_out"]
+Loader = Callable[["TrialResult"], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of the model's parameters, with the adapters' included in both.
+
+    Attributes:
+        total: All parameters; shared ones count once.
+        trainable: Those that the optimizer changes.
+    """
+
+    total: int
+    trainable: int
+
+
+@dataclass(frozen=True)
+class SequenceLosses:
+    """Losses of one model on a text, per sequence.
+
+    Attributes:
+        nll: Negative log-likelihood of each sequence, in nats, summed over its predicted tokens.
+        tokens: Predicted tokens of each sequence.
+        documents: Number of the document that each sequence was cut from; None where the text is one document.
+        digest: SHA-256 of the sequences' tokens, so that losses on other data are not taken for these.
+    """
+
+    nll: tuple[float, ...]
+    tokens: tuple[int, ...]
+    documents: tuple[int, ...] | None
+    digest: str
+
+    @property
+    def loss(self) -> float:
+        """Mean loss in nats per token."""
+        return math.fsum(self.nll) / sum(self.tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinity where that is beyond a float."""
+        return _exp(self.loss)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the losses that `dataclasses.asdict` wrote."""
+        documents = values["documents"]
+        return cls(
+            nll=tuple(values["nll"]),
+            tokens=tuple(values["tokens"]),
+            documents=None if documents is None else tuple(documents),
+            digest=values["digest"],
+        )
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Validation loss during training, on the evenly spaced part of the sequences that the curve uses.
+
+    Attributes:
+        step: Optimizer steps done; 0 is the wrapped model before training.
+        loss: Mean loss in nats per token.
+        nll: Summed negative log-likelihood of each sequence of that part, in nats.
+    """
+
+    step: int
+    loss: float
+    nll: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of the training phase.
+
+    Attributes:
+        peak_bytes: Largest sum of live tensors, or the allocator's peak of allocated bytes.
+        method: How it was measured: "live tensors" (CPU) or "allocator" (accelerators).
+        reserved_bytes: The allocator's peak of reserved bytes; None on CPU.
+        forecast_bytes: The peak that was forecast; None where there was no forecast.
+    """
+
+    peak_bytes: int
+    method: str
+    reserved_bytes: int | None = None
+    forecast_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Duration of the training phase, without loading, saving and evaluation.
+
+    Attributes:
+        seconds_per_step: Median of the synchronised steps after the warm-up; None where there were too few.
+        measured_steps: How many steps the median rests on.
+        train_seconds: Sum of all steps, those of the warm-up included.
+    """
+
+    seconds_per_step: float | None
+    measured_steps: int
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the versions that a trial ran with.
+
+    Attributes:
+        device: Kind of device: "cpu", "cuda", ...
+        device_name: Its name, as the driver or the operating system gives it.
+        precision: "fp32" or "bf16", as resolved.
+        threads: CPU threads that torch used.
+        platform: Operating system and processor architecture.
+        versions: Versions of Python and of the packages that decide a result.
+    """
+
+    device: str
+    device_name: str
+    precision: str
+    threads: int
+    platform: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TrialError:
+    """Why a trial did not end `ok`.
+
+    Attributes:
+        message: What happened, in one or a few sentences.
+        log_tail: The last lines that the trial's process printed.
+    """
+
+    message: str
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """Everything that one trial measured; a value that was not measured is None.
+
+    Attributes:
+        spec: What was trained.
+        outcome: "ok", "out_of_memory", "diverged", "crashed" or "timed_out".
+        parameters: Counts of the model's parameters.
+        validation: Losses of the trained model on the validation text.
+        base_validation: Losses of the base model on the same sequences.
+        reference: Losses of the trained model on the reference text, where there is one.
+        base_reference: Losses of the base model on the reference text.
+        curve: Validation loss along training.
+        data_order: SHA-256 of the batches in the order in which they were trained on.
+        memory: Peak memory of the training phase.
+        time: Duration of the training phase.
+        environment: Machine and versions.
+        error: Why the outcome is not "ok".
+        cached: Whether the trial was reused instead of trained.
+        model_dir: Folder with the trained weights; None where they were not kept.
+    """
+
+    spec: TrialSpec
+    outcome: Outcome
+    parameters: Parameters | None = None
+    validation: SequenceLosses | None = None
+    base_validation: SequenceLosses | None = None
+    reference: SequenceLosses | None = None
+    base_reference: SequenceLosses | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    data_order: str | None = None
+    memory: Memory | None = None
+    time: Timing | None = None
+    environment: Environment | None = None
+    error: TrialError | None = None
+    cached: bool = False
+    model_dir: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the trial."""
+        return self.spec.fingerprint
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as values that JSON can hold, with the number of their schema."""
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("spec", "curve")}
+        plain = {name: asdict(part) if name in _PARTS and part is not None else part for name, part in parts.items()}
+        return {
+            "schema": SCHEMA,
+            "spec": self.spec.to_dict(),
+            "curve": [asdict(point) for point in self.curve],
+            **plain,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result that `to_dict` wrote.
+
+        Raises:
+            FtguardError: It was written under another schema, or it is not complete.
+        """
+        rest = dict(values)
+        schema = rest.pop("schema", None)
+        if schema != SCHEMA:
+            message = f"a trial's result has schema {schema!r}; this version of pytest-ftguard reads schema {SCHEMA}"
+            raise FtguardError(message)
+        try:
+            rest["spec"] = TrialSpec.from_dict(rest["spec"])
+            points = rest.get("curve", ())
+            rest["curve"] = tuple(CurvePoint(point["step"], point["loss"], tuple(point["nll"])) for point in points)
+            for name, read in _PARTS.items():
+                if rest.get(name) is not None:
+                    rest[name] = read(rest[name])
+            return cls(**rest)
+        except (KeyError, TypeError, AttributeError) as error:
+            message = f"a trial's result is not complete: {type(error).__name__}: {error}"
+            raise FtguardError(message) from error
+
+
+_PARTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
+    "parameters": lambda values: Parameters(**values),
+    "validation": SequenceLosses.from_dict,
+    "base_validation": SequenceLosses.from_dict,
+    "reference": SequenceLosses.from_dict,
+    "base_reference": SequenceLosses.from_dict,
+    "memory": lambda values: Memory(**values),
+    "time": lambda values: Timing(**values),
+    "environment": lambda values: Environment(**values),
+    "error": lambda values: TrialError(**values),
+}
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedVariant:
+    """All seeds of one variant on one workload: what the fixtures hand to a test.
+
+    The figures are None unless every trial ended `ok` and measured them: an average over the seeds that
+    happened to survive would flatter the variant.
+
+    Attributes:
+        workload: What was held fixed.
+        variant: The way of adapting the weights, its learning rate filled in.
+        trials: One result per seed, in the order of the workload's seeds.
+    """
+
+    workload: Workload
+    variant: Variant
+    trials: tuple[TrialResult, ...]
+    loader: Loader | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """Return one short line: pytest shows it beside every failing test."""
+        loss = "no loss" if self.loss is None else f"loss {self.loss:.4f}"
+        return f"<TrainedVariant {self.label}: {len(self.trials)} trials, {loss}>"
+
+    @property
+    def label(self) -> str:
+        """The variant's name in the summary."""
+        return self.variant.label
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are trials and all of them ended `ok`."""
+        return bool(self.trials) and all(trial.outcome == "ok" for trial in self.trials)
+
+    @property
+    def losses(self) -> tuple[float, ...] | None:
+        """Validation loss of each seed, in nats per token."""
+        losses = [trial.validation.loss for trial in self.trials if trial.validation is not None]
+        return tuple(losses) if self.ok and len(losses) == len(self.trials) else None
+
+    @property
+    def loss(self) -> float | None:
+        """Validation loss in nats per token, mean over the seeds."""
+        return statistics.fmean(self.losses) if self.losses else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss)."""
+        return None if self.loss is None else _exp(self.loss)
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Peak memory of training, the largest over the seeds."""
+        peaks = [trial.memory.peak_bytes for trial in self.trials if trial.memory is not None]
+        return max(peaks) if self.ok and len(peaks) == len(self.trials) else None
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Time of an optimizer step, median over the seeds."""
+        times = [trial.time.seconds_per_step for trial in self.trials if trial.time is not None]
+        measured = [seconds for seconds in times if seconds is not None]
+        return statistics.median(measured) if self.ok and len(measured) == len(self.trials) else None
+
+    @property
+    def trainable_parameters(self) -> int | None:
+        """Number of parameters that the optimizer changes."""
+        return self._parameters.trainable if self._parameters else None
+
+    @property
+    def total_parameters(self) -> int | None:
+        """Number of all parameters, the adapters' included."""
+        return self._parameters.total if self._parameters else None
+
+    @property
+    def _parameters(self) -> Parameters | None:
+        return next((trial.parameters for trial in self.trials if trial.parameters is not None), None)
+
+    @property
+    def cached(self) -> bool:
+        """Whether every trial was reused instead of trained."""
+        return bool(self.trials) and all(trial.cached for trial in self.trials)
+
+    def load(self, seed: int | None = None) -> tuple[Any, Any]:
+        """Return the trained model (on the CPU, in evaluation mode) and its tokenizer.
+
+        This imports torch and transformers into the present process.
+
+        Args:
+            seed: Which trial's model; the first one's by default.
+
+        Raises:
+            FtguardError: There is no such trial, it did not end `ok`, or its weights were not kept.
+        """
+        seeds = [trial.spec.seed for trial in self.trials]
+        wanted = seeds[0] if seed is None and seeds else seed
+        trial = next((trial for trial in self.trials if trial.spec.seed == wanted), None)
+        if trial is None:
+            message = f"{self.label} has no trial with seed {seed!r}; its seeds are {seeds}"
+            raise FtguardError(message)
+        if trial.outcome != "ok":
+            message = f"{self.label}, seed {wanted}, has no trained model: the trial ended {trial.outcome}"
+            raise FtguardError(message)
+        if self.loader is None or trial.model_dir is None:
+            message = (
+                f"the weights of {self.label}, seed {wanted}, were not kept: set ftguard_keep_models = yes in the "
+                "ini file, or pass --ftguard-keep-models=yes, and run again"
+            )
+            raise FtguardError(message)
+        return self.loader(trial)

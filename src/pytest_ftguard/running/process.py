@@ -1,0 +1,242 @@
+"""One fresh process per trial: start, progress, timeout, reaping, and what each way of ending means."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
+from pytest_ftguard.results import Outcome, TrialError, TrialResult
+from pytest_ftguard.specs import TrialSpec
+
+__all__ = ["Event", "Job", "Worker"]
+
+_TICK_SECONDS: Final = 0.25
+_STACK_DUMP_SECONDS: Final = 1.0
+_LOG_TAIL_LINES: Final = 15
+_LOG_TAIL_BYTES: Final = 16_384
+
+# glibc gives large freed blocks back to the kernel at once; keeping them spares a training step on the CPU the
+# page faults of getting them again.
+_KEEP_FREED_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker reports as its trial goes on.
+
+    Attributes:
+        phase: "start", "load", "evaluate", "train" or "save".
+        step: Optimizer steps done.
+        loss: Training loss of that step, in nats per token, if known.
+    """
+
+    phase: str
+    step: int = 0
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is given to do.
+
+    Attributes:
+        spec: What is trained.
+        folder: A folder of the trial's own.
+        keep_at_most_bytes: Largest size of trained weights that are kept; None is no bound.
+        base: Losses of the base model, where an earlier trial measured them.
+        timeout_seconds: Time that the trial may take; None is no bound.
+    """
+
+    spec: TrialSpec
+    folder: Path
+    keep_at_most_bytes: int | None
+    base: Mapping[str, Any] | None
+    timeout_seconds: float | None
+
+
+class Worker:
+    """A process that imports at once, waits for a job, does it, and ends.
+
+    It dies with the process that started it: it holds the reading end of a pipe and kills its own process group
+    when the pipe closes, which the kernel sees to however the parent ends.
+
+    Args:
+        folder: Where its log and its result are written.
+        threads: CPU threads that it may use; None leaves the choice to torch.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        self._log = folder / "log.txt"
+        self._result = folder / "result.json"
+        reading, writing = os.pipe()
+        try:
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    # -P keeps the working folder off sys.path, where a user's torch.py or data.py would shadow modules.
+                    [sys.executable, "-P", "-m", "pytest_ftguard.running.worker", str(writing)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                    env=_environment(threads),
+                )
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._events = reading
+        self._unread = b""
+
+    def run(self, job: Job, on_event: Callable[[Event], None]) -> TrialResult:
+        """Do a job and return its result, whatever happened to the process.
+
+        Args:
+            job: What is to be done.
+            on_event: Called with each event, and a few times a second with the latest one.
+
+        Raises:
+            ConfigurationError: The spec cannot be carried out.
+            DeviceUnavailableError: The device is not present.
+        """
+        deadline = time.monotonic() + job.timeout_seconds if job.timeout_seconds is not None else None
+        try:
+            self._send(job)
+            latest = Event("start")
+            on_event(latest)
+            for event in self._watch():
+                latest = event or latest
+                on_event(latest)
+                if deadline is not None and time.monotonic() > deadline:
+                    return self._stop_late(job)
+            return self._collect(job, latest)
+        finally:
+            # Also when the waiting itself is interrupted, by Ctrl-C or by a test's own time limit.
+            self.close()
+
+    def close(self) -> None:
+        """End the process and everything that it started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # it has ended already
+        self._process.wait()
+        if self._events >= 0:
+            os.close(self._events)
+            self._events = -1
+        if self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                pass  # the job was never read
+
+    def _send(self, job: Job) -> None:
+        line = json.dumps(
+            {
+                "spec": job.spec.to_dict(),
+                "folder": str(job.folder),
+                "keep_at_most_bytes": job.keep_at_most_bytes,
+                "base": job.base,
+                "result_path": str(self._result),
+            }
+        )
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died while importing; _collect says so with its log
+
+    def _watch(self) -> Iterator[Event | None]:
+        """Yield events as they come, and None at every tick, until the process has ended."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._events, selectors.EVENT_READ)
+            while True:
+                ended = self._process.poll() is not None
+                if selector.select(0 if ended else _TICK_SECONDS):
+                    chunk = os.read(self._events, 1 << 16)
+                    if not chunk:  # every writer has closed it: wait for the exit code
+                        self._process.wait()
+                        return
+                    yield from self._parse(chunk)
+                elif ended:
+                    return
+                yield None
+
+    def _parse(self, chunk: bytes) -> Iterator[Event]:
+        *lines, self._unread = (self._unread + chunk).split(b"\n")
+        for line in lines:
+            values = json.loads(line)
+            if values["phase"] != "ready":
+                yield Event(values["phase"], values["step"], values["loss"])
+
+    def _stop_late(self, job: Job) -> TrialResult:
+        self._process.send_signal(signal.SIGUSR1)  # the worker writes its stacks to its log
+        time.sleep(_STACK_DUMP_SECONDS)
+        self.close()
+        message = f"it took longer than the timeout of {job.timeout_seconds:g} s; its stacks are in the log"
+        return self._failure(job, "timed_out", message)
+
+    def _collect(self, job: Job, latest: Event) -> TrialResult:
+        """Decide by exit code and result file together."""
+        code = self._process.returncode
+        where = f"in phase {latest.phase!r} at step {latest.step}"
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = ", most likely by the kernel, because the machine ran out of memory" if name == "SIGKILL" else ""
+            return self._failure(job, "crashed", f"its process was ended by {name}{hint}, {where}")
+        if code > 0:
+            return self._failure(
+                job, "crashed", f"its process ended with exit code {code} {where}: {self._last_line()}"
+            )
+        try:
+            content = json.loads(self._result.read_text(encoding="utf-8"))
+            if "configuration_error" in content:
+                raise ConfigurationError(content["configuration_error"])
+            if "device_error" in content:
+                raise DeviceUnavailableError(content["device_error"])
+            result = TrialResult.from_dict(content["result"])
+        except (ConfigurationError, DeviceUnavailableError):
+            raise
+        except (OSError, ValueError, KeyError, FtguardError) as error:
+            message = f"its process ended normally {where}, but left no readable result: {error}"
+            return self._failure(job, "crashed", message)
+        return result
+
+    def _failure(self, job: Job, outcome: Outcome, message: str) -> TrialResult:
+        return TrialResult(spec=job.spec, outcome=outcome, error=TrialError(message, self._log_tail()))
+
+    def _log_tail(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(max(0, self._log.stat().st_size - _LOG_TAIL_BYTES))
+            text = log.read().decode("utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
+
+    def _last_line(self) -> str:
+        return next((line for line in reversed(self._log_tail().splitlines()) if line.strip()), "its log is empty")
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    # The folder that holds this package, for a source tree that is on sys.path but not on PYTHONPATH.
+    source = str(Path(__file__).parents[2])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
+    return {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **_KEEP_FREED_MEMORY,
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*paths, source]),
+        "PYTHONUNBUFFERED": "1",
+        **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+    }

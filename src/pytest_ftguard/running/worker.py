@@ -1,0 +1,132 @@
+"""The process of one trial: a job in on standard input, progress events and a result file out.
+
+Started as `python -m pytest_ftguard.running.worker EVENTS_DESCRIPTOR`. It imports torch at once and then waits
+for its job, so that a worker started while another one trains is ready when its turn comes.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.results import SequenceLosses, TrialResult
+from pytest_ftguard.specs import TrialSpec
+
+if TYPE_CHECKING:
+    from pytest_ftguard.training.trial import BaseLosses
+
+__all__ = ["base_losses", "load_trained", "main"]
+
+Job = dict[str, Any]
+
+
+def main(arguments: list[str]) -> None:
+    """Import, wait for the job, do it, and leave."""
+    send = _event_sender(int(arguments[0]))
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=_read_standard_input, args=(jobs,), daemon=True).start()
+    # The parent asks for the stacks with this signal before it kills a worker that takes too long.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _use_one_device()
+
+    from pytest_ftguard.training import trial
+
+    send({"phase": "ready", "step": 0, "loss": None})
+    job = jobs.get()
+    spec = TrialSpec.from_dict(job["spec"])
+    folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"])
+
+    def report(phase: str, step: int, loss: float | None) -> None:
+        send({"phase": phase, "step": step, "loss": loss})
+
+    content: dict[str, Any]
+    try:
+        content = {"result": trial.run_trial(spec, folder, report, _read_base(job["base"], trial.BaseLosses)).to_dict()}
+    except ConfigurationError as error:
+        content = {"configuration_error": str(error)}
+    except DeviceUnavailableError as error:
+        content = {"device_error": str(error)}
+    _write_durably(Path(job["result_path"]), json.dumps(content))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The result is on disk: leaving at once spares the second that taking a large torch process apart costs.
+    os._exit(0)
+
+
+def _event_sender(descriptor: int) -> Callable[[dict[str, Any]], None]:
+    def send(event: dict[str, Any]) -> None:
+        os.write(descriptor, json.dumps(event).encode() + b"\n")  # one write below PIPE_BUF: lines never mix
+
+    return send
+
+
+def _read_standard_input(jobs: queue.SimpleQueue[Job]) -> None:
+    """Hand over the job, then wait for the end of the stream: it means that the parent is gone, however it died."""
+    rest = b""
+    while chunk := os.read(0, 1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            jobs.put(json.loads(line))
+    # Only a group of our own may be killed: a worker started by hand shares the shell's.
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _use_one_device() -> None:
+    """Show the first visible GPU only: with several the Trainer would split each batch among them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
+def _read_base(values: dict[str, Any] | None, make: type[BaseLosses]) -> BaseLosses | None:
+    if values is None:
+        return None
+    reference = values["reference"]
+    return make(
+        validation=SequenceLosses.from_dict(values["validation"]),
+        reference=None if reference is None else SequenceLosses.from_dict(reference),
+    )
+
+
+def base_losses(result: TrialResult) -> dict[str, Any] | None:
+    """Return the base model's losses that a trial measured, as a later trial's job takes them."""
+    if result.base_validation is None:
+        return None
+    reference = None if result.base_reference is None else asdict(result.base_reference)
+    return {"validation": asdict(result.base_validation), "reference": reference}
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, even if the machine stops."""
+    draft = path.with_suffix(".draft")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def load_trained(result: TrialResult) -> tuple[Any, Any]:
+    """Return a trial's trained model and tokenizer; this imports torch into the present process."""
+    from pytest_ftguard.training import models
+
+    assert result.model_dir is not None  # TrainedVariant.load has checked it
+    return models.load_trained(result.spec, result.model_dir)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,262 @@
+"""The state of one pytest process: its lab, the test that is running, what was decided, and the progress display."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.settings import marker_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from pytest_ftguard.gates import Verdict
+    from pytest_ftguard.reporting.terminal import RecordedVerdict
+    from pytest_ftguard.results import TrainedVariant, TrialResult
+    from pytest_ftguard.running.lab import Lab, Progress
+    from pytest_ftguard.settings import Setting, Settings
+    from pytest_ftguard.specs import Full, Variant, Workload
+
+__all__ = ["Run", "TestRecord", "is_worker"]
+
+_HEARTBEAT_SECONDS: Final = 20.0
+_REDRAW_SECONDS: Final = 0.2
+
+
+class TestRecord:
+    """What the assertion helpers see of the test that is running.
+
+    Args:
+        item: The test.
+        settings: What command line, environment and ini file set.
+    """
+
+    def __init__(self, item: pytest.Item, settings: Settings) -> None:
+        self._item = item
+        self._settings = settings
+        self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
+        self.verdicts: list[Verdict] = []
+        # A rerun of the test starts with the properties of the run before.
+        item.user_properties[:] = [pair for pair in item.user_properties if not pair[0].startswith("ftguard.")]
+
+    def setting(self, name: str) -> Setting | None:
+        """Return a setting of the marker, or else of command line, environment or ini file."""
+        return self.marker.get(name) or self._settings.get(name)
+
+    def record(self, verdict: Verdict) -> None:
+        """Keep a verdict, and put it among the properties that JUnit XML shows."""
+        self.verdicts.append(verdict)
+        fields = verdict.to_dict()
+        lower, upper = fields.pop("interval") or (None, None)
+        for name, value in {**fields, "lower": lower, "upper": upper}.items():
+            if name != "gate" and value is not None:
+                self._item.user_properties.append((f"ftguard.{verdict.gate}.{name}", value))
+
+    def new_verdicts(self) -> list[Verdict]:
+        """Return the verdicts since the last call."""
+        verdicts, self.verdicts = self.verdicts, []
+        return verdicts
+
+
+class Run:
+    """The state of one pytest process.
+
+    Args:
+        config: pytest's configuration.
+        settings: What command line, environment and ini file set.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.test: TestRecord | None = None
+        self.trials: dict[str, TrialResult] = {}
+        self.verdicts: list[RecordedVerdict] = []
+        self.not_run = 0
+        self._skips: list[BaseException] = []
+        self._lab: Lab | None = None
+        self._sent: set[str] = set()
+        self._progress = _ProgressDisplay(config)
+        self.variants_in_use = 0
+
+    def train(
+        self, variant: Variant | Callable[[], Variant], workload: Callable[[], Workload], full: Callable[[], Full]
+    ) -> TrainedVariant:
+        """Train a variant, or return what was trained before; what cannot be done fails or skips the test.
+
+        Args:
+            variant: What is trained, or how to get it.
+            workload: How to get what is held fixed.
+            full: How to get full fine-tuning, whose learning rate that of LoRA follows by default.
+        """
+        __tracebackhide__ = True
+        if self.settings.value("disable", False):
+            raise self._skip("ftguard is disabled: nothing is trained")
+        from pytest_ftguard.specs import Full, LoRA, with_learning_rate
+
+        chosen = variant() if callable(variant) else variant
+        if not isinstance(chosen, Full | LoRA):
+            pytest.fail(f"ftguard: a variant must be Full(...) or LoRA(...), got {chosen!r}", pytrace=False)
+        lab = self._open_lab()
+        self.variants_in_use -= 1
+        lab.more_variants_expected = self.variants_in_use
+        try:
+            return lab.train(_absolute(workload(), self.config.rootpath), with_learning_rate(chosen, full()))
+        except DeviceUnavailableError as error:
+            if self.settings.value("require_gpu", False):
+                pytest.fail(f"ftguard: {error}, and require_gpu is set", pytrace=False)
+            raise self._skip(f"ftguard: {error}") from None
+        except ConfigurationError as error:
+            pytest.fail(f"ftguard: {error}", pytrace=False)
+
+    def _skip(self, reason: str) -> BaseException:
+        self._skips.append(pytest.skip.Exception(reason))
+        return self._skips[-1]
+
+    def was_not_run(self, error: BaseException) -> bool:
+        """Return whether an exception skipped a test because nothing could be trained for it."""
+        return any(error is skip for skip in self._skips)
+
+    def _open_lab(self) -> Lab:
+        from pytest_ftguard.running.lab import Lab, LabOptions
+
+        if self._lab is None:
+            options = LabOptions(
+                device=self.settings.value("device", "auto"),
+                timeout_seconds=self.settings.value("timeout", None),
+                keep_at_most_bytes=self.settings.keep_at_most_bytes,
+                threads=_threads(os.environ),
+            )
+            self._lab = Lab(options, self._progress.show)
+        return self._lab
+
+    def new_trials(self) -> list[TrialResult]:
+        """Return the trials since the last call."""
+        results = self._lab.results if self._lab else ()
+        fresh = [trial for trial in results if trial.fingerprint not in self._sent]
+        self._sent.update(trial.fingerprint for trial in fresh)
+        return fresh
+
+    def keep(self, nodeid: str, content: Mapping[str, Any]) -> None:
+        """Take over what a report brought; two xdist workers may bring the same trial, of which one is kept."""
+        from pytest_ftguard.gates import Verdict
+        from pytest_ftguard.reporting.terminal import RecordedVerdict
+        from pytest_ftguard.results import TrialResult
+
+        for values in content.get("trials", ()):
+            trial = TrialResult.from_dict(values)
+            self.trials.setdefault(trial.fingerprint, trial)
+        self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
+        self.not_run += bool(content.get("not_run"))
+
+    def close(self) -> None:
+        """End what is running and remove what was written."""
+        if self._lab is not None:
+            self._lab.close()
+
+
+def _threads(environment: Mapping[str, str]) -> int | None:
+    """Return the CPU threads of one trial where xdist runs several at once; None leaves the choice to torch.
+
+    Trials that together ask for more threads than there are cores wait for one another at every operation.
+    """
+    workers = int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers == 1 or "OMP_NUM_THREADS" in environment:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Return whether this is a worker of xdist, whose results its controller collects."""
+    return hasattr(config, "workerinput")
+
+
+def _absolute(workload: Workload, root: Path) -> Workload:
+    """Return the workload with its paths taken from pytest's root folder, as those of the ini file are."""
+    from dataclasses import replace
+
+    def text(path: str | None) -> str | None:
+        return None if path is None else str(root / path)
+
+    def folder(name: str | None) -> str | None:
+        return str(root / name) if name is not None and (root / name).is_dir() else name
+
+    return replace(
+        workload,
+        model=folder(workload.model) or workload.model,
+        tokenizer=folder(workload.tokenizer),
+        train=str(root / workload.train),
+        validation=str(root / workload.validation),
+        reference=text(workload.reference),
+    )
+
+
+class _ProgressDisplay:
+    """Shows a running trial past pytest's capturing: a line that is redrawn at a terminal, heartbeats elsewhere.
+
+    Args:
+        config: pytest's configuration.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._last = 0.0
+        self._width = 0
+
+    def show(self, progress: Progress) -> None:
+        """Show where a trial stands, if it is time to."""
+        now = time.monotonic()
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        at_terminal = reporter is not None and reporter.isatty
+        if progress.phase == "end":
+            self._erase(reporter)
+            self._last = 0.0
+            return
+        if progress.phase == "start" and not self._last:
+            self._last = now
+            return
+        if now - self._last < (_REDRAW_SECONDS if at_terminal else _HEARTBEAT_SECONDS):
+            return
+        self._last = now
+        from pytest_ftguard.reporting.terminal import progress_line
+
+        line = progress_line(progress)
+        if at_terminal:
+            self._redraw(reporter, line)
+        else:
+            self._write_line(reporter, line)
+
+    def _redraw(self, reporter: Any, line: str) -> None:
+        line = line[: reporter._tw.fullwidth - 1]
+        with self._uncaptured():
+            if not self._width:
+                reporter.ensure_newline()
+            reporter.write("\r" + line.ljust(self._width), flush=True)
+        self._width = len(line)
+
+    def _erase(self, reporter: Any) -> None:
+        if self._width:
+            with self._uncaptured():
+                reporter.write("\r" + " " * self._width + "\r", flush=True)
+            self._width = 0
+
+    def _write_line(self, reporter: Any, line: str) -> None:
+        with self._uncaptured():
+            if reporter is not None:
+                reporter.ensure_newline()
+                reporter.write_line(line, flush=True)
+            else:  # an xdist worker: its standard error is the controller's
+                print(line, file=sys.stderr, flush=True)
+
+    def _uncaptured(self) -> Any:
+
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()

@@ -1,0 +1,1 @@
+"""The torch wing: the only rooms that import torch, transformers, peft and accelerate."""

@@ -1,0 +1,215 @@
+"""Text files and JSON lines become token blocks for training and sequences for evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pytest_ftguard.errors import ConfigurationError
+
+__all__ = ["EvaluationSet", "OrderedCollator", "TokenBlocks", "evaluation_set", "evenly_spaced", "training_blocks"]
+
+_JSON_LINES: Final = (".jsonl", ".ndjson")
+# Tokenizers slow down on one huge string; pieces of whole lines keep them fast and change no token but at their seams.
+_PIECE_CHARACTERS: Final = 100_000
+
+
+class TokenBlocks(Dataset[dict[str, Tensor]]):
+    """Training sequences of equal length; every token is predicted from those before it.
+
+    Attributes:
+        blocks: Token ids, shape (sequences, block_size).
+    """
+
+    def __init__(self, blocks: Tensor) -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Sequences whose losses are measured.
+
+    Attributes:
+        sequences: Token ids of each sequence, at least two tokens each.
+        documents: Number of the document that each sequence was cut from; None where the text is one document.
+    """
+
+    sequences: tuple[Tensor, ...]
+    documents: tuple[int, ...] | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all tokens and of where the sequences end."""
+        digest = hashlib.sha256()
+        for sequence in self.sequences:
+            digest.update(len(sequence).to_bytes(8, "little"))
+            digest.update(sequence.numpy().tobytes())
+        return digest.hexdigest()
+
+
+class OrderedCollator:
+    """Stack sequences into a batch, and remember in a digest which batches were made in which order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def __call__(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return a batch of shape (sequences, block_size) for each key."""
+        batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+        self._digest.update(batch["input_ids"].numpy().tobytes())
+        return batch
+
+    @property
+    def order(self) -> str:
+        """SHA-256 of all batches made so far."""
+        return self._digest.hexdigest()
+
+
+def training_blocks(path: str, tokenizer: Any, *, block_size: int, batch_size: int) -> TokenBlocks:
+    """Return the text's tokens, cut into blocks; what is left at the end is dropped.
+
+    Documents of JSON lines are joined, each followed by the tokenizer's end-of-sequence token if it has one.
+
+    Args:
+        path: Text file, or JSON lines with a `text` field.
+        tokenizer: Tokenizer of transformers.
+        block_size: Tokens in a block.
+        batch_size: Blocks in a batch, of which there must be at least one.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or gives fewer blocks than a batch.
+    """
+    documents = _read_documents(path, "train")
+    end = [tokenizer.eos_token_id] if len(documents) > 1 and tokenizer.eos_token_id is not None else []
+    ids = list(chain.from_iterable([*_tokenize(document, tokenizer), *end] for document in documents))
+    count = len(ids) // block_size
+    if count < batch_size:
+        message = (
+            f"the training text {path!r} gives {len(ids):,} tokens, {count} blocks of {block_size}, which is fewer "
+            f"than a batch of {batch_size}: give a longer text, or a smaller block_size or batch_size"
+        )
+        raise ConfigurationError(message)
+    return TokenBlocks(torch.tensor(ids[: count * block_size], dtype=torch.int64).view(count, block_size))
+
+
+def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int) -> EvaluationSet:
+    """Return at most so many sequences, evenly spaced over the text.
+
+    A text file is one stream cut into blocks. A document of JSON lines is cut by itself, its last, shorter
+    sequence included, so that no sequence crosses from one document into the next.
+
+    Args:
+        path: Text file, or JSON lines with a `text` field.
+        role: "validation" or "reference", for messages.
+        tokenizer: Tokenizer of transformers.
+        block_size: Largest number of tokens in a sequence.
+        at_most: Largest number of sequences.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or gives no sequence.
+    """
+    documents = _read_documents(path, role)
+    is_stream = not _is_json_lines(path)
+    cut = [
+        (number, sequence)
+        for number, document in enumerate(documents)
+        for sequence in _cut(_tokenize(document, tokenizer), block_size, keep_rest=not is_stream)
+    ]
+    if not cut:
+        message = (
+            f"the {role} text {path!r} gives no sequence of {block_size} tokens: "
+            "give a longer text, or a smaller block_size"
+        )
+        raise ConfigurationError(message)
+    chosen = [cut[index] for index in evenly_spaced(len(cut), at_most)]
+    return EvaluationSet(
+        sequences=tuple(torch.tensor(sequence, dtype=torch.int64) for _, sequence in chosen),
+        documents=None if is_stream else tuple(number for number, _ in chosen),
+    )
+
+
+def evenly_spaced(count: int, at_most: int) -> list[int]:
+    """Return at most so many of the indices 0 to count - 1, evenly spaced and in order."""
+    chosen = min(count, at_most)
+    return [index * count // chosen for index in range(chosen)]
+
+
+def _is_json_lines(path: str) -> bool:
+    return Path(path).suffix.lower() in _JSON_LINES
+
+
+def _read_documents(path: str, role: str) -> list[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        message = (
+            f"the {role} text {path!r} cannot be read: {error.strerror or error}; set {role} to a file that exists"
+        )
+        raise ConfigurationError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"the {role} text {path!r} is not UTF-8: {error.reason} at byte {error.start}; convert it to UTF-8"
+        raise ConfigurationError(message) from error
+    documents = list(_json_texts(text, path, role)) if _is_json_lines(path) else [text]
+    if not any(document.strip() for document in documents):
+        message = f"the {role} text {path!r} is empty: give a text with at least one block of tokens"
+        raise ConfigurationError(message)
+    return documents
+
+
+def _json_texts(text: str, path: str, role: str) -> Iterator[str]:
+    # Not str.splitlines: it also splits at separators that JSON strings may hold unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError as error:
+            message = (
+                f"the {role} text {path!r} is not JSON at line {number}: {error.msg}; each line must be one object"
+            )
+            raise ConfigurationError(message) from error
+        if not isinstance(document, dict) or not isinstance(document.get("text"), str):
+            message = f"the {role} text {path!r} has no string named 'text' at line {number}: it holds {line[:60]!r}"
+            raise ConfigurationError(message)
+        yield document["text"]
+
+
+def _tokenize(text: str, tokenizer: Any) -> list[int]:
+    pieces = list(_pieces(text))
+    if not pieces:
+        return []
+    # verbose=False: a text longer than the model's context is expected here, it is cut afterwards.
+    encoded = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return list(chain.from_iterable(encoded["input_ids"]))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = start + _PIECE_CHARACTERS
+        newline = text.rfind("\n", start, end) if end < len(text) else -1
+        end = newline + 1 if newline >= start else end
+        yield text[start:end]
+        start = end
+
+
+def _cut(ids: list[int], block_size: int, *, keep_rest: bool) -> Iterator[list[int]]:
+    for start in range(0, len(ids), block_size):
+        sequence = ids[start : start + block_size]
+        if len(sequence) == block_size or (keep_rest and len(sequence) >= 2):
+            yield sequence

@@ -1,0 +1,76 @@
+"""Summed negative log-likelihood and token count per sequence.
+
+The Trainer's own evaluation averages the means of batches and drops losses that are not finite, so a gate
+cannot rest on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pytest_ftguard.results import SequenceLosses
+from pytest_ftguard.training.data import EvaluationSet
+
+__all__ = ["measure_losses", "sequence_nll"]
+
+_IGNORED: Final = -100
+
+
+def measure_losses(model: nn.Module, data: EvaluationSet, *, batch_size: int, bf16: bool) -> SequenceLosses:
+    """Return the losses of a model on all sequences of an evaluation set.
+
+    Args:
+        model: Causal language model, on the device that is to be used.
+        data: The sequences.
+        batch_size: Sequences in a forward pass; it does not change the result beyond rounding.
+        bf16: Whether to run under bf16 autocast, as in training.
+    """
+    return SequenceLosses(
+        nll=tuple(sequence_nll(model, data.sequences, batch_size=batch_size, bf16=bf16)),
+        tokens=tuple(len(sequence) - 1 for sequence in data.sequences),
+        documents=data.documents,
+        digest=data.digest,
+    )
+
+
+def sequence_nll(model: nn.Module, sequences: Sequence[Tensor], *, batch_size: int, bf16: bool) -> list[float]:
+    """Return the summed negative log-likelihood of each sequence, in nats.
+
+    The first token of a sequence is given, the others are predicted, in float32. Losses that are not finite
+    are returned as they are.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    nll: list[float] = []
+    try:
+        # One autocast region for all batches: its cache then casts trainable weights once, not once a batch.
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            for start in range(0, len(sequences), batch_size):
+                nll += _batch_nll(model, sequences[start : start + batch_size], device)
+    finally:
+        model.train(was_training)
+    return nll
+
+
+def _batch_nll(model: nn.Module, sequences: Sequence[Tensor], device: torch.device) -> list[float]:
+    # Padding stands on the right, where no predicted token can see it; its id does not matter.
+    ids = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True).to(device)
+    lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    labels = ids.masked_fill(~mask, _IGNORED)
+    # Without padding no mask is passed, which leaves attention its fast causal path, the one that training takes.
+    padded = {} if bool(mask.all()) else {"attention_mask": mask.long()}
+    logits = model(input_ids=ids, use_cache=False, **padded).logits
+    with torch.autocast(device.type, enabled=False):
+        # One sequence at a time: the float32 logits of a whole batch can exceed the memory that training needs.
+        losses = [
+            functional.cross_entropy(row[:-1].float(), label[1:], ignore_index=_IGNORED, reduction="sum")
+            for row, label in zip(logits, labels, strict=True)
+        ]
+    return [float(loss) for loss in torch.stack(losses).double().cpu()]

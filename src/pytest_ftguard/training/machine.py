@@ -1,0 +1,107 @@
+"""The device and the precision of a trial, resolved once, and the environment that its result names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.results import Environment
+
+__all__ = ["describe", "resolve_device", "resolve_precision", "synchronize"]
+
+_PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelerate", "numpy")
+# What x86 and Arm processors call their bf16 units in /proc/cpuinfo.
+_BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_CPUINFO: Final = Path("/proc/cpuinfo")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a name stands for; "auto" is the accelerator where there is one.
+
+    Raises:
+        ConfigurationError: torch does not know such a device.
+        DeviceUnavailableError: It is not present on this machine.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        message = f"device is {name!r}, which torch does not know: set it to auto, cpu, cuda or another device of torch"
+        raise ConfigurationError(message) from error
+    if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
+        found = accelerator.type if accelerator else "none"
+        message = f"device is {name!r}, but this machine has no such device (accelerator found: {found})"
+        raise DeviceUnavailableError(message)
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return "fp32" or "bf16"; "auto" is bf16 where the hardware has units for it.
+
+    Raises:
+        ConfigurationError: bf16 was asked for on a GPU that only emulates it.
+    """
+    if name == "fp32":
+        return "fp32"
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        has_bf16 = bool(_BF16_FLAGS & _cpu_flags())
+    else:
+        has_bf16 = False
+    if name == "bf16" and device.type == "cuda" and not has_bf16:
+        message = (
+            f"precision is 'bf16', but {torch.cuda.get_device_name(device)} has no bf16 units: set it to fp32 or auto"
+        )
+        raise ConfigurationError(message)
+    return "bf16" if has_bf16 or name == "bf16" else "fp32"
+
+
+def _cpuinfo(*names: str) -> str:
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() in names), "")
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpuinfo("flags", "Features").split())
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def describe(device: torch.device, *, bf16: bool) -> Environment:
+    """Return the environment of a trial on a device."""
+    if device.type == "cpu":
+        name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    else:
+        module = torch.get_device_module(device)
+        name = module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
+    return Environment(
+        device=device.type,
+        device_name=name,
+        precision="bf16" if bf16 else "fp32",
+        threads=torch.get_num_threads(),
+        platform=f"{platform.system()} {platform.machine()}",
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # a source tree on PYTHONPATH

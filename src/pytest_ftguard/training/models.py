@@ -1,0 +1,209 @@
+"""The base model and its tokenizer, and what a variant makes of them: all that differs between variants is here."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Final, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.results import Parameters
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+
+__all__ = ["apply_variant", "check_variant", "count_parameters", "load_base", "load_tokenizer", "load_trained"]
+
+# Those of from_pretrained's options that say where the files are, which the configuration and the tokenizer share.
+_PLACE_OPTIONS: Final = ("gguf_file", "subfolder", "trust_remote_code", "local_files_only", "cache_dir", "token")
+
+
+def load_tokenizer(workload: Workload) -> Any:
+    """Return the workload's tokenizer.
+
+    Raises:
+        ConfigurationError: There is none that can be loaded.
+    """
+    own = workload.tokenizer is not None
+    name = workload.tokenizer or workload.model
+    options = {} if own else _place_options(workload)
+    try:
+        return AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        field = "tokenizer" if own else "model"
+        raise ConfigurationError(_cannot_load("tokenizer", field, name, error)) from error
+
+
+def load_base(workload: Workload) -> PreTrainedModel:
+    """Return the base model on the CPU, with fp32 weights and without dropout.
+
+    Dropout is switched off because the adapters' would not be: both variants are compared without it. An option
+    in `model_args` that names a configuration value (for example `attn_pdrop`) is set instead.
+
+    Raises:
+        ConfigurationError: The model cannot be loaded, or its context is shorter than a block.
+    """
+    place = _place_options(workload)
+    try:
+        config = AutoConfig.from_pretrained(workload.model, **place)
+        chosen = {name: value for name, value in workload.model_args.items() if hasattr(config, name)}
+        rest = {name: value for name, value in workload.model_args.items() if name not in chosen and name not in place}
+        config.update({**_without_dropout(config.to_dict()), **chosen})
+        model = AutoModelForCausalLM.from_pretrained(
+            workload.model, config=config, **{"dtype": torch.float32, **place, **rest}
+        )
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ConfigurationError(_cannot_load("model", "model", workload.model, error)) from error
+    # A model read from GGUF was dequantized; these leftovers would forbid training and saving it.
+    if "gguf_file" in place:
+        model.hf_quantizer = None  # type: ignore[assignment]
+        for name in ("quantization_config", "quantization_method", "is_quantized"):
+            for owner in (model, model.config):
+                if name in vars(owner):
+                    delattr(owner, name)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(context, int) and workload.block_size > context:
+        message = (
+            f"Workload.block_size is {workload.block_size}, but the context of {workload.model!r} "
+            f"has {context} positions: set block_size to {context} or less"
+        )
+        raise ConfigurationError(message)
+    model.config.use_cache = False
+    return cast(PreTrainedModel, model)
+
+
+def _place_options(workload: Workload) -> dict[str, Any]:
+    place = {name: workload.model_args[name] for name in _PLACE_OPTIONS if name in workload.model_args}
+    return {**place, "revision": workload.revision} if workload.revision is not None else place
+
+
+def _without_dropout(config: Mapping[str, Any]) -> dict[str, float]:
+    return {name: 0.0 for name, value in config.items() if "drop" in name and isinstance(value, float)}
+
+
+def _cannot_load(what: str, field: str, name: str, error: Exception) -> str:
+    reason = str(error).strip() or type(error).__name__
+    return (
+        f"Workload.{field} is {name!r}, but its {what} cannot be loaded: {reason}\n"
+        "Give a folder that exists, or the id of a model on the hub that this machine can reach."
+    )
+
+
+def check_variant(model: nn.Module, variant: Variant) -> None:
+    """Check that a variant fits the model before anything is trained.
+
+    Raises:
+        ConfigurationError: A target module is not found, a target matches nothing, or an option is unknown to peft.
+    """
+    if isinstance(variant, LoRA):
+        _check_options(variant)
+        _check_targets(model, variant)
+
+
+def _check_options(variant: LoRA) -> None:
+    known = {item.name for item in fields(LoraConfig)}
+    unknown = sorted(set(variant.options) - known)
+    if unknown:
+        message = (
+            f"LoRA.options has {', '.join(map(repr, unknown))}, which peft.LoraConfig does not know; "
+            f"it knows {', '.join(sorted(known))}"
+        )
+        raise ConfigurationError(message)
+
+
+def _check_targets(model: nn.Module, variant: LoRA) -> None:
+    targets = variant.target_modules
+    if targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        try:
+            missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+        except re.error as error:
+            message = f"LoRA.target_modules is {targets!r}, which is not a regular expression: {error}"
+            raise ConfigurationError(message) from error
+    else:
+        missing = [target for target in targets if not any(_ends_with(name, target) for name in names)]
+    if missing:
+        message = (
+            f"LoRA.target_modules names {', '.join(map(repr, missing))}, which {type(model).__name__} does not have; "
+            f'its linear layers end in {", ".join(sorted(_linear_suffixes(model)))} (or set "all-linear")'
+        )
+        raise ConfigurationError(message)
+
+
+def _ends_with(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _linear_suffixes(model: nn.Module) -> set[str]:
+    return {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def apply_variant(model: PreTrainedModel, variant: Variant) -> nn.Module:
+    """Return the model as the variant trains it: itself with every weight trainable, or wrapped with adapters.
+
+    Raises:
+        ConfigurationError: The variant does not fit the model; see `check_variant`.
+    """
+    check_variant(model, variant)
+    match variant:
+        case Full():
+            return model.requires_grad_(True)
+        case LoRA():
+            return _wrap(model, variant)
+
+
+def _wrap(model: PreTrainedModel, variant: LoRA) -> nn.Module:
+    targets = variant.target_modules
+    try:
+        config = LoraConfig(
+            **{
+                "task_type": "CAUSAL_LM",
+                "r": variant.r,
+                "lora_alpha": variant.alpha,
+                "target_modules": targets if isinstance(targets, str) else list(targets),
+                "lora_dropout": variant.dropout,
+                "bias": variant.bias,
+                **variant.options,
+            }
+        )
+        with warnings.catch_warnings():
+            # peft sets fan_in_fan_out for Conv1D layers (GPT-2) by itself, layer by layer, and warns that it did.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+            return cast(nn.Module, get_peft_model(model, config))
+    except (ValueError, TypeError) as error:
+        message = f"peft cannot apply {variant!r} to {type(model).__name__}: {error}"
+        raise ConfigurationError(message) from error
+
+
+def count_parameters(model: nn.Module) -> Parameters:
+    """Return the counts of all and of trainable parameters; shared parameters count once."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in _parameters(model)]
+    return Parameters(sum(size for size, _ in sizes), sum(size for size, trainable in sizes if trainable))
+
+
+def _parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    return model.parameters()  # torch's own iterator leaves repeated parameters out
+
+
+def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
+    """Return a trained model that `run_trial` kept, on the CPU in evaluation mode, with its tokenizer.
+
+    Args:
+        spec: What was trained.
+        folder: Where its weights are.
+    """
+    tokenizer = load_tokenizer(spec.workload)
+    match spec.variant:
+        case Full():
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        case LoRA():
+            model = PeftModel.from_pretrained(load_base(spec.workload), folder)
+    return model.eval(), tokenizer
