@@ -1,0 +1,39 @@
+"""What all tests share: a tiny random model on disk, and texts of the standard library."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+# No test may reach for a hub; children inherit it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.txt and validation.txt, disjoint parts of a module's source."""
+    folder = tmp_path_factory.mktemp("texts")
+    source = inspect.getsource(argparse)
+    (folder / "train.txt").write_text(source[:40_000], encoding="utf-8")
+    (folder / "validation.txt").write_text(source[40_000:60_000], encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random byte-level GPT-2 of 44,000 parameters: fit for the mechanics, not for a gate."""
+    import torch
+    from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-gpt2"
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=384, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return folder
