@@ -77,7 +77,8 @@ class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.follow(item for item in tree_iter(result) if isinstance(item, Tensor))
+        # The arguments too: a batch, for one, was made outside of any operation that is seen here.
+        self.follow(item for item in tree_iter((args, kwargs, result)) if isinstance(item, Tensor))
         return result
 
     def follow(self, tensors: Iterable[Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Final, cast
 
@@ -174,13 +175,21 @@ def _wrap(model: PreTrainedModel, variant: LoRA) -> nn.Module:
                 **variant.options,
             }
         )
-        with warnings.catch_warnings():
-            # peft sets fan_in_fan_out for Conv1D layers (GPT-2) by itself, layer by layer, and warns that it did.
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        with _without_pefts_warnings():
             return cast(nn.Module, get_peft_model(model, config))
     except (ValueError, TypeError) as error:
         message = f"peft cannot apply {variant!r} to {type(model).__name__}: {error}"
         raise ConfigurationError(message) from error
+
+
+@contextmanager
+def _without_pefts_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # peft sets fan_in_fan_out for Conv1D layers (GPT-2) by itself, layer by layer, and warns that it did.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        # peft 0.21 asks transformers 5.23 for an attribute by its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def count_parameters(model: nn.Module) -> Parameters:
@@ -205,5 +214,6 @@ def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
         case Full():
             model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         case LoRA():
-            model = PeftModel.from_pretrained(load_base(spec.workload), folder)
+            with _without_pefts_warnings():
+                model = PeftModel.from_pretrained(load_base(spec.workload), folder)
     return model.eval(), tokenizer

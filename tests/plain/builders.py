@@ -1,0 +1,50 @@
+"""Results made by hand, complete and comparable unless a test says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_ftguard.results import (
+    CurvePoint,
+    Environment,
+    Memory,
+    Parameters,
+    SequenceLosses,
+    Timing,
+    TrainedVariant,
+    TrialResult,
+)
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+
+WORKLOAD = Workload(model="model", train="train.txt", validation="validation.txt", steps=100, seeds=(0,))
+FULL = Full(learning_rate=1e-4)
+LORA = LoRA(learning_rate=1e-3)
+ENVIRONMENT = Environment("cpu", "a processor", "fp32", 2, "Linux", {"python": "3.11"})
+
+
+def losses(nll: Sequence[float], **changes: Any) -> SequenceLosses:
+    """Losses of sequences of ten predicted tokens each."""
+    values = {"nll": tuple(nll), "tokens": (10,) * len(nll), "documents": None, "digest": "text"}
+    return SequenceLosses(**{**values, **changes})
+
+
+def trial(variant: Variant, nll: Sequence[float], *, seed: int = 0, workload: Workload = WORKLOAD, **changes: Any) -> TrialResult:
+    """A trial that ended ok."""
+    values: dict[str, Any] = {
+        "outcome": "ok",
+        "parameters": Parameters(1000, 1000 if variant.kind == "full" else 100),
+        "validation": losses(nll),
+        "base_validation": losses([30.0] * len(nll)),
+        "curve": (CurvePoint(0, 3.0, (30.0,)),),
+        "data_order": f"order {seed}",
+        "memory": Memory(1000 if variant.kind == "full" else 600, "live tensors"),
+        "time": Timing(0.5, 97, 50.0),
+        "environment": ENVIRONMENT,
+    }
+    return TrialResult(spec=TrialSpec(workload=workload, variant=variant, seed=seed), **{**values, **changes})
+
+
+def trained(variant: Variant, *trials: TrialResult) -> TrainedVariant:
+    """The trials as a trained variant, on their own workload."""
+    return TrainedVariant(trials[0].spec.workload if trials else WORKLOAD, variant, trials)

@@ -1,0 +1,103 @@
+"""The rooms of the architecture: who may import whom, and what a pytest run that trains nothing may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pytest_ftguard
+
+SOURCE = Path(pytest_ftguard.__file__).parent
+HEAVY = {"torch", "transformers", "peft", "accelerate"}
+FLOORS = {
+    **dict.fromkeys(("errors", "units"), 0),
+    **dict.fromkeys(("specs", "results", "limits"), 1),
+    **dict.fromkeys(("statistics", "training"), 2),
+    **dict.fromkeys(("comparison", "running"), 3),
+    **dict.fromkeys(("gates", "advice"), 4),
+    **dict.fromkeys(("reporting", "settings"), 5),
+    **dict.fromkeys(("assertions", "session"), 6),
+    "plugin": 7,
+}
+# results are made of specs, the one neighbourly import of the ground floor's data.
+NEIGHBOURS = {("results", "specs")}
+MODULES = sorted(path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
+
+
+class _Imports(ast.NodeVisitor):
+    """Collects what a module imports at run time."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def visit_If(self, node: ast.If) -> None:  # noqa: N802 - the name is ast's
+        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:  # noqa: N802
+        self.names += [alias.name for alias in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:  # noqa: N802
+        assert node.module is not None, "relative imports hide the room"
+        self.names += [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+def imports(module: tuple[str, ...]) -> list[str]:
+    visitor = _Imports()
+    visitor.visit(ast.parse(SOURCE.joinpath(*module).with_suffix(".py").read_text(encoding="utf-8")))
+    return visitor.names
+
+
+def rooms(names: list[str]) -> Iterator[str]:
+    for name in names:
+        package, *rest = name.split(".")
+        if package == "pytest_ftguard" and rest and rest[0] in FLOORS:
+            yield rest[0]
+
+
+@pytest.mark.parametrize("module", MODULES, ids="/".join)
+def test_a_module_imports_only_from_floors_below(module: tuple[str, ...]) -> None:
+    """Imports lead downwards; rooms of one package may know each other, and the worker alone reaches into training."""
+    room = module[0]
+    if room == "__init__":
+        assert not list(rooms(imports(module)))
+        return
+    for other in rooms(imports(module)):
+        allowed = FLOORS[other] < FLOORS[room] or other == room or (room, other) in NEIGHBOURS
+        assert allowed, f"{'/'.join(module)} imports {other}"
+        if other == "training" and room != "training":
+            assert module == ("running", "worker")
+
+
+@pytest.mark.parametrize("module", MODULES, ids="/".join)
+def test_only_the_torch_wing_imports_torch(module: tuple[str, ...]) -> None:
+    """Not even inside a function does another room import torch, transformers, peft or accelerate."""
+    heavy = {name.split(".")[0] for name in imports(module)} & HEAVY
+    assert not heavy or module[0] == "training"
+
+
+def test_the_plugin_loads_no_heavy_package() -> None:
+    """Importing the package and the plugin works where torch, numpy and their like raise on import."""
+    code = f"""
+import sys
+class Poison:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY | {"numpy", "scipy"}!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Poison())
+import pytest_ftguard, pytest_ftguard.plugin
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_public_name_can_be_had() -> None:
+    """The lazily loaded names are those of __all__, and a wrong one is an AttributeError."""
+    assert all(getattr(pytest_ftguard, name).__name__ == name for name in pytest_ftguard.__all__)
+    assert sorted(pytest_ftguard.__all__) == list(pytest_ftguard.__all__)
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = pytest_ftguard.nothing_here

@@ -1,0 +1,173 @@
+"""Gates decide tests, and the terminal, JSON and JUnit XML agree about it, without and with xdist."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+TESTS = """
+import pytest
+from pytest_ftguard import LoRA, assert_loss_gap, assert_memory_budget
+
+def test_generous(full_variant, lora_variant):
+    assert assert_loss_gap(lora_variant, full_variant, at_most=5).status == "PASS"
+
+def test_strict(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant, at_most=0.0001)
+
+@pytest.mark.xfail(strict=True)
+def test_known_gap(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant, at_most=0.0001)
+
+@pytest.mark.ftguard(max_memory="99%")
+def test_memory(full_variant, lora_variant):
+    assert_memory_budget(lora_variant, of=full_variant)
+
+def test_no_limit(lora_variant):
+    assert_memory_budget(lora_variant)
+
+def test_swapped(full_variant, lora_variant):
+    assert_loss_gap(full_variant, lora_variant, at_most=5)
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("workers", [0, 2])
+def test_verdicts_reach_tests_and_files(project: pytest.Pytester, workers: int) -> None:
+    """FAIL fails, a strict xfail of it passes, a helper without a limit fails, and every report says the same."""
+    project.makepyfile(test_gates=TESTS)
+    options = ["-n", str(workers), "--dist=load"] if workers else []
+    result = project.runpytest_subprocess("--ftguard-json=out/r.json", "--junitxml=junit.xml", *options, timeout=300)
+    assert result.ret == 1
+    result.assert_outcomes(passed=2, failed=3, xfailed=1)
+    output = result.stdout.str()
+    assert output.count("ftguard summary") == 1
+    assert "lora r=4" in output
+    assert "a gate without a limit is never green" in output
+    assert "the other way round is meant" in output
+    assert "set by the argument at_most" in output
+    assert "src/pytest_ftguard" not in output  # no traceback into the plugin
+
+    report: dict[str, Any] = json.loads((project.path / "out/r.json").read_text())
+    assert report["schema"] == 1
+    assert sorted(trial["variant"] for trial in report["trials"]) == ["full", "lora"]
+    verdicts = {verdict["nodeid"].rpartition("::")[2]: verdict for verdict in report["verdicts"]}
+    statuses = {name: verdict["status"] for name, verdict in verdicts.items()}
+    assert statuses == {"test_generous": "PASS", "test_strict": "FAIL", "test_known_gap": "FAIL", "test_memory": "PASS"}
+    assert verdicts["test_strict"]["interval"][0] > 0.0001
+    assert verdicts["test_memory"]["limit_source"] == "marker"
+
+    cases = {case.attrib["name"]: case for case in ET.parse(project.path / "junit.xml").iter("testcase")}
+    assert cases["test_strict"].find("failure") is not None
+    assert cases["test_generous"].find("failure") is None
+    properties = {item.attrib["name"]: item.attrib["value"] for item in cases["test_strict"].iter("property")}
+    assert properties["ftguard.loss_gap.status"] == "FAIL"
+    assert float(properties["ftguard.loss_gap.value"]) == pytest.approx(verdicts["test_strict"]["value"])
+
+
+@pytest.mark.torch
+def test_each_variant_is_trained_once_and_can_be_loaded(project: pytest.Pytester) -> None:
+    """`ftguard.train` of the session's variant trains nothing new, another rank does, and load() gives the model."""
+    project.makepyfile(
+        """
+        from pytest_ftguard import Full, LoRA
+
+        def test_train(ftguard, full_variant, lora_variant):
+            assert ftguard.train(LoRA(r=4)).trials[0] is lora_variant.trials[0]
+            other = ftguard.train(LoRA(r=2))
+            assert other.trainable_parameters * 2 == lora_variant.trainable_parameters
+            assert other.trials[0].base_validation == full_variant.trials[0].base_validation
+            model, tokenizer = other.load()
+            assert type(model).__name__ == "PeftModelForCausalLM"
+            assert full_variant.trials[0].spec.variant.learning_rate == 1e-3
+            assert lora_variant.trials[0].spec.variant.learning_rate == 1e-2
+        """
+    )
+    result = project.runpytest_subprocess("--ftguard-json=r.json", timeout=300)
+    result.assert_outcomes(passed=1)
+    assert len(json.loads((project.path / "r.json").read_text())["trials"]) == 3
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("ini", "words"),
+    [
+        ("ftguard_train = nowhere.txt", "nowhere.txt"),
+        ("ftguard_validation = empty.txt", "is empty"),
+        ("ftguard_batch_size = 4000", "fewer than a batch of 4000"),
+        ("ftguard_model = nobody/nothing", "'nobody/nothing'"),
+        ("ftguard_lora_target_modules = c_attn, v_proj", "its linear layers end in c_attn, c_fc, c_proj"),
+    ],
+)
+def test_a_mistake_in_what_is_trained_is_one_clear_message(project: pytest.Pytester, ini: str, words: str) -> None:
+    """The test errs with the message, without a traceback, and the run fails."""
+    project.path.joinpath("empty.txt").write_text("")
+    project.makepyfile("def test_it(lora_variant): pass")
+    name, _, value = ini.partition(" = ")
+    result = project.runpytest_subprocess("-o", f"{name}={value}", timeout=300)
+    assert result.ret == 1
+    result.assert_outcomes(errors=1)
+    assert words in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+
+
+@pytest.mark.torch
+def test_a_trial_whose_process_is_killed_makes_its_gates_invalid(project: pytest.Pytester) -> None:
+    """SIGKILL of the worker ends its trial only: the gate is INVALID and names the signal; other tests go on."""
+    project.makeconftest(
+        """
+        import os, pytest, signal, threading, time
+        from pytest_ftguard.running import process
+
+        @pytest.fixture(scope="session")
+        def killed(ftguard_workload):
+            real = process.Worker.run
+            def run(self, job, on_event):
+                def deadly(event):
+                    if event.phase == "train":
+                        os.killpg(self._process.pid, signal.SIGKILL)
+                    on_event(event)
+                return real(self, job, deadly)
+            process.Worker.run = run
+            yield
+            process.Worker.run = real
+        """
+    )
+    project.makepyfile(
+        """
+        from pytest_ftguard import assert_loss_gap, assert_memory_budget
+
+        def test_gap(full_variant, killed, lora_variant):
+            assert_loss_gap(lora_variant, full_variant, at_most=99)
+
+        def test_budget(lora_variant):
+            assert_memory_budget(lora_variant, at_most="99 GB")
+
+        def test_other(full_variant):
+            assert full_variant.loss > 0
+        """
+    )
+    result = project.runpytest_subprocess(timeout=300)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["*loss gap INVALID*", "*peak memory INVALID*", "*ended crashed*SIGKILL*"])
+
+
+@pytest.mark.torch
+def test_a_trial_that_takes_too_long_is_ended(project: pytest.Pytester) -> None:
+    """A timeout ends the trial, says so, and shows the stacks of the worker in the log's tail."""
+    project.makepyfile(
+        """
+        from pytest_ftguard import assert_memory_budget
+
+        def test_budget(full_variant):
+            assert full_variant.trials[0].outcome == "timed_out"
+            assert "most recent call first" in full_variant.trials[0].error.log_tail
+            assert_memory_budget(full_variant, at_most="99 GB")
+        """
+    )
+    result = project.runpytest_subprocess("--ftguard-timeout=3 s", "-o", "ftguard_steps=1000000", timeout=300)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ended timed_out*timeout of 3 s*"])

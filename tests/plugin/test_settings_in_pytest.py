@@ -1,0 +1,152 @@
+"""Options, ini keys, environment and marker are checked before anything runs; an unused plugin leaves no trace."""
+
+from __future__ import annotations
+
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "ftguard_steps=many"], ["steps is 'many'", "ftguard_steps in tox.ini"]),
+        (["-o", "ftguard_batch_size=0"], ["at least 1, got 0", "ftguard_batch_size in tox.ini"]),
+        (["--ftguard-precision=fp8"], ["'fp8'", "the option --ftguard-precision"]),
+        (["--ftguard-on-inconclusive=skip"], ["fail, warn", "--ftguard-on-inconclusive"]),
+        (["--ftguard-max-loss-gap=nan"], ["finite number", "nan"]),
+        (["--ftguard-max-memory=60"], ["60%", "'60'"]),
+        (["-o", "ftguard_max_los_gap=1"], ["ftguard_max_los_gap", "did you mean ftguard_max_loss_gap"]),
+        (["-o", "ftguard_training_args=seed=3"], ["'seed'", "set seeds instead"]),
+    ],
+)
+def test_a_wrong_value_is_a_usage_error(project: pytest.Pytester, arguments: list[str], words: list[str]) -> None:
+    """The exit code is 4, and the message names the value and where it came from."""
+    project.makepyfile("def test_it(): pass")
+    result = project.runpytest_subprocess(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert all(word in result.stderr.str() for word in words), result.stderr.str()
+    assert "Traceback" not in result.stderr.str()
+
+
+def test_an_unknown_environment_variable_is_a_usage_error(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt variable is not silently ignored."""
+    monkeypatch.setenv("FTGUARD_MAX_LOS_GAP", "1")
+    result = project.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "did you mean FTGUARD_MAX_LOSS_GAP" in result.stderr.str()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("marker", "words"),
+    [("max_loss=1", "no keyword 'max_loss'"), ("0.1", "keywords only"), ("max_memory='lots'", "'lots'")],
+)
+def test_a_wrong_marker_is_an_error_of_collection(
+    pytester: pytest.Pytester, marker: str, words: str, workers: int
+) -> None:
+    """The run fails without running a test, and the message names the test and the keyword."""
+    pytester.makepyfile(f"import pytest\n@pytest.mark.ftguard({marker})\ndef test_it(): pass")
+    result = pytester.runpytest_subprocess(*(["-n", str(workers)] if workers else []))
+    assert result.ret not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    assert words in result.stdout.str()
+    assert "test_it" in result.stdout.str()
+
+
+def test_precedence_is_marker_command_line_environment_ini(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each place overrides those after it."""
+    monkeypatch.setenv("FTGUARD_MAX_LOSS_GAP", "3")
+    monkeypatch.setenv("FTGUARD_CONFIDENCE", "0.9")
+    project.makepyfile(
+        """
+        import pytest
+        from pytest_ftguard.assertions import active_test
+
+        def found(name):
+            return active_test.get().setting(name)
+
+        @pytest.mark.ftguard(max_loss_gap=1)
+        def test_marker(ftguard):
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (1, "marker")
+            assert ftguard.limits.get("max_loss_gap") == found("max_loss_gap")
+
+        def test_command_line(ftguard):
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (2, "command line")
+
+        def test_environment(ftguard):
+            assert (found("confidence").value, found("confidence").source) == (0.9, "environment")
+
+        def test_ini(ftguard):
+            assert (ftguard.settings.value("steps", None), found("steps").source) == (12, "ini")
+            assert found("timeout") is None
+        """
+    )
+    options = ["--ftguard-max-loss-gap=2", "-o", "ftguard_max_loss_gap=4", "-o", "ftguard_confidence=0.8"]
+    project.runpytest_subprocess(*options).assert_outcomes(passed=4)
+
+
+POISON = """
+
+class Poison:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "transformers", "peft", "accelerate", "numpy", "scipy"}:
+            raise ImportError(f"{name} must not be imported here")
+
+sys.meta_path.insert(0, Poison())
+"""
+
+
+def test_an_unused_plugin_imports_nothing_heavy_and_writes_nothing(pytester: pytest.Pytester) -> None:
+    """pytest runs a project without the fixtures where torch and its like raise on import, and prints no summary."""
+    pytester.makeconftest(POISON)
+    pytester.makepyfile(
+        "import sys\ndef test_it(): assert not {'torch', 'numpy', 'scipy', 'transformers'} & set(sys.modules)"
+    )
+    before = set(pytester.path.rglob("*"))
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    result.assert_outcomes(passed=1)
+    assert "ftguard summary" not in result.stdout.str()
+    new = {path.name for path in set(pytester.path.rglob("*")) - before}
+    assert not {name for name in new if "ftguard" in name}
+
+
+def test_disabled_tests_are_skipped_and_counted(project: pytest.Pytester) -> None:
+    """With --ftguard-disable nothing is trained, and the summary says how many tests did not run."""
+    project.makepyfile("def test_a(full_variant): pass\ndef test_b(lora_variant): pass\ndef test_c(): pass")
+    result = project.runpytest_subprocess("--ftguard-disable")
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(["*ftguard summary*", "2 tests did not run*"])
+
+
+@pytest.mark.torch
+def test_a_device_that_is_not_there_skips_or_fails(project: pytest.Pytester) -> None:
+    """A test that asks for a device of another kind is skipped and counted."""
+    project.makepyfile("def test_a(full_variant): pass")
+    result = project.runpytest_subprocess("--ftguard-device=xpu", timeout=120)
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["1 test did not run*"])
+
+
+@pytest.mark.torch
+def test_a_required_gpu_that_is_not_there_fails_the_run(project: pytest.Pytester) -> None:
+    """--ftguard-require-gpu on a machine without an accelerator is a usage error before any test."""
+    import torch
+
+    project.makepyfile("def test_a(): pass")
+    result = project.runpytest_subprocess("--ftguard-require-gpu", timeout=120)
+    if torch.accelerator.is_available():
+        result.assert_outcomes(passed=1)
+    else:
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert "no accelerator" in result.stderr.str() + result.stdout.str()
+
+
+def test_nothing_configured_says_what_to_set(pytester: pytest.Pytester) -> None:
+    """A fixture used without any configuration names the keys and the fixture."""
+    pytester.makepyfile("def test_it(full_variant): pass")
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    assert "ftguard_model, ftguard_train, ftguard_validation" in result.stdout.str()

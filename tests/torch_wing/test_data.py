@@ -1,0 +1,128 @@
+"""Texts become token blocks and evaluation sequences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.training.data import OrderedCollator, evaluation_set, evenly_spaced, training_blocks
+
+TOKENIZER: Any = ByT5Tokenizer()  # one token per byte, which is its value plus 3
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text, encoding="utf-8", newline="")
+    return str(folder / name)
+
+
+def test_blocks_hold_the_text_in_order(tmp_path: Path) -> None:
+    """Blocks are consecutive and the incomplete one at the end is dropped."""
+    path = write(tmp_path, "t.txt", "abcdefghij")
+    blocks = training_blocks(path, TOKENIZER, block_size=4, batch_size=2)
+    assert blocks.blocks.tolist() == [[ord(c) + 3 for c in "abcd"], [ord(c) + 3 for c in "efgh"]]
+
+
+def test_a_long_text_loses_nothing_where_it_is_cut_into_pieces(tmp_path: Path) -> None:
+    """A text of several pieces gives every byte exactly once."""
+    text = "0123456789\n" * 40_000
+    blocks = training_blocks(write(tmp_path, "t.txt", text), TOKENIZER, block_size=100, batch_size=1)
+    assert "".join(chr(i - 3) for i in blocks.blocks.flatten().tolist()) == text
+
+
+def test_documents_of_json_lines_are_joined_by_the_end_token(tmp_path: Path) -> None:
+    """Each document is followed by the tokenizer's end-of-sequence token."""
+    lines = "\n".join(json.dumps({"text": text}) for text in ("ab", "cd"))
+    blocks = training_blocks(write(tmp_path, "t.jsonl", lines), TOKENIZER, block_size=6, batch_size=1)
+    assert blocks.blocks.tolist() == [[100, 101, 1, 102, 103, 1]]
+
+
+def test_a_line_separator_inside_a_json_string_does_not_split_it(tmp_path: Path) -> None:
+    """JSON lines end at a newline only: U+2028 may stand in a string."""
+    path = write(tmp_path, "t.jsonl", '{"text": "ab\u2028cd"}\n')
+    assert evaluation_set(path, "validation", TOKENIZER, block_size=32, at_most=9).documents == (0,)
+
+
+def test_evaluation_sequences_of_json_lines_know_their_document(tmp_path: Path) -> None:
+    """No sequence crosses documents, and the shorter one at a document's end counts if it predicts something."""
+    lines = "\n".join(json.dumps({"text": text}) for text in ("abcdefg", "hijkl", "m"))
+    found = evaluation_set(write(tmp_path, "v.jsonl", lines), "validation", TOKENIZER, block_size=4, at_most=99)
+    assert found.documents == (0, 0, 1)
+    assert [len(sequence) for sequence in found.sequences] == [4, 3, 4]
+
+
+def test_evaluation_sequences_are_spread_over_the_text(tmp_path: Path) -> None:
+    """With fewer sequences than the text has, they are evenly spaced, not the first ones."""
+    path = write(tmp_path, "v.txt", "aabbccddeeff")
+    found = evaluation_set(path, "validation", TOKENIZER, block_size=2, at_most=3)
+    assert ["".join(chr(i - 3) for i in s.tolist()) for s in found.sequences] == ["aa", "cc", "ee"]
+    assert found.documents is None
+
+
+@given(count=st.integers(1, 500), at_most=st.integers(1, 500))
+def test_evenly_spaced_indices_are_distinct_and_in_range(count: int, at_most: int) -> None:
+    """There are as many as asked for, or as there are, all different and in order."""
+    found = evenly_spaced(count, at_most)
+    assert len(found) == min(count, at_most)
+    assert found == sorted(set(found))
+    assert 0 <= found[0] <= found[-1] < count
+
+
+def test_the_digest_tells_other_cuts_of_the_same_text_apart(tmp_path: Path) -> None:
+    """The same tokens in sequences of another length have another digest."""
+    path = write(tmp_path, "v.txt", "abcdefgh")
+    digests = {evaluation_set(path, "v", TOKENIZER, block_size=size, at_most=99).digest for size in (2, 4)}
+    assert len(digests) == 2
+
+
+def test_the_order_of_batches_changes_the_collators_digest() -> None:
+    """Two collators agree exactly where they made the same batches in the same order."""
+
+    def order(*batches: int) -> str:
+        collator = OrderedCollator()
+        for value in batches:
+            collator([{"input_ids": torch.tensor([value]), "labels": torch.tensor([value])}])
+        return collator.order
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.txt", b" \n", ["validation", "empty.txt", "is empty"]),
+        ("short.txt", b"abc", ["no sequence of 8 tokens"]),
+        ("latin.txt", b"caf\xe9 au lait", ["not UTF-8", "byte 3"]),
+        ("bad.jsonl", b'{"text": "a"}\n{"text"\n', ["not JSON at line 2"]),
+        ("other.jsonl", b'{"txt": "a"}\n', ["no string named 'text' at line 1"]),
+        ("missing.txt", None, ["cannot be read", "missing.txt", "validation"]),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_named(
+    tmp_path: Path, name: str, content: bytes | None, words: list[str]
+) -> None:
+    """The message names the file, its role and what is wrong."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        evaluation_set(str(tmp_path / name), "validation", TOKENIZER, block_size=8, at_most=9)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(("length", "enough"), [(7, False), (8, True)])
+def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, length: int, enough: bool) -> None:
+    """Two blocks of four tokens make a batch of two; one token less does not."""
+    path = write(tmp_path, "t.txt", "a" * length)
+    if enough:
+        assert len(training_blocks(path, TOKENIZER, block_size=4, batch_size=2)) == 2
+    else:
+        with pytest.raises(ConfigurationError, match="fewer than a batch of 2"):
+            training_blocks(path, TOKENIZER, block_size=4, batch_size=2)

@@ -1,0 +1,76 @@
+"""The peak of live tensors is that of the tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pytest_ftguard.training.memory import COUNTED_STEPS, LiveTensorMeter, meter_for
+
+
+def peak(model: nn.Module, step: object) -> int:
+    """The peak over the counted steps of a function."""
+    meter = LiveTensorMeter(model)
+    for number in range(COUNTED_STEPS):
+        meter.begin_step(number)
+        step()  # type: ignore[operator]
+        meter.end_step(number)
+    memory = meter.result()
+    assert memory is not None
+    return memory.peak_bytes
+
+
+def test_what_is_freed_before_the_next_allocation_does_not_add_up() -> None:
+    """Ten tensors of a megabyte, one after the other, have a peak of one; held together, of ten."""
+    model = nn.Linear(1, 1)
+    base = peak(model, lambda: None)
+    mebibyte = 1 << 20
+
+    def one_after_the_other() -> None:
+        for _ in range(10):
+            torch.empty(mebibyte, dtype=torch.uint8)
+
+    def together() -> None:
+        _ = [torch.empty(mebibyte, dtype=torch.uint8) for _ in range(10)]
+
+    assert peak(model, one_after_the_other) == base + mebibyte
+    assert peak(model, together) == base + 10 * mebibyte
+
+
+def test_views_share_their_storage() -> None:
+    """A view costs nothing; a copy costs its size."""
+    model = nn.Linear(1, 1)
+    weights = torch.zeros(1 << 20, dtype=torch.uint8)
+    base = peak(model, lambda: weights.add_(1))
+
+    def view() -> None:
+        weights.view(1024, 1024)[5:].t()
+
+    def copy() -> None:
+        weights.clone()
+
+    assert peak(model, view) == base
+    assert peak(model, copy) == base + (1 << 20)
+
+
+def test_adamw_holds_four_times_the_weights_after_its_first_step() -> None:
+    """Weights, gradients and two moments: 16 bytes a parameter in fp32, seen only because several steps are counted."""
+    model = nn.Linear(1024, 1024, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    batch = torch.ones(1, 1024)
+
+    def step() -> None:
+        model(batch).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    assert 16 <= peak(model, step) / 1024**2 <= 16.1
+
+
+def test_too_few_steps_are_not_a_measurement() -> None:
+    """One step less than needed gives None."""
+    meter = meter_for(nn.Linear(1, 1), torch.device("cpu"))
+    for number in range(COUNTED_STEPS - 1):
+        meter.begin_step(number)
+        meter.end_step(number)
+    assert meter.result() is None

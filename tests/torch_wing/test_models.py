@@ -1,0 +1,107 @@
+"""Variants change the model as they say, and mistakes are named before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.specs import Full, LoRA, Workload
+from pytest_ftguard.training.models import apply_variant, check_variant, count_parameters, load_base, load_tokenizer
+
+GPT2_PARAMETERS = 124_439_808
+
+
+def gpt2() -> Any:
+    """GPT-2's shape without its weights."""
+    with torch.device("meta"):
+        return GPT2LMHeadModel(GPT2Config())
+
+
+def test_full_fine_tuning_trains_every_parameter_of_gpt2() -> None:
+    """Tied embeddings count once."""
+    counts = count_parameters(apply_variant(gpt2(), Full()))
+    assert (counts.total, counts.trainable) == (GPT2_PARAMETERS, GPT2_PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("variant", "trainable"),
+    [
+        (LoRA(r=8, target_modules=["c_attn"]), 12 * (768 * 8 + 8 * 2304)),  # type: ignore[arg-type]
+        (LoRA(r=4, target_modules=("c_attn",)), 147_456),
+        (LoRA(r=8), 1_179_648),
+        (LoRA(r=8, target_modules=r".*\.h\.0\.attn\.c_attn"), 768 * 8 + 8 * 2304),
+    ],
+)
+def test_lora_on_gpt2_trains_as_many_parameters_as_the_formula_says(variant: LoRA, trainable: int) -> None:
+    """Adapters of rank r on a layer of n inputs and m outputs have r (n + m) parameters, and the rest is frozen."""
+    counts = count_parameters(apply_variant(gpt2(), variant))
+    assert counts.trainable == trainable
+    assert counts.total == GPT2_PARAMETERS + trainable
+
+
+def test_the_articles_adapter_has_294912_parameters() -> None:
+    """GPT-2 with r=8 on c_attn trains 294,912 parameters, not the 147,456 that are often quoted."""
+    assert count_parameters(apply_variant(gpt2(), LoRA(r=8, target_modules=("c_attn",)))).trainable == 294_912
+
+
+@pytest.mark.parametrize("targets", [("q_proj",), ("c_attn", "v_proj"), "nothing.*", ("attn_c",)])
+def test_a_target_that_the_model_does_not_have_is_refused(targets: Any) -> None:
+    """A full and a partial miss are errors that list the suffixes the model does have."""
+    with pytest.raises(ConfigurationError) as caught:
+        check_variant(gpt2(), LoRA(target_modules=targets))
+    missing = targets if isinstance(targets, str) else targets[-1]
+    assert repr(missing) in str(caught.value)
+    assert "c_attn, c_fc, c_proj" in str(caught.value)
+
+
+def test_a_broken_regular_expression_is_refused() -> None:
+    """The message says that the targets are not a regular expression."""
+    with pytest.raises(ConfigurationError, match="not a regular expression"):
+        check_variant(gpt2(), LoRA(target_modules="c_attn("))
+
+
+def test_an_option_that_peft_does_not_know_is_refused() -> None:
+    """The message names it and the options that exist."""
+    with pytest.raises(ConfigurationError, match=r"'use_rslor'.*use_rslora"):
+        check_variant(gpt2(), LoRA(options={"use_rslor": True}))
+
+
+def test_further_options_reach_peft() -> None:
+    """modules_to_save trains a copy of that module."""
+    counts = count_parameters(apply_variant(gpt2(), LoRA(r=8, target_modules=("c_attn",), options={"modules_to_save": ["ln_f"]})))
+    assert counts.trainable == 294_912 + 2 * 768
+
+
+def test_the_base_model_is_fp32_and_has_no_dropout(workload: Workload) -> None:
+    """GPT-2's dropout of 0.1 is switched off, unless it is asked for."""
+    model = load_base(workload)
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.0}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    kept = load_base(replace(workload, model_args={"resid_pdrop": 0.25}))
+    assert kept.config.resid_pdrop == 0.25
+    assert kept.config.attn_pdrop == 0.0
+
+
+def test_a_model_that_does_not_exist_is_named(workload: Workload, tmp_path: Path) -> None:
+    """The message names the model, and says what can be given."""
+    missing = replace(workload, model=str(tmp_path / "nothing"))
+    for load in (load_base, load_tokenizer):
+        with pytest.raises(ConfigurationError, match=r"(?s)Workload\.model is .*nothing.*folder that exists"):
+            load(missing)
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_a_block_longer_than_the_context_is_refused(workload: Workload, size: int) -> None:
+    """The tiny model has 64 positions: 64 fit, 65 do not."""
+    if size <= 64:
+        load_base(replace(workload, block_size=size))
+    else:
+        with pytest.raises(ConfigurationError, match="64 positions"):
+            load_base(replace(workload, block_size=size))

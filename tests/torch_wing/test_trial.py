@@ -1,0 +1,197 @@
+"""A trial trains, measures everything, and is fair between variants."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.training.models import load_trained
+from pytest_ftguard.training.trial import BaseLosses, TrialFolder, curve_sequences, curve_steps, run_trial
+
+FULL = Full(learning_rate=1e-3)
+LORA = LoRA(r=4, learning_rate=1e-2)
+
+
+def train(workload: Workload, variant: Variant, folder: Path, *, seed: int = 0, **options: Any) -> TrialResult:
+    spec = TrialSpec(workload=workload, variant=variant, seed=seed, device="cpu")
+    return run_trial(spec, TrialFolder(folder, None), options.pop("report", lambda *_: None), **options)
+
+
+@pytest.fixture(scope="module")
+def full(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> TrialResult:
+    return train(workload, FULL, tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="module")
+def lora(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> TrialResult:
+    return train(workload, LORA, tmp_path_factory.mktemp("lora"))
+
+
+def test_both_variants_start_equal_and_see_the_same_batches(full: TrialResult, lora: TrialResult) -> None:
+    """Step-0 losses, data order and evaluation sequences agree; the losses after training do not."""
+    assert full.curve[0].step == lora.curve[0].step == 0
+    assert full.curve[0].nll == pytest.approx(lora.curve[0].nll, rel=1e-6)
+    assert full.data_order == lora.data_order
+    assert full.validation is not None
+    assert lora.validation is not None
+    assert full.validation.digest == lora.validation.digest
+    assert full.validation.loss != lora.validation.loss
+
+
+def test_training_improves_on_the_base_model(full: TrialResult) -> None:
+    """The base model's losses are those of the untrained weights, on the same sequences."""
+    assert full.validation is not None
+    assert full.base_validation is not None
+    assert full.validation.loss < full.base_validation.loss - 0.1
+    assert full.base_validation.digest == full.validation.digest
+
+
+def test_a_result_is_complete_and_survives_json(full: TrialResult) -> None:
+    """Parameters, memory, time, curve and environment are measured, and nothing is lost in writing."""
+    assert full.outcome == "ok"
+    assert full.parameters is not None
+    assert full.parameters.total == full.parameters.trainable
+    assert full.memory is not None
+    assert full.memory.method == "live tensors"
+    assert full.memory.peak_bytes > 16 * full.parameters.total
+    assert full.time is not None
+    assert full.time.seconds_per_step is not None
+    assert full.time.measured_steps == 12 - 3
+    assert [point.step for point in full.curve] == [0, 1, 3, 6, 12]
+    assert full.environment is not None
+    assert full.environment.device == "cpu"
+    assert TrialResult.from_dict(full.to_dict()) == full
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_another_order(
+    workload: Workload, full: TrialResult, tmp_path: Path
+) -> None:
+    """A trial on the CPU is repeatable to the last bit."""
+    again = train(workload, FULL, tmp_path)
+    other = train(workload, FULL, tmp_path, seed=1)
+    assert full.validation is not None
+    assert again.validation is not None
+    assert again.validation.nll == full.validation.nll
+    assert other.data_order != full.data_order
+
+
+def test_base_losses_of_an_earlier_trial_are_taken_over(workload: Workload, full: TrialResult, tmp_path: Path) -> None:
+    """With the base model's losses given, no trial measures them again."""
+    assert full.base_validation is not None
+    phases: list[tuple[str, int]] = []
+    base = BaseLosses(replace(full.base_validation, nll=tuple(1.0 for _ in full.base_validation.nll)), None)
+    result = train(workload, LORA, tmp_path, base=base, report=lambda phase, step, _: phases.append((phase, step)))
+    assert result.base_validation == base.validation
+    assert ("evaluate", 0) not in phases
+    assert ("evaluate", 12) in phases
+
+
+@pytest.mark.parametrize("variant", [FULL, LORA])
+def test_the_kept_model_has_the_loss_that_was_measured(workload: Workload, variant: Variant, tmp_path: Path) -> None:
+    """Loading a trained model back gives the reported validation loss."""
+    result = train(workload, variant, tmp_path)
+    trained = TrainedVariant(workload, variant, (result,), loader=lambda trial: load_trained(trial.spec, trial.model_dir or ""))
+    model, tokenizer = trained.load()
+    ids = torch.tensor(tokenizer(Path(workload.validation).read_text(), add_special_tokens=False)["input_ids"][:32])
+    with torch.no_grad():
+        loss = float(model(input_ids=ids[None], labels=ids[None]).loss)
+    assert result.validation is not None
+    assert loss * 31 == pytest.approx(result.validation.nll[0], rel=1e-4)
+
+
+def test_weights_beyond_the_bound_are_not_kept(workload: Workload, tmp_path: Path) -> None:
+    """A bound of one byte keeps nothing, and the result says so."""
+    spec = TrialSpec(workload=workload, variant=FULL, seed=0, device="cpu")
+    assert run_trial(spec, TrialFolder(tmp_path, 1), lambda *_: None).model_dir is None
+
+
+def test_a_diverging_trial_is_an_outcome_that_names_the_step(workload: Workload, tmp_path: Path) -> None:
+    """A learning rate that blows the weights up ends the trial as diverged."""
+    wild = replace(workload, training_args={"max_grad_norm": 0.0, "optim": "sgd"})
+    result = train(wild, Full(learning_rate=1e30), tmp_path)
+    assert result.outcome == "diverged"
+    assert result.error is not None
+    assert "step" in result.error.message
+    assert result.validation is None
+
+
+def test_running_out_of_memory_is_an_outcome(workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU allocator's refusal, provoked by an allocation of a petabyte in the model, ends the trial only."""
+    from transformers import GPT2LMHeadModel
+
+    monkeypatch.setattr(GPT2LMHeadModel, "forward", lambda *_, **__: torch.empty(1 << 50))
+    result = train(workload, FULL, tmp_path)
+    assert result.outcome == "out_of_memory"
+    assert result.error is not None
+    assert "batch_size" in result.error.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"learning_rte": 1}, "'learning_rte'"), ({"optim": "adamwww"}, "adamwww")],
+)
+def test_training_arguments_that_the_trainer_refuses_are_named(
+    workload: Workload, tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    """An unknown name and an unknown value are errors of configuration."""
+    with pytest.raises(ConfigurationError, match=words):
+        train(replace(workload, training_args=arguments), FULL, tmp_path)
+
+
+def test_training_arguments_reach_the_trainer(workload: Workload, full: TrialResult, tmp_path: Path) -> None:
+    """With two micro-batches a step the same steps see twice the data."""
+    result = train(replace(workload, training_args={"gradient_accumulation_steps": 2}), FULL, tmp_path)
+    assert result.outcome == "ok"
+    assert result.data_order != full.data_order
+    assert result.time is not None
+    assert result.time.measured_steps == 9
+
+
+def test_bf16_keeps_fp32_weights_and_starts_both_variants_equal(workload: Workload, tmp_path: Path) -> None:
+    """Autocast changes the arithmetic, not the stored weights, and zero adapters change nothing."""
+    mixed = replace(workload, precision="bf16")
+    ours, theirs = train(mixed, LORA, tmp_path / "a"), train(mixed, FULL, tmp_path / "b")
+    assert ours.environment is not None
+    assert ours.environment.precision == "bf16"
+    assert abs(ours.curve[0].loss - theirs.curve[0].loss) <= 5e-3
+    model, _ = load_trained(theirs.spec, theirs.model_dir or "")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_device_that_is_not_there_is_named(workload: Workload, tmp_path: Path) -> None:
+    """A device of torch that this machine lacks is told apart from a word that is no device."""
+    with pytest.raises(DeviceUnavailableError, match="xpu"):
+        run_trial(
+            TrialSpec(workload=workload, variant=FULL, seed=0, device="xpu"), TrialFolder(tmp_path, None), lambda *_: None
+        )
+    with pytest.raises(ConfigurationError, match="gpuu"):
+        run_trial(
+            TrialSpec(workload=workload, variant=FULL, seed=0, device="gpuu"), TrialFolder(tmp_path, None), lambda *_: None
+        )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 30, 400, 500])
+def test_the_curve_starts_at_0_ends_at_the_last_step_and_halves(steps: int) -> None:
+    """Distances are halved from the last step down to the first."""
+    points = curve_steps(steps)
+    assert points[0] == 0
+    assert points[-1] == steps
+    assert list(points) == sorted(set(points))
+    assert all(high // 2 == low or low == 0 for low, high in zip(points, points[1:], strict=False))
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(30, 4), (400, 16), (5000, 32)])
+def test_the_curve_costs_a_tenth_of_the_training_or_the_minimum(workload: Workload, steps: int, batch: int) -> None:
+    """In forward passes: a training pass over a sequence is worth three."""
+    sequences = curve_sequences(replace(workload, steps=steps, batch_size=batch), 10**9)
+    cost = sequences * (len(curve_steps(steps)) - 1)
+    assert sequences == 8 or cost <= 0.1 * 3 * steps * batch
+    assert math.isfinite(cost)
