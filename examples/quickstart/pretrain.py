@@ -79,7 +79,7 @@ def pretrain(folder: Path) -> None:
             print(f"step {step + 1}: training loss {loss.item():.3f}", flush=True)
 
     with torch.no_grad():
-        losses = [model(input_ids=batch, labels=batch).loss for batch in validation.split(BATCH_SIZE)]
+        losses = [model(input_ids=batch, labels=batch).loss for batch in validation.split(BATCH_SIZE)]  # type: ignore[no-untyped-call]
     print(f"validation loss {torch.stack(losses).mean().item():.3f} nats per byte")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -312,7 +312,7 @@ class LoRA(_Spec):
     kind: ClassVar[str] = "lora"
     r: int = 16
     alpha: float = 32
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
     bias: str = "none"
     learning_rate: float | None = None

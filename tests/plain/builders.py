@@ -29,7 +29,9 @@ def losses(nll: Sequence[float], **changes: Any) -> SequenceLosses:
     return SequenceLosses(**{**values, **changes})
 
 
-def trial(variant: Variant, nll: Sequence[float], *, seed: int = 0, workload: Workload = WORKLOAD, **changes: Any) -> TrialResult:
+def trial(
+    variant: Variant, nll: Sequence[float], *, seed: int = 0, workload: Workload = WORKLOAD, **changes: Any
+) -> TrialResult:
     """A trial that ended ok."""
     values: dict[str, Any] = {
         "outcome": "ok",

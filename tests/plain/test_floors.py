@@ -35,14 +35,14 @@ class _Imports(ast.NodeVisitor):
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def visit_If(self, node: ast.If) -> None:  # noqa: N802 - the name is ast's
+    def visit_If(self, node: ast.If) -> None:
         if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             self.generic_visit(node)
 
-    def visit_Import(self, node: ast.Import) -> None:  # noqa: N802
+    def visit_Import(self, node: ast.Import) -> None:
         self.names += [alias.name for alias in node.names]
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:  # noqa: N802
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         assert node.module is not None, "relative imports hide the room"
         self.names += [f"{node.module}.{alias.name}" for alias in node.names]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates import Verdict, assess_loss_gap, assess_memory
 from pytest_ftguard.limits import parse_loss_limit, parse_memory_limit
 from pytest_ftguard.results import Memory, TrainedVariant, TrialError, TrialResult
 from pytest_ftguard.specs import Full, LoRA
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 256
 BASE = tuple(20.0 + 0.01 * i for i in range(N))
@@ -89,7 +89,10 @@ INVALID: dict[str, tuple[Callable[[], tuple[TrainedVariant, TrainedVariant]], st
     "NaN": (broken_loss(validation=losses((math.nan, *BASE[1:]))), "not finite"),
     "infinity": (broken_loss(validation=losses((-math.inf, *BASE[1:]))), "not finite"),
     "unmeasured": (broken_loss(validation=None), "not measured"),
-    "out of memory": (broken_loss(outcome="out_of_memory", error=TrialError("CUDA out of memory")), "CUDA out of memory"),
+    "out of memory": (
+        broken_loss(outcome="out_of_memory", error=TrialError("CUDA out of memory")),
+        "CUDA out of memory",
+    ),
     "diverged": (broken_loss(outcome="diverged"), "ended diverged"),
     "crashed": (broken_loss(outcome="crashed", error=TrialError("it died", "last words")), "last words"),
     "timed out": (broken_loss(outcome="timed_out"), "ended timed_out"),
@@ -97,7 +100,10 @@ INVALID: dict[str, tuple[Callable[[], tuple[TrainedVariant, TrainedVariant]], st
     "no baseline": (lambda: (trained(LORA, trial(LORA, BASE)), trained(FULL)), "no trial"),
     "one sequence": (lambda: sequences(1), "at least 64"),
     "63 sequences": (lambda: sequences(63), "at least 64"),
-    "few documents": (broken_loss(validation=losses(BASE, documents=(0, 1) * 128)), "same validation sequences|at least 64"),
+    "few documents": (
+        broken_loss(validation=losses(BASE, documents=(0, 1) * 128)),
+        "same validation sequences|at least 64",
+    ),
     "unpaired seeds": (seeds((0, 1), (0, 2)), "not paired"),
     "missing seed": (seeds((0, 1), (0,)), "not paired"),
     "repeated seed": (seeds((0, 0), (0, 0)), "occurs twice"),
@@ -185,7 +191,9 @@ def test_a_share_is_of_the_baselines_peak(at_most: str, status: str) -> None:
 
 def test_the_largest_peak_over_the_seeds_counts() -> None:
     """One seed beyond the budget breaks it."""
-    seeds_ = trained(LORA, with_peak(Memory(10, "allocator")), trial(LORA, BASE, seed=1, memory=Memory(99, "allocator")))
+    seeds_ = trained(
+        LORA, with_peak(Memory(10, "allocator")), trial(LORA, BASE, seed=1, memory=Memory(99, "allocator"))
+    )
     assert memory("98 B", seeds_).status == "FAIL"
 
 

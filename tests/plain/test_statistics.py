@@ -28,7 +28,8 @@ def test_the_bounds_are_those_of_the_formula(k: int, n: int, seed: int, confiden
     v_items = z.var(ddof=1) / n
     v_seeds = (d.sum(axis=1) / tokens.sum()).var(ddof=1) / k if k > 1 else 0.0
     df = (v_items + v_seeds) ** 2 / (v_items**2 / (n - 1) + (v_seeds**2 / (k - 1) if k > 1 else 0))
-    lower, upper = stats.t.ppf([1 - confidence, confidence], df, loc=r, scale=np.sqrt(v_items + v_seeds))
+    scale = np.sqrt(v_items + v_seeds)
+    lower, upper = (float(stats.t.ppf(p, df, loc=r, scale=scale)) for p in (1 - confidence, confidence))
     assert found.value == pytest.approx(r, abs=1e-12)
     assert (found.lower, found.upper) == pytest.approx((lower, upper), rel=1e-6, abs=1e-9)
 
@@ -72,7 +73,7 @@ def test_a_confidence_outside_its_range_is_refused(confidence: float) -> None:
 
 
 def test_at_the_margin_a_bad_merge_passes_in_about_a_twentieth_of_runs() -> None:
-    """Three seeds of SD 0.006 and 256 sequences of SD 0.058: false passes stay near 5 %, neither far above nor far below."""
+    """Three seeds of SD 0.006 and 256 sequences of SD 0.058: the rate of false passes stays near 5 %."""
     random = np.random.default_rng(0)
     margin, runs, n, k = 0.02, 1500, 256, 3
     tokens = np.full(n, 127.0)

@@ -10,7 +10,8 @@ from pytest_ftguard.units import format_bytes, format_duration, parse_bytes, par
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("0.9 GB", 900_000_000), ("2 GiB", 2 << 30), ("1_000kb", 1_000_000), (".5 KiB", 512), ("1e3 B", 1000)]
+    ("text", "size"),
+    [("0.9 GB", 900_000_000), ("2 GiB", 2 << 30), ("1_000kb", 1_000_000), (".5 KiB", 512), ("1e3 B", 1000)],
 )
 def test_sizes_are_decimal_or_binary_as_written(text: str, size: int) -> None:
     """GB is a thousand million bytes, GiB 2 to the 30."""
@@ -58,7 +59,8 @@ def test_a_formatted_size_is_the_size_to_three_digits(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(999, "999 B"), (999_600, "1.00 MB"), (1_489_000_000, "1.49 GB"), (12_345_678, "12.3 MB"), (0, "0 B")]
+    ("size", "text"),
+    [(999, "999 B"), (999_600, "1.00 MB"), (1_489_000_000, "1.49 GB"), (12_345_678, "12.3 MB"), (0, "0 B")],
 )
 def test_sizes_have_three_digits(size: int, text: str) -> None:
     """Rounding carries into the next unit."""

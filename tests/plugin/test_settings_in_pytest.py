@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 
@@ -89,6 +88,7 @@ def test_precedence_is_marker_command_line_environment_ini(
 
 
 POISON = """
+import sys
 
 class Poison:
     def find_spec(self, name, path=None, target=None):
@@ -100,7 +100,7 @@ sys.meta_path.insert(0, Poison())
 
 
 def test_an_unused_plugin_imports_nothing_heavy_and_writes_nothing(pytester: pytest.Pytester) -> None:
-    """pytest runs a project without the fixtures where torch and its like raise on import, and prints no summary."""
+    """Pytest runs a project without the fixtures where torch and its like raise on import, and prints no summary."""
     pytester.makeconftest(POISON)
     pytester.makepyfile(
         "import sys\ndef test_it(): assert not {'torch', 'numpy', 'scipy', 'transformers'} & set(sys.modules)"

@@ -32,7 +32,7 @@ def test_full_fine_tuning_trains_every_parameter_of_gpt2() -> None:
 @pytest.mark.parametrize(
     ("variant", "trainable"),
     [
-        (LoRA(r=8, target_modules=["c_attn"]), 12 * (768 * 8 + 8 * 2304)),  # type: ignore[arg-type]
+        (LoRA(r=8, target_modules=["c_attn"]), 12 * (768 * 8 + 8 * 2304)),
         (LoRA(r=4, target_modules=("c_attn",)), 147_456),
         (LoRA(r=8), 1_179_648),
         (LoRA(r=8, target_modules=r".*\.h\.0\.attn\.c_attn"), 768 * 8 + 8 * 2304),
@@ -74,7 +74,9 @@ def test_an_option_that_peft_does_not_know_is_refused() -> None:
 
 def test_further_options_reach_peft() -> None:
     """modules_to_save trains a copy of that module."""
-    counts = count_parameters(apply_variant(gpt2(), LoRA(r=8, target_modules=("c_attn",), options={"modules_to_save": ["ln_f"]})))
+    counts = count_parameters(
+        apply_variant(gpt2(), LoRA(r=8, target_modules=("c_attn",), options={"modules_to_save": ["ln_f"]}))
+    )
     assert counts.trainable == 294_912 + 2 * 768
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def test_base_losses_of_an_earlier_trial_are_taken_over(workload: Workload, full
 def test_the_kept_model_has_the_loss_that_was_measured(workload: Workload, variant: Variant, tmp_path: Path) -> None:
     """Loading a trained model back gives the reported validation loss."""
     result = train(workload, variant, tmp_path)
-    trained = TrainedVariant(workload, variant, (result,), loader=lambda trial: load_trained(trial.spec, trial.model_dir or ""))
+    trained = TrainedVariant(
+        workload, variant, (result,), loader=lambda trial: load_trained(trial.spec, trial.model_dir or "")
+    )
     model, tokenizer = trained.load()
     ids = torch.tensor(tokenizer(Path(workload.validation).read_text(), add_special_tokens=False)["input_ids"][:32])
     with torch.no_grad():
@@ -123,7 +126,9 @@ def test_a_diverging_trial_is_an_outcome_that_names_the_step(workload: Workload,
     assert result.validation is None
 
 
-def test_running_out_of_memory_is_an_outcome(workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_an_outcome(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The CPU allocator's refusal, provoked by an allocation of a petabyte in the model, ends the trial only."""
     from transformers import GPT2LMHeadModel
 
@@ -170,11 +175,15 @@ def test_a_device_that_is_not_there_is_named(workload: Workload, tmp_path: Path)
     """A device of torch that this machine lacks is told apart from a word that is no device."""
     with pytest.raises(DeviceUnavailableError, match="xpu"):
         run_trial(
-            TrialSpec(workload=workload, variant=FULL, seed=0, device="xpu"), TrialFolder(tmp_path, None), lambda *_: None
+            TrialSpec(workload=workload, variant=FULL, seed=0, device="xpu"),
+            TrialFolder(tmp_path, None),
+            lambda *_: None,
         )
     with pytest.raises(ConfigurationError, match="gpuu"):
         run_trial(
-            TrialSpec(workload=workload, variant=FULL, seed=0, device="gpuu"), TrialFolder(tmp_path, None), lambda *_: None
+            TrialSpec(workload=workload, variant=FULL, seed=0, device="gpuu"),
+            TrialFolder(tmp_path, None),
+            lambda *_: None,
         )
 
 
@@ -185,7 +194,7 @@ def test_the_curve_starts_at_0_ends_at_the_last_step_and_halves(steps: int) -> N
     assert points[0] == 0
     assert points[-1] == steps
     assert list(points) == sorted(set(points))
-    assert all(high // 2 == low or low == 0 for low, high in zip(points, points[1:], strict=False))
+    assert all(high // 2 == low or low == 0 for low, high in pairwise(points))
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(30, 4), (400, 16), (5000, 32)])
