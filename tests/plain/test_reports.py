@@ -1,0 +1,118 @@
+"""The summary, the progress line and the JSON report."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+from pytest_ftguard.gates import Verdict
+from pytest_ftguard.reporting.json import json_report
+from pytest_ftguard.reporting.terminal import RecordedVerdict, progress_line, summary_lines
+from pytest_ftguard.results import Memory, Parameters, TrialError, TrialResult
+from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.specs import TrialSpec
+from tests.plain.builders import FULL, LORA, WORKLOAD, trial
+
+NLL = [20.0 + 0.01 * i for i in range(64)]
+BIG: dict[str, Any] = {"parameters": Parameters(134_515_008, 134_515_008), "memory": Memory(2_486_000_000, "allocator")}
+VERDICT = Verdict(
+    gate="loss_gap",
+    status="INCONCLUSIVE",
+    candidate="lora r=16",
+    baseline="full",
+    value=0.019,
+    interval=(0.012, 0.026),
+    limit=0.02,
+    unit="nats per token",
+    limit_source="ini",
+    message="...",
+)
+
+
+def trials() -> list[TrialResult]:
+    return [trial(FULL, NLL, seed=s, **BIG) for s in (0, 1)] + [
+        trial(LORA, [x + s for x in NLL], seed=s) for s in (0, 1)
+    ]
+
+
+def test_the_summary_shows_both_variants_the_base_and_the_gates_in_80_columns() -> None:
+    """A model of 135 million parameters, two seeds and every column fit."""
+    lines = summary_lines(trials(), [RecordedVerdict("tests/test_quality.py::test_it", VERDICT)], 0)
+    text = "\n".join(lines)
+    for words in (
+        "base model",
+        "134,515,008 100%",
+        "2.49 GB",
+        "100  10%",
+        "+-0.071",
+        "+0.019 [0.012, 0.026]",
+        "<= 0.02  (ini)",
+    ):
+        assert words in text, text
+    assert "100 steps of 4x128 x 2 seeds" in text
+    assert max(map(len, lines)) <= 80
+
+
+def test_nothing_that_happened_is_an_empty_summary() -> None:
+    """No trial, no verdict, no skipped test: no line."""
+    assert summary_lines([], [], 0) == []
+    assert "2 tests did not run" in summary_lines([], [], 2)[0]
+
+
+def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
+    """An average over the surviving seeds would flatter the variant."""
+    spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=1)
+    failed = TrialResult(spec=spec, outcome="diverged", error=TrialError("the training loss is nan at step 7"))
+    lines = summary_lines([trial(LORA, NLL), failed], [], 0)
+    row = next(line for line in lines if line.startswith("lora r=16"))
+    assert row.split()[-1] == "-"
+    assert "lora r=16, seed 1, ended diverged: the training loss is nan at step 7" in lines
+
+
+def test_the_json_report_is_strict_and_complete() -> None:
+    """What is not finite or not measured is null, and every documented field is there."""
+    wild = trial(LORA, [math.nan] * 64, memory=None)
+    huge = trial(FULL, [1e5] * 64, memory=None, seed=3)  # its perplexity is beyond a float
+    text = json_report([wild, huge], [RecordedVerdict("a::b", replace(VERDICT, value=None, interval=None))])
+
+    def refuse(word: str) -> Any:
+        raise AssertionError(word)
+
+    report = json.loads(text, parse_constant=refuse)
+    assert set(report) == {"schema", "ftguard_version", "environment", "trials", "verdicts"}
+    first, second = report["trials"]
+    assert first["validation"] == {"loss": None, "perplexity": None, "sequences": 64, "tokens": 640}
+    assert first["memory"] is None
+    assert second["validation"]["perplexity"] is None
+    assert second["validation"]["loss"] == 1e4
+    assert {
+        "fingerprint",
+        "variant",
+        "label",
+        "seed",
+        "outcome",
+        "cached",
+        "parameters",
+        "curve",
+        "time",
+        "error",
+    } <= set(first)
+    assert report["verdicts"][0]["nodeid"] == "a::b"
+    assert report["verdicts"][0]["interval"] is None
+
+
+def test_a_result_survives_json() -> None:
+    """What a worker writes is what pytest reads."""
+    for one in trials():
+        assert TrialResult.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_the_progress_line_names_variant_seed_step_loss_and_time() -> None:
+    """Before training it says what is done instead of the step."""
+    spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=3)
+    line = progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0))
+    for words in ("lora r=16", "seed 3", "step 40/100", "loss 1.250", "1:15 left"):
+        assert words in line
+    assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None))

@@ -1,0 +1,135 @@
+"""Specs are frozen, checked, and written as JSON both ways."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload, variant_from_dict, with_learning_rate
+
+WORKLOAD = Workload(model="m", train="t", validation="v")
+
+VARIANTS: st.SearchStrategy[Variant] = st.one_of(
+    st.builds(Full, learning_rate=st.floats(1e-8, 1)),
+    st.builds(
+        LoRA,
+        r=st.integers(1, 512),
+        alpha=st.floats(0.5, 512),
+        target_modules=st.one_of(st.just("all-linear"), st.lists(st.sampled_from(["q_proj", "v_proj"]), min_size=1)),
+        dropout=st.floats(0, 0.9),
+        learning_rate=st.floats(1e-8, 1),
+        options=st.dictionaries(st.just("use_rslora"), st.booleans()),
+    ),
+)
+WORKLOADS = st.builds(
+    Workload,
+    model=st.just("m"),
+    train=st.just("t"),
+    validation=st.just("v"),
+    steps=st.integers(1, 10**6),
+    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=5, unique=True),
+    training_args=st.dictionaries(
+        st.sampled_from(["optim", "warmup_steps"]), st.one_of(st.integers(), st.text('aZ é"\\\n0'))
+    ),
+)
+
+
+@given(WORKLOADS, VARIANTS, st.integers(0, 9))
+def test_a_trial_spec_survives_json(workload: Workload, variant: Variant, seed: int) -> None:
+    """Reading what was written gives an equal spec with the same hash and fingerprint."""
+    spec = TrialSpec(workload=workload, variant=variant, seed=seed)
+    again = TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec
+    assert hash(again) == hash(spec)
+    assert again.fingerprint == spec.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("steps", 1.5),
+        ("steps", True),
+        ("batch_size", -1),
+        ("block_size", 1),
+        ("seeds", ()),
+        ("seeds", (1, 1)),
+        ("seeds", (-1,)),
+        ("seeds", (2**32,)),
+        ("seeds", "0"),
+        ("precision", "fp8"),
+        ("task", "classification"),
+        ("final", "yes"),
+        ("model", " "),
+        ("train", None),
+        ("training_args", {"learning_rate": 1}),
+        ("training_args", {"optim": float("nan")}),
+        ("training_args", {"optim": object()}),
+        ("training_args", [("optim", 1)]),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value(field: str, value: Any) -> None:
+    """The message names the field, and the value or what is refused."""
+    with pytest.raises(ConfigurationError) as caught:
+        replace(WORKLOAD, **{field: value})
+    assert f"Workload.{field}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"r": 0}, {"alpha": 0}, {"alpha": float("inf")}, {"dropout": 1}, {"dropout": -0.1}, {"target_modules": ()},
+     {"bias": "some"}, {"learning_rate": float("nan")}, {"options": {"lora_alpha": 3}}],
+)  # fmt: skip
+def test_a_wrong_lora_is_refused(values: dict[str, Any]) -> None:
+    """Each field has its bounds, and an option may not contradict a field."""
+    with pytest.raises(ConfigurationError, match="LoRA"):
+        LoRA(**values)
+
+
+def test_smallest_and_largest_values_are_allowed() -> None:
+    """The other side of the boundaries."""
+    spec = replace(WORKLOAD, steps=1, block_size=2, seeds=(0, 2**32 - 1))
+    assert (spec.steps, spec.block_size) == (1, 2)
+    assert LoRA(r=1, dropout=0.99).r == 1
+
+
+@pytest.mark.parametrize("rate", [3e-5, 5e-5, 1e-4])
+def test_lora_trains_at_ten_times_fulls_rate_by_default(rate: float) -> None:
+    """The product is what a person would type, and a rate that was set is left alone."""
+    assert repr(with_learning_rate(LoRA(), Full(learning_rate=rate)).learning_rate) == repr(float(f"{rate * 10:g}"))
+    assert with_learning_rate(LoRA(learning_rate=7.0), Full()).learning_rate == 7.0
+    with pytest.raises(ConfigurationError, match="learning rate"):
+        TrialSpec(workload=WORKLOAD, variant=LoRA(), seed=0)
+
+
+def test_the_fingerprint_depends_on_what_decides_a_trial_alone() -> None:
+    """Other seeds of the workload do not matter; the trial's seed, steps and rank do."""
+
+    def fingerprint(workload: Workload = WORKLOAD, seed: int = 0, r: int = 8) -> str:
+        return TrialSpec(workload=workload, variant=LoRA(r=r, learning_rate=1e-3), seed=seed).fingerprint
+
+    assert fingerprint(replace(WORKLOAD, seeds=(0,))) == fingerprint(replace(WORKLOAD, seeds=(0, 1)))
+    assert len({fingerprint(), fingerprint(seed=1), fingerprint(r=4), fingerprint(replace(WORKLOAD, steps=7))}) == 4
+
+
+def test_specs_cannot_be_changed() -> None:
+    """Neither a field nor an option."""
+    with pytest.raises(FrozenInstanceError):
+        WORKLOAD.steps = 1  # type: ignore[misc]
+    options = LoRA(options={"a": [1]}).options
+    options["a"].append(2)
+    assert options == {"a": [1]}
+
+
+def test_unknown_kinds_and_fields_are_refused_by_name() -> None:
+    """A spec of a later version is not half understood."""
+    with pytest.raises(ConfigurationError, match="'ia3'"):
+        variant_from_dict({"kind": "ia3"})
+    with pytest.raises(ConfigurationError, match="'rank'"):
+        variant_from_dict({"kind": "lora", "rank": 3})

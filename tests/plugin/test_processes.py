@@ -1,0 +1,46 @@
+"""However pytest ends, no worker is left behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+
+def workers(pytest_process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        children = psutil.Process(pytest_process.pid).children(recursive=True)
+        return [child for child in children if "pytest_ftguard.running.worker" in child.cmdline()]
+    except psutil.Error:
+        return []
+
+
+def wait_for(condition: object, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
+def test_no_worker_outlives_pytest(project: pytest.Pytester, name: str) -> None:
+    """Workers that train, and those that wait for their turn, end when pytest is ended in the middle of a trial."""
+    project.makepyfile("def test_it(full_variant, lora_variant): pass")
+    command = [sys.executable, "-m", "pytest", "-o", "ftguard_steps=1000000", "-p", "no:cacheprovider"]
+    process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert wait_for(lambda: len(workers(process)) == 2, 120), "the present and the next worker were not started"
+        found = workers(process)
+        process.send_signal(signal.Signals[name])
+        process.wait(30)
+        assert wait_for(lambda: not any(worker.is_running() for worker in found), 10)
+    finally:
+        process.kill()
+        process.wait()
