@@ -14,6 +14,8 @@ pytest_plugins = ["pytester"]
 
 # No test may reach for a hub; children inherit it.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tiny models gain nothing from threads, which on busy cores wait for one another at every operation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shared machine is at times slow, which says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
