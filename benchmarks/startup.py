@@ -1,0 +1,42 @@
+"""What pytest-ftguard costs a project that does not use it: whole pytest runs with and without it, in turn.
+
+python benchmarks/startup.py [PAIRS]
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PAIRS = 20
+
+
+def seconds(folder: Path, *options: str) -> float:
+    """Return the wall time of one pytest run of a project with one trivial test."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main(pairs: int) -> None:
+    """Print the medians and the median of the differences within pairs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n", encoding="utf-8")
+        for options in ((), ("-p", "no:ftguard")):  # byte code is written once, before anything counts
+            seconds(folder, *options)
+        runs = [(seconds(folder), seconds(folder, "-p", "no:ftguard")) for _ in range(pairs)]
+    with_plugin, without = zip(*runs, strict=True)
+    difference = statistics.median(a - b for a, b in runs)
+    print(f"with ftguard     median {1000 * statistics.median(with_plugin):7.1f} ms")
+    print(f"without          median {1000 * statistics.median(without):7.1f} ms")
+    print(f"difference       median {1000 * difference:7.1f} ms in {pairs} alternating pairs")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else PAIRS)
