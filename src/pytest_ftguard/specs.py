@@ -203,7 +203,7 @@ class Workload(_Spec):
         batch_size: Sequences in a batch.
         steps: Optimizer steps.
         seeds: One trial of each variant is trained per seed.
-        precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 where the hardware has it.
+        precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 where the hardware is faster in it.
         final: Whether the steps are those of production, not a stand-in for a longer run.
         validation_sequences: Largest number of validation sequences, evenly spaced over the text.
         model_args: Further options for `from_pretrained`, for example `gguf_file`.

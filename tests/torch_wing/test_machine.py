@@ -1,0 +1,45 @@
+"""The device and the precision that "auto" stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.training.machine import has_fast_bf16, resolve_device, resolve_precision
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "fast"),
+    [
+        (["avx512f", "avx512_bf16", "amx_bf16", "amx_tile"], "GenuineIntel", True),
+        (["avx512f", "avx512_bf16"], "GenuineIntel", False),  # AMX hidden from a virtual machine
+        (["avx512f", "avx512_bf16"], "AuthenticAMD", True),
+        (["avx512f"], "AuthenticAMD", False),
+        (["asimd", "bf16"], "", True),
+        (["asimd"], "", False),
+    ],
+)
+def test_only_units_that_are_faster_count(flags: list[str], vendor: str, fast: bool) -> None:
+    """AVX-512's bf16 instructions alone are slower than fp32 on Intel's processors, so auto must not choose them."""
+    assert has_fast_bf16(flags, vendor) is fast
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_a_precision_that_is_named_is_kept(name: str) -> None:
+    """Whoever names a precision gets it on the CPU, fast or not."""
+    assert resolve_precision(name, torch.device("cpu")) == name
+
+
+def test_a_device_that_torch_does_not_know_is_a_configuration_error() -> None:
+    """A typing error is not mistaken for a missing accelerator."""
+    with pytest.raises(ConfigurationError, match="'gpu', which torch does not know"):
+        resolve_device("gpu")
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
+def test_a_missing_device_is_named() -> None:
+    """The message says what was asked for and what was found."""
+    with pytest.raises(DeviceUnavailableError, match=r"'cuda'.*accelerator found: none"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == torch.device("cpu")
