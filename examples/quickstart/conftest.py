@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def ftguard_workload(code: Path) -> Workload:
 
 
 @pytest.fixture(scope="session")
+def short_workload(ftguard_workload: Workload) -> Workload:
+    """The same after 30 steps, which is where many comparisons stop."""
+    return replace(ftguard_workload, steps=30)
+
+
+@pytest.fixture(scope="session")
 def ftguard_full() -> Full:
     """Full fine-tuning."""
     return Full(learning_rate=5e-4)
@@ -46,5 +53,5 @@ def ftguard_full() -> Full:
 
 @pytest.fixture(scope="session")
 def ftguard_lora() -> LoRA:
-    """What someone chose to save memory; its learning rate is ten times that of full fine-tuning."""
-    return LoRA(r=4, alpha=8, target_modules=["c_attn"])
+    """What someone chose to save memory: all linear layers, at ten times full fine-tuning's learning rate by default."""
+    return LoRA(r=8)

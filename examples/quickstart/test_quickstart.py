@@ -1,24 +1,30 @@
-"""A gate that passes, a gate that blocks the merge, and a memory budget."""
+"""One gate at 30 steps and at 400: it passes, and then it blocks the merge. And a memory budget."""
 
 from __future__ import annotations
 
 import pytest
 
-from pytest_ftguard import TrainedVariant, assert_loss_gap, assert_memory_budget
+from pytest_ftguard import Ftguard, Full, LoRA, TrainedVariant, Workload, assert_loss_gap, assert_memory_budget
+
+AT_MOST = 0.1  # nats per token; a token is a byte here
 
 
-def test_lora_is_within_a_generous_margin(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:
-    """A margin of 0.4 nats per byte is met."""
-    assert_loss_gap(lora_variant, full_variant, at_most=0.4)
+def test_lora_keeps_up_for_30_steps(
+    ftguard: Ftguard, short_workload: Workload, ftguard_full: Full, ftguard_lora: LoRA
+) -> None:
+    """After 30 steps LoRA looks as good as full fine-tuning."""
+    full = ftguard.train(ftguard_full, short_workload)
+    lora = ftguard.train(ftguard_lora, short_workload)
+    assert_loss_gap(lora, full, at_most=AT_MOST)
 
 
-@pytest.mark.xfail(strict=True, reason="rank 4 on attention alone cannot follow full fine-tuning on a narrow domain")
+@pytest.mark.xfail(strict=True, reason="a small adapter cannot hold what 400 steps on a narrow domain teach")
 def test_lora_keeps_up(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:
-    """A margin of 0.05 is not: without the xfail this is the gate that blocks a merge."""
-    assert_loss_gap(lora_variant, full_variant, at_most=0.05)
+    """After 400 steps it does not: without the xfail this is the gate that blocks a merge."""
+    assert_loss_gap(lora_variant, full_variant, at_most=AT_MOST)
 
 
-@pytest.mark.ftguard(max_memory="90%")
+@pytest.mark.ftguard(max_memory="95%")
 def test_lora_saves_memory(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:
     """What LoRA was chosen for, it does."""
     assert_memory_budget(lora_variant, of=full_variant)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         GateFailure,
     )
     from pytest_ftguard.gates import Verdict
+    from pytest_ftguard.plugin import Ftguard
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
 
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfigurationError",
     "DeviceUnavailableError",
+    "Ftguard",
     "FtguardError",
     "FtguardWarning",
     "Full",
@@ -44,6 +46,7 @@ _HOMES = {
     "assertions": ("assert_loss_gap", "assert_memory_budget"),
     "errors": ("ConfigurationError", "DeviceUnavailableError", "FtguardError", "FtguardWarning", "GateFailure"),
     "gates": ("Verdict",),
+    "plugin": ("Ftguard",),
     "results": ("TrainedVariant", "TrialResult"),
     "specs": ("Full", "LoRA", "TrialSpec", "Workload"),
 }
