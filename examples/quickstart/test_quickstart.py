@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_ftguard import Ftguard, Full, LoRA, TrainedVariant, Workload, assert_loss_gap, assert_memory_budget
+from pytest_ftguard import (
+    Ftguard,
+    Full,
+    LimitExceeded,
+    LoRA,
+    TrainedVariant,
+    Workload,
+    assert_loss_gap,
+    assert_memory_budget,
+)
 
 AT_MOST = 0.1  # nats per token; a token is a byte here
 
@@ -18,7 +27,9 @@ def test_lora_keeps_up_for_30_steps(
     assert_loss_gap(lora, full, at_most=AT_MOST)
 
 
-@pytest.mark.xfail(strict=True, reason="a small adapter cannot hold what 400 steps on a narrow domain teach")
+@pytest.mark.xfail(
+    strict=True, raises=LimitExceeded, reason="a small adapter cannot hold what 400 steps on a narrow domain teach"
+)
 def test_lora_keeps_up(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:
     """After 400 steps it does not: without the xfail this is the gate that blocks a merge."""
     assert_loss_gap(lora_variant, full_variant, at_most=AT_MOST)

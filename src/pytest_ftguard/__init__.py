@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         FtguardError,
         FtguardWarning,
         GateFailure,
+        LimitExceeded,
     )
     from pytest_ftguard.gates import Verdict
     from pytest_ftguard.plugin import Ftguard
@@ -32,6 +33,7 @@ __all__ = [
     "FtguardWarning",
     "Full",
     "GateFailure",
+    "LimitExceeded",
     "LoRA",
     "TrainedVariant",
     "TrialResult",
@@ -44,7 +46,14 @@ __all__ = [
 
 _HOMES = {
     "assertions": ("assert_loss_gap", "assert_memory_budget"),
-    "errors": ("ConfigurationError", "DeviceUnavailableError", "FtguardError", "FtguardWarning", "GateFailure"),
+    "errors": (
+        "ConfigurationError",
+        "DeviceUnavailableError",
+        "FtguardError",
+        "FtguardWarning",
+        "GateFailure",
+        "LimitExceeded",
+    ),
     "gates": ("Verdict",),
     "plugin": ("Ftguard",),
     "results": ("TrainedVariant", "TrialResult"),

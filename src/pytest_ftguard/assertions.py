@@ -6,7 +6,7 @@ import warnings
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure
+from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded
 from pytest_ftguard.gates import Verdict, assess_loss_gap, assess_memory
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant
@@ -53,7 +53,8 @@ def assert_loss_gap(
         The verdict: PASS, or INCONCLUSIVE where that only warns.
 
     Raises:
-        GateFailure: The verdict is FAIL, INVALID, or INCONCLUSIVE.
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
         ConfigurationError: There is no margin, or an argument is wrong.
     """
     __tracebackhide__ = True
@@ -89,7 +90,8 @@ def assert_memory_budget(
         The verdict, which is PASS.
 
     Raises:
-        GateFailure: The verdict is FAIL or INVALID.
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID.
         ConfigurationError: There is no budget, a share without `of`, or an argument is wrong.
     """
     __tracebackhide__ = True
@@ -144,4 +146,4 @@ def _conclude(verdict: Verdict, on_inconclusive: str) -> Verdict:
         # The frame that called the helper, two above this one, is where the user looks.
         warnings.warn(FtguardWarning(verdict.message), stacklevel=3)
         return verdict
-    raise GateFailure(verdict.message)
+    raise (LimitExceeded if verdict.status == "FAIL" else GateFailure)(verdict.message)

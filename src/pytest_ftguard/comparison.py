@@ -104,10 +104,8 @@ def _failed(variant: TrainedVariant) -> Iterator[str]:
     if not variant.trials:
         yield f"{variant.label} has no trial"
     for trial in variant.trials:
-        if trial.outcome != "ok":
-            detail = f": {trial.error.message}" if trial.error else ""
-            tail = f"\nThe end of its log:\n{trial.error.log_tail}" if trial.error and trial.error.log_tail else ""
-            yield f"the trial of {variant.label}, seed {trial.spec.seed}, ended {trial.outcome}{detail}{tail}"
+        if trial.failure is not None:
+            yield trial.failure
         elif trial.validation is None or not trial.validation.nll:
             yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, was not measured"
         elif not all(map(math.isfinite, trial.validation.nll)):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigurationError", "DeviceUnavailableError", "FtguardError", "FtguardWarning", "GateFailure"]
+__all__ = [
+    "ConfigurationError",
+    "DeviceUnavailableError",
+    "FtguardError",
+    "FtguardWarning",
+    "GateFailure",
+    "LimitExceeded",
+]
 
 
 class FtguardError(Exception):
@@ -19,6 +26,14 @@ class DeviceUnavailableError(FtguardError):
 
 class GateFailure(AssertionError):  # noqa: N818 - the name is part of the public surface
     """A gate's verdict fails the test; the message is the verdict's explanation."""
+
+
+class LimitExceeded(GateFailure):
+    """The verdict is FAIL: the limit is exceeded beyond doubt.
+
+    INCONCLUSIVE and INVALID raise `GateFailure` itself. An expected failure should name this class,
+    `xfail(strict=True, raises=LimitExceeded)`, so that a crashed trial is not taken for the known gap.
+    """
 
 
 class FtguardWarning(UserWarning):

@@ -12,7 +12,7 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.limits import SHARE, Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
-from pytest_ftguard.units import format_bytes
+from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
 
 __all__ = ["Status", "Verdict", "assess_loss_gap", "assess_memory"]
 
@@ -111,10 +111,12 @@ def _explain_gap(comparison: Comparison, interval: Interval, limit: Limit, statu
     validation = candidate.trials[0].validation
     unit = "documents" if validation is not None and validation.documents is not None else "sequences"
     steps = candidate.workload.steps
+    decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
     lines = [
         f"loss gap {status}: after {steps} steps {candidate.label} is at {candidate.loss:.4f} nats per token, "
         f"{baseline.label} at {baseline.loss:.4f}.",
-        f"Measured: a gap of {interval.value:+.4f}, bounds {interval.lower:+.4f} and {interval.upper:+.4f} "
+        f"Measured: a gap of {interval.value:+.{decimals}f}, bounds {interval.lower:+.{decimals}f} and "
+        f"{interval.upper:+.{decimals}f} "
         f"(each at {100 * confidence:g} % confidence; {seeds}, {comparison.units} {unit}).",
         f"Allowed: at most {limit}, set by {limit.place}.",
         _reason(comparison, interval, status),
@@ -189,9 +191,8 @@ def _memory_problems(variant: TrainedVariant) -> list[str]:
         return [f"{variant.label} has no trial"]
     problems = []
     for trial in variant.trials:
-        if trial.outcome != "ok":
-            detail = f": {trial.error.message}" if trial.error else ""
-            problems.append(f"the trial of {variant.label}, seed {trial.spec.seed}, ended {trial.outcome}{detail}")
+        if trial.failure is not None:
+            problems.append(trial.failure)
         elif trial.memory is None or not trial.memory.peak_bytes > 0:
             problems.append(f"the peak memory of {variant.label}, seed {trial.spec.seed}, was not measured")
     return problems
@@ -211,10 +212,15 @@ def _explain_memory(
     assert peak is not None  # an unmeasured peak is INVALID
     memory = candidate.trials[0].memory
     method = f" ({memory.method})" if memory else ""
-    measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}"
-    if baseline is not None and baseline.peak_memory_bytes is not None:
-        measured += f", {100 * value:.1f}% of {baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
-    lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {limit}, set by {limit.place}."]
+    if baseline is None or baseline.peak_memory_bytes is None:
+        size, allowed = format_bytes_apart(value, limit.value)
+        measured = f"{candidate.label} peaked at {size}{method}"
+    else:
+        allowed = str(limit)
+        share = f"{100 * value:.{decimals_apart([100 * value], 100 * limit.value, 1)}f}%"
+        whole = f"{baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
+        measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}, {share} of {whole}"
+    lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.place}."]
     if status == "FAIL":
         lines.append(
             "What to do: a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in "

@@ -99,8 +99,10 @@ def lora_variant(request: pytest.FixtureRequest) -> TrainedVariant:
 
 def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVariant:
     __tracebackhide__ = True
+    run = request.config.stash[_RUN]
+    run.session_variants_to_come.discard(request.fixturename or "")
     # The specs are asked for by name so that a disabled run does not even prepare their data.
-    return request.config.stash[_RUN].train(
+    return run.train(
         lambda: request.getfixturevalue(fixture),
         lambda: request.getfixturevalue("ftguard_workload"),
         lambda: request.getfixturevalue("ftguard_full"),
@@ -177,9 +179,11 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Count the variants that will be asked for, so that the next worker can be started early."""
-    used = {name for item in session.items for name in getattr(item, "fixturenames", ()) if name in _FIXTURES}
-    session.config.stash[_RUN].variants_in_use = len(used)
+    """Count what will be trained, so that the next worker can be started early."""
+    run = session.config.stash[_RUN]
+    used = [name for item in session.items for name in getattr(item, "fixturenames", ()) if name in _FIXTURES]
+    run.tests_to_come = used.count("ftguard")
+    run.session_variants_to_come = set(used) - {"ftguard"}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -191,6 +195,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     from pytest_ftguard.assertions import active_test
 
     run = item.config.stash[_RUN]
+    run.tests_to_come -= "ftguard" in getattr(item, "fixturenames", ())
     run.test = TestRecord(item, run.settings)
     token = active_test.set(run.test)
     try:
@@ -198,6 +203,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     finally:
         active_test.reset(token)
         run.test = None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start each run of a test, reruns included, without verdicts."""
+    test = item.config.stash[_RUN].test
+    if test is not None:
+        test.start()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -221,7 +234,7 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the comparison; nothing at all where nothing was trained."""
     run = config.stash[_RUN]
-    if not (run.trials or run.verdicts or run.not_run):
+    if not (run.trials or run.verdicts or run.not_run or run.unwritten):
         return
     from pytest_ftguard.reporting.terminal import summary_lines
 
@@ -229,6 +242,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in summary_lines(list(run.trials.values()), run.verdicts, run.not_run):
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
+    for problem in run.unwritten:
+        terminalreporter.write_line(problem, red=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -241,10 +256,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from pytest_ftguard.reporting.json import json_report
 
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.draft")
-    draft.write_text(json_report(list(run.trials.values()), run.verdicts), encoding="utf-8")
-    draft.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json_report(list(run.trials.values()), run.verdicts), encoding="utf-8")
+        draft.replace(target)
+    except OSError as error:
+        # The verdicts are still shown, and the run is not green: somebody relies on the file.
+        place = run.settings.get("json")
+        source = place.place if place else "json"
+        run.unwritten.append(f"the JSON report could not be written to {path} (set by {source}): {error.strerror}")
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

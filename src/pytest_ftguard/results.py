@@ -213,6 +213,15 @@ class TrialResult:
         """Identity of the trial."""
         return self.spec.fingerprint
 
+    @property
+    def failure(self) -> str | None:
+        """What happened to a trial that did not end `ok`, with the end of its log; None where it did."""
+        if self.outcome == "ok":
+            return None
+        detail = f": {self.error.message}" if self.error else ""
+        tail = f"\nThe end of its log:\n{self.error.log_tail}" if self.error and self.error.log_tail else ""
+        return f"the trial of {self.spec.variant.label}, seed {self.spec.seed}, ended {self.outcome}{detail}{tail}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as values that JSON can hold, with the number of their schema."""
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("spec", "curve")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,21 +44,33 @@ class TestRecord:
         self._settings = settings
         self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
         self.verdicts: list[Verdict] = []
-        # A rerun of the test starts with the properties of the run before.
-        item.user_properties[:] = [pair for pair in item.user_properties if not pair[0].startswith("ftguard.")]
+        self._asked: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Forget an earlier run of the test: a rerun starts with its properties."""
+        self._asked.clear()
+        self._item.user_properties[:] = [
+            pair for pair in self._item.user_properties if not pair[0].startswith("ftguard.")
+        ]
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
         return self.marker.get(name) or self._settings.get(name)
 
     def record(self, verdict: Verdict) -> None:
-        """Keep a verdict, and put it among the properties that JUnit XML shows."""
+        """Keep a verdict, and put it among the properties that JUnit XML shows.
+
+        Where a test asks a gate again, its further verdicts are numbered: ftguard.loss_gap.2.status.
+        """
         self.verdicts.append(verdict)
+        self._asked[verdict.gate] += 1
+        times = self._asked[verdict.gate]
+        prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
         fields = verdict.to_dict()
         lower, upper = fields.pop("interval") or (None, None)
         for name, value in {**fields, "lower": lower, "upper": upper}.items():
             if name != "gate" and value is not None:
-                self._item.user_properties.append((f"ftguard.{verdict.gate}.{name}", value))
+                self._item.user_properties.append((f"{prefix}.{name}", value))
 
     def new_verdicts(self) -> list[Verdict]:
         """Return the verdicts since the last call."""
@@ -80,11 +93,15 @@ class Run:
         self.trials: dict[str, TrialResult] = {}
         self.verdicts: list[RecordedVerdict] = []
         self.not_run = 0
+        self.unwritten: list[str] = []
+        """Why a file that was asked for could not be written."""
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
         self._sent: set[str] = set()
         self._progress = _ProgressDisplay(config)
-        self.variants_in_use = 0
+        self.session_variants_to_come: set[str] = set()
+        self.tests_to_come = 0
+        """Tests after the present one that train variants of their own."""
 
     def train(
         self, variant: Variant | Callable[[], Variant], workload: Callable[[], Workload], full: Callable[[], Full]
@@ -105,16 +122,19 @@ class Run:
         if not isinstance(chosen, Full | LoRA):
             pytest.fail(f"ftguard: a variant must be Full(...) or LoRA(...), got {chosen!r}", pytrace=False)
         lab = self._open_lab()
-        self.variants_in_use -= 1
-        lab.more_variants_expected = self.variants_in_use
+        lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
-            return lab.train(_absolute(workload(), self.config.rootpath), with_learning_rate(chosen, full()))
+            trained = lab.train(_absolute(workload(), self.config.rootpath), with_learning_rate(chosen, full()))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
                 pytest.fail(f"ftguard: {error}, and require_gpu is set", pytrace=False)
             raise self._skip(f"ftguard: {error}") from None
         except ConfigurationError as error:
             pytest.fail(f"ftguard: {error}", pytrace=False)
+        on_cpu = any(trial.environment is not None and trial.environment.device == "cpu" for trial in trained.trials)
+        if on_cpu and self.settings.value("require_gpu", False):
+            pytest.fail("ftguard: require_gpu is set, but the trial was trained on the CPU", pytrace=False)
+        return trained
 
     def _skip(self, reason: str) -> BaseException:
         self._skips.append(pytest.skip.Exception(reason))
@@ -218,10 +238,9 @@ class _ProgressDisplay:
         at_terminal = reporter is not None and reporter.isatty
         if progress.phase == "end":
             self._erase(reporter)
-            self._last = 0.0
             return
-        if progress.phase == "start" and not self._last:
-            self._last = now
+        if progress.phase == "start" and now - self._last > _HEARTBEAT_SECONDS:
+            self._last = now  # pytest itself was heard of until now
             return
         if now - self._last < (_REDRAW_SECONDS if at_terminal else _HEARTBEAT_SECONDS):
             return

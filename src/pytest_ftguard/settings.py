@@ -78,6 +78,13 @@ def _path(value: Any, place: Place) -> str:
     return str(place.folder / str(value).strip())
 
 
+def _output(value: Any, place: Place) -> str:
+    path = _path(value, place)
+    if Path(path).is_dir():
+        raise ValueError("it is a folder, and a file is meant")
+    return path
+
+
 def _model(value: Any, place: Place) -> str:
     folder = place.folder / str(value).strip()
     return str(folder) if folder.is_dir() else str(value).strip()
@@ -211,7 +218,7 @@ KEYS: Final = (
         "keep trained weights for load() until the run ends (auto: up to 2 GB)",
     ),
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
-    Key("json", _path, "file to which trials and verdicts are written"),
+    Key("json", _output, "file to which trials and verdicts are written"),
 )
 _BY_NAME: Final = {key.name: key for key in KEYS}
 
@@ -311,7 +318,9 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
         ConfigurationError: A value is wrong, or a name is unknown.
     """
     ini_name = config.inipath.name if config.inipath else "the command line's -o"
-    _refuse_unknown_names(environment, getattr(config, "_inicfg", ()), ini_name)
+    # pytest has no public list of the keys that were given; the attribute was renamed in pytest 9.
+    ini_names = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
+    _refuse_unknown_names(environment, ini_names, ini_name)
     here = config.invocation_params.dir
     values: dict[str, Setting] = {}
     for key in KEYS:

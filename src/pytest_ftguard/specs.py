@@ -38,6 +38,7 @@ REFUSED_TRAINING_ARGS: Final[Mapping[str, str]] = {
     "bf16_full_eval": "evaluation is done by pytest-ftguard in the precision of the training",
     "data_seed": "it is the trial's seed, so that both variants see the same data order",
     "dataloader_num_workers": "the batches are in memory, and their order is checked where they are made",
+    "debug": _NO_SIDE_WORK,
     "deepspeed": "one trial runs in one process on one device",
     "do_eval": "evaluation is done by pytest-ftguard, because the Trainer averages batch means",
     "do_predict": _OURS,
@@ -48,6 +49,7 @@ REFUSED_TRAINING_ARGS: Final[Mapping[str, str]] = {
     "fp16": "set precision instead, which applies to both variants",
     "fsdp": "one trial runs in one process on one device",
     "full_determinism": "it makes every kernel launch blocking, which falsifies the time",
+    "hub_token": "results and reports show the settings: set HF_TOKEN in the environment instead",
     "learning_rate": "it belongs to the variant: set full_learning_rate or lora_learning_rate",
     "load_best_model_at_end": "both variants are compared after the same number of steps",
     "logging_nan_inf_filter": "it would hide losses that are not finite",
@@ -64,7 +66,14 @@ REFUSED_TRAINING_ARGS: Final[Mapping[str, str]] = {
     "save_steps": _NO_SIDE_WORK,
     "save_strategy": _NO_SIDE_WORK,
     "seed": "it is the trial's seed: set seeds instead",
+    "skip_memory_metrics": "it runs a thread beside the training that takes a processor core for itself",
     "use_cpu": "set device instead",
+}
+REFUSED_MODEL_ARGS: Final[Mapping[str, str]] = {
+    "dtype": "weights are fp32 in both variants, because a purely bf16 one hardly learns: set precision instead",
+    "token": "results and reports show the settings: set HF_TOKEN in the environment instead",
+    "torch_dtype": "weights are fp32 in both variants, because a purely bf16 one hardly learns: set precision instead",
+    "use_auth_token": "results and reports show the settings: set HF_TOKEN in the environment instead",
 }
 
 
@@ -246,10 +255,11 @@ class Workload(_Spec):
             raise ConfigurationError(message)
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
         self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
-        for name in self.training_args:
-            if name in REFUSED_TRAINING_ARGS:
-                message = f"Workload.training_args may not set {name!r}: {REFUSED_TRAINING_ARGS[name]}"
-                raise ConfigurationError(message)
+        for field_name, refused in (("training_args", REFUSED_TRAINING_ARGS), ("model_args", REFUSED_MODEL_ARGS)):
+            for name in getattr(self, field_name):
+                if name in refused:
+                    message = f"Workload.{field_name} may not set {name!r}: {refused[name]}"
+                    raise ConfigurationError(message)
 
 
 def _seeds(value: Any) -> tuple[int, ...]:

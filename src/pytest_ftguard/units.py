@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["format_bytes", "format_count", "format_duration", "parse_bytes", "parse_duration", "parse_share"]
+__all__ = [
+    "decimals_apart",
+    "format_bytes",
+    "format_bytes_apart",
+    "format_count",
+    "format_duration",
+    "parse_bytes",
+    "parse_duration",
+    "parse_share",
+]
 
 _QUANTITY: Final = re.compile(
     r"\s*(?P<number>[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*(?P<unit>[A-Za-z%]*)\s*"
@@ -17,6 +27,7 @@ _BYTES: Final = {
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
 }
 _SECONDS: Final = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+_MOST_DIGITS: Final = 12
 
 
 def _split(text: str, expected: str) -> tuple[float, str]:
@@ -75,14 +86,38 @@ def parse_duration(text: str) -> float:
     return number * factor
 
 
-def format_bytes(size: float) -> str:
-    """Return a size in decimal units with three digits: 1489000000 is "1.49 GB"."""
+def format_bytes(size: float, digits: int = 3) -> str:
+    """Return a size in decimal units with so many digits: 1489000000 is "1.49 GB"."""
+    rounding = 1 + 0.5 * 10.0**-digits
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(size) >= 0.9995 * factor:
-            value = size / factor
-            decimals = max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))
-            return f"{value:.{decimals}f} {unit}"
+        value = abs(size) * rounding / factor
+        if value >= 1:
+            decimals = max(0, digits - 1 - math.floor(math.log10(value)))
+            return f"{size / factor:.{decimals}f} {unit}"
     return f"{size:.0f} B"
+
+
+def format_bytes_apart(size: float, limit: float) -> tuple[str, str]:
+    """Return a size and its limit with as many digits as it takes to see that they differ."""
+    for digits in range(3, _MOST_DIGITS):
+        texts = format_bytes(size, digits), format_bytes(limit, digits)
+        if texts[0] != texts[1] or size == limit:
+            break
+    return texts
+
+
+def decimals_apart(values: Iterable[float], limit: float, least: int) -> int:
+    """Return how many decimals show each value on that side of the limit on which it lies.
+
+    Rounded further, 0.0204 would stand as 0.02 beside a limit of 0.02 that it exceeds.
+    """
+    numbers = list(values)
+
+    def apart(decimals: int) -> bool:
+        pairs = [(number, round(number, decimals)) for number in numbers]
+        return all((raw > limit, raw < limit) == (shown > limit, shown < limit) for raw, shown in pairs)
+
+    return next(filter(apart, range(least, _MOST_DIGITS)), _MOST_DIGITS)
 
 
 def format_duration(seconds: float) -> str:

@@ -220,6 +220,12 @@ def test_memory_of_failed_or_differently_measured_trials_is_invalid() -> None:
     assert "different ways" in other.message
 
 
+def test_a_failed_trial_shows_the_end_of_its_log() -> None:
+    """Whoever asks for the memory alone is told as much as whoever asks for the gap."""
+    crashed = trial(LORA, BASE, outcome="crashed", error=TrialError("it died", "last words"))
+    assert "last words" in memory("99 TB", trained(LORA, crashed)).message
+
+
 def test_a_verdict_survives_json() -> None:
     """What xdist's workers send is what the controller shows."""
     for verdict in (judge(*pair(0.2)), memory("1 kB", trained(LORA, trial(LORA, BASE)))):

@@ -7,6 +7,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from pytest_ftguard.gates import Verdict
 from pytest_ftguard.reporting.json import json_report
 from pytest_ftguard.reporting.terminal import RecordedVerdict, progress_line, summary_lines
@@ -69,6 +71,56 @@ def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
     row = next(line for line in lines if line.startswith("lora r=16"))
     assert row.split()[-1] == "-"
     assert "lora r=16, seed 1, ended diverged: the training loss is nan at step 7" in lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured", "limit"),
+    [
+        ({"value": 0.02, "interval": (0.019, 0.02049)}, "+0.0200 [0.0190, 0.0205]", "0.02"),
+        ({"value": 2e-4, "interval": (1.1e-4, 3e-4), "limit": 1e-4}, "+0.00020 [0.00011, 0.00030]", "0.0001"),
+        ({"value": 0.6004, "interval": None, "limit": 0.6, "unit": "of baseline"}, "60.04% of full", "60%"),
+        ({"value": 900_400_000, "interval": None, "limit": 9e8, "unit": "bytes"}, "900.4 MB", "900.0 MB"),
+        ({"value": 899_999_999, "interval": None, "limit": 9e8, "unit": "bytes"}, "899.999999 MB", "900.000000 MB"),
+    ],
+)
+def test_no_row_is_rounded_so_that_it_contradicts_its_verdict(
+    changes: dict[str, Any], measured: str, limit: str
+) -> None:
+    """What lies beyond the limit is shown beyond it, with as many digits as that takes."""
+    rows = summary_lines([], [RecordedVerdict("a::b", replace(VERDICT, **changes))], 0)
+    assert measured in rows[1]
+    assert f"<= {limit}  (" in rows[1]
+
+
+def test_variants_that_look_alike_are_told_apart() -> None:
+    """Two adapters of one rank show the settings in which they differ; a single one shows its rank only."""
+    other = replace(LORA, alpha=64, target_modules=("q_proj", "v_proj"))
+    text = "\n".join(summary_lines([trial(LORA, NLL), trial(other, NLL), trial(FULL, NLL)], [], 0))
+    assert "lora r=16 alpha=32 target_modules=all-linear" in text
+    assert "lora r=16 alpha=64 target_modules=q_proj,v_proj" in text
+    assert "learning_rate" not in text
+
+
+def test_more_seeds_of_a_variant_stand_in_its_row() -> None:
+    """The figures are those of all seeds that were trained, as the gate judges them."""
+    first, more = replace(WORKLOAD, seeds=(0,)), replace(WORKLOAD, seeds=(0, 1))
+    lines = summary_lines([trial(LORA, NLL, workload=first), trial(LORA, NLL, seed=1, workload=more)], [], 0)
+    assert "x 2 seeds" in lines[0]
+    assert sum(line.startswith("lora") for line in lines) == 1
+
+
+@pytest.mark.parametrize(("trainable", "share"), [(1000, "100%"), (9999, "99.9%"), (9970, "99.7%"), (996, "10%")])
+def test_only_all_of_the_parameters_are_100_percent(trainable: int, share: str) -> None:
+    """A variant that leaves some parameters frozen never looks like full fine-tuning."""
+    total = 1000 if trainable == 1000 else 10_000
+    row = summary_lines([trial(LORA, NLL, parameters=Parameters(total, trainable))], [], 0)[-1]
+    assert share in row.split(), row
+
+
+def test_accumulated_batches_are_in_the_heading() -> None:
+    """A step of two micro-batches is twice the work."""
+    workload = replace(WORKLOAD, training_args={"gradient_accumulation_steps": 2})
+    assert "100 steps of 4x128x2 x 1 seed" in summary_lines([trial(LORA, NLL, workload=workload)], [], 0)[0]
 
 
 def test_the_json_report_is_strict_and_complete() -> None:

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.units import format_bytes, format_duration, parse_bytes, parse_duration, parse_share
+from pytest_ftguard.units import (
+    decimals_apart,
+    format_bytes,
+    format_bytes_apart,
+    format_duration,
+    parse_bytes,
+    parse_duration,
+    parse_share,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +79,20 @@ def test_sizes_have_three_digits(size: int, text: str) -> None:
 def test_durations_are_shown_like_a_clock(seconds: float, text: str) -> None:
     """Hours appear when they are needed."""
     assert format_duration(seconds) == text
+
+
+@given(st.floats(-10, 10), st.floats(0, 10))
+def test_a_rounded_number_stays_on_its_side_of_the_limit(number: float, limit: float) -> None:
+    """Unless they differ by less than twelve decimals show, what is shown compares as what was measured."""
+    limit = round(limit, 6)
+    decimals = decimals_apart([number], limit, 3)
+    assert 3 <= decimals <= 12
+    shown = round(number, decimals)
+    assert decimals == 12 or (shown > limit, shown < limit) == (number > limit, number < limit)
+
+
+@given(st.integers(1, 10**11), st.integers(1, 10**11))
+def test_different_sizes_are_shown_as_different(size: int, limit: int) -> None:
+    """A size and its limit look the same only if they are."""
+    shown, allowed = format_bytes_apart(size, limit)
+    assert (shown == allowed) == (size == limit)

@@ -10,7 +10,7 @@ import pytest
 
 TESTS = """
 import pytest
-from pytest_ftguard import LoRA, assert_loss_gap, assert_memory_budget
+from pytest_ftguard import LimitExceeded, LoRA, assert_loss_gap, assert_memory_budget
 
 def test_generous(full_variant, lora_variant):
     assert assert_loss_gap(lora_variant, full_variant, at_most=5).status == "PASS"
@@ -18,7 +18,7 @@ def test_generous(full_variant, lora_variant):
 def test_strict(full_variant, lora_variant):
     assert_loss_gap(lora_variant, full_variant, at_most=0.0001)
 
-@pytest.mark.xfail(strict=True)
+@pytest.mark.xfail(strict=True, raises=LimitExceeded)
 def test_known_gap(full_variant, lora_variant):
     assert_loss_gap(lora_variant, full_variant, at_most=0.0001)
 
@@ -125,12 +125,12 @@ def test_a_trial_whose_process_is_killed_makes_its_gates_invalid(project: pytest
         @pytest.fixture(scope="session")
         def killed(ftguard_workload):
             real = process.Worker.run
-            def run(self, job, on_event):
+            def run(self, job, on_event, is_quiet):
                 def deadly(event):
                     if event.phase == "train":
                         os.killpg(self._process.pid, signal.SIGKILL)
                     on_event(event)
-                return real(self, job, deadly)
+                return real(self, job, deadly, is_quiet)
             process.Worker.run = run
             yield
             process.Worker.run = real
@@ -153,6 +153,181 @@ def test_a_trial_whose_process_is_killed_makes_its_gates_invalid(project: pytest
     result = project.runpytest_subprocess(timeout=300)
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(["*loss gap INVALID*", "*peak memory INVALID*", "*ended crashed*SIGKILL*"])
+
+
+@pytest.mark.torch
+def test_an_expected_failure_does_not_hide_a_crash(project: pytest.Pytester) -> None:
+    """xfail(raises=LimitExceeded) stands for the known gap only: INVALID, refused training and no limit fail."""
+    project.makepyfile(
+        """
+        import dataclasses, pytest
+        from pytest_ftguard import LimitExceeded, assert_loss_gap
+
+        known_gap = pytest.mark.xfail(strict=True, raises=LimitExceeded)
+
+        @known_gap
+        def test_invalid(full_variant, lora_variant):
+            failed = dataclasses.replace(lora_variant.trials[0], outcome="crashed")
+            assert_loss_gap(dataclasses.replace(lora_variant, trials=(failed,)), full_variant, at_most=0.0001)
+
+        @known_gap
+        def test_no_limit(full_variant, lora_variant):
+            assert_loss_gap(lora_variant, full_variant)
+
+        @known_gap
+        def test_gap(full_variant, lora_variant):
+            assert_loss_gap(lora_variant, full_variant, at_most=0.0001)
+        """
+    )
+    project.runpytest_subprocess(timeout=300).assert_outcomes(failed=2, xfailed=1)
+
+
+@pytest.mark.torch
+def test_a_gate_that_is_asked_twice_has_two_sets_of_properties(project: pytest.Pytester) -> None:
+    """The second verdict is numbered, and a rerun of the test forgets the properties of the run before."""
+    project.makeconftest(
+        """
+        import pytest
+        from _pytest.runner import runtestprotocol
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_runtest_protocol(item, nextitem):  # as plugins that rerun tests do
+            runtestprotocol(item, nextitem=nextitem, log=False)
+            for report in runtestprotocol(item, nextitem=nextitem, log=False):
+                item.ihook.pytest_runtest_logreport(report=report)
+            return True
+        """
+    )
+    project.makepyfile(
+        """
+        from pytest_ftguard import assert_memory_budget
+
+        def test_twice(full_variant, lora_variant):
+            assert_memory_budget(lora_variant, "1 GB")
+            assert_memory_budget(lora_variant, "99%", of=full_variant)
+        """
+    )
+    project.runpytest_subprocess("--junitxml=junit.xml", timeout=300).assert_outcomes(passed=1)
+    names = [item.attrib["name"] for item in ET.parse(project.path / "junit.xml").iter("property")]
+    assert names.count("ftguard.memory_budget.status") == 1
+    assert names.count("ftguard.memory_budget.2.status") == 1
+    assert not [name for name in names if ".3." in name]
+
+
+@pytest.mark.torch
+def test_a_report_that_cannot_be_written_loses_no_verdict(project: pytest.Pytester) -> None:
+    """The summary is printed, names the file, and the run is not green."""
+    (project.path / "file").write_text("not a folder")
+    project.makepyfile(
+        """
+        from pytest_ftguard import assert_memory_budget
+
+        def test_budget(lora_variant):
+            assert_memory_budget(lora_variant, "1 GB")
+        """
+    )
+    result = project.runpytest_subprocess("--ftguard-json=file/r.json", "--junitxml=junit.xml", timeout=300)
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["peak memory*PASS", "*could not be written to *r.json*--ftguard-json*"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    assert (project.path / "junit.xml").exists()
+
+
+@pytest.mark.torch
+def test_a_text_that_changes_during_the_run_is_refused(project: pytest.Pytester) -> None:
+    """Trials are told apart by paths, so another content under the same path would be a stale answer."""
+    project.makepyfile(
+        """
+        import pathlib
+        from pytest_ftguard import LoRA
+
+        def test_first(lora_variant):
+            pass
+
+        def test_second(ftguard):
+            path = pathlib.Path("train.txt")
+            path.write_text(path.read_text() * 2)
+            ftguard.train(LoRA(r=4))
+        """
+    )
+    result = project.runpytest_subprocess(timeout=300)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*train.txt' was changed after it was first trained*"])
+
+
+@pytest.mark.torch
+def test_a_worker_that_died_while_it_waited_is_replaced(project: pytest.Pytester) -> None:
+    """The next worker, killed before its turn, costs the trial that would have used it nothing but the imports."""
+    project.makeconftest(
+        """
+        import os, pytest, signal
+        from pytest_ftguard.running import lab
+
+        @pytest.fixture(scope="session")
+        def without_spare(full_variant, pytestconfig):
+            from pytest_ftguard.plugin import _RUN
+            spare = pytestconfig.stash[_RUN]._lab._spare
+            os.killpg(spare._process.pid, signal.SIGKILL)
+            spare._process.wait()
+        """
+    )
+    project.makepyfile("def test_it(full_variant, without_spare, lora_variant): assert lora_variant.loss > 0")
+    project.runpytest_subprocess(timeout=300).assert_outcomes(passed=1)
+
+
+@pytest.mark.torch
+def test_timed_steps_wait_until_the_next_worker_has_imported(project: pytest.Pytester) -> None:
+    """While the next worker still imports, on the same processor cores, no step is trained."""
+    project.makeconftest(
+        """
+        import pytest, time
+        from pytest_ftguard.running import lab, process
+
+        @pytest.fixture(scope="session")
+        def times():
+            asked, trained = [], []
+            real = process.Worker.is_quiet
+            def is_quiet(self):
+                asked.append(time.monotonic())
+                return real(self) and asked[-1] > asked[0] + 2
+            process.Worker.is_quiet = is_quiet
+            show = lab._ProgressClock.take
+            def take(self, event):
+                if event.phase == "train":
+                    trained.append(time.monotonic())
+                show(self, event)
+            lab._ProgressClock.take = take
+            yield asked, trained
+        """
+    )
+    project.makepyfile(
+        """
+        def test_it(times, full_variant):
+            asked, trained = times
+            assert trained[0] > asked[0] + 2
+
+        def test_other(lora_variant):
+            pass
+        """
+    )
+    project.runpytest_subprocess(timeout=300).assert_outcomes(passed=2)
+
+
+@pytest.mark.torch
+def test_what_launchers_leave_in_the_environment_does_not_reach_a_trial(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside `accelerate launch` or torchrun a trial is still one process in the precision that was asked for."""
+    for name, value in {
+        "ACCELERATE_MIXED_PRECISION": "fp16",
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    project.makepyfile("def test_it(full_variant): assert full_variant.trials[0].outcome == 'ok'")
+    project.runpytest_subprocess("--ftguard-timeout=100 s", timeout=300).assert_outcomes(passed=1)
 
 
 @pytest.mark.torch

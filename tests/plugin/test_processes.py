@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -31,16 +32,19 @@ def wait_for(condition: object, seconds: float) -> bool:
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
 def test_no_worker_outlives_pytest(project: pytest.Pytester, name: str) -> None:
-    """Workers that train, and those that wait for their turn, end when pytest is ended in the middle of a trial."""
+    """Workers that train, and those that wait, end with pytest in the middle of a trial, and leave no files behind."""
     project.makepyfile("def test_it(full_variant, lora_variant): pass")
     command = [sys.executable, "-m", "pytest", "-o", "ftguard_steps=1000000", "-p", "no:cacheprovider"]
     process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert wait_for(lambda: len(workers(process)) == 2, 120), "the present and the next worker were not started"
         found = workers(process)
+        scratch = {Path(worker.cmdline()[-1]) for worker in found}
+        assert all(folder.is_dir() for folder in scratch)
         process.send_signal(signal.Signals[name])
         process.wait(30)
         assert wait_for(lambda: not any(worker.is_running() for worker in found), 10)
+        assert wait_for(lambda: not any(folder.exists() for folder in scratch), 10), "files were left behind"
     finally:
         process.kill()
         process.wait()

@@ -16,6 +16,9 @@ import pytest
         (["--ftguard-max-memory=60"], ["60%", "'60'"]),
         (["-o", "ftguard_max_los_gap=1"], ["ftguard_max_los_gap", "did you mean ftguard_max_loss_gap"]),
         (["-o", "ftguard_training_args=seed=3"], ["'seed'", "set seeds instead"]),
+        (["-o", "ftguard_model_args=token=hf_secret"], ["'token'", "set HF_TOKEN"]),
+        (["-o", "ftguard_model_args=dtype=bfloat16"], ["'dtype'", "set precision"]),
+        (["--ftguard-json=."], ["json is '.'", "it is a folder"]),
     ],
 )
 def test_a_wrong_value_is_a_usage_error(project: pytest.Pytester, arguments: list[str], words: list[str]) -> None:

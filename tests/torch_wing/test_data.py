@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training.data import OrderedCollator, evaluation_set, evenly_spaced, training_blocks
+from pytest_ftguard.training.data import OrderedCollator, check_texts, evaluation_set, evenly_spaced, training_blocks
 
 TOKENIZER: Any = ByT5Tokenizer()  # one token per byte, which is its value plus 3
 
@@ -21,6 +21,17 @@ TOKENIZER: Any = ByT5Tokenizer()  # one token per byte, which is its value plus 
 def write(folder: Path, name: str, text: str) -> str:
     (folder / name).write_text(text, encoding="utf-8", newline="")
     return str(folder / name)
+
+
+@pytest.mark.parametrize("name", ["train.txt", "copy.txt", "link.txt", "./train.txt"])
+def test_a_validation_text_that_is_trained_on_is_refused(tmp_path: Path, name: str) -> None:
+    """The same file, a link to it and a copy of it would all turn the gate into one on the training loss."""
+    train = write(tmp_path, "train.txt", "abc")
+    write(tmp_path, "copy.txt", "abc")
+    (tmp_path / "link.txt").symlink_to(train)
+    with pytest.raises(ConfigurationError, match="is the training text"):
+        check_texts(train, f"{tmp_path}/{name}")
+    check_texts(train, write(tmp_path, "other.txt", "abd"))
 
 
 def test_blocks_hold_the_text_in_order(tmp_path: Path) -> None:

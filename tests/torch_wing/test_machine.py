@@ -43,3 +43,11 @@ def test_a_missing_device_is_named() -> None:
     with pytest.raises(DeviceUnavailableError, match=r"'cuda'.*accelerator found: none"):
         resolve_device("cuda")
     assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_a_device_beyond_the_first_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial sees one device, so cuda:1 names the variable that chooses it; cuda:0 is the one it sees."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    assert resolve_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ConfigurationError, match=r"'cuda:1'.*CUDA_VISIBLE_DEVICES"):
+        resolve_device("cuda:1")

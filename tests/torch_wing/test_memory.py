@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from pytest_ftguard.training.memory import COUNTED_STEPS, LiveTensorMeter, meter_for
+from pytest_ftguard.training.memory import COUNTED_STEPS, AllocatorMeter, LiveTensorMeter, StepMeter, meter_for
 
 
 def peak(model: nn.Module, step: object) -> int:
@@ -67,10 +68,57 @@ def test_adamw_holds_four_times_the_weights_after_its_first_step() -> None:
     assert 16 <= peak(model, step) / 1024**2 <= 16.1
 
 
-def test_too_few_steps_are_not_a_measurement() -> None:
-    """One step less than needed gives None."""
-    meter = meter_for(nn.Linear(1, 1), torch.device("cpu"))
-    for number in range(COUNTED_STEPS - 1):
+class FakeAllocator:
+    """Stands for torch's module of an accelerator, whose peak since the last reset is as told."""
+
+    def __init__(self, peaks: list[int]) -> None:
+        self.peaks = iter(peaks)
+        self.calls: list[str] = []
+
+    def empty_cache(self) -> None:
+        self.calls.append("empty_cache")
+
+    def reset_peak_memory_stats(self, device: object) -> None:
+        self.calls.append("reset")
+
+    def max_memory_allocated(self, device: object) -> int:
+        return next(self.peaks)
+
+    def max_memory_reserved(self, device: object) -> int:
+        return 1000
+
+
+def run_steps(meter: StepMeter, count: int) -> StepMeter:
+    for number in range(count):
         meter.begin_step(number)
         meter.end_step(number)
-    assert meter.result() is None
+    return meter
+
+
+def test_an_allocators_peak_is_the_largest_of_its_steps() -> None:
+    """Every step starts from a reset, and the first one from an empty cache."""
+    allocator = FakeAllocator([5, 9, 7])
+    memory = run_steps(AllocatorMeter(allocator, torch.device("cuda")), 3).result()
+    assert memory is not None
+    assert (memory.peak_bytes, memory.reserved_bytes, memory.method) == (9, 1000, "allocator")
+    assert allocator.calls == ["empty_cache", "reset", "reset", "reset"]
+
+
+def test_an_allocator_that_reports_nothing_is_no_measurement() -> None:
+    """0 bytes are what torch reports where there is no such allocator."""
+    assert run_steps(AllocatorMeter(FakeAllocator([0, 0, 0]), torch.device("cuda")), 3).result() is None
+
+
+@pytest.mark.parametrize(
+    "meter",
+    [
+        meter_for(nn.Linear(1, 1), torch.device("cpu")),
+        AllocatorMeter(FakeAllocator([1] * COUNTED_STEPS), torch.device("cuda")),
+    ],
+)
+def test_too_few_steps_are_not_a_measurement(meter: StepMeter) -> None:
+    """One step less than needed gives None, for the optimizer's state appears after the first."""
+    assert run_steps(meter, COUNTED_STEPS - 1).result() is None
+    meter.begin_step(COUNTED_STEPS - 1)
+    meter.end_step(COUNTED_STEPS - 1)
+    assert meter.result() is not None

@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, LoRA, Workload
-from pytest_ftguard.training.models import apply_variant, check_variant, count_parameters, load_base, load_tokenizer
+from pytest_ftguard.training.models import (
+    apply_variant,
+    check_causality,
+    check_variant,
+    count_parameters,
+    load_base,
+    load_tokenizer,
+)
 
 GPT2_PARAMETERS = 124_439_808
 
@@ -107,3 +114,30 @@ def test_a_block_longer_than_the_context_is_refused(workload: Workload, size: in
     else:
         with pytest.raises(ConfigurationError, match="64 positions"):
             load_base(replace(workload, block_size=size))
+
+
+def test_a_checkpoint_without_all_weights_is_refused(workload: Workload, tmp_path: Path) -> None:
+    """What is missing would be drawn at random, alike for both variants, and no loss would show it."""
+    folder = tmp_path / "half"
+    load_base(workload).save_pretrained(folder)
+    state = GPT2LMHeadModel.from_pretrained(folder).state_dict()
+    lacking = {name: value for name, value in state.items() if "h.1.mlp" not in name}
+    GPT2LMHeadModel.from_pretrained(folder).save_pretrained(folder, state_dict=lacking)
+    with pytest.raises(ConfigurationError, match=r"lacks 4 of the weights.*mlp"):
+        load_base(replace(workload, model=str(folder)))
+
+
+def test_a_checkpoint_of_the_bare_model_is_complete_where_the_head_is_tied(workload: Workload, tmp_path: Path) -> None:
+    """The other side: GPT-2 saved without its head has all weights, because the head is the embedding."""
+    GPT2Model.from_pretrained(workload.model).save_pretrained(tmp_path / "bare")
+    load_base(replace(workload, model=str(tmp_path / "bare")))
+
+
+def test_a_model_that_sees_the_next_token_is_refused(workload: Workload) -> None:
+    """BERT loads as a causal language model but is none; the tiny GPT-2 is one."""
+    check_causality(load_base(workload))
+    config = BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    with pytest.raises(ConfigurationError, match="BertLMHeadModel is not causal"):
+        check_causality(BertLMHeadModel(config))
+    config.is_decoder = True
+    check_causality(BertLMHeadModel(config))

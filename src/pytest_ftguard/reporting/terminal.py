@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tabulate import tabulate
 
@@ -14,8 +14,8 @@ from pytest_ftguard.gates import Verdict
 from pytest_ftguard.limits import BYTES, SHARE
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.lab import Progress
-from pytest_ftguard.specs import Workload
-from pytest_ftguard.units import format_bytes, format_count, format_duration
+from pytest_ftguard.specs import Variant, Workload, variant_to_dict
+from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, format_count, format_duration
 
 __all__ = ["RecordedVerdict", "progress_line", "summary_lines"]
 
@@ -60,7 +60,8 @@ def summary_lines(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerd
 def _by_workload(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
     groups: dict[Workload, list[TrialResult]] = {}
     for trial in trials:
-        groups.setdefault(trial.spec.workload, []).append(trial)
+        # More seeds of a variant are still that variant on that workload.
+        groups.setdefault(replace(trial.spec.workload, seeds=(0,)), []).append(trial)
     return list(groups.values())
 
 
@@ -75,10 +76,26 @@ def _workload_block(trials: Sequence[TrialResult]) -> Iterator[str]:
     variants = _by_variant(trials)
     yield _heading(trials)
     yield ""
-    rows = [row for row in [_base_row(trials), *map(_variant_row, variants)] if row]
+    labels = _labels([variant.variant for variant in variants])
+    rows = [row for row in [_base_row(trials), *map(_variant_row, variants, labels)] if row]
     headers = ("variant", "trainable", "val loss", "ppl", "peak memory", "s/step")
     align = ("left", "right", "left", "right", "right", "right")
     yield from tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+
+
+def _labels(variants: Sequence[Variant]) -> list[str]:
+    """Return the variants' labels, with the settings that tell apart those that would look alike."""
+    labels = []
+    for variant in variants:
+        ours = variant_to_dict(variant)
+        twins = [variant_to_dict(other) for other in variants if other.label == variant.label]
+        differing = [name for name in ours if any(other[name] != ours[name] for other in twins)]
+        labels.append(" ".join([variant.label, *(f"{name}={_compact(ours[name])}" for name in differing)]))
+    return labels
+
+
+def _compact(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _heading(trials: Sequence[TrialResult]) -> str:
@@ -86,9 +103,11 @@ def _heading(trials: Sequence[TrialResult]) -> str:
     environment = next((trial.environment for trial in trials if trial.environment), None)
     seeds = len({trial.spec.seed for trial in trials})
     steps = f"{workload.steps} steps{' (final)' if workload.final else ''}"
+    accumulated = workload.training_args.get("gradient_accumulation_steps", 1)
+    batch = f"{workload.batch_size}x{workload.block_size}{f'x{accumulated}' if accumulated != 1 else ''}"
     parts = [
         f"{_model_name(workload)} on {Path(workload.train).stem}",
-        f"{steps} of {workload.batch_size}x{workload.block_size} x {seeds} seed{'s' if seeds != 1 else ''}",
+        f"{steps} of {batch} x {seeds} seed{'s' if seeds != 1 else ''}",
     ]
     if environment:
         parts.append(f"{environment.device_name}, {environment.precision}")
@@ -105,13 +124,15 @@ def _base_row(trials: Sequence[TrialResult]) -> list[str] | None:
     return ["base model", "", f"{base.loss:.3f}", f"{base.perplexity:.2f}", "", ""] if base else None
 
 
-def _variant_row(variant: TrainedVariant) -> list[str]:
+def _variant_row(variant: TrainedVariant, label: str) -> list[str]:
     trainable, total = variant.trainable_parameters, variant.total_parameters
-    share = f"{100 * trainable / total:.2g}%" if trainable and total and trainable < total else "100%"
+    percent = 100 * trainable / total if trainable is not None and total else 100.0
+    # Only what is all of it is shown as 100%.
+    share = "100%" if percent == 100 else f"{percent:.2g}%" if percent < 99.5 else f"{min(percent, 99.9):.1f}%"
     loss, losses, perplexity = variant.loss, variant.losses or (), variant.perplexity
     spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
     return [
-        f"{variant.label} (cached)" if variant.cached else variant.label,
+        f"{label} (cached)" if variant.cached else label,
         _UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
         _UNMEASURED if loss is None else f"{loss:.3f}{spread}",
         _UNMEASURED if perplexity is None else f"{perplexity:.2f}",
@@ -138,30 +159,25 @@ def _gate_block(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
 
 
 def _gate_row(verdict: Verdict) -> list[str]:
-    return [
-        _TITLES[verdict.gate],
-        _measured(verdict),
-        f"<= {_limit(verdict)}  ({verdict.limit_source})",
-        verdict.status,
-    ]
+    measured, limit = _measured_and_limit(verdict)
+    return [_TITLES[verdict.gate], measured, f"<= {limit}  ({verdict.limit_source})", verdict.status]
 
 
-def _limit(verdict: Verdict) -> str:
+def _measured_and_limit(verdict: Verdict) -> tuple[str, str]:
+    value, limit = verdict.value, verdict.limit
     if verdict.unit == BYTES:
-        return format_bytes(verdict.limit)
-    return f"{100 * verdict.limit:.4g}%" if verdict.unit == SHARE else f"{verdict.limit:g}"
-
-
-def _measured(verdict: Verdict) -> str:
-    value = verdict.value
-    if value is None:
-        return _UNMEASURED
-    if verdict.unit == BYTES:
-        return format_bytes(value)
+        size, allowed = format_bytes_apart(limit if value is None else value, limit)
+        return _UNMEASURED if value is None else size, allowed
     if verdict.unit == SHARE:
-        return f"{100 * value:.1f}% of {verdict.baseline}"
-    bounds = f" [{verdict.interval[0]:.3f}, {verdict.interval[1]:.3f}]" if verdict.interval else ""
-    return f"{value:+.3f}{bounds}"
+        allowed = f"{100 * limit:.4g}%"
+        if value is None:
+            return _UNMEASURED, allowed
+        return f"{100 * value:.{decimals_apart([100 * value], 100 * limit, 1)}f}% of {verdict.baseline}", allowed
+    if value is None:
+        return _UNMEASURED, f"{limit:g}"
+    decimals = decimals_apart((value, *(verdict.interval or ())), limit, 3)
+    bounds = f" [{', '.join(f'{bound:.{decimals}f}' for bound in verdict.interval)}]" if verdict.interval else ""
+    return f"{value:+.{decimals}f}{bounds}", f"{limit:g}"
 
 
 def progress_line(progress: Progress) -> str:

@@ -90,6 +90,7 @@ class Lab:
         self._started = 0
         self.more_variants_expected = 0
         """How many variants are likely to be asked for later; while there are any, the next worker is started early."""
+        self._texts: dict[str, tuple[int, int]] = {}
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -107,6 +108,7 @@ class Lab:
             ConfigurationError: The spec cannot be carried out.
             DeviceUnavailableError: The device is not present.
         """
+        self._refuse_changed_texts(workload)
         specs = [
             TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
             for seed in workload.seeds
@@ -134,7 +136,10 @@ class Lab:
         if spec.fingerprint in self._errors:
             raise self._errors[spec.fingerprint]
         base_key = _base_key(spec)
-        present, self._spare = self._spare or self._start_worker(), None
+        present = self._take_worker()
+        if more_to_come:
+            # It imports while the present worker imports or loads, and the present one's steps wait until it is done.
+            self._spare = self._start_worker()
         folder = self._folder()
         job = Job(
             spec=spec,
@@ -144,15 +149,9 @@ class Lab:
             timeout_seconds=self._options.timeout_seconds,
         )
         progress = _ProgressClock(spec, self._on_progress)
-
-        def on_event(event: Event) -> None:
-            # The next worker imports while this one, its own imports done, loads and evaluates: before steps are timed.
-            if more_to_come and self._spare is None and event.phase == "load":
-                self._spare = self._start_worker()
-            progress.take(event)
-
+        spare = self._spare
         try:
-            result = present.run(job, on_event)
+            result = present.run(job, progress.take, spare.is_quiet if spare else lambda: True)
         except (ConfigurationError, DeviceUnavailableError) as error:
             self._errors[spec.fingerprint] = error
             raise
@@ -163,16 +162,44 @@ class Lab:
             self._bases.setdefault(base_key, base)
         return result
 
-    def _start_worker(self) -> Worker:
-        return Worker(self._folder(), self._options.threads)
+    def _take_worker(self) -> Worker:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return self._start_worker()
+        if spare.has_ended:
+            # It died while it waited, for example for lack of memory beside the trial before: no fault of the next one.
+            spare.close()
+            return self._start_worker()
+        return spare
 
-    def _folder(self) -> Path:
+    def _start_worker(self) -> Worker:
+        return Worker(self._folder(), self._open_root(), self._options.threads)
+
+    def _open_root(self) -> Path:
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix="pytest-ftguard-"))
+        return self._root
+
+    def _folder(self) -> Path:
         self._started += 1
-        folder = self._root / f"{self._started:04}"
+        folder = self._open_root() / f"{self._started:04}"
         folder.mkdir()
         return folder
+
+    def _refuse_changed_texts(self, workload: Workload) -> None:
+        """Trials are told apart by the paths of their texts, so within one run a path must keep its content."""
+        for path in filter(None, (workload.train, workload.validation, workload.reference)):
+            try:
+                stat = Path(path).stat()
+            except OSError:
+                continue  # the worker says what is wrong with it
+            found = (stat.st_size, stat.st_mtime_ns)
+            if self._texts.setdefault(path, found) != found:
+                message = (
+                    f"the text {path!r} was changed after it was first trained or evaluated on in this run: "
+                    "write each text to a path of its own"
+                )
+                raise ConfigurationError(message)
 
 
 def _base_key(spec: TrialSpec) -> str:

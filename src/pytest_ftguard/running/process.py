@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import selectors
 import signal
 import subprocess
@@ -22,12 +24,19 @@ __all__ = ["Event", "Job", "Worker"]
 
 _TICK_SECONDS: Final = 0.25
 _STACK_DUMP_SECONDS: Final = 1.0
+_IMPORT_SECONDS: Final = 60.0
+_REAPING_SECONDS: Final = 30.0
 _LOG_TAIL_LINES: Final = 15
 _LOG_TAIL_BYTES: Final = 16_384
+_STACK_HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ ")
 
 # glibc gives large freed blocks back to the kernel at once; keeping them spares a training step on the CPU the
 # page faults of getting them again.
 _KEEP_FREED_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+# Left behind by `accelerate launch`, torchrun or mpirun around pytest, these would change the precision of a trial, or
+# make it wait for processes that are not its own.
+_LAUNCHER_PREFIXES: Final = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "MV2_", "TORCHELASTIC_")
+_LAUNCHER_NAMES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")
 
 
 @dataclass(frozen=True)
@@ -72,10 +81,11 @@ class Worker:
 
     Args:
         folder: Where its log and its result are written.
+        scratch: Folder that it removes where its parent has died and cannot; it holds `folder`.
         threads: CPU threads that it may use; None leaves the choice to torch.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, scratch: Path, threads: int | None = None) -> None:
         self._log = folder / "log.txt"
         self._result = folder / "result.json"
         reading, writing = os.pipe()
@@ -83,7 +93,7 @@ class Worker:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     # -P keeps the working folder off sys.path, where a user's torch.py or data.py would shadow modules.
-                    [sys.executable, "-P", "-m", "pytest_ftguard.running.worker", str(writing)],
+                    [sys.executable, "-P", "-m", "pytest_ftguard.running.worker", str(writing), str(scratch)],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -98,13 +108,29 @@ class Worker:
             os.close(writing)
         self._events = reading
         self._unread = b""
+        self._started = time.monotonic()
+        self._is_ready = False
+        self._waits = False
 
-    def run(self, job: Job, on_event: Callable[[Event], None]) -> TrialResult:
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def is_quiet(self) -> bool:
+        """Return whether a worker without a job has done its imports, or never will, and so disturbs nobody."""
+        if not self._is_ready and select.select([self._events], [], [], 0)[0]:
+            for _ in self._parse(os.read(self._events, 1 << 16)):
+                pass  # it has no job, so it reports nothing but that it is ready
+        return self._is_ready or self.has_ended or time.monotonic() - self._started > _IMPORT_SECONDS
+
+    def run(self, job: Job, on_event: Callable[[Event], None], is_quiet: Callable[[], bool]) -> TrialResult:
         """Do a job and return its result, whatever happened to the process.
 
         Args:
             job: What is to be done.
             on_event: Called with each event, and a few times a second with the latest one.
+            is_quiet: Whether nothing else of ours uses the machine; the steps that are timed wait for it.
 
         Raises:
             ConfigurationError: The spec cannot be carried out.
@@ -112,12 +138,15 @@ class Worker:
         """
         deadline = time.monotonic() + job.timeout_seconds if job.timeout_seconds is not None else None
         try:
-            self._send(job)
+            self._send(self._message(job))
             latest = Event("start")
             on_event(latest)
             for event in self._watch():
                 latest = event or latest
                 on_event(latest)
+                if self._waits and is_quiet():
+                    self._waits = False
+                    self._send({"go": True})
                 if deadline is not None and time.monotonic() > deadline:
                     return self._stop_late(job)
             return self._collect(job, latest)
@@ -131,7 +160,10 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # it has ended already
-        self._process.wait()
+        try:
+            self._process.wait(_REAPING_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass  # stuck inside a driver, where no signal reaches it; waiting longer would only hang pytest as well
         if self._events >= 0:
             os.close(self._events)
             self._events = -1
@@ -141,22 +173,22 @@ class Worker:
             except BrokenPipeError:
                 pass  # the job was never read
 
-    def _send(self, job: Job) -> None:
-        line = json.dumps(
-            {
-                "spec": job.spec.to_dict(),
-                "folder": str(job.folder),
-                "keep_at_most_bytes": job.keep_at_most_bytes,
-                "base": job.base,
-                "result_path": str(self._result),
-            }
-        )
+    def _message(self, job: Job) -> dict[str, Any]:
+        return {
+            "spec": job.spec.to_dict(),
+            "folder": str(job.folder),
+            "keep_at_most_bytes": job.keep_at_most_bytes,
+            "base": job.base,
+            "result_path": str(self._result),
+        }
+
+    def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died while importing; _collect says so with its log
+            pass  # it died; _collect says so with its log
 
     def _watch(self) -> Iterator[Event | None]:
         """Yield events as they come, and None at every tick, until the process has ended."""
@@ -178,15 +210,20 @@ class Worker:
         *lines, self._unread = (self._unread + chunk).split(b"\n")
         for line in lines:
             values = json.loads(line)
-            if values["phase"] != "ready":
-                yield Event(values["phase"], values["step"], values["loss"])
+            match values["phase"]:
+                case "ready":
+                    self._is_ready = True
+                case "wait":
+                    self._waits = True
+                case phase:
+                    yield Event(phase, values["step"], values["loss"])
 
     def _stop_late(self, job: Job) -> TrialResult:
         self._process.send_signal(signal.SIGUSR1)  # the worker writes its stacks to its log
         time.sleep(_STACK_DUMP_SECONDS)
         self.close()
-        message = f"it took longer than the timeout of {job.timeout_seconds:g} s; its stacks are in the log"
-        return self._failure(job, "timed_out", message)
+        message = f"it took longer than the timeout of {job.timeout_seconds:g} s; where it stood is in its log"
+        return TrialResult(spec=job.spec, outcome="timed_out", error=TrialError(message, self._last_stack()))
 
     def _collect(self, job: Job, latest: Event) -> TrialResult:
         """Decide by exit code and result file together."""
@@ -217,11 +254,19 @@ class Worker:
     def _failure(self, job: Job, outcome: Outcome, message: str) -> TrialResult:
         return TrialResult(spec=job.spec, outcome=outcome, error=TrialError(message, self._log_tail()))
 
-    def _log_tail(self) -> str:
+    def _log_lines(self) -> list[str]:
         with self._log.open("rb") as log:
             log.seek(max(0, self._log.stat().st_size - _LOG_TAIL_BYTES))
-            text = log.read().decode("utf-8", errors="replace")
-        return "\n".join(text.splitlines()[-_LOG_TAIL_LINES:])
+            return log.read().decode("utf-8", errors="replace").splitlines()
+
+    def _log_tail(self) -> str:
+        return "\n".join(self._log_lines()[-_LOG_TAIL_LINES:])
+
+    def _last_stack(self) -> str:
+        """Return the head of the last stack in the log, that of the main thread: its innermost calls come first."""
+        lines = self._log_lines()
+        heads = [number for number, line in enumerate(lines) if _STACK_HEAD.match(line)]
+        return "\n".join(lines[heads[-1] :][:_LOG_TAIL_LINES]) if heads else self._log_tail()
 
     def _last_line(self) -> str:
         return next((line for line in reversed(self._log_tail().splitlines()) if line.strip()), "its log is empty")
@@ -231,11 +276,16 @@ def _environment(threads: int | None) -> dict[str, str]:
     # The folder that holds this package, for a source tree that is on sys.path but not on PYTHONPATH.
     source = str(Path(__file__).parents[2])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _LAUNCHER_NAMES and not name.startswith(_LAUNCHER_PREFIXES)
+    }
     return {
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         **_KEEP_FREED_MEMORY,
-        **os.environ,
+        **inherited,
         "PYTHONPATH": os.pathsep.join([*paths, source]),
         "PYTHONUNBUFFERED": "1",
         **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),

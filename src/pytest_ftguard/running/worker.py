@@ -1,7 +1,7 @@
 """The process of one trial: a job in on standard input, progress events and a result file out.
 
-Started as `python -m pytest_ftguard.running.worker EVENTS_DESCRIPTOR`. It imports torch at once and then waits
-for its job, so that a worker started while another one trains is ready when its turn comes.
+Started as `python -m pytest_ftguard.running.worker EVENTS_DESCRIPTOR SCRATCH_FOLDER`. It imports torch at once and
+then waits for its job, so that a worker started early is ready when its turn comes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["base_losses", "load_trained", "main"]
 
-Job = dict[str, Any]
+Message = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
     """Import, wait for the job, do it, and leave."""
     send = _event_sender(int(arguments[0]))
-    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    threading.Thread(target=_read_standard_input, args=(jobs,), daemon=True).start()
+    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=_read_standard_input, args=(inbox, Path(arguments[1])), daemon=True).start()
     # The parent asks for the stacks with this signal before it kills a worker that takes too long.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     _use_one_device()
@@ -42,16 +43,21 @@ def main(arguments: list[str]) -> None:
     from pytest_ftguard.training import trial
 
     send({"phase": "ready", "step": 0, "loss": None})
-    job = jobs.get()
+    job = inbox.get()
     spec = TrialSpec.from_dict(job["spec"])
     folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"])
 
     def report(phase: str, step: int, loss: float | None) -> None:
         send({"phase": phase, "step": step, "loss": loss})
 
+    def wait_for_quiet() -> None:
+        send({"phase": "wait", "step": 0, "loss": None})
+        inbox.get()  # the parent's "go"
+
     content: dict[str, Any]
     try:
-        content = {"result": trial.run_trial(spec, folder, report, _read_base(job["base"], trial.BaseLosses)).to_dict()}
+        base = _read_base(job["base"], trial.BaseLosses)
+        content = {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet).to_dict()}
     except ConfigurationError as error:
         content = {"configuration_error": str(error)}
     except DeviceUnavailableError as error:
@@ -70,13 +76,15 @@ def _event_sender(descriptor: int) -> Callable[[dict[str, Any]], None]:
     return send
 
 
-def _read_standard_input(jobs: queue.SimpleQueue[Job]) -> None:
-    """Hand over the job, then wait for the end of the stream: it means that the parent is gone, however it died."""
+def _read_standard_input(inbox: queue.SimpleQueue[Message], scratch: Path) -> None:
+    """Hand over what comes, until the end of the stream: it means that the parent is gone, however it died."""
     rest = b""
     while chunk := os.read(0, 1 << 16):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            jobs.put(json.loads(line))
+            inbox.put(json.loads(line))
+    # Trained weights may be gigabytes, and nobody else is left to remove them.
+    shutil.rmtree(scratch, ignore_errors=True)
     # Only a group of our own may be killed: a worker started by hand shares the shell's.
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,15 @@ from torch.utils.data import Dataset
 
 from pytest_ftguard.errors import ConfigurationError
 
-__all__ = ["EvaluationSet", "OrderedCollator", "TokenBlocks", "evaluation_set", "evenly_spaced", "training_blocks"]
+__all__ = [
+    "EvaluationSet",
+    "OrderedCollator",
+    "TokenBlocks",
+    "check_texts",
+    "evaluation_set",
+    "evenly_spaced",
+    "training_blocks",
+]
 
 _JSON_LINES: Final = (".jsonl", ".ndjson")
 # Tokenizers slow down on one huge string; pieces of whole lines keep them fast and change no token but at their seams.
@@ -78,6 +87,24 @@ class OrderedCollator:
     def order(self) -> str:
         """SHA-256 of all batches made so far."""
         return self._digest.hexdigest()
+
+
+def check_texts(train: str, validation: str) -> None:
+    """Refuse a validation text that was trained on: its loss would say nothing about new text.
+
+    Raises:
+        ConfigurationError: Both paths lead to one file, or to files of the same content.
+    """
+    try:
+        same = Path(train).samefile(validation) or filecmp.cmp(train, validation, shallow=False)
+    except OSError:
+        return  # reading them says what is wrong
+    if same:
+        message = (
+            f"the validation text {validation!r} is the training text {train!r}: a model that learnt it by heart would "
+            "pass; set validation to a text that is not trained on"
+        )
+        raise ConfigurationError(message)
 
 
 def training_blocks(path: str, tokenizer: Any, *, block_size: int, batch_size: int) -> TokenBlocks:

@@ -38,6 +38,12 @@ def resolve_device(name: str) -> torch.device:
         found = accelerator.type if accelerator else "none"
         message = f"device is {name!r}, but this machine has no such device (accelerator found: {found})"
         raise DeviceUnavailableError(message)
+    if device.index:
+        message = (
+            f"device is {name!r}, but a trial sees the first visible device only: set it to {device.type!r}, and "
+            "choose the device in the environment (CUDA_VISIBLE_DEVICES for NVIDIA's)"
+        )
+        raise ConfigurationError(message)
     return device
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from pytest_ftguard.results import Memory
 
@@ -78,7 +77,7 @@ class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         # The arguments too: a batch, for one, was made outside of any operation that is seen here.
-        self.follow(item for item in tree_iter((args, kwargs, result)) if isinstance(item, Tensor))
+        self.follow(_tensors((args, *kwargs.values(), result) if kwargs else (args, result)))
         return result
 
     def follow(self, tensors: Iterable[Tensor]) -> None:
@@ -100,6 +99,15 @@ class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return forget
 
 
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    # An operation's arguments nest in lists and tuples only; torch's walk of any tree takes several times as long.
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 class AllocatorMeter:
     """Reads the peak of the device's caching allocator, step by step.
 
@@ -113,19 +121,23 @@ class AllocatorMeter:
         self._device = device
         self._peak_bytes = 0
         self._reserved_bytes = 0
+        self._steps = 0
 
     def begin_step(self, step: int) -> None:
         """Forget what happened between the steps."""
+        if step == 0:
+            self._module.empty_cache()  # what the evaluation left in the cache is not reserved by the training
         self._module.reset_peak_memory_stats(self._device)
 
     def end_step(self, step: int) -> None:
         """Take the step's peak into account."""
         self._peak_bytes = max(self._peak_bytes, self._module.max_memory_allocated(self._device))
         self._reserved_bytes = max(self._reserved_bytes, self._module.max_memory_reserved(self._device))
+        self._steps += 1
 
     def result(self) -> Memory | None:
-        """Return the peak; None where the allocator reported nothing, for 0 is not a measurement."""
-        if self._peak_bytes <= 0:
+        """Return the peak; None after fewer than `COUNTED_STEPS`, or where the allocator reported nothing."""
+        if self._peak_bytes <= 0 or self._steps < COUNTED_STEPS:
             return None
         return Memory(self._peak_bytes, "allocator", reserved_bytes=self._reserved_bytes)
 

@@ -12,17 +12,25 @@ from typing import Any, Final, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import Parameters
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
-__all__ = ["apply_variant", "check_variant", "count_parameters", "load_base", "load_tokenizer", "load_trained"]
+__all__ = [
+    "apply_variant",
+    "check_causality",
+    "check_variant",
+    "count_parameters",
+    "load_base",
+    "load_tokenizer",
+    "load_trained",
+]
 
 # Those of from_pretrained's options that say where the files are, which the configuration and the tokenizer share.
-_PLACE_OPTIONS: Final = ("gguf_file", "subfolder", "trust_remote_code", "local_files_only", "cache_dir", "token")
+_PLACE_OPTIONS: Final = ("gguf_file", "subfolder", "trust_remote_code", "local_files_only", "cache_dir")
 
 
 def load_tokenizer(workload: Workload) -> Any:
@@ -55,15 +63,16 @@ def load_base(workload: Workload) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(workload.model, **place)
         chosen = {name: value for name, value in workload.model_args.items() if hasattr(config, name)}
         rest = {name: value for name, value in workload.model_args.items() if name not in chosen and name not in place}
-        config.update({**_without_dropout(config.to_dict()), **chosen})
-        model = AutoModelForCausalLM.from_pretrained(
-            workload.model, config=config, **{"dtype": torch.float32, **place, **rest}
-        )
+        _remove_dropout(config)
+        config.update(chosen)
+        options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **place, **rest}
+        model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(workload.model, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise ConfigurationError(_cannot_load("model", "model", workload.model, error)) from error
+    _refuse_random_weights(workload.model, loading)
     # A model read from GGUF was dequantized; these leftovers would forbid training and saving it.
     if "gguf_file" in place:
-        model.hf_quantizer = None  # type: ignore[assignment]
+        model.hf_quantizer = None
         for name in ("quantization_config", "quantization_method", "is_quantized"):
             for owner in (model, model.config):
                 if name in vars(owner):
@@ -84,8 +93,54 @@ def _place_options(workload: Workload) -> dict[str, Any]:
     return {**place, "revision": workload.revision} if workload.revision is not None else place
 
 
-def _without_dropout(config: Mapping[str, Any]) -> dict[str, float]:
-    return {name: 0.0 for name, value in config.items() if "drop" in name and isinstance(value, float)}
+def _remove_dropout(config: PretrainedConfig) -> None:
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PretrainedConfig):  # as the text part of a model with several modalities has
+            _remove_dropout(value)
+        elif "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def _refuse_random_weights(name: str, loading: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that does not hold the whole model.
+
+    What it lacks is drawn at random, the same in every process: both variants would be trained on noise alike, and no
+    other check would notice.
+    """
+    incomplete = sorted({*map(str, loading.get("missing_keys", ())), *map(str, loading.get("mismatched_keys", ()))})
+    if incomplete:
+        shown = ", ".join(incomplete[:5]) + (", ..." if len(incomplete) > 5 else "")
+        message = (
+            f"Workload.model is {name!r}, whose checkpoint lacks {len(incomplete)} of the weights of a causal language "
+            f"model, or has them in another shape ({shown}), so they would be random: give a pretrained causal "
+            "language model"
+        )
+        raise ConfigurationError(message)
+
+
+def check_causality(model: PreTrainedModel) -> None:
+    """Check that a model predicts each token from those before it.
+
+    BERT and its like load as causal language models too, but see the token that they should predict, so both variants
+    would reach a loss near 0.
+
+    Raises:
+        ConfigurationError: Another last token changes what the model says before it.
+    """
+    ids = torch.arange(8, device=model.device).repeat(2, 1) % model.config.get_text_config().vocab_size
+    ids[1, -1] = 0
+    was_training = model.training
+    cast(nn.Module, model).eval()
+    with torch.no_grad():
+        one, other = cast(Any, model)(input_ids=ids, use_cache=False).logits[:, :-1]
+    model.train(was_training)
+    # A causal model says the same to the last bit, or to rounding; what is left beside the logits' own spread is sight.
+    if not (one - other).abs().max() <= 1e-4 * one.std():
+        message = (
+            f"{type(model).__name__} is not causal: what it predicts depends on the tokens that come after; give a "
+            "model that was pretrained to predict the next token"
+        )
+        raise ConfigurationError(message)
 
 
 def _cannot_load(what: str, field: str, name: str, error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -94,7 +95,13 @@ def curve_sequences(workload: Workload, available: int) -> int:
     return min(available, max(_CURVE_MINIMUM_SEQUENCES, affordable))
 
 
-def run_trial(spec: TrialSpec, folder: TrialFolder, report: Report, base: BaseLosses | None = None) -> TrialResult:
+def run_trial(
+    spec: TrialSpec,
+    folder: TrialFolder,
+    report: Report,
+    base: BaseLosses | None = None,
+    wait_for_quiet: Callable[[], None] = lambda: None,
+) -> TrialResult:
     """Train one variant with one seed and measure everything about it.
 
     Running out of memory and diverging are outcomes, not exceptions.
@@ -104,6 +111,7 @@ def run_trial(spec: TrialSpec, folder: TrialFolder, report: Report, base: BaseLo
         folder: Where the Trainer may write, and where the trained weights are kept.
         report: Called as the trial goes on.
         base: The base model's losses on this workload where an earlier trial measured them.
+        wait_for_quiet: Called before the steps that are timed; returns when nothing of ours disturbs them.
 
     Raises:
         ConfigurationError: The spec cannot be carried out; the message says what to change.
@@ -113,7 +121,7 @@ def run_trial(spec: TrialSpec, folder: TrialFolder, report: Report, base: BaseLo
     bf16 = machine.resolve_precision(spec.workload.precision, device) == "bf16"
     environment = machine.describe(device, bf16=bf16)
     try:
-        return _Trial(spec, folder, report, environment, device).run(base)
+        return _Trial(spec, folder, report, environment, device).run(base, wait_for_quiet)
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -145,7 +153,7 @@ class _Trial:
         self.device = device
         self.bf16 = environment.precision == "bf16"
 
-    def run(self, base: BaseLosses | None) -> TrialResult:
+    def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
         arguments = training_arguments(self.spec, self.folder.path, self.device, bf16=self.bf16)
         tokenizer = models.load_tokenizer(self.workload)
@@ -155,6 +163,7 @@ class _Trial:
         cast(nn.Module, loaded).to(self.device)
         if base is None:
             self.report("evaluate", 0, None)
+            models.check_causality(loaded)
             base = self._measure(loaded, texts)
         # Adapters draw random numbers when they are made, so the seed is set before them, and again for the training.
         set_seed(self.spec.seed)
@@ -166,6 +175,7 @@ class _Trial:
             model=model, args=arguments, train_dataset=texts.train, data_collator=collator, callbacks=[recorder]
         )
         trainer.remove_callback(PrinterCallback)
+        wait_for_quiet()
         trainer.train()
         self.report("evaluate", self.workload.steps, None)
         final = self._measure(model, texts)
@@ -191,6 +201,7 @@ class _Trial:
     def _texts(self, tokenizer: Any) -> _Data:
         workload = self.workload
         size = {"block_size": workload.block_size}
+        data.check_texts(workload.train, workload.validation)
         train = data.training_blocks(workload.train, tokenizer, batch_size=workload.batch_size, **size)
         limit = {"at_most": workload.validation_sequences, **size}
         validation = data.evaluation_set(workload.validation, "validation", tokenizer, **limit)
@@ -219,8 +230,12 @@ class _Trial:
             return None
         self.report("save", self.workload.steps, None)
         kept = self.folder.path / "model"
-        model.save_pretrained(kept)  # type: ignore[operator]
-        tokenizer.save_pretrained(kept)
+        try:
+            model.save_pretrained(kept)  # type: ignore[operator]
+            tokenizer.save_pretrained(kept)
+        except Exception:  # a model that cannot be saved has still been measured, and that is what was asked for
+            traceback.print_exc()
+            return None
         return str(kept)
 
 
