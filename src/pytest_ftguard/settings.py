@@ -318,9 +318,7 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
         ConfigurationError: A value is wrong, or a name is unknown.
     """
     ini_name = config.inipath.name if config.inipath else "the command line's -o"
-    # pytest has no public list of the keys that were given; the attribute was renamed in pytest 9.
-    ini_names = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
-    _refuse_unknown_names(environment, ini_names, ini_name)
+    _refuse_unknown_names(environment, _ini_names(config), ini_name)
     here = config.invocation_params.dir
     values: dict[str, Setting] = {}
     for key in KEYS:
@@ -350,6 +348,13 @@ def _parse(key: Key, raw: Any, place: Place) -> Setting:
     except ValueError as error:
         message = f"{key.name} is {raw!r} (set by {place.name}): {error}"
         raise ConfigurationError(message) from None
+
+
+def _ini_names(config: pytest.Config) -> list[str]:
+    """Return the keys of the ini file and of `-o`, of which pytest has no public list."""
+    from_file = config._inicfg if hasattr(config, "_inicfg") else config.inicfg  # renamed in pytest 9
+    overrides = config.getoption("override_ini") or ()  # pytest 8 keeps them apart
+    return [*from_file, *(text.partition("=")[0].strip() for text in overrides)]
 
 
 def _refuse_unknown_names(environment: Mapping[str, str], ini_names: Iterable[str], ini_name: str) -> None:

@@ -30,6 +30,14 @@ def test_a_wrong_value_is_a_usage_error(project: pytest.Pytester, arguments: lis
     assert "Traceback" not in result.stderr.str()
 
 
+def test_an_unknown_key_of_the_ini_file_is_a_usage_error(pytester: pytest.Pytester) -> None:
+    """A misspelt key in the file itself is not silently ignored either."""
+    pytester.makeini("[pytest]\nftguard_stpes = 5")
+    result = pytester.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "the key ftguard_stpes in tox.ini is unknown; did you mean ftguard_steps?" in result.stderr.str()
+
+
 def test_an_unknown_environment_variable_is_a_usage_error(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
