@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_ftguard.assertions import assert_loss_gap, assert_memory_budget
+    from pytest_ftguard.assertions import (
+        assert_converged,
+        assert_forgetting,
+        assert_loss_gap,
+        assert_memory_budget,
+        assert_perplexity_gap,
+        assert_retention,
+        assert_time_budget,
+    )
     from pytest_ftguard.errors import (
         ConfigurationError,
         DeviceUnavailableError,
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
         GateFailure,
         LimitExceeded,
     )
-    from pytest_ftguard.gates import Verdict
+    from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin import Ftguard
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
@@ -40,12 +48,25 @@ __all__ = [
     "TrialSpec",
     "Verdict",
     "Workload",
+    "assert_converged",
+    "assert_forgetting",
     "assert_loss_gap",
     "assert_memory_budget",
+    "assert_perplexity_gap",
+    "assert_retention",
+    "assert_time_budget",
 ]
 
 _HOMES = {
-    "assertions": ("assert_loss_gap", "assert_memory_budget"),
+    "assertions": (
+        "assert_converged",
+        "assert_forgetting",
+        "assert_loss_gap",
+        "assert_memory_budget",
+        "assert_perplexity_gap",
+        "assert_retention",
+        "assert_time_budget",
+    ),
     "errors": (
         "ConfigurationError",
         "DeviceUnavailableError",
@@ -54,7 +75,7 @@ _HOMES = {
         "GateFailure",
         "LimitExceeded",
     ),
-    "gates": ("Verdict",),
+    "gates.verdict": ("Verdict",),
     "plugin": ("Ftguard",),
     "results": ("TrainedVariant", "TrialResult"),
     "specs": ("Full", "LoRA", "TrialSpec", "Workload"),

@@ -6,13 +6,34 @@ import warnings
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded
-from pytest_ftguard.gates import Verdict, assess_loss_gap, assess_memory
+from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
+from pytest_ftguard.gates.budgets import assess_memory, assess_time
+from pytest_ftguard.gates.quality import (
+    assess_convergence,
+    assess_forgetting,
+    assess_loss_gap,
+    assess_perplexity_gap,
+    assess_retention,
+)
+from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.settings import Setting, argument_setting
 
-__all__ = ["ActiveTest", "active_test", "assert_loss_gap", "assert_memory_budget"]
+__all__ = [
+    "ActiveTest",
+    "active_test",
+    "assert_converged",
+    "assert_forgetting",
+    "assert_loss_gap",
+    "assert_memory_budget",
+    "assert_perplexity_gap",
+    "assert_retention",
+    "assert_time_budget",
+]
+
+__tracebackhide__ = hide_our_frames
 
 DEFAULT_CONFIDENCE = 0.95
 
@@ -57,23 +78,138 @@ def assert_loss_gap(
         GateFailure: The verdict is INVALID or INCONCLUSIVE.
         ConfigurationError: There is no margin, or an argument is wrong.
     """
-    __tracebackhide__ = True
-    _check_variant("assert_loss_gap", candidate)
-    _check_variant("assert_loss_gap", baseline)
-    if candidate.variant.kind == "full" and baseline.variant.kind != "full":
-        message = (
-            f"assert_loss_gap was given {candidate.label} as the candidate and {baseline.label} as the baseline; "
-            "the other way round is meant: assert_loss_gap(lora_variant, full_variant)"
-        )
-        raise ConfigurationError(message)
-    verdict = assess_loss_gap(
-        candidate,
-        baseline,
-        _limit("assert_loss_gap", "max_loss_gap", at_most),
-        confidence=_value("confidence", confidence, DEFAULT_CONFIDENCE),
-        same_learning_rate=same_learning_rate,
-    )
-    return _conclude(verdict, _value("on_inconclusive", on_inconclusive, "fail"))
+    _check_pair("assert_loss_gap", candidate, baseline)
+    limit = _limit("assert_loss_gap", "max_loss_gap", at_most)
+    verdict = assess_loss_gap(candidate, baseline, limit, _rule(confidence, same_learning_rate))
+    return _conclude(verdict, on_inconclusive)
+
+
+def assert_perplexity_gap(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    *,
+    at_most: float | str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: str | None = None,
+    same_learning_rate: bool = False,
+) -> Verdict:
+    """Fail the test unless the candidate's validation perplexity exceeds the baseline's by at most the margin.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        baseline: The variant that it is judged against, usually full fine-tuning.
+        at_most: The margin in points of perplexity; by default `max_perplexity_gap`.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no margin, or an argument is wrong.
+    """
+    _check_pair("assert_perplexity_gap", candidate, baseline)
+    limit = _limit("assert_perplexity_gap", "max_perplexity_gap", at_most)
+    verdict = assess_perplexity_gap(candidate, baseline, limit, _rule(confidence, same_learning_rate))
+    return _conclude(verdict, on_inconclusive)
+
+
+def assert_retention(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    *,
+    at_least: str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: str | None = None,
+    same_learning_rate: bool = False,
+) -> Verdict:
+    """Fail the test unless the candidate retains enough of what the baseline gained over the base model.
+
+    The share has no scale, so one limit serves many models; 90 to 95 % is a sensible one.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        baseline: The variant that it is judged against, usually full fine-tuning.
+        at_least: The share, for example "90%"; by default `min_retention`.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no limit, or an argument is wrong.
+    """
+    _check_pair("assert_retention", candidate, baseline)
+    limit = _limit("assert_retention", "min_retention", at_least)
+    verdict = assess_retention(candidate, baseline, limit, _rule(confidence, same_learning_rate))
+    return _conclude(verdict, on_inconclusive)
+
+
+def assert_forgetting(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant | None = None,
+    *,
+    at_most: float | str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: str | None = None,
+) -> Verdict:
+    """Fail the test unless the loss on the reference text has grown by at most the margin.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against; the base model where there is none.
+        at_most: The margin in nats per token; by default `max_forgetting`.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no margin, or an argument is wrong.
+    """
+    _check_variant("assert_forgetting", candidate)
+    if baseline is not None:
+        _check_pair("assert_forgetting", candidate, baseline)
+    limit = _limit("assert_forgetting", "max_forgetting", at_most)
+    return _conclude(assess_forgetting(candidate, limit, _rule(confidence), baseline), on_inconclusive)
+
+
+def assert_converged(
+    variant: TrainedVariant,
+    *,
+    at_most: float | str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: str | None = None,
+) -> Verdict:
+    """Fail the test unless doubling the steps would improve the validation loss by at most so much.
+
+    Args:
+        variant: The variant that is judged.
+        at_most: The improvement in nats per token; by default `max_improvement`.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no limit, or an argument is wrong.
+    """
+    _check_variant("assert_converged", variant)
+    limit = _limit("assert_converged", "max_improvement", at_most)
+    return _conclude(assess_convergence(variant, limit, _rule(confidence)), on_inconclusive)
 
 
 def assert_memory_budget(
@@ -94,22 +230,74 @@ def assert_memory_budget(
         GateFailure: The verdict is INVALID.
         ConfigurationError: There is no budget, a share without `of`, or an argument is wrong.
     """
-    __tracebackhide__ = True
     _check_variant("assert_memory_budget", candidate)
     if of is not None:
-        _check_variant("assert_memory_budget", of)
-    return _conclude(assess_memory(candidate, _limit("assert_memory_budget", "max_memory", at_most), of), "fail")
+        _check_pair("assert_memory_budget", candidate, of, "lora_variant, of=full_variant")
+    return _conclude(assess_memory(candidate, _limit("assert_memory_budget", "max_memory", at_most), of), None)
 
 
-def _check_variant(helper: str, value: object) -> None:
-    __tracebackhide__ = True
-    if not isinstance(value, TrainedVariant):
-        message = f"{helper} takes trained variants, such as the fixture lora_variant gives, got {value!r}"
+def assert_time_budget(
+    candidate: TrainedVariant,
+    at_most: str | None = None,
+    *,
+    of: TrainedVariant,
+    confidence: float | None = None,
+    on_inconclusive: str | None = None,
+) -> Verdict:
+    """Fail the test unless a step of the candidate takes at most so large a share of the baseline's.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        at_most: The share, for example "80%"; by default `max_time`.
+        of: The variant whose time is the whole.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no limit, or an argument is wrong.
+    """
+    _check_pair("assert_time_budget", candidate, of, "lora_variant, of=full_variant")
+    limit = _limit("assert_time_budget", "max_time", at_most)
+    return _conclude(assess_time(candidate, limit, of, _rule(confidence).confidence), on_inconclusive)
+
+
+def _check_pair(helper: str, candidate: object, baseline: object, usage: str = "lora_variant, full_variant") -> None:
+    ours, theirs = _check_variant(helper, candidate), _check_variant(helper, baseline)
+    if ours.variant.kind == "full" and theirs.variant.kind != "full":
+        message = (
+            f"{helper} was given {ours.label} as the candidate and {theirs.label} as the baseline; "
+            f"the other way round is meant: {helper}({usage})"
+        )
+        raise ConfigurationError(message)
+    if ours is theirs or (ours.trials and ours.trials == theirs.trials):
+        message = (
+            f"{helper} was given {ours.label} as the candidate and as the baseline: such a gate cannot fail; "
+            f"give two variants: {helper}({usage})"
+        )
         raise ConfigurationError(message)
 
 
+def _rule(confidence: float | None, same_learning_rate: bool = False) -> Rule:
+    return Rule(
+        confidence=_value("confidence", confidence, DEFAULT_CONFIDENCE),
+        gain_factor=_value("gain_factor", None, GAIN_FACTOR),
+        same_learning_rate=same_learning_rate,
+    )
+
+
+def _check_variant(helper: str, value: object) -> TrainedVariant:
+    if not isinstance(value, TrainedVariant):
+        message = f"{helper} takes trained variants, such as the fixture lora_variant gives, got {value!r}"
+        raise ConfigurationError(message)
+    return value
+
+
 def _setting(name: str, argument: Any) -> Setting | None:
-    __tracebackhide__ = True
     if argument is not None:
         return argument_setting(name, argument)
     test = active_test.get()
@@ -117,32 +305,34 @@ def _setting(name: str, argument: Any) -> Setting | None:
 
 
 def _value(name: str, argument: Any, default: Any) -> Any:
-    __tracebackhide__ = True
     setting = _setting(name, argument)
     return default if setting is None else setting.value
 
 
 def _limit(helper: str, name: str, argument: Any) -> Limit:
-    __tracebackhide__ = True
     setting = _setting(name, argument)
     if setting is None:
         message = (
-            f"{helper} has no limit, and a gate without a limit is never green: pass at_most=..., mark the test with "
-            f"ftguard({name}=...), or set ftguard_{name} in the ini file"
+            f"{helper} has no limit, and a gate without a limit is never green: pass {_argument(name)}=..., mark the "
+            f"test with ftguard({name}=...), or set ftguard_{name} in the ini file"
         )
         raise ConfigurationError(message)
     limit: Limit = setting.value
     return limit
 
 
-def _conclude(verdict: Verdict, on_inconclusive: str) -> Verdict:
-    __tracebackhide__ = True
+def _argument(name: str) -> str:
+    return "at_least" if name.startswith("min_") else "at_most"
+
+
+def _conclude(verdict: Verdict, on_inconclusive: str | None) -> Verdict:
+    choice = _value("on_inconclusive", on_inconclusive, "fail")
     test = active_test.get()
     if test is not None:
         test.record(verdict)
     if verdict.status == "PASS":
         return verdict
-    if verdict.status == "INCONCLUSIVE" and on_inconclusive == "warn":
+    if verdict.status == "INCONCLUSIVE" and choice == "warn":
         # The frame that called the helper, two above this one, is where the user looks.
         warnings.warn(FtguardWarning(verdict.message), stacklevel=3)
         return verdict

@@ -3,23 +3,68 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import CurvePoint, SequenceLosses, TrainedVariant, TrialResult, evenly_spaced
 from pytest_ftguard.specs import TrialSpec, Workload
-from pytest_ftguard.statistics import FloatArray, Interval, cluster, gap_interval
+from pytest_ftguard.statistics import FloatArray, Interval, cluster, gap_interval, line_weights
 
-__all__ = ["MINIMUM_SEQUENCES", "Comparison", "compare"]
+__all__ = [
+    "MINIMUM_SEQUENCES",
+    "Comparison",
+    "PairedLosses",
+    "Trend",
+    "compare",
+    "reference_losses",
+    "text_problems",
+    "trend_of",
+]
 
 # Below this many sequences the interval's own coverage is no longer what it claims.
 MINIMUM_SEQUENCES: Final = 64
 
 # The wrapped model must start where the base model stands; what remains is rounding in the precision used.
 _STEP_0_TOLERANCE: Final = {"fp32": 1e-3, "bf16": 5e-3}
+
+
+# A slope needs more than the two points that any line goes through.
+_TREND_POINTS: Final = 3
+
+
+@dataclass(frozen=True)
+class PairedLosses:
+    """Summed losses of candidate and baseline on the same sequences, or documents where several were cut from one.
+
+    Attributes:
+        candidate: In nats, shape (k seeds, n units).
+        baseline: Likewise, paired by seed and unit.
+        base: Of the base model, shape (n,).
+        tokens: Predicted tokens of each unit, shape (n,).
+    """
+
+    candidate: FloatArray
+    baseline: FloatArray
+    base: FloatArray
+    tokens: FloatArray
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a loss, or the gap between two, moves with the logarithm of the steps.
+
+    Attributes:
+        per_doubling: Change while the steps double, in nats per token.
+        steps: The steps at which it was measured.
+        sequences: How many sequences (or documents) it rests on.
+    """
+
+    per_doubling: Interval
+    steps: tuple[int, ...]
+    sequences: int
 
 
 @dataclass(frozen=True)
@@ -30,12 +75,14 @@ class Comparison:
         candidate: The variant that is judged.
         baseline: The variant that it is judged against.
         different_work: Why the two did not do the same work; empty where they did.
-        loss_problems: Why nothing may be concluded about the losses, `different_work` included.
+        unpaired: Why the trials do not form pairs, one of each seed; empty where they do.
+        loss_problems: Why nothing may be concluded about the losses, all of the above included.
     """
 
     candidate: TrainedVariant
     baseline: TrainedVariant
     different_work: tuple[str, ...]
+    unpaired: tuple[str, ...]
     loss_problems: tuple[str, ...]
 
     @property
@@ -46,25 +93,37 @@ class Comparison:
     @property
     def units(self) -> int:
         """Number of evaluation sequences, or of documents where several sequences were cut from one."""
-        return _units(self.candidate.trials[0])
+        return _units(self.candidate.trials[0].validation)
 
-    def loss_gap(self, confidence: float) -> Interval:
-        """Return the paired gap of the losses, candidate minus baseline, in nats per token.
+    @property
+    def unit_name(self) -> str:
+        """What is counted: "sequences" or "documents"."""
+        return _unit_name(self.candidate.trials[0].validation)
+
+    @property
+    def losses(self) -> PairedLosses:
+        """The losses on the validation text.
+
+        Raises:
+            ValueError: There are `loss_problems`.
+        """
+        if self.loss_problems:
+            message = f"no losses can be compared: {self.loss_problems[0]}"
+            raise ValueError(message)
+        sides = [_stack(trial.validation for trial in side.trials) for side in (self.candidate, self.baseline)]
+        return _paired(sides[0], sides[1], self.baseline.trials[0].base_validation)
+
+    def trend(self, confidence: float) -> Trend | None:
+        """Return how the gap moves with the steps; None where too few points along training were measured.
 
         Raises:
             ValueError: There are `loss_problems`, or the confidence is out of range.
         """
         if self.loss_problems:
-            message = f"no gap can be computed: {self.loss_problems[0]}"
+            message = f"no trend can be computed: {self.loss_problems[0]}"
             raise ValueError(message)
         pairs = zip(self.candidate.trials, self.baseline.trials, strict=True)
-        differences = np.stack([_nll(ours) - _nll(theirs) for ours, theirs in pairs])
-        validation = self.candidate.trials[0].validation
-        assert validation is not None  # a missing loss is among the problems
-        tokens = np.asarray(validation.tokens, dtype=np.float64)
-        if validation.documents is not None:
-            differences, tokens = cluster(differences, tokens, validation.documents)
-        return gap_interval(differences, tokens, confidence)
+        return _trend([_difference(ours.curve, theirs.curve) for ours, theirs in pairs], self.baseline, confidence)
 
 
 def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learning_rate: bool = False) -> Comparison:
@@ -77,27 +136,130 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     """
     failed = [*_failed(candidate), *_failed(baseline)]
     different = [*_different_workload(candidate.workload, baseline.workload), *_different_machine(candidate, baseline)]
-    problems = [*failed, *different]
-    if not problems:
-        problems += _unpaired(candidate, baseline)
+    unpaired = list(_unpaired(candidate, baseline))
+    problems = [*failed, *different] or unpaired
     if not problems:
         for ours, theirs in zip(candidate.trials, baseline.trials, strict=True):
             problems += _not_comparable(ours, theirs)
     if not same_learning_rate and candidate.variant.kind != baseline.variant.kind:
         problems += _same_learning_rate(candidate, baseline)
-    return Comparison(candidate, baseline, tuple(different), tuple(dict.fromkeys(problems)))
+    return Comparison(candidate, baseline, tuple(different), tuple(unpaired), tuple(dict.fromkeys(problems)))
 
 
-def _nll(trial: TrialResult) -> FloatArray:
-    assert trial.validation is not None  # a missing loss is among the problems
-    return np.asarray(trial.validation.nll, dtype=np.float64)
+def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation", "reference"]) -> list[str]:
+    """Return why the losses on a text, and the base model's on the same sequences, cannot be judged.
+
+    Args:
+        variants: The variants whose losses are to be judged.
+        text: Which text.
+    """
+    problems: list[str] = []
+    for variant in variants:
+        if not variant.trials:
+            problems.append(f"{variant.label} has no trial")
+        for trial in variant.trials:
+            trained, base = getattr(trial, text), getattr(trial, f"base_{text}")
+            where = f"{variant.label}, seed {trial.spec.seed}"
+            if trial.failure is not None:
+                problems.append(trial.failure)
+            elif not (_is_finite(trained) and _is_finite(base)):
+                hint = "; set ftguard_reference to a general text" if text == "reference" else ""
+                problems.append(f"the {text} loss of {where}, was not measured, or is not finite{hint}")
+            elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
+                problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
+            elif _units(trained) < MINIMUM_SEQUENCES:
+                problems.append(_too_few(trained, text, variant.workload))
+    return list(dict.fromkeys(problems))
 
 
-def _units(trial: TrialResult) -> int:
-    if trial.validation is None:
+def reference_losses(candidate: TrainedVariant, baseline: TrainedVariant) -> PairedLosses:
+    """Return the losses on the reference text; there must be no `text_problems`."""
+    sides = [_stack(trial.reference for trial in side.trials) for side in (candidate, baseline)]
+    return _paired(sides[0], sides[1], candidate.trials[0].base_reference)
+
+
+def trend_of(variant: TrainedVariant, confidence: float) -> Trend | None:
+    """Return how a variant's validation loss moves with the steps; None where too few points were measured."""
+    return _trend([trial.curve for trial in variant.trials], variant, confidence)
+
+
+def _stack(sides: Iterator[SequenceLosses | None]) -> list[SequenceLosses]:
+    return [losses for losses in sides if losses is not None]
+
+
+def _paired(
+    candidate: list[SequenceLosses], baseline: list[SequenceLosses], base: SequenceLosses | None
+) -> PairedLosses:
+    assert base is not None  # a missing loss is among the problems
+    arrays = {
+        "candidate": np.array([losses.nll for losses in candidate], dtype=np.float64),
+        "baseline": np.array([losses.nll for losses in baseline], dtype=np.float64),
+        "base": np.array(base.nll, dtype=np.float64),
+        "tokens": np.array(base.tokens, dtype=np.float64),
+    }
+    if base.documents is not None:
+        arrays = {name: cluster(array, base.documents) for name, array in arrays.items()}
+    return PairedLosses(**arrays)
+
+
+def _difference(ours: tuple[CurvePoint, ...], theirs: tuple[CurvePoint, ...]) -> tuple[CurvePoint, ...]:
+    other = {point.step: point.nll for point in theirs}
+    return tuple(
+        replace(point, nll=tuple(a - b for a, b in zip(point.nll, other[point.step], strict=True)))
+        for point in ours
+        if len(other.get(point.step, ())) == len(point.nll)
+    )
+
+
+def _trend(curves: list[tuple[CurvePoint, ...]], variant: TrainedVariant, confidence: float) -> Trend | None:
+    """Fit a line against log(step) through the last points of each seed's curve.
+
+    The slope is a weighted sum of the points, so per sequence it is one number, and the interval of gaps judges it.
+    """
+    validation = variant.trials[0].validation if variant.trials else None
+    steps = tuple(point.step for point in curves[0] if point.step > 0)[-_TREND_POINTS:] if curves else ()
+    values = [[point.nll for point in curve if point.step in steps] for curve in curves]
+    sizes = {(len(points), len(nll)) for points in values for nll in points}
+    if validation is None or len(steps) < _TREND_POINTS or len(sizes) != 1 or next(iter(sizes))[0] != len(steps):
+        return None
+    count = next(iter(sizes))[1]
+    chosen = evenly_spaced(len(validation.tokens), count)
+    slope, _ = line_weights(steps, at=2 * steps[-1])
+    slopes = np.einsum("p,kpn->kn", slope * math.log(2), np.array(values, dtype=np.float64))
+    tokens = np.array(validation.tokens, dtype=np.float64)[chosen]
+    if validation.documents is not None:
+        documents = tuple(validation.documents[index] for index in chosen)
+        slopes, tokens = cluster(slopes, documents), cluster(tokens, documents)
+    if len(tokens) < 2 or not np.isfinite(slopes).all():
+        return None
+    return Trend(gap_interval(slopes, tokens, confidence), steps, len(tokens))
+
+
+def _units(losses: SequenceLosses | None) -> int:
+    if losses is None:
         return 0
-    documents = trial.validation.documents
-    return len(trial.validation.nll) if documents is None else len(set(documents))
+    return len(losses.nll) if losses.documents is None else len(set(losses.documents))
+
+
+def _unit_name(losses: SequenceLosses | None) -> str:
+    return "sequences" if losses is None or losses.documents is None else "documents"
+
+
+def _is_finite(losses: SequenceLosses | None) -> bool:
+    return losses is not None and bool(losses.nll) and all(map(math.isfinite, losses.nll))
+
+
+def _too_few(losses: SequenceLosses, text: str, workload: Workload) -> str:
+    bound = workload.validation_sequences
+    remedy = (
+        f"validation_sequences, which is {bound}, allows no more: raise it"
+        if bound < MINIMUM_SEQUENCES
+        else f"give a longer {text} text, or a smaller block_size"
+    )
+    return (
+        f"{_units(losses)} {text} {_unit_name(losses)} are too few to tell noise from a gap: at least "
+        f"{MINIMUM_SEQUENCES} are needed; {remedy}"
+    )
 
 
 def _failed(variant: TrainedVariant) -> Iterator[str]:
@@ -152,6 +314,11 @@ def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
     assert ours.validation is not None  # a missing loss is among the problems already found
     assert theirs.validation is not None
     seed = ours.spec.seed
+    base = theirs.base_validation
+    if base is None or not _is_finite(base):
+        yield f"seed {seed}: the loss of the base model, which shows what was learnt, was not measured"
+    elif (base.digest, base.tokens) != (theirs.validation.digest, theirs.validation.tokens):
+        yield f"seed {seed}: the base model was not evaluated on the same validation sequences"
     same_sequences = (ours.validation.digest, ours.validation.tokens) == (
         theirs.validation.digest,
         theirs.validation.tokens,
@@ -161,12 +328,8 @@ def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
     if ours.data_order is None or ours.data_order != theirs.data_order:
         yield f"seed {seed}: the two variants were not trained on the same batches in the same order"
     yield from _step_0(ours, theirs)
-    if same_sequences and _units(ours) < MINIMUM_SEQUENCES:
-        unit = "sequences" if ours.validation.documents is None else "documents"
-        yield (
-            f"{_units(ours)} validation {unit} are too few to tell noise from a gap: at least {MINIMUM_SEQUENCES} are "
-            "needed; give a longer validation text, or a smaller block_size"
-        )
+    if same_sequences and _units(ours.validation) < MINIMUM_SEQUENCES:
+        yield _too_few(ours.validation, "validation", ours.spec.workload)
 
 
 def _step_0(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:

@@ -6,23 +6,38 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.units import format_bytes, parse_bytes, parse_share
 
-__all__ = ["BYTES", "NATS_PER_TOKEN", "SHARE", "Limit", "parse_loss_limit", "parse_memory_limit"]
+__all__ = [
+    "BYTES",
+    "NATS_PER_TOKEN",
+    "OF_GAIN",
+    "PERPLEXITY",
+    "SHARE",
+    "Limit",
+    "format_limit",
+    "parse_memory_limit",
+    "parse_number_limit",
+    "parse_share_limit",
+]
+
+__tracebackhide__ = hide_our_frames
 
 NATS_PER_TOKEN: Final = "nats per token"
+PERPLEXITY: Final = "perplexity"
 BYTES: Final = "bytes"
 SHARE: Final = "of baseline"
+OF_GAIN: Final = "of the gain"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest accepted value of a gate.
+    """The largest accepted value of a gate, or the smallest one of a gate on what is retained.
 
     Attributes:
         value: The number, in `unit`.
-        unit: "nats per token", "bytes" or "of baseline" (a share, 0.6 is 60 %).
+        unit: "nats per token", "perplexity", "bytes", "of baseline" or "of the gain" (shares: 0.6 is 60 %).
         source: What kind of place set it: "argument", "marker", "command line", "environment" or "ini".
         place: The place itself, as shown to the person whose test fails.
     """
@@ -34,12 +49,17 @@ class Limit:
 
     def __str__(self) -> str:
         """Return the limit as it is shown."""
-        if self.unit == BYTES:
-            return format_bytes(self.value)
-        return f"{100 * self.value:.4g}%" if self.unit == SHARE else f"{self.value:g}"
+        return format_limit(self.value, self.unit)
 
 
-def parse_loss_limit(value: object, source: str, place: str) -> Limit:
+def format_limit(value: float, unit: str) -> str:
+    """Return a limit as it is shown: "900 MB", "60%" or "0.02"."""
+    if unit == BYTES:
+        return format_bytes(value)
+    return f"{100 * value:.4g}%" if unit in (SHARE, OF_GAIN) else f"{value:g}"
+
+
+def parse_number_limit(value: object, what: str, unit: str, source: str, place: str) -> Limit:
     """Return the limit that a number or its text stands for.
 
     Raises:
@@ -50,9 +70,24 @@ def parse_loss_limit(value: object, source: str, place: str) -> Limit:
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        message = f"a limit of the loss gap must be a finite number of nats per token, got {value!r} ({place})"
+        message = f"a limit of the {what} must be a finite number ({unit}), got {value!r} ({place})"
         raise ConfigurationError(message)
-    return Limit(number, NATS_PER_TOKEN, source, place)
+    return Limit(number, unit, source, place)
+
+
+def parse_share_limit(value: object, what: str, unit: str, source: str, place: str) -> Limit:
+    """Return the limit that a percentage stands for: "80%" is 0.8.
+
+    Raises:
+        ConfigurationError: It is not a percentage above 0.
+    """
+    try:
+        if isinstance(value, str):
+            return Limit(parse_share(value), unit, source, place)
+    except ValueError:
+        pass  # one message for every way of being wrong, below
+    message = f'a limit of the {what} must be a share such as "80%", got {value!r} ({place})'
+    raise ConfigurationError(message)
 
 
 def parse_memory_limit(value: object, source: str, place: str) -> Limit:

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, FtguardError
+from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.session import Run, TestRecord, is_worker
-from pytest_ftguard.settings import Settings, add_options, marker_problem, read_settings
+from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.specs import Full, LoRA, Variant, Workload
 
+__tracebackhide__ = hide_our_frames
+
 _FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
 _MARKER: Final = (
-    "ftguard(max_loss_gap=None, max_memory=None, confidence=None, on_inconclusive=None): "
-    "limits of this test's gates (pytest-ftguard)"
+    f"ftguard({', '.join(f'{name}=None' for name in MARKER_KEYS)}): limits of this test's gates (pytest-ftguard)"
 )
 _RUN: Final = pytest.StashKey[Run]()
 
@@ -51,7 +52,6 @@ class Ftguard:
             variant: `Full` or `LoRA`; LoRA's learning rate is by default ten times that of `ftguard_full`.
             workload: What is held fixed; the fixture `ftguard_workload` by default.
         """
-        __tracebackhide__ = True
         return self._run.train(
             variant,
             lambda: workload or self._request.getfixturevalue("ftguard_workload"),
@@ -78,11 +78,11 @@ def ftguard_lora(pytestconfig: pytest.Config) -> LoRA:
 
 
 def _from_settings(config: pytest.Config, make: Callable[[Settings], Spec]) -> Spec:
-    __tracebackhide__ = True
     try:
         return make(config.stash[_RUN].settings)
     except ConfigurationError as error:
-        pytest.fail(f"ftguard: {error}", pytrace=False)
+        failure = pytest.fail.Exception(f"ftguard: {error}", pytrace=False)
+    raise failure
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,6 @@ def lora_variant(request: pytest.FixtureRequest) -> TrainedVariant:
 
 
 def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVariant:
-    __tracebackhide__ = True
     run = request.config.stash[_RUN]
     run.session_variants_to_come.discard(request.fixturename or "")
     # The specs are asked for by name so that a disabled run does not even prepare their data.
@@ -224,7 +223,7 @@ def pytest_runtest_makereport(
         content: dict[str, Any] = {
             "trials": [trial.to_dict() for trial in run.new_trials()],
             "verdicts": [verdict.to_dict() for verdict in run.test.new_verdicts()],
-            "not_run": call.excinfo is not None and run.was_not_run(call.excinfo.value),
+            "not_run": run.why_not_run(call.excinfo.value) if call.excinfo is not None else None,
         }
         if any(content.values()):
             report.ftguard = content  # type: ignore[attr-defined]

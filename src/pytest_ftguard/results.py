@@ -23,6 +23,7 @@ __all__ = [
     "TrainedVariant",
     "TrialError",
     "TrialResult",
+    "evenly_spaced",
 ]
 
 SCHEMA: Final = 1
@@ -80,6 +81,12 @@ class SequenceLosses:
             documents=None if documents is None else tuple(documents),
             digest=values["digest"],
         )
+
+
+def evenly_spaced(count: int, at_most: int) -> list[int]:
+    """Return at most so many of the indices 0 to count - 1, evenly spaced and in order."""
+    chosen = min(count, at_most)
+    return [index * count // chosen for index in range(chosen)]
 
 
 def _exp(loss: float) -> float:

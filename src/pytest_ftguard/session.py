@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
 from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from pytest_ftguard.gates import Verdict
+    from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.reporting.terminal import RecordedVerdict
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.running.lab import Lab, Progress
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pytest_ftguard.specs import Full, Variant, Workload
 
 __all__ = ["Run", "TestRecord", "is_worker"]
+
+__tracebackhide__ = hide_our_frames
 
 _HEARTBEAT_SECONDS: Final = 20.0
 _REDRAW_SECONDS: Final = 0.2
@@ -92,7 +94,8 @@ class Run:
         self.test: TestRecord | None = None
         self.trials: dict[str, TrialResult] = {}
         self.verdicts: list[RecordedVerdict] = []
-        self.not_run = 0
+        self.not_run: list[str] = []
+        """Why tests were skipped for which nothing could be trained, one reason per test."""
         self.unwritten: list[str] = []
         """Why a file that was asked for could not be written."""
         self._skips: list[BaseException] = []
@@ -113,7 +116,6 @@ class Run:
             workload: How to get what is held fixed.
             full: How to get full fine-tuning, whose learning rate that of LoRA follows by default.
         """
-        __tracebackhide__ = True
         if self.settings.value("disable", False):
             raise self._skip("ftguard is disabled: nothing is trained")
         from pytest_ftguard.specs import Full, LoRA, with_learning_rate
@@ -127,10 +129,10 @@ class Run:
             trained = lab.train(_absolute(workload(), self.config.rootpath), with_learning_rate(chosen, full()))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
-                pytest.fail(f"ftguard: {error}, and require_gpu is set", pytrace=False)
+                raise _failure(f"ftguard: {error}, and require_gpu is set") from None
             raise self._skip(f"ftguard: {error}") from None
         except ConfigurationError as error:
-            pytest.fail(f"ftguard: {error}", pytrace=False)
+            raise _failure(f"ftguard: {error}") from None
         on_cpu = any(trial.environment is not None and trial.environment.device == "cpu" for trial in trained.trials)
         if on_cpu and self.settings.value("require_gpu", False):
             pytest.fail("ftguard: require_gpu is set, but the trial was trained on the CPU", pytrace=False)
@@ -140,9 +142,9 @@ class Run:
         self._skips.append(pytest.skip.Exception(reason))
         return self._skips[-1]
 
-    def was_not_run(self, error: BaseException) -> bool:
-        """Return whether an exception skipped a test because nothing could be trained for it."""
-        return any(error is skip for skip in self._skips)
+    def why_not_run(self, error: BaseException) -> str | None:
+        """Return why an exception skipped a test because nothing could be trained for it; None for any other."""
+        return next((str(skip) for skip in self._skips if error is skip), None)
 
     def _open_lab(self) -> Lab:
         from pytest_ftguard.running.lab import Lab, LabOptions
@@ -166,7 +168,7 @@ class Run:
 
     def keep(self, nodeid: str, content: Mapping[str, Any]) -> None:
         """Take over what a report brought; two xdist workers may bring the same trial, of which one is kept."""
-        from pytest_ftguard.gates import Verdict
+        from pytest_ftguard.gates.verdict import Verdict
         from pytest_ftguard.reporting.terminal import RecordedVerdict
         from pytest_ftguard.results import TrialResult
 
@@ -174,12 +176,18 @@ class Run:
             trial = TrialResult.from_dict(values)
             self.trials.setdefault(trial.fingerprint, trial)
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
-        self.not_run += bool(content.get("not_run"))
+        if content.get("not_run"):
+            self.not_run.append(content["not_run"])
 
     def close(self) -> None:
         """End what is running and remove what was written."""
         if self._lab is not None:
             self._lab.close()
+
+
+def _failure(message: str) -> BaseException:
+    """Return what pytest.fail raises, for use with `from None`: a chained exception would be printed as well."""
+    return pytest.fail.Exception(message, pytrace=False)
 
 
 def _threads(environment: Mapping[str, str]) -> int | None:

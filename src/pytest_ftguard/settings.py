@@ -13,16 +13,38 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 
 if TYPE_CHECKING:
     import pytest
 
     from pytest_ftguard.specs import Full, LoRA, Workload
 
-__all__ = ["KEYS", "Setting", "Settings", "add_options", "marker_problem", "marker_settings", "read_settings"]
+__all__ = [
+    "KEYS",
+    "MARKER_KEYS",
+    "Setting",
+    "Settings",
+    "add_options",
+    "marker_problem",
+    "marker_settings",
+    "read_settings",
+]
 
-_MARKER_KEYS: Final = ("max_loss_gap", "max_memory", "confidence", "on_inconclusive")
+__tracebackhide__ = hide_our_frames
+
+MARKER_KEYS: Final = (
+    "max_loss_gap",
+    "max_perplexity_gap",
+    "min_retention",
+    "max_forgetting",
+    "max_improvement",
+    "max_memory",
+    "max_time",
+    "confidence",
+    "gain_factor",
+    "on_inconclusive",
+)
 _ENVIRONMENT_PREFIX: Final = "FTGUARD_"
 _INI_PREFIX: Final = "ftguard_"
 _KEEP_AUTO_BYTES: Final = 2 * 1000**3
@@ -111,6 +133,13 @@ def _confidence(value: Any, place: Place) -> float:
     return number
 
 
+def _gain_factor(value: Any, place: Place) -> float:
+    number = _number(value, place)
+    if not 0 <= number < float("inf"):
+        raise ValueError("it must be a number of at least 0, for example 3")
+    return number
+
+
 def _items(value: Any) -> list[str]:
     return [item.strip() for item in re.split(r"[,\n]", str(value)) if item.strip()]
 
@@ -170,10 +199,22 @@ def _duration(value: Any, place: Place) -> float:
     return parse_duration(str(value))
 
 
-def _loss_limit(value: Any, place: Place) -> Any:
-    from pytest_ftguard.limits import parse_loss_limit
+def _number_limit(what: str, unit: str) -> Callable[[Any, Place], Any]:
+    def parse(value: Any, place: Place) -> Any:
+        from pytest_ftguard.limits import parse_number_limit
 
-    return parse_loss_limit(value, place.kind, place.name)
+        return parse_number_limit(value, what, unit, place.kind, place.name)
+
+    return parse
+
+
+def _share_limit(what: str, unit: str) -> Callable[[Any, Place], Any]:
+    def parse(value: Any, place: Place) -> Any:
+        from pytest_ftguard.limits import parse_share_limit
+
+        return parse_share_limit(value, what, unit, place.kind, place.name)
+
+    return parse
 
 
 def _memory_limit(value: Any, place: Place) -> Any:
@@ -205,9 +246,19 @@ KEYS: Final = (
     Key("lora_dropout", _number, "dropout before the adapters (0)"),
     Key("lora_target_modules", _targets, "all-linear, suffixes, or a regular expression"),
     Key("lora_learning_rate", _number, "learning rate of LoRA (ten times that of full fine-tuning)"),
-    Key("max_loss_gap", _loss_limit, "largest accepted loss gap, in nats per token"),
+    Key("max_loss_gap", _number_limit("loss gap", "nats per token"), "largest accepted loss gap, in nats per token"),
+    Key("max_perplexity_gap", _number_limit("perplexity gap", "perplexity"), "largest accepted perplexity gap"),
+    Key("min_retention", _share_limit("retention", "of the gain"), "smallest accepted share of full's gain: '90%%'"),
+    Key("max_forgetting", _number_limit("forgetting", "nats per token"), "largest growth of the reference loss"),
+    Key("max_improvement", _number_limit("convergence", "nats per token"), "what doubling the steps may still gain"),
+    Key(
+        "max_time",
+        _share_limit("step time", "of baseline"),
+        "largest share of the baseline's step time: '80%%'",
+    ),
     Key("max_memory", _memory_limit, "largest accepted peak memory: '0.9 GB', or '60%%' of the baseline's"),
     Key("confidence", _confidence, "one-sided confidence of each bound (0.95)"),
+    Key("gain_factor", _gain_factor, "margins that full fine-tuning must gain over the base model (3)"),
     Key("on_inconclusive", _choice("fail", "warn"), "what an INCONCLUSIVE verdict does: fail or warn"),
     Key("device", _text, "auto, cpu, cuda, ..."),
     Key("require_gpu", _flag, "fail where there is no accelerator", flag=True),
@@ -376,10 +427,10 @@ def _closest(name: str, known: Iterable[str]) -> str:
 def marker_problem(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a marker's arguments, or None."""
     if arguments:
-        return f"the marker ftguard takes keywords only, got {arguments!r}: write ftguard({_MARKER_KEYS[0]}=...)"
+        return f"the marker ftguard takes keywords only, got {arguments!r}: write ftguard({MARKER_KEYS[0]}=...)"
     for name, value in keywords.items():
-        if name not in _MARKER_KEYS:
-            return f"the marker ftguard has no keyword {name!r}; it has {', '.join(_MARKER_KEYS)}"
+        if name not in MARKER_KEYS:
+            return f"the marker ftguard has no keyword {name!r}; it has {', '.join(MARKER_KEYS)}"
         try:
             _parse(_BY_NAME[name], value, _marker_place(name))
         except ConfigurationError as error:
@@ -402,7 +453,7 @@ def argument_setting(name: str, value: Any) -> Setting:
     Raises:
         ConfigurationError: The value is wrong.
     """
-    argument = "at_most" if name.startswith("max_") else name
+    argument = "at_most" if name.startswith("max_") else "at_least" if name.startswith("min_") else name
     return _parse(_BY_NAME[name], value, Place("argument", f"the argument {argument}", Path()))
 
 

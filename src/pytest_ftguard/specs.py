@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Self
 
-from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 
 __all__ = [
     "PRECISIONS",
@@ -23,6 +23,8 @@ __all__ = [
     "variant_from_dict",
     "with_learning_rate",
 ]
+
+__tracebackhide__ = hide_our_frames
 
 PRECISIONS: Final = ("auto", "fp32", "bf16")
 TASKS: Final = ("causal-lm",)

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-__all__ = ["Interval", "cluster", "gap_interval"]
+__all__ = [
+    "Effort",
+    "Interval",
+    "SeedNoise",
+    "cluster",
+    "effort_to_settle",
+    "gap_interval",
+    "line_weights",
+    "mean_log_ratio",
+    "perplexity_gap",
+    "retention",
+]
 
 FloatArray = NDArray[np.float64]
+
+_MOST_SEEDS: Final = 100
+_MOST_TIMES_THE_SEQUENCES: Final = 1000
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """The seeds' part of a gap's noise, calibrated beforehand on many seeds.
+
+    Attributes:
+        tau: Standard deviation of the gap over seeds, in nats per token.
+        degrees_of_freedom: Number of seeds that were calibrated on, less one.
+    """
+
+    tau: float
+    degrees_of_freedom: int
 
 
 @dataclass(frozen=True)
@@ -34,45 +64,91 @@ class Interval:
     seed_variance: float
     degrees_of_freedom: float
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the estimate and both bounds are numbers that can be compared."""
+        return all(map(math.isfinite, (self.value, self.lower, self.upper)))
 
-def cluster(differences: FloatArray, tokens: FloatArray, documents: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-    """Sum differences and token counts over the sequences of each document.
+
+@dataclass(frozen=True)
+class Effort:
+    """What would settle a verdict that lies between the bounds, if the estimate stays where it is.
+
+    Attributes:
+        seeds: Seeds in all, with the same sequences; None where no affordable number is enough.
+        sequences: Sequences (or documents) in all, with the same seeds; None likewise.
+    """
+
+    seeds: int | None
+    sequences: int | None
+
+
+def cluster(sums: FloatArray, documents: tuple[int, ...]) -> FloatArray:
+    """Sum losses, differences or token counts over the sequences of each document.
 
     Sequences cut from one document are not independent, so the document is the unit of the interval.
 
     Args:
-        differences: Differences of summed losses, shape (seeds, sequences).
-        tokens: Tokens per sequence, shape (sequences,).
+        sums: One value per sequence in the last dimension, shape (..., sequences).
         documents: Number of each sequence's document, length sequences.
 
     Returns:
-        Arrays of shape (seeds, documents) and (documents,).
+        An array of shape (..., documents).
     """
     _, index = np.unique(np.asarray(documents), return_inverse=True)
-    count = int(index.max()) + 1
-    sums = np.stack([np.bincount(index, weights=row, minlength=count) for row in differences])
-    return sums.astype(np.float64), np.bincount(index, weights=tokens, minlength=count).astype(np.float64)
+
+    def add_up(row: FloatArray) -> FloatArray:
+        return np.bincount(index, weights=row).astype(np.float64)
+
+    return np.apply_along_axis(add_up, -1, sums)
 
 
-def gap_interval(differences: FloatArray, tokens: FloatArray, confidence: float) -> Interval:
+def gap_interval(
+    differences: FloatArray, tokens: FloatArray, confidence: float, seed_noise: SeedNoise | None = None
+) -> Interval:
     """Return the gap per token with one-sided bounds that count both noises: sequences and seeds.
 
     The gap is a ratio estimator, sum of differences over sum of tokens; the variance of its sequence part is
     that of its linearisation (Cochran, Sampling Techniques, 1977, chapter 6). Sequences are crossed with
     seeds, so the two variance components are added, with Satterthwaite's degrees of freedom.
 
-    With one seed the seeds' part is unknown: the interval then speaks of these two checkpoints only.
+    With one seed and no calibration the seeds' part is unknown: the interval then speaks of these two checkpoints
+    only.
 
     Args:
         differences: Summed loss of the candidate minus that of the baseline, in nats, shape (k seeds, n sequences).
         tokens: Predicted tokens of each sequence, shape (n,).
         confidence: One-sided confidence of each bound, between 0.5 and 1.
+        seed_noise: The seeds' part where it was calibrated; it then replaces the estimate from these k seeds.
 
     Raises:
         ValueError: The shapes do not match, n < 2, a value is not finite, or the confidence is out of range.
     """
     d = np.asarray(differences, dtype=np.float64)
     n_tokens = np.asarray(tokens, dtype=np.float64)
+    _check(d, n_tokens, confidence)
+    k, n = d.shape
+    gap = d.sum() / (k * n_tokens.sum())
+    residuals = (d.mean(axis=0) - gap * n_tokens) / n_tokens.mean()
+    item_variance = residuals.var(ddof=1) / n
+    if seed_noise is not None:
+        seed_variance, seed_freedom = seed_noise.tau**2 / k, seed_noise.degrees_of_freedom
+    elif k > 1:
+        seed_variance, seed_freedom = (d.sum(axis=1) / n_tokens.sum()).var(ddof=1) / k, k - 1
+    else:
+        seed_variance, seed_freedom = 0.0, 1
+    half_width, freedom = _half_width(item_variance, seed_variance, n - 1, seed_freedom, confidence)
+    return Interval(
+        value=float(gap),
+        lower=float(gap - half_width),
+        upper=float(gap + half_width),
+        item_variance=float(item_variance),
+        seed_variance=float(seed_variance),
+        degrees_of_freedom=float(freedom),
+    )
+
+
+def _check(d: FloatArray, n_tokens: FloatArray, confidence: float) -> None:
     if d.ndim != 2 or d.shape[0] < 1 or d.shape[1] < 2 or n_tokens.shape != (d.shape[1],):
         message = (
             f"need differences of shape (seeds, sequences >= 2) and as many tokens, got {d.shape}, {n_tokens.shape}"
@@ -84,24 +160,160 @@ def gap_interval(differences: FloatArray, tokens: FloatArray, confidence: float)
     if not 0.5 < confidence < 1:
         message = f"confidence must lie between 0.5 and 1, got {confidence!r}"
         raise ValueError(message)
-    k, n = d.shape
-    gap = d.sum() / (k * n_tokens.sum())
-    residuals = (d.mean(axis=0) - gap * n_tokens) / n_tokens.mean()
-    item_variance = residuals.var(ddof=1) / n
-    seed_variance = (d.sum(axis=1) / n_tokens.sum()).var(ddof=1) / k if k > 1 else 0.0
+
+
+def _half_width(
+    item_variance: Any, seed_variance: Any, item_freedom: Any, seed_freedom: Any, confidence: float
+) -> tuple[Any, Any]:
+    """Return the distance of the bounds from the estimate, and the degrees of freedom; also for arrays of each."""
     variance = item_variance + seed_variance
-    if variance == 0:
-        return Interval(float(gap), float(gap), float(gap), 0.0, 0.0, math.inf)
-    # Satterthwaite's formula in shares of the sum, which cannot underflow.
-    item_share = item_variance / variance
-    freedom = 1 / (item_share**2 / (n - 1) + ((1 - item_share) ** 2 / (k - 1) if k > 1 else 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Satterthwaite's formula in shares of the sum, which cannot underflow; without any variance nothing is unsure.
+        item_share = np.where(variance > 0, item_variance / variance, 1.0)
+        freedom = 1 / (item_share**2 / item_freedom + (1 - item_share) ** 2 / seed_freedom)
     # The same quantile as scipy.stats.t.ppf, without the second that importing scipy.stats costs.
-    half_width = stdtrit(freedom, confidence) * math.sqrt(variance)
-    return Interval(
-        value=float(gap),
-        lower=float(gap - half_width),
-        upper=float(gap + half_width),
-        item_variance=float(item_variance),
-        seed_variance=float(seed_variance),
-        degrees_of_freedom=float(freedom),
+    return stdtrit(freedom, confidence) * np.sqrt(variance), np.where(variance > 0, freedom, np.inf)
+
+
+def effort_to_settle(
+    interval: Interval, limit: float, shape: tuple[int, int], confidence: float, seed_noise: SeedNoise | None = None
+) -> Effort:
+    """Return how many seeds, or how many sequences, would bring the limit outside the bounds.
+
+    Each is asked for alone, with the estimate and both variances where they are now.
+
+    Args:
+        interval: The interval in which the limit lies.
+        limit: The limit.
+        shape: Numbers of seeds and sequences that the interval rests on.
+        confidence: One-sided confidence of each bound.
+        seed_noise: The calibrated noise of seeds that the interval was computed with.
+    """
+    k, n = shape
+    distance = abs(interval.value - limit)
+
+    def first(numbers: FloatArray, seeds: Any, sequences: Any) -> int | None:
+        half_width, _ = _half_width(
+            interval.item_variance * n / sequences,
+            interval.seed_variance * k / seeds,
+            sequences - 1,
+            np.maximum(1, seeds - 1) if seed_noise is None else seed_noise.degrees_of_freedom,
+            confidence,
+        )
+        enough = np.flatnonzero(half_width < distance)
+        return int(numbers[enough[0]]) if len(enough) else None
+
+    seeds = np.arange(k + 1, _MOST_SEEDS + 1, dtype=np.float64)
+    sequences = np.unique(np.ceil(n * np.geomspace(1, _MOST_TIMES_THE_SEQUENCES, 400)))
+    return Effort(
+        seeds=first(seeds, seeds, float(n)) if interval.seed_variance > 0 and len(seeds) else None,
+        sequences=first(sequences, float(k), sequences),
     )
+
+
+def line_weights(steps: Sequence[int], at: int) -> tuple[FloatArray, FloatArray]:
+    """Return the weights that turn values along training into a slope and a prediction.
+
+    The least-squares line through the values against log(step) is a weighted sum of them, and so a sum over the
+    sequences of any one of them: the same interval that judges a gap judges its slope.
+
+    Args:
+        steps: Steps at which the values were measured, at least two different ones, all above 0.
+        at: The step of the prediction.
+
+    Returns:
+        Weights of the slope per unit of log(step), and of the line's value at the step.
+    """
+    x = np.log(np.asarray(steps, dtype=np.float64))
+    centred = x - x.mean()
+    slope = centred / (centred**2).sum()
+    return slope, 1 / len(x) + slope * (math.log(at) - x.mean())
+
+
+def perplexity_gap(
+    candidate: FloatArray, baseline: FloatArray, tokens: FloatArray, confidence: float, seed_noise: SeedNoise | None
+) -> Interval:
+    """Return the gap between the perplexities exp(mean loss), candidate minus baseline, with its bounds.
+
+    The bounds are those of the delta method: exp is taken as a straight line over the width of the interval.
+
+    Args:
+        candidate: Summed losses in nats, shape (k seeds, n sequences).
+        baseline: Likewise, paired by seed and sequence.
+        tokens: Predicted tokens of each sequence, shape (n,).
+        confidence: One-sided confidence of each bound.
+        seed_noise: Calibrated noise of the loss gap, which the baseline's perplexity turns into one of this gap.
+    """
+    scale = len(candidate) * tokens.sum()
+    ours, theirs = candidate.sum() / scale, baseline.sum() / scale
+    influence = math.exp(ours) * (candidate - ours * tokens) - math.exp(theirs) * (baseline - theirs * tokens)
+    noise = None if seed_noise is None else replace(seed_noise, tau=seed_noise.tau * math.exp(max(ours, theirs)))
+    centred = gap_interval(influence, tokens, confidence, noise)
+    value = math.exp(ours) - math.exp(theirs)
+    return replace(centred, value=value, lower=value + centred.lower, upper=value + centred.upper)
+
+
+def retention(
+    candidate: FloatArray, baseline: FloatArray, base: FloatArray, tokens: FloatArray, confidence: float
+) -> Interval:
+    """Return the share of the baseline's gain over the base model that the candidate retains, with its bounds.
+
+    A share f is refused where candidate - f baseline - (1 - f) base, whose mean is 0 at the true share, is not 0 by
+    the interval of gaps (Fieller's method). This needs a gain that is clearly above 0.
+
+    Args:
+        candidate: Summed losses in nats, shape (k seeds, n sequences).
+        baseline: Likewise, paired by seed and sequence.
+        base: Summed losses of the base model, shape (n,).
+        tokens: Predicted tokens of each sequence, shape (n,).
+        confidence: One-sided confidence of each bound.
+
+    Raises:
+        ValueError: The gain is not clearly above 0.
+    """
+    gain = gap_interval(base - baseline, tokens, confidence)
+    if not gain.lower > 0:
+        message = f"the baseline's gain over the base model is not clearly above 0: {gain.value:g}, from {gain.lower:g}"
+        raise ValueError(message)
+
+    def at(share: float) -> Interval:
+        return gap_interval(candidate - share * baseline - (1 - share) * base, tokens, confidence)
+
+    def root(bound: Callable[[Interval], float]) -> float:
+        reach = 2.0
+        while not (bound(at(-reach)) < 0 < bound(at(reach))):
+            reach *= 2
+        return float(brentq(lambda share: bound(at(share)), -reach, reach, xtol=1e-9))
+
+    value = float((base - candidate).sum() / (base - baseline).sum())
+    here = at(value)
+    return replace(
+        here,
+        value=value,
+        lower=root(lambda interval: interval.upper),
+        upper=root(lambda interval: interval.lower),
+        item_variance=here.item_variance / gain.value**2,
+        seed_variance=here.seed_variance / gain.value**2,
+    )
+
+
+def mean_log_ratio(candidate: FloatArray, baseline: FloatArray, confidence: float) -> Interval:
+    """Return the ratio of paired durations, candidate over baseline, with bounds from a t test on the log scale.
+
+    Args:
+        candidate: Durations, one per seed, shape (k >= 2,).
+        baseline: Likewise, paired by seed.
+        confidence: One-sided confidence of each bound.
+
+    Raises:
+        ValueError: There are fewer than two pairs, or a duration is not above 0.
+    """
+    if candidate.shape != baseline.shape or len(candidate) < 2 or not ((candidate > 0) & (baseline > 0)).all():
+        message = f"need at least two pairs of durations above 0, got {candidate} and {baseline}"
+        raise ValueError(message)
+    logs = np.log(candidate / baseline)
+    variance = logs.var(ddof=1) / len(logs)
+    half_width = stdtrit(len(logs) - 1, confidence) * math.sqrt(variance)
+    value = float(logs.mean())
+    lower, upper = math.exp(value - half_width), math.exp(value + half_width)
+    return Interval(math.exp(value), lower, upper, 0.0, float(variance), float(len(logs) - 1))

@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates import Verdict, assess_loss_gap, assess_memory
-from pytest_ftguard.limits import parse_loss_limit, parse_memory_limit
+from pytest_ftguard.gates.budgets import assess_memory
+from pytest_ftguard.gates.quality import (
+    assess_loss_gap,
+)
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.limits import (
+    NATS_PER_TOKEN,
+    parse_memory_limit,
+    parse_number_limit,
+)
 from pytest_ftguard.results import Memory, TrainedVariant, TrialError, TrialResult
 from pytest_ftguard.specs import Full, LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
@@ -28,8 +37,8 @@ def shifted(gap: float, noise: float = 0.0, seed: int = 0) -> tuple[float, ...]:
 
 
 def judge(candidate: TrainedVariant, baseline: TrainedVariant, at_most: object = 0.1, **options: Any) -> Verdict:
-    limit = parse_loss_limit(at_most, "argument", "the argument at_most")
-    return assess_loss_gap(candidate, baseline, limit, confidence=0.95, **options)
+    limit = parse_number_limit(at_most, "loss gap", NATS_PER_TOKEN, "argument", "the argument at_most")
+    return assess_loss_gap(candidate, baseline, limit, Rule(**options))
 
 
 def pair(gap: float, **changes: Any) -> tuple[TrainedVariant, TrainedVariant]:
@@ -163,7 +172,7 @@ def test_zero_variance_beyond_the_margin_fails() -> None:
 def test_a_margin_that_is_no_number_is_refused(value: object) -> None:
     """The message names the value and where it came from."""
     with pytest.raises(ConfigurationError, match="the argument at_most"):
-        parse_loss_limit(value, "argument", "the argument at_most")
+        parse_number_limit(value, "loss gap", NATS_PER_TOKEN, "argument", "the argument at_most")
 
 
 def memory(at_most: str, candidate: TrainedVariant, of: TrainedVariant | None = None) -> Verdict:

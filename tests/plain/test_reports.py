@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.gates import Verdict
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.reporting.json import json_report
 from pytest_ftguard.reporting.terminal import RecordedVerdict, progress_line, summary_lines
 from pytest_ftguard.results import Memory, Parameters, TrialError, TrialResult
@@ -41,7 +41,7 @@ def trials() -> list[TrialResult]:
 
 def test_the_summary_shows_both_variants_the_base_and_the_gates_in_80_columns() -> None:
     """A model of 135 million parameters, two seeds and every column fit."""
-    lines = summary_lines(trials(), [RecordedVerdict("tests/test_quality.py::test_it", VERDICT)], 0)
+    lines = summary_lines(trials(), [RecordedVerdict("tests/test_quality.py::test_it", VERDICT)], [])
     text = "\n".join(lines)
     for words in (
         "base model",
@@ -59,15 +59,15 @@ def test_the_summary_shows_both_variants_the_base_and_the_gates_in_80_columns() 
 
 def test_nothing_that_happened_is_an_empty_summary() -> None:
     """No trial, no verdict, no skipped test: no line."""
-    assert summary_lines([], [], 0) == []
-    assert "2 tests did not run" in summary_lines([], [], 2)[0]
+    assert summary_lines([], [], []) == []
+    assert "2 tests did not run" in summary_lines([], [], ["no GPU", "no GPU"])[0]
 
 
 def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
     """An average over the surviving seeds would flatter the variant."""
     spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=1)
     failed = TrialResult(spec=spec, outcome="diverged", error=TrialError("the training loss is nan at step 7"))
-    lines = summary_lines([trial(LORA, NLL), failed], [], 0)
+    lines = summary_lines([trial(LORA, NLL), failed], [], [])
     row = next(line for line in lines if line.startswith("lora r=16"))
     assert row.split()[-1] == "-"
     assert "lora r=16, seed 1, ended diverged: the training loss is nan at step 7" in lines
@@ -87,7 +87,7 @@ def test_no_row_is_rounded_so_that_it_contradicts_its_verdict(
     changes: dict[str, Any], measured: str, limit: str
 ) -> None:
     """What lies beyond the limit is shown beyond it, with as many digits as that takes."""
-    rows = summary_lines([], [RecordedVerdict("a::b", replace(VERDICT, **changes))], 0)
+    rows = summary_lines([], [RecordedVerdict("a::b", replace(VERDICT, **changes))], [])
     assert measured in rows[1]
     assert f"<= {limit}  (" in rows[1]
 
@@ -95,7 +95,7 @@ def test_no_row_is_rounded_so_that_it_contradicts_its_verdict(
 def test_variants_that_look_alike_are_told_apart() -> None:
     """Two adapters of one rank show the settings in which they differ; a single one shows its rank only."""
     other = replace(LORA, alpha=64, target_modules=("q_proj", "v_proj"))
-    text = "\n".join(summary_lines([trial(LORA, NLL), trial(other, NLL), trial(FULL, NLL)], [], 0))
+    text = "\n".join(summary_lines([trial(LORA, NLL), trial(other, NLL), trial(FULL, NLL)], [], []))
     assert "lora r=16 alpha=32 target_modules=all-linear" in text
     assert "lora r=16 alpha=64 target_modules=q_proj,v_proj" in text
     assert "learning_rate" not in text
@@ -104,7 +104,7 @@ def test_variants_that_look_alike_are_told_apart() -> None:
 def test_more_seeds_of_a_variant_stand_in_its_row() -> None:
     """The figures are those of all seeds that were trained, as the gate judges them."""
     first, more = replace(WORKLOAD, seeds=(0,)), replace(WORKLOAD, seeds=(0, 1))
-    lines = summary_lines([trial(LORA, NLL, workload=first), trial(LORA, NLL, seed=1, workload=more)], [], 0)
+    lines = summary_lines([trial(LORA, NLL, workload=first), trial(LORA, NLL, seed=1, workload=more)], [], [])
     assert "x 2 seeds" in lines[0]
     assert sum(line.startswith("lora") for line in lines) == 1
 
@@ -113,14 +113,14 @@ def test_more_seeds_of_a_variant_stand_in_its_row() -> None:
 def test_only_all_of_the_parameters_are_100_percent(trainable: int, share: str) -> None:
     """A variant that leaves some parameters frozen never looks like full fine-tuning."""
     total = 1000 if trainable == 1000 else 10_000
-    row = summary_lines([trial(LORA, NLL, parameters=Parameters(total, trainable))], [], 0)[-1]
+    row = summary_lines([trial(LORA, NLL, parameters=Parameters(total, trainable))], [], [])[-1]
     assert share in row.split(), row
 
 
 def test_accumulated_batches_are_in_the_heading() -> None:
     """A step of two micro-batches is twice the work."""
     workload = replace(WORKLOAD, training_args={"gradient_accumulation_steps": 2})
-    assert "100 steps of 4x128x2 x 1 seed" in summary_lines([trial(LORA, NLL, workload=workload)], [], 0)[0]
+    assert "100 steps of 4x128x2 x 1 seed" in summary_lines([trial(LORA, NLL, workload=workload)], [], [])[0]
 
 
 def test_the_json_report_is_strict_and_complete() -> None:

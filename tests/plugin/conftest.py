@@ -18,6 +18,8 @@ ftguard_precision = fp32
 ftguard_validation_sequences = 80
 ftguard_full_learning_rate = 1e-3
 ftguard_lora_r = 4
+ftguard_final = true
+ftguard_gain_factor = 0
 """
 
 

@@ -31,6 +31,15 @@ def test_no_limit(lora_variant):
 
 def test_swapped(full_variant, lora_variant):
     assert_loss_gap(full_variant, lora_variant, at_most=5)
+
+def test_itself(lora_variant):
+    assert_memory_budget(lora_variant, of=lora_variant, at_most="100%")
+
+def test_nonsense(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant, at_most="60 bananas")
+
+def test_spec(ftguard):
+    ftguard.train(LoRA(r=0))
 """
 
 
@@ -42,14 +51,18 @@ def test_verdicts_reach_tests_and_files(project: pytest.Pytester, workers: int) 
     options = ["-n", str(workers), "--dist=load"] if workers else []
     result = project.runpytest_subprocess("--ftguard-json=out/r.json", "--junitxml=junit.xml", *options, timeout=300)
     assert result.ret == 1
-    result.assert_outcomes(passed=2, failed=3, xfailed=1)
+    result.assert_outcomes(passed=2, failed=6, xfailed=1)
     output = result.stdout.str()
     assert output.count("ftguard summary") == 1
     assert "lora r=4" in output
     assert "a gate without a limit is never green" in output
     assert "the other way round is meant" in output
+    assert "such a gate cannot fail" in output
+    assert "'60 bananas'" in output
+    assert "LoRA.r must be a whole number of at least 1, got 0" in output
     assert "set by the argument at_most" in output
-    assert "src/pytest_ftguard" not in output  # no traceback into the plugin
+    assert "pytest_ftguard/" not in output  # no traceback into the plugin
+    assert "<string>" not in output
 
     report: dict[str, Any] = json.loads((project.path / "out/r.json").read_text())
     assert report["schema"] == 1
@@ -110,8 +123,10 @@ def test_a_mistake_in_what_is_trained_is_one_clear_message(project: pytest.Pytes
     result = project.runpytest_subprocess("-o", f"{name}={value}", timeout=300)
     assert result.ret == 1
     result.assert_outcomes(errors=1)
+    assert result.stdout.str().count(words) <= 2  # in the section of failures, and in pytest's own summary
     assert words in result.stdout.str()
     assert "Traceback" not in result.stdout.str()
+    assert "During handling" not in result.stdout.str()
 
 
 @pytest.mark.torch

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training.data import OrderedCollator, check_texts, evaluation_set, evenly_spaced, training_blocks
+from pytest_ftguard.results import evenly_spaced
+from pytest_ftguard.training.data import OrderedCollator, check_texts, evaluation_set, training_blocks
 
 TOKENIZER: Any = ByT5Tokenizer()  # one token per byte, which is its value plus 3
 

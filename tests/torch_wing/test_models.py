@@ -102,8 +102,13 @@ def test_a_model_that_does_not_exist_is_named(workload: Workload, tmp_path: Path
     """The message names the model, and says what can be given."""
     missing = replace(workload, model=str(tmp_path / "nothing"))
     for load in (load_base, load_tokenizer):
-        with pytest.raises(ConfigurationError, match=r"(?s)Workload\.model is .*nothing.*folder that exists"):
+        with pytest.raises(ConfigurationError, match=r"Workload\.model is .*nothing.*there is no such folder"):
             load(missing)
+        with pytest.raises(ConfigurationError, match=r"(?s)'nobody/nothing'.*HF_HUB_OFFLINE is set"):
+            load(replace(workload, model="nobody/nothing"))
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ConfigurationError, match=r"(?s)nothing.*The folder exists, but is not complete"):
+        load_base(missing)
 
 
 @pytest.mark.parametrize("size", [64, 65])

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from tabulate import tabulate
 
-from pytest_ftguard.gates import Verdict
-from pytest_ftguard.limits import BYTES, SHARE
+from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
+from pytest_ftguard.limits import BYTES, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.lab import Progress
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict
@@ -19,7 +19,6 @@ from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apar
 
 __all__ = ["RecordedVerdict", "progress_line", "summary_lines"]
 
-_TITLES: Final = {"loss_gap": "loss gap", "memory_budget": "peak memory"}
 _UNMEASURED: Final = "-"
 
 
@@ -36,13 +35,15 @@ class RecordedVerdict:
     verdict: Verdict
 
 
-def summary_lines(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], not_run: int) -> list[str]:
+def summary_lines(
+    trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], not_run: Sequence[str]
+) -> list[str]:
     """Return the summary: a table of variants per workload, then the gates; empty where nothing happened.
 
     Args:
         trials: All trials, in the order in which they were trained.
         verdicts: All verdicts, in the order in which they were given.
-        not_run: How many tests were skipped because trials could not run.
+        not_run: Why tests were skipped for which nothing could be trained, one reason per test.
     """
     blocks = [list(_workload_block(group)) for group in _by_workload(trials)]
     failed = list(_failures(trials))
@@ -51,8 +52,9 @@ def summary_lines(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerd
     if verdicts:
         blocks.append(list(_gate_block(verdicts)))
     if not_run:
-        tests = "1 test" if not_run == 1 else f"{not_run} tests"
-        blocks.append([f"{tests} did not run: nothing could be trained for them, so their gates were not asked"])
+        tests = "1 test did not run, so its gates were" if len(not_run) == 1 else None
+        tests = tests or f"{len(not_run)} tests did not run, so their gates were"
+        blocks.append([f"{tests} not asked:", *(f"    {reason}" for reason in dict.fromkeys(not_run))])
     lines = [line for block in blocks for line in [*block, ""]]
     return lines[:-1]
 
@@ -160,24 +162,30 @@ def _gate_block(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
 
 def _gate_row(verdict: Verdict) -> list[str]:
     measured, limit = _measured_and_limit(verdict)
-    return [_TITLES[verdict.gate], measured, f"<= {limit}  ({verdict.limit_source})", verdict.status]
+    sign = ">=" if verdict.gate in AT_LEAST else "<="
+    return [TITLES[verdict.gate], measured, f"{sign} {limit}  ({verdict.limit_source})", verdict.status]
 
 
 def _measured_and_limit(verdict: Verdict) -> tuple[str, str]:
-    value, limit = verdict.value, verdict.limit
-    if verdict.unit == BYTES:
-        size, allowed = format_bytes_apart(limit if value is None else value, limit)
-        return _UNMEASURED if value is None else size, allowed
-    if verdict.unit == SHARE:
-        allowed = f"{100 * limit:.4g}%"
-        if value is None:
-            return _UNMEASURED, allowed
-        return f"{100 * value:.{decimals_apart([100 * value], 100 * limit, 1)}f}% of {verdict.baseline}", allowed
+    """Return both with as many digits as it takes to see on which side of the limit the figures lie."""
+    value, limit, unit = verdict.value, verdict.limit, verdict.unit
     if value is None:
-        return _UNMEASURED, f"{limit:g}"
-    decimals = decimals_apart((value, *(verdict.interval or ())), limit, 3)
-    bounds = f" [{', '.join(f'{bound:.{decimals}f}' for bound in verdict.interval)}]" if verdict.interval else ""
-    return f"{value:+.{decimals}f}{bounds}", f"{limit:g}"
+        return _UNMEASURED, format_limit(limit, unit)
+    if unit == BYTES:
+        return format_bytes_apart(value, limit)
+    bounds = verdict.interval or ()
+    if unit in (SHARE, OF_GAIN):
+        shares = [100 * number for number in (value, *bounds)]
+        decimals = decimals_apart(shares, 100 * limit, 1)
+        what = f"{shares[0]:.{decimals}f}%"
+        whole = f" of {verdict.baseline}" if not bounds else ""
+        return f"{what}{_bounds(shares[1:], decimals)}{whole}", format_limit(limit, unit)
+    decimals = decimals_apart((value, *bounds), limit, 3)
+    return f"{value:+.{decimals}f}{_bounds(bounds, decimals)}", format_limit(limit, unit)
+
+
+def _bounds(bounds: Sequence[float], decimals: int) -> str:
+    return f" [{', '.join(f'{bound:.{decimals}f}' for bound in bounds)}]" if bounds else ""
 
 
 def progress_line(progress: Progress) -> str:

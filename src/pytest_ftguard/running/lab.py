@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running import worker
 from pytest_ftguard.running.process import Event, Job, Worker
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
 
 __all__ = ["Lab", "LabOptions", "Progress"]
+
+__tracebackhide__ = hide_our_frames
 
 # What the base model's losses depend on; the evaluation's batch size follows from the workload's.
 _BASE_FIELDS: Final = (

@@ -148,7 +148,7 @@ class Worker:
                     self._waits = False
                     self._send({"go": True})
                 if deadline is not None and time.monotonic() > deadline:
-                    return self._stop_late(job)
+                    return self._stop_late(job, latest)
             return self._collect(job, latest)
         finally:
             # Also when the waiting itself is interrupted, by Ctrl-C or by a test's own time limit.
@@ -218,11 +218,14 @@ class Worker:
                 case phase:
                     yield Event(phase, values["step"], values["loss"])
 
-    def _stop_late(self, job: Job) -> TrialResult:
+    def _stop_late(self, job: Job, latest: Event) -> TrialResult:
         self._process.send_signal(signal.SIGUSR1)  # the worker writes its stacks to its log
         time.sleep(_STACK_DUMP_SECONDS)
         self.close()
-        message = f"it took longer than the timeout of {job.timeout_seconds:g} s; where it stood is in its log"
+        message = (
+            f"it took longer than the timeout of {job.timeout_seconds:g} s, in phase {latest.phase!r} at step "
+            f"{latest.step}: raise ftguard_timeout, or train for fewer steps"
+        )
         return TrialResult(spec=job.spec, outcome="timed_out", error=TrialError(message, self._last_stack()))
 
     def _collect(self, job: Job, latest: Event) -> TrialResult:
@@ -231,7 +234,7 @@ class Worker:
         where = f"in phase {latest.phase!r} at step {latest.step}"
         if code < 0:
             name = signal.Signals(-code).name
-            hint = ", most likely by the kernel, because the machine ran out of memory" if name == "SIGKILL" else ""
+            hint = ", by someone, or by the kernel because the machine ran out of memory" if name == "SIGKILL" else ""
             return self._failure(job, "crashed", f"its process was ended by {name}{hint}, {where}")
         if code > 0:
             return self._failure(

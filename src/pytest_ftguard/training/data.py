@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.results import evenly_spaced
 
 __all__ = [
     "EvaluationSet",
@@ -23,7 +24,6 @@ __all__ = [
     "TokenBlocks",
     "check_texts",
     "evaluation_set",
-    "evenly_spaced",
     "training_blocks",
 ]
 
@@ -121,7 +121,7 @@ def training_blocks(path: str, tokenizer: Any, *, block_size: int, batch_size: i
     Raises:
         ConfigurationError: The file cannot be read, or gives fewer blocks than a batch.
     """
-    documents = _read_documents(path, "train")
+    documents = _read_documents(path, "training")
     end = [tokenizer.eos_token_id] if len(documents) > 1 and tokenizer.eos_token_id is not None else []
     ids = list(chain.from_iterable([*_tokenize(document, tokenizer), *end] for document in documents))
     count = len(ids) // block_size
@@ -170,12 +170,6 @@ def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_
     )
 
 
-def evenly_spaced(count: int, at_most: int) -> list[int]:
-    """Return at most so many of the indices 0 to count - 1, evenly spaced and in order."""
-    chosen = min(count, at_most)
-    return [index * count // chosen for index in range(chosen)]
-
-
 def _is_json_lines(path: str) -> bool:
     return Path(path).suffix.lower() in _JSON_LINES
 
@@ -184,9 +178,7 @@ def _read_documents(path: str, role: str) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        message = (
-            f"the {role} text {path!r} cannot be read: {error.strerror or error}; set {role} to a file that exists"
-        )
+        message = f"the {role} text {path!r} cannot be read: {error.strerror or error}; give a file that exists"
         raise ConfigurationError(message) from error
     except UnicodeDecodeError as error:
         message = f"the {role} text {path!r} is not UTF-8: {error.reason} at byte {error.start}; convert it to UTF-8"

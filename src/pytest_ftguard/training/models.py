@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
@@ -145,10 +147,15 @@ def check_causality(model: PreTrainedModel) -> None:
 
 def _cannot_load(what: str, field: str, name: str, error: Exception) -> str:
     reason = str(error).strip() or type(error).__name__
-    return (
-        f"Workload.{field} is {name!r}, but its {what} cannot be loaded: {reason}\n"
-        "Give a folder that exists, or the id of a model on the hub that this machine can reach."
-    )
+    if Path(name).is_dir():
+        hint = "The folder exists, but is not complete: give one that save_pretrained has written."
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return f"Workload.{field} is {name!r}, but there is no such folder: give one that exists, or the id of a model."
+    elif os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        hint = "HF_HUB_OFFLINE is set, so only models in the local cache are found: unset it, or give a folder."
+    else:
+        hint = "Give a folder that exists, or the id of a model on the hub that this machine can reach."
+    return f"Workload.{field} is {name!r}, but its {what} cannot be loaded: {reason}\n{hint}"
 
 
 def check_variant(model: nn.Module, variant: Variant) -> None:

@@ -25,6 +25,7 @@ from pytest_ftguard.results import (
     Timing,
     TrialError,
     TrialResult,
+    evenly_spaced,
 )
 from pytest_ftguard.specs import TrialSpec, Workload
 from pytest_ftguard.training import data, machine, memory, models
@@ -180,7 +181,7 @@ class _Trial:
         self.report("evaluate", self.workload.steps, None)
         final = self._measure(model, texts)
         if not all(map(math.isfinite, final.validation.nll)):
-            message = f"the validation loss is not finite after step {self.workload.steps}; try a lower learning rate"
+            message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
             raise _DivergedError(message)
         return TrialResult(
             spec=self.spec,
@@ -217,6 +218,12 @@ class _Trial:
         return BaseLosses(measure(texts.validation), measure(texts.reference) if texts.reference else None)
 
     @property
+    def lower_rate(self) -> str:
+        """What to do about a training that diverged."""
+        variant = self.spec.variant
+        return f"try a lower {variant.kind}_learning_rate than {variant.learning_rate:g}"
+
+    @property
     def evaluation_batch_size(self) -> int:
         """Twice the training's: without gradients a batch needs less than half of the memory."""
         return 2 * self.workload.batch_size
@@ -246,7 +253,7 @@ class _Recorder(TrainerCallback):
         self._trial = trial
         self._model = model
         count = curve_sequences(trial.workload, len(validation.sequences))
-        self._chosen = data.evenly_spaced(len(validation.sequences), count)
+        self._chosen = evenly_spaced(len(validation.sequences), count)
         self._sequences = [validation.sequences[index] for index in self._chosen]
         self._points: list[CurvePoint] = []
         self._wanted = curve_steps(trial.workload.steps)
@@ -275,7 +282,7 @@ class _Recorder(TrainerCallback):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(value):
                 word = {"loss": "training loss", "grad_norm": "gradient norm"}[name]
-                message = f"the {word} is {value} at step {state.global_step}; try a lower learning rate"
+                message = f"the {word} is {value} at step {state.global_step}; {self._trial.lower_rate}"
                 raise _DivergedError(message)
         if logs and "loss" in logs:
             self._trial.report("train", state.global_step, float(logs["loss"]))

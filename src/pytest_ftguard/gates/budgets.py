@@ -1,0 +1,165 @@
+"""Gates on what training costs: peak memory and time per step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_ftguard.comparison import compare
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
+from pytest_ftguard.limits import SHARE, Limit
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.statistics import mean_log_ratio
+from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
+
+__all__ = ["assess_memory", "assess_time"]
+
+__tracebackhide__ = hide_our_frames
+
+
+def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
+    """Judge the peak memory of training, in bytes or as a share of the baseline's.
+
+    Memory is nearly deterministic, so there is no interval: the largest peak over the seeds is held against the limit.
+
+    Args:
+        candidate: The variant that is judged.
+        limit: The budget, in bytes or as a share.
+        baseline: The variant whose peak is the whole of a share.
+
+    Raises:
+        ConfigurationError: The limit is a share and there is no baseline.
+    """
+    if limit.unit == SHARE and baseline is None:
+        message = (
+            f"a memory limit of {limit} (set by {limit.place}) is a share of another variant's peak: "
+            "pass of=full_variant, or give a size such as '0.9 GB'"
+        )
+        raise ConfigurationError(message)
+    whole = baseline if limit.unit == SHARE else None
+    problems = [*_memory_problems(candidate), *(_memory_problems(whole) if whole else ())]
+    if whole and not problems:
+        problems += compare(candidate, whole, same_learning_rate=True).different_work
+        problems += _different_methods(candidate, whole)
+    peak, of = candidate.peak_memory_bytes, whole.peak_memory_bytes if whole else None
+    if problems or peak is None:
+        return invalid("memory_budget", candidate, whole, limit, problems)
+    value = peak / of if of else float(peak)
+    status: Status = "PASS" if value <= limit.value else "FAIL"
+    return give(
+        "memory_budget",
+        status,
+        candidate=candidate,
+        baseline=whole,
+        measured=value,
+        limit=limit,
+        message=_explain_memory(candidate, whole, limit, value, status),
+    )
+
+
+def _memory_problems(variant: TrainedVariant) -> list[str]:
+    if not variant.trials:
+        return [f"{variant.label} has no trial"]
+    problems = []
+    for trial in variant.trials:
+        if trial.failure is not None:
+            problems.append(trial.failure)
+        elif trial.memory is None or not trial.memory.peak_bytes > 0:
+            problems.append(f"the peak memory of {variant.label}, seed {trial.spec.seed}, was not measured")
+    return problems
+
+
+def _different_methods(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    methods = {trial.memory.method for side in (candidate, baseline) for trial in side.trials if trial.memory}
+    if len(methods) == 1:
+        return []
+    return [f"the peaks were measured in different ways ({', '.join(sorted(methods))}), which cannot be compared"]
+
+
+def _explain_memory(
+    candidate: TrainedVariant, baseline: TrainedVariant | None, limit: Limit, value: float, status: Status
+) -> str:
+    peak = candidate.peak_memory_bytes
+    assert peak is not None  # an unmeasured peak is INVALID
+    memory = candidate.trials[0].memory
+    method = f" ({memory.method})" if memory else ""
+    if baseline is None or baseline.peak_memory_bytes is None:
+        size, allowed = format_bytes_apart(value, limit.value)
+        measured = f"{candidate.label} peaked at {size}{method}"
+    else:
+        allowed = str(limit)
+        share = f"{100 * value:.{decimals_apart([100 * value], 100 * limit.value, 1)}f}%"
+        whole = f"{baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
+        measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}, {share} of {whole}"
+    lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.place}."]
+    if status == "FAIL":
+        lines.append(
+            "What to do: a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in "
+            "training_args (it applies to both variants), fewer target modules; or raise the limit."
+        )
+    return "\n".join(lines)
+
+
+def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float) -> Verdict:
+    """Judge the time of an optimizer step as a share of the baseline's.
+
+    Seconds of one machine say nothing about another, so only the ratio is judged. Its bounds come from the seeds, on
+    the log scale; one seed cannot show how much the ratio moves from run to run.
+
+    Args:
+        candidate: The variant that is judged.
+        limit: The largest accepted share.
+        baseline: The variant whose time is the whole.
+        confidence: One-sided confidence of each bound.
+    """
+    problems = [*_time_problems(candidate), *_time_problems(baseline)]
+    if not problems:
+        comparison = compare(candidate, baseline, same_learning_rate=True)
+        problems += [*comparison.different_work, *comparison.unpaired]
+    if not problems and len(candidate.trials) < 2:
+        problems.append(
+            "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"
+        )
+    if problems:
+        return invalid("time_budget", candidate, baseline, limit, problems)
+    interval = mean_log_ratio(_seconds(candidate), _seconds(baseline), confidence)
+    status = decide("time_budget", interval, limit.value)
+    if status == "INVALID":
+        return invalid("time_budget", candidate, baseline, limit, ["the ratio or its bounds are not finite numbers"])
+    shares = [100 * bound for bound in (interval.value, interval.lower, interval.upper)]
+    value, lower, upper = (f"{share:.{decimals_apart(shares, 100 * limit.value, 1)}f}%" for share in shares)
+    lines = [
+        f"step time {status}: a step of {candidate.label} takes {value} of {baseline.label}'s (bounds {lower} and "
+        f"{upper}, each with {100 * confidence:g} % confidence, from {len(candidate.trials)} seeds).",
+        f"Allowed: at most {limit}, set by {limit.place}.",
+    ]
+    if status == "FAIL":
+        lines.append("What to do: fewer target modules make a step of LoRA faster; the rank hardly matters.")
+    elif status == "INCONCLUSIVE":
+        lines.append("What to do: run on a machine with nothing else to do, or with more seeds.")
+    return give(
+        "time_budget",
+        status,
+        candidate=candidate,
+        baseline=baseline,
+        measured=interval,
+        limit=limit,
+        message="\n".join(lines),
+    )
+
+
+def _seconds(variant: TrainedVariant) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([trial.time.seconds_per_step for trial in variant.trials if trial.time], dtype=np.float64)
+
+
+def _time_problems(variant: TrainedVariant) -> list[str]:
+    if not variant.trials:
+        return [f"{variant.label} has no trial"]
+    problems = []
+    for trial in variant.trials:
+        seconds = trial.time.seconds_per_step if trial.time else None
+        if trial.failure is not None:
+            problems.append(trial.failure)
+        elif seconds is None or not 0 < seconds < float("inf"):
+            problems.append(f"the time of a step of {variant.label}, seed {trial.spec.seed}, was not measured")
+    return problems

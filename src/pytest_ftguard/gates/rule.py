@@ -1,0 +1,30 @@
+"""How a gate on losses decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_ftguard.statistics import SeedNoise
+
+__all__ = ["GAIN_FACTOR", "Rule"]
+
+GAIN_FACTOR: Final = 3.0
+"""How many margins full fine-tuning must gain over the base model before a gap of one margin can be seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How a gate decides.
+
+    Attributes:
+        confidence: One-sided confidence of each bound.
+        gain_factor: How many margins the baseline must gain over the base model.
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        seed_noise: The calibrated noise of seeds, where there is one.
+    """
+
+    confidence: float = 0.95
+    gain_factor: float = GAIN_FACTOR
+    same_learning_rate: bool = False
+    seed_noise: SeedNoise | None = None

@@ -1,0 +1,124 @@
+"""What every gate gives: a verdict, and the rule by which an interval and a limit become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from pytest_ftguard.limits import Limit
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.statistics import Interval
+
+__all__ = ["AT_LEAST", "TITLES", "Status", "Verdict", "decide", "give", "invalid"]
+
+Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
+
+TITLES: Final[Mapping[str, str]] = {
+    "loss_gap": "loss gap",
+    "perplexity_gap": "perplexity gap",
+    "retention": "retention",
+    "forgetting": "forgetting",
+    "convergence": "convergence",
+    "memory_budget": "peak memory",
+    "time_budget": "step time",
+}
+AT_LEAST: Final = frozenset({"retention"})
+"""Gates whose limit is the smallest accepted value; that of all others is the largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer of a gate.
+
+    Attributes:
+        gate: "loss_gap", "perplexity_gap", "retention", "forgetting", "convergence", "memory_budget" or "time_budget".
+        status: "PASS", "FAIL", "INCONCLUSIVE" or "INVALID".
+        candidate: Label of the variant that was judged.
+        baseline: Label of the variant that it was judged against, where there was one.
+        value: What was measured, in `unit`; None where nothing may be concluded.
+        interval: One-sided bounds of the value; None where it has none.
+        limit: The limit, in `unit`.
+        unit: "nats per token", "perplexity", "bytes", "of baseline" or "of the gain".
+        limit_source: "argument", "marker", "command line", "environment" or "ini".
+        message: What was measured, what was allowed, why the answer is what it is, and what to do.
+    """
+
+    gate: str
+    status: Status
+    candidate: str
+    baseline: str | None
+    value: float | None
+    interval: tuple[float, float] | None
+    limit: float
+    unit: str
+    limit_source: str
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as values that JSON can hold."""
+        return {**asdict(self), "interval": None if self.interval is None else list(self.interval)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """Return the verdict that `to_dict` wrote."""
+        interval = values["interval"]
+        return cls(**{**values, "interval": None if interval is None else (interval[0], interval[1])})
+
+
+def decide(gate: str, interval: Interval, limit: float) -> Status:
+    """Return PASS where both bounds are within the limit, FAIL where both are beyond it, or else INCONCLUSIVE.
+
+    An estimate or bound that is not finite is INVALID: every comparison is false for NaN.
+    """
+    if not interval.is_finite:
+        return "INVALID"
+    if gate in AT_LEAST:
+        within, beyond = interval.lower >= limit, interval.upper < limit
+    else:
+        within, beyond = interval.upper <= limit, interval.lower > limit
+    return "PASS" if within else "FAIL" if beyond else "INCONCLUSIVE"
+
+
+def give(
+    gate: str,
+    status: Status,
+    *,
+    candidate: TrainedVariant,
+    baseline: TrainedVariant | None,
+    measured: Interval | float | None,
+    limit: Limit,
+    message: str,
+) -> Verdict:
+    """Return a verdict on what was measured, an interval or a number without bounds, against a limit."""
+    return Verdict(
+        gate=gate,
+        status=status,
+        candidate=candidate.label,
+        baseline=baseline.label if baseline else None,
+        value=measured.value if isinstance(measured, Interval) else measured,
+        interval=(measured.lower, measured.upper) if isinstance(measured, Interval) else None,
+        limit=limit.value,
+        unit=limit.unit,
+        limit_source=limit.source,
+        message=message,
+    )
+
+
+def invalid(
+    gate: str, candidate: TrainedVariant, baseline: TrainedVariant | None, limit: Limit, problems: Iterable[str]
+) -> Verdict:
+    """Return the verdict of a gate that may not conclude anything.
+
+    Args:
+        gate: The gate.
+        candidate: The variant that was to be judged.
+        baseline: The variant that it was to be judged against, where there is one.
+        limit: The limit.
+        problems: Why nothing may be concluded, each with what to do.
+    """
+    reasons = "\n".join(f"- {problem}" for problem in problems) or "- it was not measured"
+    message = (
+        f"{TITLES[gate]} INVALID: nothing may be concluded.\n{reasons}\nThe limit, {limit}, was set by {limit.place}."
+    )
+    return give(gate, "INVALID", candidate=candidate, baseline=baseline, measured=None, limit=limit, message=message)
