@@ -39,7 +39,7 @@ TEST = """
 from pytest_ftguard import assert_loss_gap, assert_memory_budget
 
 def test_lora(full_variant, lora_variant):
-    assert_loss_gap(lora_variant, full_variant, at_most=0.1)
+    assert_loss_gap(lora_variant, full_variant, at_most=0.05, on_inconclusive="warn")
     assert_memory_budget(lora_variant, at_most="90%", of=full_variant)
 """
 

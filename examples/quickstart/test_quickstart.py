@@ -1,4 +1,4 @@
-"""One gate at 30 steps and at 400: it passes, and then it blocks the merge. And a memory budget."""
+"""One gate at 30 steps and at 400: first it is too early to tell, then it blocks the merge. And a memory budget."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pytest_ftguard import (
 AT_MOST = 0.1  # nats per token; a token is a byte here
 
 
-def test_lora_keeps_up_for_30_steps(
+def test_30_steps_are_too_early_to_tell(
     ftguard: Ftguard, short_workload: Workload, ftguard_full: Full, ftguard_lora: LoRA
 ) -> None:
-    """After 30 steps LoRA looks as good as full fine-tuning."""
+    """After 30 steps LoRA looks as good as full fine-tuning, but the gap is widening: not a PASS, here a warning."""
     full = ftguard.train(ftguard_full, short_workload)
     lora = ftguard.train(ftguard_lora, short_workload)
-    assert_loss_gap(lora, full, at_most=AT_MOST)
+    assert assert_loss_gap(lora, full, at_most=AT_MOST, on_inconclusive="warn").status == "INCONCLUSIVE"
 
 
 @pytest.mark.xfail(

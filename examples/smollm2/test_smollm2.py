@@ -6,8 +6,8 @@ from pytest_ftguard import TrainedVariant, assert_loss_gap, assert_memory_budget
 
 
 def test_lora_keeps_up(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:
-    """The margin is generous: 30 steps and one seed are what the article had, not what a team should decide on."""
-    assert_loss_gap(lora_variant, full_variant, at_most=0.1)
+    """30 steps and one seed are what the article had, not what a team should decide on: a gap that widens only warns."""
+    assert_loss_gap(lora_variant, full_variant, at_most=0.05, on_inconclusive="warn")
 
 
 def test_lora_saves_memory(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:

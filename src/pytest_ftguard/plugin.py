@@ -6,13 +6,14 @@ Whatever the hooks need only once something is trained is imported inside them: 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, hide_our_frames
 from pytest_ftguard.session import Run, TestRecord, is_worker
 from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
 
@@ -54,35 +55,50 @@ class Ftguard:
         """
         return self._run.train(
             variant,
-            lambda: workload or self._request.getfixturevalue("ftguard_workload"),
-            lambda: self._request.getfixturevalue("ftguard_full"),
+            lambda: workload or _spec(self._request, "ftguard_workload"),
+            lambda: _spec(self._request, "ftguard_full"),
         )
 
 
 @pytest.fixture(scope="session")
 def ftguard_workload(pytestconfig: pytest.Config) -> Workload:
     """What is held fixed while the variants are compared; made from options and ini keys unless overridden."""
-    return _from_settings(pytestconfig, Settings.workload)
+    return _from_settings(pytestconfig, "ftguard_workload", Settings.workload)
 
 
 @pytest.fixture(scope="session")
 def ftguard_full(pytestconfig: pytest.Config) -> Full:
     """Full fine-tuning; made from options and ini keys unless overridden."""
-    return _from_settings(pytestconfig, Settings.full)
+    return _from_settings(pytestconfig, "ftguard_full", Settings.full)
 
 
 @pytest.fixture(scope="session")
 def ftguard_lora(pytestconfig: pytest.Config) -> LoRA:
     """LoRA; made from options and ini keys unless overridden."""
-    return _from_settings(pytestconfig, Settings.lora)
+    return _from_settings(pytestconfig, "ftguard_lora", Settings.lora)
 
 
-def _from_settings(config: pytest.Config, make: Callable[[Settings], Spec]) -> Spec:
+def _from_settings(config: pytest.Config, name: str, make: Callable[[Settings], Spec]) -> Spec:
+    run = config.stash[_RUN]
+    run.fixtures_from_settings.add(name)
     try:
-        return make(config.stash[_RUN].settings)
+        return make(run.settings)
     except ConfigurationError as error:
         failure = pytest.fail.Exception(f"ftguard: {error}", pytrace=False)
     raise failure
+
+
+def _spec(request: pytest.FixtureRequest, name: str) -> Any:
+    """Return the value of a fixture, and warn where it is overridden and leaves settings without effect."""
+    value = request.getfixturevalue(name)
+    run = request.config.stash[_RUN]
+    unused = [] if name in run.fixtures_from_settings else run.settings.of_fixture(name)
+    if unused:
+        run.fixtures_from_settings.add(name)  # once is enough
+        places = ", ".join(setting.place for setting in unused)
+        message = f"{places}: without effect, because the fixture {name} is overridden and does not use it"
+        warnings.warn(FtguardWarning(message), stacklevel=1)
+    return value
 
 
 @pytest.fixture(scope="session")
@@ -102,9 +118,9 @@ def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVar
     run.session_variants_to_come.discard(request.fixturename or "")
     # The specs are asked for by name so that a disabled run does not even prepare their data.
     return run.train(
-        lambda: request.getfixturevalue(fixture),
-        lambda: request.getfixturevalue("ftguard_workload"),
-        lambda: request.getfixturevalue("ftguard_full"),
+        lambda: _spec(request, fixture),
+        lambda: _spec(request, "ftguard_workload"),
+        lambda: _spec(request, "ftguard_full"),
     )
 
 

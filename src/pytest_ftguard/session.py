@@ -102,6 +102,8 @@ class Run:
         self._lab: Lab | None = None
         self._sent: set[str] = set()
         self._progress = _ProgressDisplay(config)
+        self.fixtures_from_settings: set[str] = set()
+        """Fixtures that were made of settings, or that are known not to be."""
         self.session_variants_to_come: set[str] = set()
         self.tests_to_come = 0
         """Tests after the present one that train variants of their own."""

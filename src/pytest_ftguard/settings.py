@@ -104,6 +104,9 @@ def _output(value: Any, place: Place) -> str:
     path = _path(value, place)
     if Path(path).is_dir():
         raise ValueError("it is a folder, and a file is meant")
+    parent = next(folder for folder in Path(path).parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ValueError(f"nothing can be written to {parent}")
     return path
 
 
@@ -324,6 +327,18 @@ class Settings:
 
         names = ("r", "alpha", "dropout", "target_modules", "learning_rate")
         return self._make(LoRA, {name: f"lora_{name}" for name in names})
+
+    def of_fixture(self, name: str) -> list[Setting]:
+        """Return the settings that the fixture `ftguard_workload`, `ftguard_full` or `ftguard_lora` is made of."""
+        from pytest_ftguard.specs import Workload
+
+        prefix = {"ftguard_full": "full_", "ftguard_lora": "lora_"}.get(name)
+        fields = Workload.__dataclass_fields__
+        return [
+            setting
+            for key, setting in self._values.items()
+            if (key in fields if prefix is None else key.startswith(prefix))
+        ]
 
     def check_specs(self) -> None:
         """Raise the error of a value that no spec would take, before anything runs."""

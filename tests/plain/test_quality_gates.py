@@ -120,6 +120,13 @@ def test_a_pass_says_whether_training_had_come_to_rest() -> None:
     assert "had not converged" in unknown
 
 
+def test_a_candidate_that_beats_full_beyond_noise_is_a_reason_to_look_at_full() -> None:
+    """It passes, and the message says what it mostly means."""
+    assert "undertrained" in judge(lora(-0.2), full(), 0.1).message
+    assert "undertrained" not in judge(lora(-0.001, 0.1), full(), 0.1).message
+    assert "undertrained" not in judge(lora(0.01), full(), 0.1).message
+
+
 def several(gaps: list[float], noise: float) -> tuple[TrainedVariant, TrainedVariant]:
     workload = replace(WORKLOAD, seeds=tuple(range(len(gaps))))
     ours = [lora(gap, noise, seed=seed, workload=workload) for seed, gap in enumerate(gaps)]

@@ -54,6 +54,7 @@ def test_the_summary_shows_both_variants_the_base_and_the_gates_in_80_columns() 
     ):
         assert words in text, text
     assert "100 steps of 4x128 x 2 seeds" in text
+    assert "learning rates: full 0.0001, lora r=16 0.001" in text
     assert max(map(len, lines)) <= 80
 
 
@@ -98,7 +99,7 @@ def test_variants_that_look_alike_are_told_apart() -> None:
     text = "\n".join(summary_lines([trial(LORA, NLL), trial(other, NLL), trial(FULL, NLL)], [], []))
     assert "lora r=16 alpha=32 target_modules=all-linear" in text
     assert "lora r=16 alpha=64 target_modules=q_proj,v_proj" in text
-    assert "learning_rate" not in text
+    assert "learning_rate=" not in text
 
 
 def test_more_seeds_of_a_variant_stand_in_its_row() -> None:

@@ -232,21 +232,29 @@ def test_a_gate_that_is_asked_twice_has_two_sets_of_properties(project: pytest.P
 @pytest.mark.torch
 def test_a_report_that_cannot_be_written_loses_no_verdict(project: pytest.Pytester) -> None:
     """The summary is printed, names the file, and the run is not green."""
-    (project.path / "file").write_text("not a folder")
     project.makepyfile(
         """
+        import pathlib
         from pytest_ftguard import assert_memory_budget
 
         def test_budget(lora_variant):
+            pathlib.Path("r.json").mkdir()  # after the check at the start
             assert_memory_budget(lora_variant, "1 GB")
         """
     )
-    result = project.runpytest_subprocess("--ftguard-json=file/r.json", "--junitxml=junit.xml", timeout=300)
+    result = project.runpytest_subprocess("--ftguard-json=r.json", "--junitxml=junit.xml", timeout=300)
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["peak memory*PASS", "*could not be written to *r.json*--ftguard-json*"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert (project.path / "junit.xml").exists()
+
+
+def test_a_report_below_a_file_is_refused_before_anything_is_trained(project: pytest.Pytester) -> None:
+    """Hours of training are not lost to a path that never could be written."""
+    result = project.runpytest_subprocess("--ftguard-json=train.txt/r.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "train.txt" in result.stderr.str()
 
 
 @pytest.mark.torch

@@ -157,6 +157,38 @@ def test_a_required_gpu_that_is_not_there_fails_the_run(project: pytest.Pytester
         assert "no accelerator" in result.stderr.str() + result.stdout.str()
 
 
+@pytest.mark.torch
+def test_settings_that_an_overridden_fixture_ignores_are_named(project: pytest.Pytester) -> None:
+    """Steps on the command line beside a fixture that sets its own are a warning; one that refines them is not."""
+    project.makepyfile(
+        test_ignored="""
+        import pytest
+        from pytest_ftguard import Full
+
+        @pytest.fixture(scope="session")
+        def ftguard_full():
+            return Full(learning_rate=2e-3)
+
+        def test_it(full_variant): pass
+        """,
+        test_refined="""
+        import dataclasses, pytest
+
+        @pytest.fixture(scope="session")
+        def ftguard_full(ftguard_full):
+            return dataclasses.replace(ftguard_full, learning_rate=2 * ftguard_full.learning_rate)
+
+        def test_it(full_variant): pass
+        """,
+    )
+    ignored = project.runpytest_subprocess("test_ignored.py", timeout=300)
+    ignored.assert_outcomes(passed=1, warnings=1)
+    ignored.stdout.fnmatch_lines(
+        ["*ftguard_full_learning_rate in tox.ini: without effect, because the fixture ftguard_full is overridden*"]
+    )
+    project.runpytest_subprocess("test_refined.py", timeout=300).assert_outcomes(passed=1, warnings=0)
+
+
 def test_nothing_configured_says_what_to_set(pytester: pytest.Pytester) -> None:
     """A fixture used without any configuration names the keys and the fixture."""
     pytester.makepyfile("def test_it(full_variant): pass")

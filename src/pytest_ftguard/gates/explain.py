@@ -7,7 +7,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import TITLES, Status
 from pytest_ftguard.limits import OF_GAIN, Limit
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.statistics import Interval, effort_to_settle
+from pytest_ftguard.statistics import Interval, effort_to_settle, gap_interval
 from pytest_ftguard.units import decimals_apart
 
 __all__ = ["about_seeds", "headline", "measured", "no_gain", "outlook", "reason", "widening"]
@@ -134,9 +134,22 @@ def outlook(comparison: Comparison, margin: float, rule: Rule) -> list[str]:
         # Not converged too where nothing is known about it.
         if (trend := trend_of(side, rule.confidence)) is None or not -trend.per_doubling.lower <= margin / 4
     ]
+    rest = f"Both had converged at {steps} steps: doubling them would gain less than a quarter of the margin."
     if moving:
-        return [f"This holds at {steps} steps; {' and '.join(moving)} had not converged (see assert_converged)."]
-    return [f"Both had converged at {steps} steps: doubling them would gain less than a quarter of the margin."]
+        rest = f"This holds at {steps} steps; {' and '.join(moving)} had not converged (see assert_converged)."
+    return [rest, *_better(comparison, rule)]
+
+
+def _better(comparison: Comparison, rule: Rule) -> list[str]:
+    """Say that a candidate that beats full fine-tuning beyond noise is a reason to look at full fine-tuning."""
+    losses, baseline = comparison.losses, comparison.baseline
+    gap = gap_interval(losses.candidate - losses.baseline, losses.tokens, rule.confidence, rule.seed_noise)
+    if baseline.variant.kind != "full" or not gap.upper < 0:
+        return []
+    return [
+        f"{comparison.candidate.label} is better than {baseline.label} beyond noise, which mostly means that "
+        f"{baseline.label} is undertrained: raise full_learning_rate or steps before you rely on this."
+    ]
 
 
 def about_seeds(comparison: Comparison, rule: Rule) -> list[str]:

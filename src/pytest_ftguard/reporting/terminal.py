@@ -76,9 +76,11 @@ def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
 
 def _workload_block(trials: Sequence[TrialResult]) -> Iterator[str]:
     variants = _by_variant(trials)
-    yield _heading(trials)
-    yield ""
     labels = _labels([variant.variant for variant in variants])
+    yield _heading(trials)
+    rates = [f"{label} {side.variant.learning_rate:g}" for label, side in zip(labels, variants, strict=True)]
+    yield f"learning rates: {', '.join(rates)}"
+    yield ""
     rows = [row for row in [_base_row(trials), *map(_variant_row, variants, labels)] if row]
     headers = ("variant", "trainable", "val loss", "ppl", "peak memory", "s/step")
     align = ("left", "right", "left", "right", "right", "right")
