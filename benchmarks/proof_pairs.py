@@ -3,41 +3,82 @@
 The job is the quickstart's model and texts, 60 steps of 8x128, with more validation sequences than a gate would use, so
 that gates can be given samples of them.
 
-    python benchmarks/proof_pairs.py [PAIRS] [FILE]        # about 12 minutes for 32 pairs on two cores
+    python benchmarks/proof_pairs.py [PAIRS] [FILE]        # about 15 minutes for 96 pairs on two cores
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.running.lab import Lab, LabOptions, Progress
-from pytest_ftguard.specs import Full, LoRA, Variant, Workload
+from pytest_ftguard.results import TrialResult
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 DATA = Path(__file__).parent / "data" / "pairs.npz"
-PAIRS = 32
+PAIRS = 96
 SEQUENCES = 1024
+VARIANTS = (Full(learning_rate=5e-4), LoRA(r=8, learning_rate=5e-3))
 
 
-def show(progress: Progress) -> None:
-    """Print a line when a trial ends."""
-    if progress.phase == "end":
-        print(f"{progress.spec.variant.label}, seed {progress.spec.seed}: {progress.elapsed_seconds:.1f} s", flush=True)
+def job(texts: Path) -> Workload:
+    """Return what is trained, on the texts of a folder."""
+    return Workload(
+        model=str(QUICKSTART / "base_model"),
+        train=str(texts / "train.txt"),
+        validation=str(texts / "validation.txt"),
+        block_size=128,
+        batch_size=8,
+        steps=60,
+        seeds=(0,),
+        precision="fp32",
+        validation_sequences=SEQUENCES,
+    )
 
 
-def losses(trained: TrainedVariant) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return the summed losses, shape (seeds, sequences)."""
-    return np.array([trial.validation.nll for trial in trained.trials if trial.validation], dtype=np.float32)
+def train_pair(texts: Path, seed: int) -> tuple[TrialResult, TrialResult, float]:
+    """Return both trials of a seed, and the standard deviation of the difference of their losses over tokens."""
+    import torch
+
+    from pytest_ftguard.training import data, models
+    from pytest_ftguard.training.trial import TrialFolder, run_trial
+
+    torch.set_num_threads(1)
+    workload, results, per_token = job(texts), [], []
+    for variant in VARIANTS:
+        spec = TrialSpec(workload=workload, variant=variant, seed=seed, device="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            result = run_trial(spec, TrialFolder(Path(folder), None), lambda *_: None)
+            results.append(result)
+            if seed == 0:
+                model, tokenizer = models.load_trained(spec, str(result.model_dir))
+                size = {"block_size": workload.block_size, "at_most": SEQUENCES}
+                sequences = data.evaluation_set(workload.validation, "validation", tokenizer, **size).sequences
+                per_token.append(token_losses(model, torch.stack(sequences)))
+    deviation = float((per_token[1] - per_token[0]).std()) if per_token else float("nan")
+    print(f"seed {seed}: {', '.join(result.outcome for result in results)}", flush=True)
+    return results[0], results[1], deviation
 
 
-def curves(trained: TrainedVariant) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
-    """Return the summed losses along training, shape (seeds, points, sequences of the curve)."""
-    return np.array([[point.nll for point in trial.curve] for trial in trained.trials], dtype=np.float32)
+def token_losses(model: Any, sequences: Any) -> Any:
+    """Return the loss of every predicted token."""
+    import torch
+    from torch.nn import functional
+
+    losses = []
+    with torch.no_grad():
+        for batch in sequences.split(16):
+            logits = model(input_ids=batch).logits[:, :-1].flatten(0, 1)
+            losses.append(functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="none"))
+    return torch.cat(losses)
 
 
 def main(pairs: int, path: Path) -> None:
@@ -45,26 +86,14 @@ def main(pairs: int, path: Path) -> None:
     sys.path.insert(0, str(QUICKSTART))
     import texts
 
+    os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
         texts.write_texts(Path(name))
-        workload = Workload(
-            model=str(QUICKSTART / "base_model"),
-            train=str(Path(name) / "train.txt"),
-            validation=str(Path(name) / "validation.txt"),
-            block_size=128,
-            batch_size=8,
-            steps=60,
-            seeds=tuple(range(pairs)),
-            precision="fp32",
-            validation_sequences=SEQUENCES,
-        )
-        lab = Lab(LabOptions(device="cpu", keep_at_most_bytes=0), show)
-        variants: tuple[Variant, Variant] = (Full(learning_rate=5e-4), LoRA(r=8, learning_rate=5e-3))
-        try:
-            full, lora = (lab.train(workload, variant) for variant in variants)
-        finally:
-            lab.close()
-    base = full.trials[0].base_validation
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as executor:
+            trained = list(executor.map(partial(train_pair, Path(name)), range(pairs)))
+    full, lora = [pair[0] for pair in trained], [pair[1] for pair in trained]
+    base = full[0].base_validation
     assert base is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
@@ -73,11 +102,22 @@ def main(pairs: int, path: Path) -> None:
         lora=losses(lora),
         base=np.array(base.nll, dtype=np.float32),
         tokens=np.array(base.tokens, dtype=np.int32),
-        curve_steps=np.array([point.step for point in full.trials[0].curve]),
+        token_sd=np.array(trained[0][2]),
+        curve_steps=np.array([point.step for point in full[0].curve]),
         full_curves=curves(full),
         lora_curves=curves(lora),
     )
     print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def losses(trials: list[TrialResult]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Return the summed losses, shape (seeds, sequences)."""
+    return np.array([trial.validation.nll for trial in trials if trial.validation], dtype=np.float32)
+
+
+def curves(trials: list[TrialResult]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
+    """Return the summed losses along training, shape (seeds, points, sequences of the curve)."""
+    return np.array([[point.nll for point in trial.curve] for trial in trials], dtype=np.float32)
 
 
 if __name__ == "__main__":

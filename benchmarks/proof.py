@@ -1,0 +1,199 @@
+"""How often a gate errs: the shipped functions on planted gaps, in simulated noise and in that of real trainings.
+
+The real noise is in `data/pairs.npz` (see `proof_pairs.py`): the losses per sequence of really trained pairs. Their
+gaps are centred, a gap is planted, and seeds and sequences are drawn from them with replacement, so that the truth is
+known. Beside the shipped rule stand rules that are in use elsewhere, on the same draws. "Calibrated" is the shipped
+rule with the seeds' noise taken from ten other seeds, as a calibration gives it.
+
+    python benchmarks/proof.py [--draws 10000] [--plot FILE]       # the plot needs matplotlib
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from pytest_ftguard.gates.verdict import Status, decide
+from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, gap_interval, line_weights
+
+DATA = Path(__file__).parent / "data" / "pairs.npz"
+MARGIN = 0.05
+CONFIDENCE = 0.95
+SEQUENCES = 256
+CALIBRATION_SEEDS = 10
+RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Differences of losses whose true gap is 0, to draw from.
+
+    Attributes:
+        name: What the noise is.
+        draw: Given a generator and a number of seeds, differences per token, shape (seeds, SEQUENCES).
+        token_sd: Standard deviation of a difference over tokens.
+        tokens: Tokens of a sequence.
+    """
+
+    name: str
+    draw: Callable[[np.random.Generator, int], FloatArray]
+    token_sd: float
+    tokens: int = 127
+
+
+def simulated(seed_sd: float, item_sd: float, both_sd: float) -> Noise:
+    """Return normal noise of seeds, of sequences, and of both together."""
+
+    def draw(random: np.random.Generator, seeds: int) -> FloatArray:
+        items, ours = random.normal(0, item_sd, SEQUENCES), random.normal(0, seed_sd, (seeds, 1))
+        return items + ours + random.normal(0, both_sd, (seeds, SEQUENCES))
+
+    return Noise(f"simulated, seeds {seed_sd:g}, sequences {item_sd:g}", draw, token_sd=0.5)
+
+
+def trained(path: Path = DATA) -> Noise:
+    """Return the noise of really trained pairs."""
+    with np.load(path) as data:
+        differences = (data["lora"].astype(np.float64) - data["full"]) / data["tokens"]
+        token_sd = float(data["token_sd"])
+    centred = differences - differences.mean()
+
+    def draw(random: np.random.Generator, seeds: int) -> FloatArray:
+        rows = random.integers(0, centred.shape[0], (seeds, 1))
+        drawn: FloatArray = centred[rows, random.integers(0, centred.shape[1], SEQUENCES)]
+        return drawn
+
+    return Noise(f"{len(centred)} trained pairs", draw, token_sd)
+
+
+def shipped(differences: FloatArray, noise: Noise) -> Status:
+    """The rule of pytest-ftguard."""
+    return _shipped(differences[CALIBRATION_SEEDS:], noise, None)
+
+
+def calibrated(differences: FloatArray, noise: Noise) -> Status:
+    """The rule of pytest-ftguard with the noise of seeds from a calibration."""
+    tau = differences[:CALIBRATION_SEEDS].mean(axis=1).std(ddof=1)
+    return _shipped(differences[CALIBRATION_SEEDS:], noise, SeedNoise(float(tau), CALIBRATION_SEEDS - 1))
+
+
+def _shipped(differences: FloatArray, noise: Noise, seed_noise: SeedNoise | None) -> Status:
+    tokens = np.full(differences.shape[1], float(noise.tokens))
+    return decide("loss_gap", gap_interval(differences * tokens, tokens, CONFIDENCE, seed_noise), MARGIN)
+
+
+def _by_bounds(value: float, half_width: float) -> Status:
+    return decide("loss_gap", Interval(value, value - half_width, value + half_width, 0, 0, 0), MARGIN)
+
+
+def point_estimate(differences: FloatArray, noise: Noise) -> Status:
+    """The difference of two means against the limit."""
+    return _by_bounds(float(differences[CALIBRATION_SEEDS:].mean()), 0.0)
+
+
+def token_wise(differences: FloatArray, noise: Noise) -> Status:
+    """An interval that takes every token for an independent observation."""
+    differences = differences[CALIBRATION_SEEDS:]
+    half_width = stats.norm.ppf(CONFIDENCE) * noise.token_sd / np.sqrt(differences.size * noise.tokens)
+    return _by_bounds(float(differences.mean()), float(half_width))
+
+
+def seeds_only(differences: FloatArray, noise: Noise) -> Status:
+    """A t test over one number per seed."""
+    gaps = differences[CALIBRATION_SEEDS:].mean(axis=1)
+    half_width = stats.t.ppf(CONFIDENCE, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+    return _by_bounds(float(gaps.mean()), float(half_width))
+
+
+Rule = Callable[[FloatArray, Noise], Status]
+RULES: dict[str, Rule] = {
+    "shipped": shipped,
+    "shipped, calibrated": calibrated,
+    "point estimate": point_estimate,
+    "tokens as units": token_wise,
+    "seeds only (t test)": seeds_only,
+}
+
+
+def shares(
+    rule: Callable[[FloatArray, Noise], Status], noise: Noise, seeds: int, gap: float, draws: int
+) -> Counter[str]:
+    """Return how often a rule gave each answer at a true gap."""
+    random = np.random.default_rng(0)
+    return Counter(rule(noise.draw(random, seeds + CALIBRATION_SEEDS) + gap, noise) for _ in range(draws))
+
+
+def upper_bound(count: int, draws: int) -> float:
+    """Return the exact one-sided 95 % bound of a proportion (Clopper and Pearson, 1934)."""
+    return float(stats.binomtest(count, draws).proportion_ci(0.90, "exact").high)
+
+
+def table(noises: list[Noise], draws: int) -> None:
+    """Print false passes and false fails at the margin."""
+    print(f"true gap = margin = {MARGIN}, {draws:,} draws, {SEQUENCES} sequences, bounds at {CONFIDENCE:.0%} each")
+    print(f"{'noise':38s} {'seeds':>5s} {'rule':20s} {'false pass':>20s} {'false fail':>20s}")
+    for noise in noises:
+        for seeds in (3, 5):
+            for name, rule in RULES.items():
+                counts = shares(rule, noise, seeds, MARGIN, draws)
+                errors = [
+                    f"{counts[s] / draws:6.2%} (<= {upper_bound(counts[s], draws):6.2%})" for s in ("PASS", "FAIL")
+                ]
+                print(f"{noise.name:38s} {seeds:5d} {name:20s} {errors[0]:>20s} {errors[1]:>20s}", flush=True)
+
+
+def extrapolation(path: Path = DATA) -> None:
+    """Print how well the gap at twice the steps is foretold from the last three points, on the trained pairs."""
+    with np.load(path) as data:
+        steps = data["curve_steps"].tolist()
+        gaps = (data["lora_curves"] - data["full_curves"]).sum(axis=2) / (127 * data["full_curves"].shape[2])
+    print("\ngap foretold at twice the steps, from one pair each (mean and SD of foretold - found, nats per token)")
+    for last in range(4, len(steps)):
+        slope, _ = line_weights(steps[last - 3 : last], at=steps[last])
+        foretold = gaps[:, last - 1] + gaps[:, last - 3 : last] @ slope * np.log(2)
+        error = foretold - gaps[:, last]
+        print(
+            f"from {steps[last - 3 : last]} to {steps[last]}: found {gaps[:, last].mean():+.4f}, "
+            f"foretold {foretold.mean():+.4f}, error {error.mean():+.4f} +- {error.std(ddof=1):.4f}"
+        )
+
+
+def plot(noise: Noise, path: Path, draws: int) -> None:
+    """Draw the share of each answer against the true gap."""
+    import matplotlib.pyplot as plt
+
+    colours = {"PASS": "#2a9d8f", "INCONCLUSIVE": "#b8b8b8", "FAIL": "#d1495b"}
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+    for axis, seeds in zip(axes, (3, 5), strict=True):
+        counts = [shares(shipped, noise, seeds, MARGIN * ratio, draws) for ratio in RATIOS]
+        axis.stackplot(
+            RATIOS, [[c[s] / draws for c in counts] for s in colours], labels=colours, colors=colours.values()
+        )
+        axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
+        axis.set(title=f"{seeds} seeds, noise of {noise.name}", xlabel="true gap / margin", xlim=(0, 2), ylim=(0, 1))
+    axes[0].set_ylabel("share of verdicts")
+    axes[1].legend(loc="lower right")
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Print the table, and draw the plot if a file is named."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    noises = [simulated(0.006, 0.058, 0.0), simulated(0.02, 0.02, 0.03), simulated(0.001, 0.1, 0.0), trained()]
+    table(noises, options.draws)
+    extrapolation()
+    if options.plot:
+        plot(noises[-1], options.plot, options.draws // 5)
+
+
+if __name__ == "__main__":
+    main()
