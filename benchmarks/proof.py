@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from pytest_ftguard.comparison import PairedLosses
 from pytest_ftguard.gates.verdict import Status, decide
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, gap_interval, line_weights
 
@@ -32,11 +33,12 @@ RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 @dataclass(frozen=True)
 class Noise:
-    """Differences of losses whose true gap is 0, to draw from.
+    """Losses of two variants whose true gap is 0, to draw from.
 
     Attributes:
         name: What the noise is.
-        draw: Given a generator and a number of seeds, differences per token, shape (seeds, SEQUENCES).
+        draw: Given a generator and a number of seeds, losses per token of candidate and baseline, shape (2, seeds,
+            SEQUENCES).
         token_sd: Standard deviation of a difference over tokens.
         tokens: Tokens of a sequence.
     """
@@ -51,8 +53,11 @@ def simulated(seed_sd: float, item_sd: float, both_sd: float) -> Noise:
     """Return normal noise of seeds, of sequences, and of both together."""
 
     def draw(random: np.random.Generator, seeds: int) -> FloatArray:
-        items, ours = random.normal(0, item_sd, SEQUENCES), random.normal(0, seed_sd, (seeds, 1))
-        return items + ours + random.normal(0, both_sd, (seeds, SEQUENCES))
+        # Half of each variance belongs to either variant, so that the gap between them has all of it.
+        half = np.sqrt(0.5)
+        items = random.normal(0, half * item_sd, (2, 1, SEQUENCES))
+        ours = random.normal(0, half * seed_sd, (2, seeds, 1))
+        return items + ours + random.normal(0, half * both_sd, (2, seeds, SEQUENCES))
 
     return Noise(f"simulated, seeds {seed_sd:g}, sequences {item_sd:g}", draw, token_sd=0.5)
 
@@ -60,53 +65,67 @@ def simulated(seed_sd: float, item_sd: float, both_sd: float) -> Noise:
 def trained(path: Path = DATA) -> Noise:
     """Return the noise of really trained pairs."""
     with np.load(path) as data:
-        differences = (data["lora"].astype(np.float64) - data["full"]) / data["tokens"]
+        losses = np.stack([data["lora"], data["full"]]).astype(np.float64) / data["tokens"]
         token_sd = float(data["token_sd"])
-    centred = differences - differences.mean()
+    centred = losses - losses.mean(axis=(1, 2), keepdims=True)
 
     def draw(random: np.random.Generator, seeds: int) -> FloatArray:
-        rows = random.integers(0, centred.shape[0], (seeds, 1))
-        drawn: FloatArray = centred[rows, random.integers(0, centred.shape[1], SEQUENCES)]
+        rows = random.integers(0, centred.shape[1], (seeds, 1))
+        drawn: FloatArray = centred[:, rows, random.integers(0, centred.shape[2], SEQUENCES)]
         return drawn
 
-    return Noise(f"{len(centred)} trained pairs", draw, token_sd)
+    return Noise(f"{centred.shape[1]} trained pairs", draw, token_sd)
 
 
-def shipped(differences: FloatArray, noise: Noise) -> Status:
+def shipped(losses: FloatArray, noise: Noise) -> Status:
     """The rule of pytest-ftguard."""
-    return _shipped(differences[CALIBRATION_SEEDS:], noise, None)
+    return _shipped(losses, noise, None)
 
 
-def calibrated(differences: FloatArray, noise: Noise) -> Status:
+def calibrated(losses: FloatArray, noise: Noise) -> Status:
     """The rule of pytest-ftguard with the noise of seeds from a calibration."""
-    tau = differences[:CALIBRATION_SEEDS].mean(axis=1).std(ddof=1)
-    return _shipped(differences[CALIBRATION_SEEDS:], noise, SeedNoise(float(tau), CALIBRATION_SEEDS - 1))
+    tau = (losses[0] - losses[1])[:CALIBRATION_SEEDS].mean(axis=1).std(ddof=1)
+    return _shipped(losses, noise, SeedNoise(float(tau), CALIBRATION_SEEDS - 1))
 
 
-def _shipped(differences: FloatArray, noise: Noise, seed_noise: SeedNoise | None) -> Status:
-    tokens = np.full(differences.shape[1], float(noise.tokens))
-    return decide("loss_gap", gap_interval(differences * tokens, tokens, CONFIDENCE, seed_noise), MARGIN)
+def _shipped(losses: FloatArray, noise: Noise, seed_noise: SeedNoise | None) -> Status:
+    tokens = np.full(losses.shape[2], float(noise.tokens))
+    candidate, baseline = losses[:, CALIBRATION_SEEDS:] * tokens
+    interval = PairedLosses(candidate, baseline, tokens, tokens).gap(CONFIDENCE, seed_noise)
+    return decide("loss_gap", interval, MARGIN)
+
+
+def _judged(losses: FloatArray) -> FloatArray:
+    """Return the gaps of the seeds that are judged, shape (seeds, SEQUENCES)."""
+    gaps: FloatArray = (losses[0] - losses[1])[CALIBRATION_SEEDS:]
+    return gaps
 
 
 def _by_bounds(value: float, half_width: float) -> Status:
     return decide("loss_gap", Interval(value, value - half_width, value + half_width, 0, 0, 0), MARGIN)
 
 
-def point_estimate(differences: FloatArray, noise: Noise) -> Status:
+def paired_only(losses: FloatArray, noise: Noise) -> Status:
+    """The rule of pytest-ftguard without the second estimate of the seeds' noise."""
+    gaps, tokens = _judged(losses), np.full(losses.shape[2], float(noise.tokens))
+    return decide("loss_gap", gap_interval(gaps * tokens, tokens, CONFIDENCE), MARGIN)
+
+
+def point_estimate(losses: FloatArray, noise: Noise) -> Status:
     """The difference of two means against the limit."""
-    return _by_bounds(float(differences[CALIBRATION_SEEDS:].mean()), 0.0)
+    return _by_bounds(float(_judged(losses).mean()), 0.0)
 
 
-def token_wise(differences: FloatArray, noise: Noise) -> Status:
+def token_wise(losses: FloatArray, noise: Noise) -> Status:
     """An interval that takes every token for an independent observation."""
-    differences = differences[CALIBRATION_SEEDS:]
-    half_width = stats.norm.ppf(CONFIDENCE) * noise.token_sd / np.sqrt(differences.size * noise.tokens)
-    return _by_bounds(float(differences.mean()), float(half_width))
+    gaps = _judged(losses)
+    half_width = stats.norm.ppf(CONFIDENCE) * noise.token_sd / np.sqrt(gaps.size * noise.tokens)
+    return _by_bounds(float(gaps.mean()), float(half_width))
 
 
-def seeds_only(differences: FloatArray, noise: Noise) -> Status:
+def seeds_only(losses: FloatArray, noise: Noise) -> Status:
     """A t test over one number per seed."""
-    gaps = differences[CALIBRATION_SEEDS:].mean(axis=1)
+    gaps = _judged(losses).mean(axis=1)
     half_width = stats.t.ppf(CONFIDENCE, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
     return _by_bounds(float(gaps.mean()), float(half_width))
 
@@ -115,6 +134,7 @@ Rule = Callable[[FloatArray, Noise], Status]
 RULES: dict[str, Rule] = {
     "shipped": shipped,
     "shipped, calibrated": calibrated,
+    "paired seeds alone": paired_only,
     "point estimate": point_estimate,
     "tokens as units": token_wise,
     "seeds only (t test)": seeds_only,
@@ -126,7 +146,8 @@ def shares(
 ) -> Counter[str]:
     """Return how often a rule gave each answer at a true gap."""
     random = np.random.default_rng(0)
-    return Counter(rule(noise.draw(random, seeds + CALIBRATION_SEEDS) + gap, noise) for _ in range(draws))
+    shift = np.array([gap, 0.0])[:, None, None]
+    return Counter(rule(noise.draw(random, seeds + CALIBRATION_SEEDS) + shift, noise) for _ in range(draws))
 
 
 def upper_bound(count: int, draws: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
@@ -20,6 +21,7 @@ from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.settings import Setting, argument_setting
+from pytest_ftguard.statistics import SeedNoise
 
 __all__ = [
     "ActiveTest",
@@ -43,6 +45,9 @@ class ActiveTest(Protocol):
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting from the marker, the command line, the environment or the ini file."""
+
+    def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
+        """Return the calibrated noise of seeds for two variants, where there is one."""
 
     def record(self, verdict: Verdict) -> None:
         """Keep a verdict for the summary and the files."""
@@ -80,7 +85,8 @@ def assert_loss_gap(
     """
     _check_pair("assert_loss_gap", candidate, baseline)
     limit = _limit("assert_loss_gap", "max_loss_gap", at_most)
-    verdict = assess_loss_gap(candidate, baseline, limit, _rule(confidence, same_learning_rate))
+    rule = _calibrated(_rule(confidence, same_learning_rate), candidate, baseline)
+    verdict = assess_loss_gap(candidate, baseline, limit, rule)
     return _conclude(verdict, on_inconclusive)
 
 
@@ -113,7 +119,8 @@ def assert_perplexity_gap(
     """
     _check_pair("assert_perplexity_gap", candidate, baseline)
     limit = _limit("assert_perplexity_gap", "max_perplexity_gap", at_most)
-    verdict = assess_perplexity_gap(candidate, baseline, limit, _rule(confidence, same_learning_rate))
+    rule = _calibrated(_rule(confidence, same_learning_rate), candidate, baseline)
+    verdict = assess_perplexity_gap(candidate, baseline, limit, rule)
     return _conclude(verdict, on_inconclusive)
 
 
@@ -288,6 +295,11 @@ def _rule(confidence: float | None, same_learning_rate: bool = False) -> Rule:
         gain_factor=_value("gain_factor", None, GAIN_FACTOR),
         same_learning_rate=same_learning_rate,
     )
+
+
+def _calibrated(rule: Rule, candidate: TrainedVariant, baseline: TrainedVariant) -> Rule:
+    test = active_test.get()
+    return rule if test is None else replace(rule, seed_noise=test.seed_noise(candidate, baseline))
 
 
 def _check_variant(helper: str, value: object) -> TrainedVariant:

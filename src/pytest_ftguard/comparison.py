@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_ftguard.results import CurvePoint, SequenceLosses, TrainedVariant, TrialResult, evenly_spaced
 from pytest_ftguard.specs import TrialSpec, Workload
-from pytest_ftguard.statistics import FloatArray, Interval, cluster, gap_interval, line_weights
+from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster, gap_interval, line_weights
 
 __all__ = [
     "MINIMUM_SEQUENCES",
@@ -50,6 +50,15 @@ class PairedLosses:
     baseline: FloatArray
     base: FloatArray
     tokens: FloatArray
+
+    def gap(self, confidence: float, seed_noise: SeedNoise | None = None) -> Interval:
+        """Return the gap, candidate minus baseline, in nats per token."""
+        terms = (self.candidate, self.baseline)
+        return gap_interval(terms[0] - terms[1], self.tokens, confidence, seed_noise, terms=terms)
+
+    def gain(self, confidence: float) -> Interval:
+        """Return what the baseline gained over the base model, in nats per token."""
+        return gap_interval(self.base - self.baseline, self.tokens, confidence)
 
 
 @dataclass(frozen=True)

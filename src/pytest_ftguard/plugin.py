@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, hide_our_frames
-from pytest_ftguard.session import Run, TestRecord, is_worker
+from pytest_ftguard.session import Run, TestRecord, is_worker, write_whole
 from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
     run = item.config.stash[_RUN]
     run.tests_to_come -= "ftguard" in getattr(item, "fixturenames", ())
-    run.test = TestRecord(item, run.settings)
+    run.test = TestRecord(item, run)
     token = active_test.set(run.test)
     try:
         return (yield)
@@ -249,7 +250,7 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the comparison; nothing at all where nothing was trained."""
     run = config.stash[_RUN]
-    if not (run.trials or run.verdicts or run.not_run or run.unwritten):
+    if not (run.trials or run.verdicts or run.not_run or run.problems):
         return
     from pytest_ftguard.reporting.terminal import summary_lines
 
@@ -257,7 +258,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in summary_lines(list(run.trials.values()), run.verdicts, run.not_run):
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
-    for problem in run.unwritten:
+    for note in run.notes:
+        terminalreporter.write_line(note)
+    for problem in run.problems:
         terminalreporter.write_line(problem, red=True)
 
 
@@ -265,23 +268,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the files, from the process that has all results."""
     run = session.config.stash[_RUN]
     run.close()
-    path = run.settings.value("json", None)
-    if path is None or is_worker(session.config):
+    if is_worker(session.config):
         return
-    from pytest_ftguard.reporting.json import json_report
-
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.draft")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json_report(list(run.trials.values()), run.verdicts), encoding="utf-8")
-        draft.replace(target)
-    except OSError as error:
-        # The verdicts are still shown, and the run is not green: somebody relies on the file.
-        place = run.settings.get("json")
-        source = place.place if place else "json"
-        run.unwritten.append(f"the JSON report could not be written to {path} (set by {source}): {error.strerror}")
+    for name, write in (("calibration", run.calibrate), ("json", partial(_write_json, run))):
+        try:
+            write()
+        except (OSError, ConfigurationError) as error:
+            # The verdicts are still shown, and the run is not green: somebody relies on the file.
+            place = run.settings.get(name)
+            source = f" (set by {place.place})" if place else ""
+            reason = error.strerror if isinstance(error, OSError) else error
+            run.problems.append(f"ftguard: the file {run.settings.value(name, name)}{source} was not written: {reason}")
+    if run.problems:
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def _write_json(run: Run) -> None:
+    path = run.settings.value("json", None)
+    if path is not None:
+        from pytest_ftguard.reporting.json import json_report
+
+        write_whole(Path(path), json_report(list(run.trials.values()), run.verdicts))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self
 
@@ -23,6 +23,7 @@ __all__ = [
     "TrainedVariant",
     "TrialError",
     "TrialResult",
+    "by_variant",
     "evenly_spaced",
 ]
 
@@ -386,3 +387,16 @@ class TrainedVariant:
             )
             raise FtguardError(message)
         return self.loader(trial)
+
+
+def by_variant(trials: Iterable[TrialResult]) -> list[tuple[TrainedVariant, list[TrainedVariant]]]:
+    """Return for each workload its full variants, each with the variants that are judged against it."""
+    groups: dict[tuple[Workload, Variant], list[TrialResult]] = {}
+    for trial in trials:
+        groups.setdefault((trial.spec.workload, trial.spec.variant), []).append(trial)
+    trained = [TrainedVariant(workload, variant, tuple(group)) for (workload, variant), group in groups.items()]
+    return [
+        (full, [other for other in trained if other.workload == full.workload and other.variant.kind != "full"])
+        for full in trained
+        if full.variant.kind == "full"
+    ]

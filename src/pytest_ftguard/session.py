@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -16,16 +17,17 @@ from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
+    from pytest_ftguard.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.reporting.terminal import RecordedVerdict
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.running.lab import Lab, Progress
     from pytest_ftguard.settings import Setting, Settings
     from pytest_ftguard.specs import Full, Variant, Workload
+    from pytest_ftguard.statistics import SeedNoise
 
-__all__ = ["Run", "TestRecord", "is_worker"]
+__all__ = ["Run", "TestRecord", "is_worker", "write_whole"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -38,12 +40,13 @@ class TestRecord:
 
     Args:
         item: The test.
-        settings: What command line, environment and ini file set.
+        run: The state of this pytest process.
     """
 
-    def __init__(self, item: pytest.Item, settings: Settings) -> None:
+    def __init__(self, item: pytest.Item, run: Run) -> None:
         self._item = item
-        self._settings = settings
+        self._run = run
+        self._settings = run.settings
         self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
         self.verdicts: list[Verdict] = []
         self._asked: Counter[str] = Counter()
@@ -58,6 +61,12 @@ class TestRecord:
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
         return self.marker.get(name) or self._settings.get(name)
+
+    def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
+        """Return the calibrated noise of seeds for two variants, where there is one."""
+        from pytest_ftguard.calibration import find_seed_noise
+
+        return find_seed_noise(self._run.calibrations, candidate, baseline)
 
     def record(self, verdict: Verdict) -> None:
         """Keep a verdict, and put it among the properties that JUnit XML shows.
@@ -96,8 +105,10 @@ class Run:
         self.verdicts: list[RecordedVerdict] = []
         self.not_run: list[str] = []
         """Why tests were skipped for which nothing could be trained, one reason per test."""
-        self.unwritten: list[str] = []
+        self.problems: list[str] = []
         """Why a file that was asked for could not be written."""
+        self.notes: list[str] = []
+        self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
         self._sent: set[str] = set()
@@ -128,7 +139,8 @@ class Run:
         lab = self._open_lab()
         lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
-            trained = lab.train(_absolute(workload(), self.config.rootpath), with_learning_rate(chosen, full()))
+            work = self._with_calibration_seeds(_absolute(workload(), self.config.rootpath))
+            trained = lab.train(work, with_learning_rate(chosen, full()))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
                 raise _failure(f"ftguard: {error}, and require_gpu is set") from None
@@ -139,6 +151,50 @@ class Run:
         if on_cpu and self.settings.value("require_gpu", False):
             pytest.fail("ftguard: require_gpu is set, but the trial was trained on the CPU", pytrace=False)
         return trained
+
+    def _with_calibration_seeds(self, workload: Workload) -> Workload:
+        from dataclasses import replace
+
+        count = self.settings.value("calibrate", 0)
+        return replace(workload, seeds=tuple(range(count))) if count else workload
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """What the file of calibrations holds; nothing where there is none yet.
+
+        Raises:
+            ConfigurationError: It is not a file of calibrations.
+        """
+        if self._calibrations is None:
+            from pytest_ftguard.calibration import read_calibrations
+
+            setting = self.settings.get("calibration")
+            path = None if setting is None else Path(setting.value)
+            found = path is not None and path.exists()
+            place = f"the calibration {path} (set by {setting.place})" if setting else ""
+            self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
+        return self._calibrations
+
+    def calibrate(self) -> None:
+        """Write the noise of seeds of all that was trained, where that was asked for, and say so in the summary."""
+        if not self.settings.value("calibrate", 0):
+            return
+        from pytest_ftguard.calibration import calibrate, write_calibrations
+        from pytest_ftguard.results import by_variant
+
+        path = Path(self.settings.value("calibration", None))
+        found = []
+        for baseline, candidates in by_variant(self.trials.values()):
+            for candidate in candidates:
+                try:
+                    found.append(calibrate(candidate, baseline))
+                except ConfigurationError as error:
+                    self.problems.append(f"ftguard: {error}")
+                    continue
+                noise = f"{found[-1].tau:.4f} nats per token over {found[-1].degrees_of_freedom + 1} seeds"
+                self.notes.append(f"calibrated {candidate.label} against {baseline.label}: {noise}, written to {path}")
+        if found:
+            write_whole(path, write_calibrations([*self.calibrations, *found]))
 
     def _skip(self, reason: str) -> BaseException:
         self._skips.append(pytest.skip.Exception(reason))
@@ -202,6 +258,18 @@ def _threads(environment: Mapping[str, str]) -> int | None:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // workers)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def is_worker(config: pytest.Config) -> bool:

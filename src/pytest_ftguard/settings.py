@@ -143,6 +143,13 @@ def _gain_factor(value: Any, place: Place) -> float:
     return number
 
 
+def _calibration_seeds(value: Any, place: Place) -> int:
+    number = _whole(value, place)
+    if number < 10:
+        raise ValueError("a calibration needs at least 10 seeds")
+    return number
+
+
 def _items(value: Any) -> list[str]:
     return [item.strip() for item in re.split(r"[,\n]", str(value)) if item.strip()]
 
@@ -271,6 +278,8 @@ KEYS: Final = (
         _choice("auto", "yes", "no"),
         "keep trained weights for load() until the run ends (auto: up to 2 GB)",
     ),
+    Key("calibration", _path, "file of the calibrated noise of seeds"),
+    Key("calibrate", _calibration_seeds, "train so many seeds, 10 or more, and write their noise to the calibration"),
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
     Key("json", _output, "file to which trials and verdicts are written"),
 )
@@ -398,6 +407,9 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
                 values[key.name] = _parse(key, raw, place)
                 break
     settings = Settings(values)
+    if "calibrate" in values and "calibration" not in values:
+        message = f"calibrate (set by {values['calibrate'].place}) needs a file to write: set ftguard_calibration"
+        raise ConfigurationError(message)
     if values:
         settings.check_specs()
     return settings

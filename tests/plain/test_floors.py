@@ -19,7 +19,7 @@ FLOORS = {
     **dict.fromkeys(("specs", "results", "limits"), 1),
     **dict.fromkeys(("statistics", "training"), 2),
     **dict.fromkeys(("comparison", "running"), 3),
-    **dict.fromkeys(("gates", "advice"), 4),
+    **dict.fromkeys(("gates", "advice", "calibration"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
     **dict.fromkeys(("assertions", "session"), 6),
     "plugin": 7,

@@ -117,7 +117,8 @@ def test_a_share_is_within_the_bounds_of_retention_exactly_where_its_gap_is_not_
     found = retention(candidate, baseline, base, tokens, 0.95)
     assert found.lower < found.value < found.upper
     for share in (found.lower - 1e-4, found.lower + 1e-4, found.value, found.upper - 1e-4, found.upper + 1e-4):
-        gap = gap_interval(candidate - share * baseline - (1 - share) * base, tokens, 0.95)
+        terms = (candidate, share * baseline)
+        gap = gap_interval(candidate - terms[1] - (1 - share) * base, tokens, 0.95, terms=terms)
         assert (found.lower <= share <= found.upper) == (gap.lower <= 0 <= gap.upper)
 
 
@@ -178,3 +179,18 @@ def test_a_ratio_of_times_is_judged_on_the_log_scale() -> None:
     for bad in (np.array([1.0]), np.array([0.0, 1.0]), np.array([np.nan, 1.0])):
         with pytest.raises(ValueError, match="two pairs"):
             mean_log_ratio(bad, np.ones(len(bad)), 0.95)
+
+
+@given(k=st.integers(2, 6), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_the_larger_estimate_of_the_seeds_part_counts(k: int, seed: int) -> None:
+    """From the paired gaps, or from both variants apart; the estimate itself does not move."""
+    random = np.random.default_rng(seed)
+    tokens = np.full(100, 127.0)
+    ours, theirs = ((2 + random.normal(0, 0.01, (k, 1)) + random.normal(0, 0.02, 100)) * tokens for _ in range(2))
+    paired = gap_interval(ours - theirs, tokens, 0.95)
+    found = gap_interval(ours - theirs, tokens, 0.95, terms=(ours, theirs))
+    apart = sum((x.sum(axis=1) / tokens.sum()).var(ddof=1) for x in (ours, theirs)) / k
+    assert found.value == paired.value
+    assert found.seed_variance == pytest.approx(max(paired.seed_variance, apart))
+    assert found.upper >= paired.upper - 1e-12

@@ -7,7 +7,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import TITLES, Status
 from pytest_ftguard.limits import OF_GAIN, Limit
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.statistics import Interval, effort_to_settle, gap_interval
+from pytest_ftguard.statistics import Interval, effort_to_settle
 from pytest_ftguard.units import decimals_apart
 
 __all__ = ["about_seeds", "headline", "measured", "no_gain", "outlook", "reason", "widening"]
@@ -143,7 +143,7 @@ def outlook(comparison: Comparison, margin: float, rule: Rule) -> list[str]:
 def _better(comparison: Comparison, rule: Rule) -> list[str]:
     """Say that a candidate that beats full fine-tuning beyond noise is a reason to look at full fine-tuning."""
     losses, baseline = comparison.losses, comparison.baseline
-    gap = gap_interval(losses.candidate - losses.baseline, losses.tokens, rule.confidence, rule.seed_noise)
+    gap = losses.gap(rule.confidence, rule.seed_noise)
     if baseline.variant.kind != "full" or not gap.upper < 0:
         return []
     return [

@@ -38,7 +38,7 @@ def assess_loss_gap(candidate: TrainedVariant, baseline: TrainedVariant, limit: 
     if comparison.loss_problems:
         return invalid("loss_gap", candidate, baseline, limit, comparison.loss_problems)
     losses = comparison.losses
-    interval = gap_interval(losses.candidate - losses.baseline, losses.tokens, rule.confidence, rule.seed_noise)
+    interval = losses.gap(rule.confidence, rule.seed_noise)
     return _conclude("loss_gap", comparison, interval, limit, rule, margin=limit.value)
 
 
@@ -77,7 +77,7 @@ def assess_retention(candidate: TrainedVariant, baseline: TrainedVariant, limit:
     if comparison.loss_problems:
         return invalid("retention", candidate, baseline, limit, comparison.loss_problems)
     losses = comparison.losses
-    gain = gap_interval(losses.base - losses.baseline, losses.tokens, rule.confidence)
+    gain = losses.gain(rule.confidence)
     try:
         interval = retention(losses.candidate, losses.baseline, losses.base, losses.tokens, rule.confidence)
     except ValueError:
@@ -94,7 +94,7 @@ def _conclude(
     status = decide(gate, interval, limit.value)
     if status == "INVALID":
         return invalid(gate, candidate, baseline, limit, [_NOT_FINITE])
-    gain = gap_interval(losses.base - losses.baseline, losses.tokens, rule.confidence)
+    gain = losses.gain(rule.confidence)
     # Retention is a share of the gain, and by its own bounds shows whether the gain is large enough.
     sees = gate == "retention" or gain.lower > rule.gain_factor * max(0.0, margin)
     if status != "FAIL" and not sees:
@@ -102,7 +102,7 @@ def _conclude(
     reasons = explain.reason(status, comparison, interval, limit, rule)
     trend = None if candidate.workload.final else comparison.trend(rule.confidence)
     if status == "PASS" and trend is not None:
-        gap = gap_interval(losses.candidate - losses.baseline, losses.tokens, rule.confidence, rule.seed_noise)
+        gap = losses.gap(rule.confidence, rule.seed_noise)
         if widening := explain.widening(gap, trend, margin):
             status, reasons = "INCONCLUSIVE", widening
     lines = [
@@ -178,8 +178,9 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
     if problems:
         return invalid("forgetting", candidate, baseline, limit, problems)
     losses = reference_losses(candidate, baseline or candidate)
-    other = losses.base if baseline is None else losses.baseline
-    interval = gap_interval(losses.candidate - other, losses.tokens, rule.confidence)
+    # The base model has no seeds, so against it the candidate's own noise is all there is.
+    above_base = gap_interval(losses.candidate - losses.base, losses.tokens, rule.confidence)
+    interval = above_base if baseline is None else losses.gap(rule.confidence)
     status = decide("forgetting", interval, limit.value)
     if status == "INVALID":
         return invalid("forgetting", candidate, baseline, limit, [_NOT_FINITE])

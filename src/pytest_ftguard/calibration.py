@@ -1,0 +1,142 @@
+"""The noise of seeds, measured once on many of them, so that later runs need only a few."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.comparison import compare
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import canonical_json, variant_to_dict
+from pytest_ftguard.statistics import SeedNoise
+
+__all__ = ["MINIMUM_SEEDS", "Calibration", "calibrate", "find_seed_noise", "read_calibrations", "write_calibrations"]
+
+MINIMUM_SEEDS: Final = 10
+_SCHEMA: Final = 1
+# What the noise of seeds depends on; paths differ from machine to machine, the data are told apart by their digests.
+_FIELDS: Final = (
+    "block_size",
+    "batch_size",
+    "steps",
+    "precision",
+    "model_args",
+    "training_args",
+    "validation_sequences",
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The noise of seeds in the gap between two variants on a workload.
+
+    Attributes:
+        key: Identity of the workload and both variants.
+        candidate: Label of the variant that is judged.
+        baseline: Label of the variant that it is judged against.
+        tau: Standard deviation of the loss gap over seeds, in nats per token.
+        degrees_of_freedom: Number of seeds less one.
+        data_orders: Digest of the training batches of each seed, by which a changed training text is noticed.
+    """
+
+    key: str
+    candidate: str
+    baseline: str
+    tau: float
+    degrees_of_freedom: int
+    data_orders: Mapping[str, str]
+
+
+def calibrate(candidate: TrainedVariant, baseline: TrainedVariant) -> Calibration:
+    """Measure the noise of seeds.
+
+    Args:
+        candidate: The variant that is judged, trained with many seeds.
+        baseline: The variant that it is judged against, with the same seeds.
+
+    Raises:
+        ConfigurationError: The two cannot be compared, or there are fewer than ten seeds.
+    """
+    comparison = compare(candidate, baseline, same_learning_rate=True)
+    if comparison.loss_problems:
+        message = f"no calibration of {candidate.label} against {baseline.label}: {comparison.loss_problems[0]}"
+        raise ConfigurationError(message)
+    if comparison.seeds < MINIMUM_SEEDS:
+        message = f"a calibration needs at least {MINIMUM_SEEDS} seeds, {candidate.label} has {comparison.seeds}"
+        raise ConfigurationError(message)
+    losses = comparison.losses
+    gaps = (losses.candidate - losses.baseline).sum(axis=1) / losses.tokens.sum()
+    orders = {str(trial.spec.seed): str(trial.data_order) for trial in baseline.trials}
+    tau = float(gaps.std(ddof=1))
+    return Calibration(_key(candidate, baseline), candidate.label, baseline.label, tau, len(gaps) - 1, orders)
+
+
+def find_seed_noise(
+    calibrations: Iterable[Calibration], candidate: TrainedVariant, baseline: TrainedVariant
+) -> SeedNoise | None:
+    """Return the calibrated noise for two variants, or None where there is none for just this work.
+
+    Args:
+        calibrations: What was calibrated.
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+    """
+    key = _key(candidate, baseline)
+    orders = {str(trial.spec.seed): trial.data_order for trial in baseline.trials}
+    for calibration in calibrations:
+        shared = orders.keys() & calibration.data_orders.keys()
+        same_data = bool(shared) and all(orders[seed] == calibration.data_orders[seed] for seed in shared)
+        if calibration.key == key and same_data:
+            return SeedNoise(calibration.tau, calibration.degrees_of_freedom)
+    return None
+
+
+def _key(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
+    workload = baseline.workload.to_dict()
+    validations = {trial.validation.digest for trial in baseline.trials if trial.validation is not None}
+    precisions = {trial.environment.precision for trial in baseline.trials if trial.environment is not None}
+    content = {
+        **{name: workload[name] for name in _FIELDS},
+        "model": Path(baseline.workload.model).name,
+        "revision": baseline.workload.revision,
+        "validation": sorted(validations),
+        "resolved_precision": sorted(precisions),
+        "candidate": variant_to_dict(candidate.variant),
+        "baseline": variant_to_dict(baseline.variant),
+    }
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def write_calibrations(calibrations: Iterable[Calibration]) -> str:
+    """Return the text of a file of calibrations; the last one of a key counts."""
+    by_key = {calibration.key: asdict(calibration) for calibration in calibrations}
+    return json.dumps({"schema": _SCHEMA, "calibrations": list(by_key.values())}, indent=2, allow_nan=False) + "\n"
+
+
+def read_calibrations(text: str, place: str) -> tuple[Calibration, ...]:
+    """Return the calibrations of a file.
+
+    Args:
+        text: What the file holds.
+        place: What names the file to the user.
+
+    Raises:
+        ConfigurationError: The text is not a file of calibrations, or of another schema.
+    """
+    try:
+        content: dict[str, Any] = json.loads(text)
+        if content["schema"] != _SCHEMA:
+            message = f"{place} has schema {content['schema']!r}, and this version reads {_SCHEMA}: calibrate again"
+            raise ConfigurationError(message)
+        found = tuple(Calibration(**values) for values in content["calibrations"])
+        if not all(calibration.tau >= 0 and calibration.degrees_of_freedom >= 1 for calibration in found):
+            raise ValueError("a noise below 0, or without degrees of freedom")
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{place} is not a file of calibrations ({type(error).__name__}: {error}): calibrate again"
+        raise ConfigurationError(message) from None
+    return found

@@ -1,0 +1,122 @@
+"""The noise of seeds, calibrated once, is found again for the same work and for no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_ftguard.calibration import (
+    Calibration,
+    calibrate,
+    find_seed_noise,
+    read_calibrations,
+    write_calibrations,
+)
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.gates.quality import assess_loss_gap
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.limits import NATS_PER_TOKEN, Limit
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import LoRA
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
+
+N = 64
+NLL = np.full(N, 20.0)
+
+
+def pair(gaps: list[float], **workload: Any) -> tuple[TrainedVariant, TrainedVariant]:
+    """Pairs of trials whose gaps per token are as given, on sequences of ten tokens."""
+    work = replace(WORKLOAD, seeds=tuple(range(len(gaps))), **workload)
+    ours = [trial(LORA, tuple(NLL + 10 * gap), seed=seed, workload=work) for seed, gap in enumerate(gaps)]
+    theirs = [trial(FULL, tuple(NLL), seed=seed, workload=work) for seed in range(len(gaps))]
+    return trained(LORA, *ours), trained(FULL, *theirs)
+
+
+GAPS = [0.01 * number for number in range(10)]
+
+
+def test_tau_is_the_standard_deviation_of_the_gap_over_seeds() -> None:
+    """Ten seeds have nine degrees of freedom."""
+    found = calibrate(*pair(GAPS))
+    assert found.tau == pytest.approx(np.std(GAPS, ddof=1))
+    assert found.degrees_of_freedom == 9
+
+
+def test_nine_seeds_are_too_few() -> None:
+    """The other side of the boundary of ten, and trials that cannot be compared, are errors."""
+    with pytest.raises(ConfigurationError, match="at least 10 seeds, lora r=16 has 9"):
+        calibrate(*pair(GAPS[:9]))
+    candidate, baseline = pair(GAPS)
+    with pytest.raises(ConfigurationError, match="not paired"):
+        calibrate(candidate, replace(baseline, trials=baseline.trials[:9]))
+
+
+def test_a_calibration_serves_the_same_work_with_fewer_seeds() -> None:
+    """It survives the file, and the verdict of one seed says what its bounds count."""
+    text = write_calibrations([calibrate(*pair(GAPS))])
+    candidate, baseline = pair([0.03])
+    noise = find_seed_noise(read_calibrations(text, "the file"), candidate, baseline)
+    assert noise is not None
+    assert noise.tau == pytest.approx(np.std(GAPS, ddof=1))
+    limit = Limit(0.05, NATS_PER_TOKEN, "argument", "the test")
+    message = assess_loss_gap(candidate, baseline, limit, Rule(seed_noise=noise)).message
+    assert "of seeds, calibrated on 10 of them" in message
+    assert "two checkpoints" not in message
+
+
+def other_text(side: TrainedVariant) -> TrainedVariant:
+    changed = [replace(one, validation=losses(tuple(NLL), digest="other")) for one in side.trials]
+    return replace(side, trials=tuple(changed))
+
+
+def other_batches(side: TrainedVariant) -> TrainedVariant:
+    return replace(side, trials=tuple(replace(one, data_order="other") for one in side.trials))
+
+
+def test_other_work_finds_no_calibration() -> None:
+    """Other steps, texts, batches, variants or seeds that were not calibrated have a noise of their own."""
+    known = [calibrate(*pair(GAPS))]
+    candidate, baseline = pair([0.03])
+    other = LoRA(r=4, learning_rate=1e-3)
+    for ours, theirs in (
+        pair([0.03], steps=99),
+        (other_text(candidate), other_text(baseline)),
+        (other_batches(candidate), other_batches(baseline)),
+        (trained(other, trial(other, tuple(NLL))), baseline),
+        (candidate, trained(FULL, trial(FULL, tuple(NLL), seed=77))),
+    ):
+        assert find_seed_noise(known, ours, theirs) is None
+    assert find_seed_noise(known, candidate, baseline) is not None
+
+
+def test_a_new_calibration_replaces_the_old_one() -> None:
+    """The last one of the same work counts."""
+    old, new = calibrate(*pair(GAPS)), calibrate(*pair([2 * gap for gap in GAPS]))
+    assert read_calibrations(write_calibrations([old, new]), "the file") == (new,)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 2, "calibrations": []}', '{"schema": 1, "calibrations": [{"tau": 1}]}']
+)
+def test_a_file_that_is_none_is_named(text: str) -> None:
+    """A damaged file, or one of another version, is an error that says what to do."""
+    with pytest.raises(ConfigurationError, match=r"the file.*calibrate again"):
+        read_calibrations(text, "the file")
+
+
+@pytest.mark.parametrize("tau", [-0.1, float("nan")])
+def test_a_noise_that_is_none_is_refused(tau: float) -> None:
+    """NaN would make every later interval NaN."""
+    text = write_calibrations([replace(calibrate(*pair(GAPS)), tau=0.5)]).replace("0.5", str(tau).replace("nan", "NaN"))
+    with pytest.raises(ConfigurationError, match="calibrate again"):
+        read_calibrations(text, "the file")
+
+
+def test_calibrations_are_plain_data() -> None:
+    """What is written is what is read."""
+    one = calibrate(*pair(GAPS))
+    assert isinstance(one, Calibration)
+    assert read_calibrations(write_calibrations([one]), "the file") == (one,)

@@ -1,0 +1,92 @@
+"""A run calibrates, and later runs use what it found; the trainings are made up, so no torch is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+CONFTEST = """
+import numpy as np
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.running import lab
+from tests.plain.builders import trial
+
+def train(self, workload, variant):
+    trials = []
+    for seed in workload.seeds:
+        gap = 0.0 if variant.kind == "full" else 0.02 + np.random.default_rng(seed).normal(0, 0.01)
+        nll = tuple((20.0 + 10 * gap + np.random.default_rng(99).normal(0, 0.1, 64)).tolist())
+        trials.append(trial(variant, nll, seed=seed, workload=workload))
+    self._results.update({one.fingerprint: one for one in trials})
+    return TrainedVariant(workload, variant, tuple(trials))
+
+lab.Lab.train = train
+"""
+INI = """
+[pytest]
+ftguard_model = m
+ftguard_train = t
+ftguard_validation = v
+ftguard_seeds = 0, 1
+ftguard_calibration = calibration.json
+"""
+TEST = """
+from pytest_ftguard import assert_loss_gap
+
+def test_it(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant, at_most=0.02, on_inconclusive="warn")
+"""
+
+
+@pytest.fixture
+def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    pytester.makeini(INI)
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TEST)
+    return pytester
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: int) -> None:
+    """Without it the two seeds speak for themselves; with it the verdict says that it was used."""
+    options = ["-n", str(workers)] if workers else []
+    before = made_up.runpytest_subprocess()
+    before.stdout.fnmatch_lines(["*Counting the noise of 64 sequences and 2 seeds*"])
+    calibrated = made_up.runpytest_subprocess("--ftguard-calibrate=12", *options)
+    calibrated.assert_outcomes(passed=1, warnings=1)
+    calibrated.stdout.fnmatch_lines(
+        ["calibrated lora r=16 against full: 0.0* over 12 seeds, written to *calibration.json"]
+    )
+    written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]
+    assert [one["degrees_of_freedom"] for one in written] == [11]
+    after = made_up.runpytest_subprocess()
+    after.stdout.fnmatch_lines(["*Counting the noise of 64 sequences and of seeds, calibrated on 12 of them*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ftguard-calibrate=9"], "at least 10 seeds"),
+        (["--ftguard-calibrate=10", "-c", "none.ini"], "set ftguard_calibration"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_a_usage_error(
+    made_up: pytest.Pytester, arguments: list[str], words: str
+) -> None:
+    """Too few seeds, and no file to write to, are known before anything is trained."""
+    (made_up.path / "none.ini").write_text("[pytest]\n")
+    result = made_up.runpytest_subprocess(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert words in result.stderr.str()
+
+
+def test_a_damaged_calibration_is_named(made_up: pytest.Pytester) -> None:
+    """A file cut short fails the test with one message, and is not overwritten."""
+    (made_up.path / "calibration.json").write_text('{"schema": 1, "calib')
+    result = made_up.runpytest_subprocess("--ftguard-calibrate=10")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "ftguard_calibration in tox.ini) is not a file of calibrations" in result.stdout.str()
+    assert (made_up.path / "calibration.json").read_text() == '{"schema": 1, "calib'
