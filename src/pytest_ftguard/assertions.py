@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from pytest_ftguard.gates.quality import (
     assess_retention,
 )
 from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
-from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.gates.verdict import Verdict, needs_seeds
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.settings import Setting, argument_setting
@@ -38,6 +39,8 @@ __all__ = [
 __tracebackhide__ = hide_our_frames
 
 DEFAULT_CONFIDENCE = 0.95
+
+Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
 
 
 class ActiveTest(Protocol):
@@ -85,8 +88,7 @@ def assert_loss_gap(
     """
     _check_pair("assert_loss_gap", candidate, baseline)
     limit = _limit("assert_loss_gap", "max_loss_gap", at_most)
-    rule = _calibrated(_rule(confidence, same_learning_rate), candidate, baseline)
-    verdict = assess_loss_gap(candidate, baseline, limit, rule)
+    verdict = _look(assess_loss_gap, candidate, baseline, limit, _rule(confidence, same_learning_rate))
     return _conclude(verdict, on_inconclusive)
 
 
@@ -119,8 +121,7 @@ def assert_perplexity_gap(
     """
     _check_pair("assert_perplexity_gap", candidate, baseline)
     limit = _limit("assert_perplexity_gap", "max_perplexity_gap", at_most)
-    rule = _calibrated(_rule(confidence, same_learning_rate), candidate, baseline)
-    verdict = assess_perplexity_gap(candidate, baseline, limit, rule)
+    verdict = _look(assess_perplexity_gap, candidate, baseline, limit, _rule(confidence, same_learning_rate))
     return _conclude(verdict, on_inconclusive)
 
 
@@ -155,7 +156,7 @@ def assert_retention(
     """
     _check_pair("assert_retention", candidate, baseline)
     limit = _limit("assert_retention", "min_retention", at_least)
-    verdict = assess_retention(candidate, baseline, limit, _rule(confidence, same_learning_rate))
+    verdict = _look(assess_retention, candidate, baseline, limit, _rule(confidence, same_learning_rate))
     return _conclude(verdict, on_inconclusive)
 
 
@@ -295,6 +296,21 @@ def _rule(confidence: float | None, same_learning_rate: bool = False) -> Rule:
         gain_factor=_value("gain_factor", None, GAIN_FACTOR),
         same_learning_rate=same_learning_rate,
     )
+
+
+def _look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
+    """Ask a gate, and where it is in doubt and the workload allows it, ask again with more seeds."""
+    # Each side keeps the seeds that it has; only what was trained with the same ones is extended.
+    looks = candidate.workload.looks if candidate.workload.looks == baseline.workload.looks else ()
+    rule = _calibrated(rule, candidate, baseline)
+    if len(looks) < 2:
+        return assess(candidate, baseline, limit, rule)
+    for look, seeds in enumerate(looks, start=1):
+        sides = candidate.with_seeds(seeds), baseline.with_seeds(seeds)
+        verdict = assess(*sides, limit, rule.at_look(look, len(looks)))
+        if not needs_seeds(verdict):
+            break
+    return verdict
 
 
 def _calibrated(rule: Rule, candidate: TrainedVariant, baseline: TrainedVariant) -> Rule:

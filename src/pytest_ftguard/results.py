@@ -296,6 +296,20 @@ class TrainedVariant:
     variant: Variant
     trials: tuple[TrialResult, ...]
     loader: Loader | None = field(default=None, compare=False)
+    extend: Callable[[int], TrainedVariant] | None = field(default=None, compare=False)
+
+    def with_seeds(self, count: int) -> TrainedVariant:
+        """Return the variant trained with so many seeds in all; those that are missing are trained now.
+
+        Raises:
+            FtguardError: It was not trained in this run, so no more of it can be.
+        """
+        if count == len(self.trials):
+            return self
+        if self.extend is None:
+            message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
+            raise FtguardError(message)
+        return self.extend(count)
 
     def __repr__(self) -> str:
         """Return one short line: pytest shows it beside every failing test."""

@@ -156,7 +156,7 @@ class Run:
         from dataclasses import replace
 
         count = self.settings.value("calibrate", 0)
-        return replace(workload, seeds=tuple(range(count))) if count else workload
+        return replace(workload, seeds=tuple(range(count)), most_seeds=0) if count else workload
 
     @property
     def calibrations(self) -> tuple[Calibration, ...]:

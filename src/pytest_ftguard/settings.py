@@ -154,7 +154,9 @@ def _items(value: Any) -> list[str]:
     return [item.strip() for item in re.split(r"[,\n]", str(value)) if item.strip()]
 
 
-def _seeds(value: Any, place: Place) -> tuple[int, ...]:
+def _seeds(value: Any, place: Place) -> tuple[int, ...] | str:
+    if ".." in str(value):
+        return str(value)  # a range, which the workload reads
     return tuple(_whole(item, place) for item in _items(value))
 
 
@@ -244,7 +246,7 @@ KEYS: Final = (
     Key("block_size", _whole, "tokens in a sequence (128)"),
     Key("batch_size", _whole, "sequences in a batch (4)"),
     Key("steps", _whole, "optimizer steps (500)"),
-    Key("seeds", _seeds, "seeds, one trial of each variant per seed (0, 1, 2)"),
+    Key("seeds", _seeds, "seeds, one trial of each variant per seed (0, 1, 2); '3..8': more in doubt"),
     Key("precision", _text, "auto, fp32 or bf16"),
     Key("final", _flag, "the steps are those of production", flag=True),
     Key("validation_sequences", _whole, "largest number of validation sequences (256)"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Self
@@ -213,12 +214,14 @@ class Workload(_Spec):
         block_size: Tokens in a sequence.
         batch_size: Sequences in a batch.
         steps: Optimizer steps.
-        seeds: One trial of each variant is trained per seed.
+        seeds: One trial of each variant is trained per seed. The text "3..8" stands for three seeds, and more of them,
+            up to eight, where a gate on losses is in doubt.
         precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 where the hardware is faster in it.
         final: Whether the steps are those of production, not a stand-in for a longer run.
         validation_sequences: Largest number of validation sequences, evenly spaced over the text.
         model_args: Further options for `from_pretrained`, for example `gguf_file`.
         training_args: Further options for `transformers.TrainingArguments`, the same for both variants.
+        most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 where it may not. Set by `seeds`.
 
     Raises:
         ConfigurationError: A value is not allowed; the message names the field and the value.
@@ -240,6 +243,7 @@ class Workload(_Spec):
     validation_sequences: int = 256
     model_args: Mapping[str, Any] = field(default_factory=dict)
     training_args: Mapping[str, Any] = field(default_factory=dict)
+    most_seeds: int = 0
 
     def __post_init__(self) -> None:
         for name in ("model", "train", "validation"):
@@ -249,7 +253,12 @@ class Workload(_Spec):
                 self._set(name, _text(f"Workload.{name}", getattr(self, name)))
         for name, least in (("block_size", 2), ("batch_size", 1), ("steps", 1), ("validation_sequences", 1)):
             self._set(name, _whole(f"Workload.{name}", getattr(self, name), least))
+        if isinstance(self.seeds, str):
+            fewest, most = _seed_range(self.seeds)
+            self._set("seeds", tuple(range(fewest)))
+            self._set("most_seeds", most)
         self._set("seeds", _seeds(self.seeds))
+        self._set("most_seeds", _whole("Workload.most_seeds", self.most_seeds, 0))
         self._set("precision", _one_of("Workload.precision", self.precision, PRECISIONS))
         self._set("task", _one_of("Workload.task", self.task, TASKS))
         if not isinstance(self.final, bool):
@@ -262,6 +271,23 @@ class Workload(_Spec):
                 if name in refused:
                     message = f"Workload.{field_name} may not set {name!r}: {refused[name]}"
                     raise ConfigurationError(message)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which a gate in doubt looks again, each about 1.6 times the one before: 3, 5, 8."""
+        looks = [len(self.seeds)]
+        while looks[-1] < self.most_seeds:
+            looks.append(min(self.most_seeds, math.ceil(1.6 * looks[-1])))
+        return tuple(looks)
+
+
+def _seed_range(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", text)
+    fewest, most = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 2 <= fewest < most:
+        message = f'Workload.seeds as a text must be "fewest..most", at least 2 and growing, as in "3..8", got {text!r}'
+        raise ConfigurationError(message)
+    return fewest, most
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
@@ -450,5 +476,5 @@ class TrialSpec(_Spec):
     def fingerprint(self) -> str:
         """SHA-256 of the spec's canonical JSON without what cannot change the trial: the workload's other seeds."""
         content = self.to_dict()
-        del content["workload"]["seeds"]
+        del content["workload"]["seeds"], content["workload"]["most_seeds"]
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()

@@ -40,6 +40,28 @@ WORKLOADS = st.builds(
 )
 
 
+@pytest.mark.parametrize(
+    ("seeds", "looks"),
+    [("3..8", (3, 5, 8)), ("2..3", (2, 3)), ("3..4", (3, 4)), ("5..20", (5, 8, 13, 20)), ((0, 1), (2,))],
+)
+def test_seeds_may_grow_in_looks(seeds: Any, looks: tuple[int, ...]) -> None:
+    """The first number is trained at once, the others where a gate is in doubt; the trials stay what they are."""
+    workload = replace(WORKLOAD, seeds=seeds)
+    assert workload.looks == looks
+    assert workload.seeds == tuple(range(looks[0]))
+    assert Workload.from_dict(json.loads(json.dumps(workload.to_dict()))) == workload
+    full = Full(learning_rate=1e-3)
+    fingerprints = {TrialSpec(workload=work, variant=full, seed=0).fingerprint for work in (workload, WORKLOAD)}
+    assert len(fingerprints) == 1
+
+
+@pytest.mark.parametrize("seeds", ["8..3", "1..3", "3..3", "..", "3..", "a..b", "0, 1"])
+def test_a_range_of_seeds_that_is_none_is_refused(seeds: Any) -> None:
+    """At least two, and growing."""
+    with pytest.raises(ConfigurationError, match=r"Workload\.seeds.*3\.\.8"):
+        replace(WORKLOAD, seeds=seeds)
+
+
 @given(WORKLOADS, VARIANTS, st.integers(0, 9))
 def test_a_trial_spec_survives_json(workload: Workload, variant: Variant, seed: int) -> None:
     """Reading what was written gives an equal spec with the same hash and fingerprint."""

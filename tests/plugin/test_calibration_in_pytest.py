@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 CONFTEST = """
+import dataclasses
 import numpy as np
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.running import lab
@@ -20,7 +21,10 @@ def train(self, workload, variant):
         nll = tuple((20.0 + 10 * gap + np.random.default_rng(99).normal(0, 0.1, 64)).tolist())
         trials.append(trial(variant, nll, seed=seed, workload=workload))
     self._results.update({one.fingerprint: one for one in trials})
-    return TrainedVariant(workload, variant, tuple(trials))
+    def extend(count):
+        return train(self, dataclasses.replace(workload, seeds=tuple(range(count))), variant)
+
+    return TrainedVariant(workload, variant, tuple(trials), extend=extend)
 
 lab.Lab.train = train
 """
@@ -66,10 +70,34 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     after.stdout.fnmatch_lines(["*Counting the noise of 64 sequences and of seeds, calibrated on 12 of them*"])
 
 
+def test_doubt_is_settled_by_more_seeds_where_the_workload_allows_it(made_up: pytest.Pytester) -> None:
+    """Three seeds, then five, then eight, each look with a third of the error; a clear case stops at three."""
+    made_up.makepyfile(
+        """
+        from pytest_ftguard import assert_loss_gap
+
+        def test_clear(full_variant, lora_variant):
+            verdict = assert_loss_gap(lora_variant, full_variant, at_most=0.2)
+            assert "look 1 of at most 3, with 3 seeds" in verdict.message
+
+        def test_doubt(full_variant, lora_variant):
+            verdict = assert_loss_gap(lora_variant, full_variant, at_most=0.021, on_inconclusive="warn")
+            assert "look 3 of at most 3, with 8 seeds" in verdict.message
+            assert "98.33 % confidence" in verdict.message
+            assert len(lora_variant.trials) == 3
+        """
+    )
+    result = made_up.runpytest_subprocess("--ftguard-seeds=3..8", "--ftguard-json=r.json")
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["*x 8 seeds*"])
+    assert len(json.loads((made_up.path / "r.json").read_text())["trials"]) == 16
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--ftguard-calibrate=9"], "at least 10 seeds"),
+        (["--ftguard-seeds=8..3"], '"3..8"'),
         (["--ftguard-calibrate=10", "-c", "none.ini"], "set ftguard_calibration"),
     ],
 )

@@ -66,7 +66,7 @@ def measured(gate: str, comparison: Comparison, interval: Interval, limit: Limit
         what = f"a gap of {value}{' points of perplexity' if gate == 'perplexity_gap' else ''}"
     return (
         f"Measured: {what}. Counting the noise of {_basis(comparison, rule)}, the true value may lie anywhere between "
-        f"{lower} and {upper} (each bound holds with {100 * rule.confidence:g} % confidence)."
+        f"{lower} and {upper} (each bound holds with {100 * rule.confidence:.4g} % confidence)."
     )
 
 
@@ -154,6 +154,12 @@ def _better(comparison: Comparison, rule: Rule) -> list[str]:
 
 def about_seeds(comparison: Comparison, rule: Rule) -> list[str]:
     """Say what one seed speaks of."""
+    if rule.looks > 1:
+        share = 100 * (1 - rule.confidence)
+        return [
+            f"This was look {rule.look} of at most {rule.looks}, with {comparison.seeds} seeds; each may err in "
+            f"{share:.3g} % of cases, so that all together err no more often than one would."
+        ]
     if comparison.seeds > 1 or rule.seed_noise is not None:
         return []
     return ["With one seed this speaks of these two checkpoints, not of the next training run."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_ftguard.statistics import SeedNoise
@@ -22,9 +22,17 @@ class Rule:
         gain_factor: How many margins the baseline must gain over the base model.
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
         seed_noise: The calibrated noise of seeds, where there is one.
+        look: Which look at the data this is, from 1.
+        looks: How many looks there may be; each has its share of the error that `confidence` allows.
     """
 
     confidence: float = 0.95
     gain_factor: float = GAIN_FACTOR
     same_learning_rate: bool = False
     seed_noise: SeedNoise | None = None
+    look: int = 1
+    looks: int = 1
+
+    def at_look(self, look: int, looks: int) -> Rule:
+        """Return the rule for one of several looks: whoever looks three times may err a third as often at each."""
+        return replace(self, look=look, looks=looks, confidence=1 - (1 - self.confidence) / looks)

@@ -10,7 +10,7 @@ from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["AT_LEAST", "TITLES", "Status", "Verdict", "decide", "give", "invalid"]
+__all__ = ["AT_LEAST", "TITLES", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 
@@ -78,6 +78,16 @@ def decide(gate: str, interval: Interval, limit: float) -> Status:
     else:
         within, beyond = interval.upper <= limit, interval.lower > limit
     return "PASS" if within else "FAIL" if beyond else "INCONCLUSIVE"
+
+
+def needs_seeds(verdict: Verdict) -> bool:
+    """Return whether more seeds could settle a verdict: the limit lies between its bounds.
+
+    A gap that is within the limit but widening needs more steps instead.
+    """
+    if verdict.status != "INCONCLUSIVE" or verdict.interval is None:
+        return False
+    return verdict.interval[0] <= verdict.limit <= verdict.interval[1]
 
 
 def give(

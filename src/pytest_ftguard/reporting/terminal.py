@@ -63,7 +63,7 @@ def _by_workload(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
     groups: dict[Workload, list[TrialResult]] = {}
     for trial in trials:
         # More seeds of a variant are still that variant on that workload.
-        groups.setdefault(replace(trial.spec.workload, seeds=(0,)), []).append(trial)
+        groups.setdefault(replace(trial.spec.workload, seeds=(0,), most_seeds=0), []).append(trial)
     return list(groups.values())
 
 

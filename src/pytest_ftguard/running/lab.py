@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,7 +124,13 @@ class Lab:
                 more_to_come = missing > 0 or self.more_variants_expected > 0
                 self._results[spec.fingerprint] = self._train_one(spec, more_to_come=more_to_come)
             trials.append(self._results[spec.fingerprint])
-        return TrainedVariant(workload, variant, tuple(trials), loader=worker.load_trained)
+
+        def extend(count: int) -> TrainedVariant:
+            fresh = (seed for seed in itertools.count() if seed not in workload.seeds)
+            more = itertools.islice(fresh, count - len(workload.seeds))
+            return self.train(replace(workload, seeds=(*workload.seeds, *more)), variant)
+
+        return TrainedVariant(workload, variant, tuple(trials), loader=worker.load_trained, extend=extend)
 
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
