@@ -1,0 +1,270 @@
+"""Every setting that users can make: its name, its meaning, and how its text is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pytest_ftguard.errors import hide_our_frames
+
+__all__ = ["BY_NAME", "ENVIRONMENT_PREFIX", "INI_PREFIX", "KEYS", "MARKER_KEYS", "Key", "Place", "Setting"]
+
+__tracebackhide__ = hide_our_frames
+
+MARKER_KEYS: Final = (
+    "max_loss_gap",
+    "max_perplexity_gap",
+    "min_retention",
+    "max_forgetting",
+    "max_improvement",
+    "max_memory",
+    "max_time",
+    "confidence",
+    "gain_factor",
+    "on_inconclusive",
+)
+ENVIRONMENT_PREFIX: Final = "FTGUARD_"
+INI_PREFIX: Final = "ftguard_"
+
+
+class Place(NamedTuple):
+    """Where a setting was found: the kind of place, and the place itself for messages."""
+
+    kind: str
+    name: str
+    folder: Path
+
+
+class Setting(NamedTuple):
+    """A value and where it was set."""
+
+    value: Any
+    source: str
+    place: str
+
+
+class Key(NamedTuple):
+    """A setting that users can make.
+
+    `parse` turns what was found, a text except in markers, into the value; it raises ValueError with the reason.
+    """
+
+    name: str
+    parse: Callable[[Any, Place], Any]
+    help: str
+    flag: bool = False
+
+    @property
+    def option(self) -> str:
+        """The name of the option."""
+        return f"--ftguard-{self.name.replace('_', '-')}"
+
+    @property
+    def ini(self) -> str:
+        """The name of the ini key."""
+        return f"{INI_PREFIX}{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The name of the environment variable."""
+        return f"{ENVIRONMENT_PREFIX}{self.name.upper()}"
+
+
+def _text(value: Any, place: Place) -> str:
+    return str(value).strip()
+
+
+def _path(value: Any, place: Place) -> str:
+    return str(place.folder / str(value).strip())
+
+
+def _output(value: Any, place: Place) -> str:
+    path = _path(value, place)
+    if Path(path).is_dir():
+        raise ValueError("it is a folder, and a file is meant")
+    parent = next(folder for folder in Path(path).parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ValueError(f"nothing can be written to {parent}")
+    return path
+
+
+def _model(value: Any, place: Place) -> str:
+    folder = place.folder / str(value).strip()
+    return str(folder) if folder.is_dir() else str(value).strip()
+
+
+def _whole(value: Any, place: Place) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ValueError("it must be a whole number") from None
+
+
+def _number(value: Any, place: Place) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ValueError("it must be a number") from None
+
+
+def _confidence(value: Any, place: Place) -> float:
+    number = _number(value, place)
+    if not 0.5 < number < 1:
+        raise ValueError("it must lie between 0.5 and 1, for example 0.95")
+    return number
+
+
+def _gain_factor(value: Any, place: Place) -> float:
+    number = _number(value, place)
+    if not 0 <= number < float("inf"):
+        raise ValueError("it must be a number of at least 0, for example 3")
+    return number
+
+
+def _calibration_seeds(value: Any, place: Place) -> int:
+    number = _whole(value, place)
+    if number < 10:
+        raise ValueError("a calibration needs at least 10 seeds")
+    return number
+
+
+def _items(value: Any) -> list[str]:
+    return [item.strip() for item in re.split(r"[,\n]", str(value)) if item.strip()]
+
+
+def _seeds(value: Any, place: Place) -> tuple[int, ...] | str:
+    if ".." in str(value):
+        return str(value)  # a range, which the workload reads
+    return tuple(_whole(item, place) for item in _items(value))
+
+
+def _targets(value: Any, place: Place) -> str | tuple[str, ...]:
+    # A comma or line separates suffixes; a text with any other sign of a regular expression is one.
+    if re.search(r"[\\^$*+?()\[\]|{}]", str(value)):
+        return str(value).strip()
+    names = tuple(_items(value))
+    return names[0] if names == ("all-linear",) else names
+
+
+def _assignments(value: Any, place: Place) -> dict[str, Any]:
+    lines = [line.strip() for line in str(value).split("\n") if line.strip()]
+    wrong = [line for line in lines if "=" not in line]
+    if wrong:
+        raise ValueError(f"each line must be name=value, but one is {wrong[0]!r}")
+    pairs = [line.partition("=") for line in lines]
+    return {name.strip(): _literal(text.strip()) for name, _, text in pairs}
+
+
+def _literal(text: str) -> Any:
+    words = {"True": True, "False": False, "None": None}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text  # a plain word, as in optim=adamw_torch
+
+
+def _flag(value: Any, place: Place) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    text = str(value).strip().lower()
+    if text not in words:
+        raise ValueError("it must be true or false")
+    return words[text]
+
+
+def _choice(*choices: str) -> Callable[[Any, Place], str]:
+    def parse(value: Any, place: Place) -> str:
+        text = str(value).strip()
+        if text not in choices:
+            raise ValueError(f"it must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _duration(value: Any, place: Place) -> float:
+    from pytest_ftguard.units import parse_duration
+
+    return parse_duration(str(value))
+
+
+def _number_limit(what: str, unit: str) -> Callable[[Any, Place], Any]:
+    def parse(value: Any, place: Place) -> Any:
+        from pytest_ftguard.limits import parse_number_limit
+
+        return parse_number_limit(value, what, unit, place.kind, place.name)
+
+    return parse
+
+
+def _share_limit(what: str, unit: str) -> Callable[[Any, Place], Any]:
+    def parse(value: Any, place: Place) -> Any:
+        from pytest_ftguard.limits import parse_share_limit
+
+        return parse_share_limit(value, what, unit, place.kind, place.name)
+
+    return parse
+
+
+def _memory_limit(value: Any, place: Place) -> Any:
+    from pytest_ftguard.limits import parse_memory_limit
+
+    return parse_memory_limit(value, place.kind, place.name)
+
+
+KEYS: Final = (
+    Key("model", _model, "hub id or folder of the base model"),
+    Key("revision", _text, "revision of the model on the hub"),
+    Key("tokenizer", _model, "hub id or folder of the tokenizer, if it is not the model's own"),
+    Key("train", _path, "training text: a text file, or JSON lines with a 'text' field"),
+    Key("validation", _path, "validation text, in the same formats"),
+    Key("reference", _path, "general text whose loss is measured and reported too"),
+    Key("task", _text, "what the model is trained for (causal-lm)"),
+    Key("block_size", _whole, "tokens in a sequence (128)"),
+    Key("batch_size", _whole, "sequences in a batch (4)"),
+    Key("steps", _whole, "optimizer steps (500)"),
+    Key("seeds", _seeds, "seeds, one trial of each variant per seed (0, 1, 2); '3..8': more in doubt"),
+    Key("precision", _text, "auto, fp32 or bf16"),
+    Key("final", _flag, "the steps are those of production", flag=True),
+    Key("validation_sequences", _whole, "largest number of validation sequences (256)"),
+    Key("model_args", _assignments, "lines of name=value for from_pretrained, for example gguf_file"),
+    Key("training_args", _assignments, "lines of name=value for TrainingArguments"),
+    Key("full_learning_rate", _number, "learning rate of full fine-tuning (5e-5)"),
+    Key("lora_r", _whole, "rank of the adapters (16)"),
+    Key("lora_alpha", _number, "numerator of the adapters' scale (32)"),
+    Key("lora_dropout", _number, "dropout before the adapters (0)"),
+    Key("lora_target_modules", _targets, "all-linear, suffixes, or a regular expression"),
+    Key("lora_learning_rate", _number, "learning rate of LoRA (ten times that of full fine-tuning)"),
+    Key("max_loss_gap", _number_limit("loss gap", "nats per token"), "largest accepted loss gap, in nats per token"),
+    Key("max_perplexity_gap", _number_limit("perplexity gap", "perplexity"), "largest accepted perplexity gap"),
+    Key("min_retention", _share_limit("retention", "of the gain"), "smallest accepted share of full's gain: '90%%'"),
+    Key("max_forgetting", _number_limit("forgetting", "nats per token"), "largest growth of the reference loss"),
+    Key("max_improvement", _number_limit("convergence", "nats per token"), "what doubling the steps may still gain"),
+    Key(
+        "max_time",
+        _share_limit("step time", "of baseline"),
+        "largest share of the baseline's step time: '80%%'",
+    ),
+    Key("max_memory", _memory_limit, "largest accepted peak memory: '0.9 GB', or '60%%' of the baseline's"),
+    Key("confidence", _confidence, "one-sided confidence of each bound (0.95)"),
+    Key("gain_factor", _gain_factor, "margins that full fine-tuning must gain over the base model (3)"),
+    Key("on_inconclusive", _choice("fail", "warn"), "what an INCONCLUSIVE verdict does: fail or warn"),
+    Key("device", _text, "auto, cpu, cuda, ..."),
+    Key("require_gpu", _flag, "fail where there is no accelerator", flag=True),
+    Key("timeout", _duration, "time that one trial may take, for example '30 min' (no limit)"),
+    Key(
+        "keep_models",
+        _choice("auto", "yes", "no"),
+        "keep trained weights for load() until the run ends (auto: up to 2 GB)",
+    ),
+    Key("calibration", _path, "file of the calibrated noise of seeds"),
+    Key("calibrate", _calibration_seeds, "train so many seeds, 10 or more, and write their noise to the calibration"),
+    Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
+    Key("json", _output, "file to which trials and verdicts are written"),
+)
+BY_NAME: Final = {key.name: key for key in KEYS}
