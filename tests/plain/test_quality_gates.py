@@ -21,6 +21,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, Limit
 from pytest_ftguard.results import CurvePoint, TrainedVariant, TrialResult
+from pytest_ftguard.statistics import SeedNoise
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 128
@@ -203,6 +204,14 @@ def test_retention_is_a_share_of_the_gain() -> None:
     assert verdict.value == pytest.approx(0.9)
     assert verdict.unit == "of the gain"
     assert "at least 90%" in verdict.message
+
+
+def test_retention_does_not_claim_a_calibration_that_it_does_not_use() -> None:
+    """A calibrated noise of the gap neither moves the bounds of the share nor is named in the message."""
+    pair = trained(LORA, lora(0.1, 0.3)), trained(FULL, full())
+    known = assess_retention(*pair, limit(0.5, OF_GAIN), Rule(seed_noise=SeedNoise(0.5, 9)))
+    assert known == assess_retention(*pair, limit(0.5, OF_GAIN), RULE)
+    assert "calibrated" not in known.message
 
 
 def test_retention_beside_a_baseline_without_gain_is_invalid() -> None:

@@ -71,8 +71,9 @@ def assess_retention(candidate: TrainedVariant, baseline: TrainedVariant, limit:
         candidate: The variant that is judged.
         baseline: The variant that it is judged against.
         limit: The smallest accepted share.
-        rule: How it is judged.
+        rule: How it is judged; a calibrated noise is not used, for it is that of the gap and not of the share.
     """
+    rule = replace(rule, seed_noise=None)
     comparison = compare(candidate, baseline, same_learning_rate=rule.same_learning_rate)
     if comparison.loss_problems:
         return invalid("retention", candidate, baseline, limit, comparison.loss_problems)
