@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from tabulate import tabulate
 
+from pytest_ftguard.advice import fairness_notes
 from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
 from pytest_ftguard.limits import BYTES, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
@@ -85,6 +87,8 @@ def _workload_block(trials: Sequence[TrialResult]) -> Iterator[str]:
     headers = ("variant", "trainable", "val loss", "ppl", "peak memory", "s/step")
     align = ("left", "right", "left", "right", "right", "right")
     yield from tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+    for note in fairness_notes(variants):
+        yield from textwrap.wrap(f"note: {note}", 80, subsequent_indent="      ", break_long_words=False)
 
 
 def _labels(variants: Sequence[Variant]) -> list[str]:

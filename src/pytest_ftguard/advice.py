@@ -1,0 +1,65 @@
+"""What a reader should know about a comparison beside its verdicts: signs that it is not fair to LoRA, or too short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import LoRA
+
+__all__ = ["fairness_notes"]
+
+_FEW_STEPS: Final = 100
+# A parameter of a language model holds about two bits of knowledge (Allen-Zhu and Li, "Physics of Language Models: Part
+# 3.3, Knowledge Capacity Scaling Laws", 2024).
+_BITS_PER_PARAMETER: Final = 2.0
+_ATTENTION: Final = frozenset(
+    {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "c_attn", "query", "key", "value"}
+    | {"query_key_value", "Wqkv", "in_proj"}
+)
+
+
+def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
+    """Return one sentence for each sign, about variants of one workload; none of them changes a verdict."""
+    notes = list(_steps(variants))
+    for variant in variants:
+        if isinstance(variant.variant, LoRA):
+            notes += _targets(variant, variant.variant)
+            notes += _capacity(variant)
+    return notes
+
+
+def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:
+    workload = variants[0].workload
+    if workload.steps < _FEW_STEPS and not workload.final:
+        yield (
+            f"{workload.steps} steps are few: LoRA often keeps up for the first hundred and falls behind later; train "
+            "longer before you decide, or set ftguard_final = true if production trains no longer"
+        )
+
+
+def _targets(variant: TrainedVariant, lora: LoRA) -> Iterator[str]:
+    targets = lora.target_modules
+    if not isinstance(targets, str) and set(targets) <= _ATTENTION:
+        yield (  # Schulman et al., "LoRA Without Regret", 2025
+            f"{variant.label} adapts attention only ({', '.join(targets)}), which is mostly worse than all linear "
+            "layers even at a higher rank: compare with target_modules = all-linear before you blame LoRA"
+        )
+
+
+def _capacity(variant: TrainedVariant) -> Iterator[str]:
+    """Compare what the adapter can hold with what the training text can teach, at most its loss in bits."""
+    base = next((trial.base_validation for trial in variant.trials if trial.base_validation), None)
+    if base is None or variant.trainable_parameters is None:
+        return
+    work = variant.workload
+    tokens = work.steps * work.batch_size * work.block_size
+    capacity, information = _BITS_PER_PARAMETER * variant.trainable_parameters, tokens * base.loss / math.log(2)
+    if capacity < information:
+        yield (
+            f"{variant.label} can hold about {capacity / 1e6:.2g} million bits, fewer than the up to "
+            f"{information / 1e6:.2g} million that {tokens:,} training tokens can teach: expect a gap, or raise the "
+            "rank"
+        )

@@ -1,0 +1,61 @@
+"""Notes beside the verdicts: too few steps, attention only, a rank that cannot hold the training text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.advice import fairness_notes
+from pytest_ftguard.reporting.terminal import summary_lines
+from pytest_ftguard.results import Parameters, TrainedVariant
+from pytest_ftguard.specs import LoRA
+from tests.plain.builders import FULL, LORA, WORKLOAD, trained, trial
+
+NLL = (20.0,) * 64
+LARGE = Parameters(10**9, 10**8)
+
+
+def variant(spec: LoRA = LORA, parameters: Parameters = LARGE, **workload: Any) -> TrainedVariant:
+    return trained(spec, trial(spec, NLL, workload=replace(WORKLOAD, **workload), parameters=parameters))
+
+
+@pytest.mark.parametrize(("changes", "noted"), [({"steps": 99}, True), ({"steps": 100}, False)])
+def test_fewer_than_100_steps_are_noted(changes: dict[str, Any], noted: bool) -> None:
+    """Unless they are those of production."""
+    assert any("steps are few" in note for note in fairness_notes([variant(**changes)])) is noted
+    assert not fairness_notes([variant(**changes, final=True)])
+
+
+@pytest.mark.parametrize(
+    ("targets", "noted"),
+    [(("q_proj", "v_proj"), True), (("c_attn",), True), (("q_proj", "up_proj"), False), ("all-linear", False)],
+)
+def test_attention_only_is_noted(targets: Any, noted: bool) -> None:
+    """One other layer among the targets is enough to be silent."""
+    notes = fairness_notes([variant(replace(LORA, target_modules=targets))])
+    assert any("attention only" in note for note in notes) is noted
+
+
+@pytest.mark.parametrize(("trainable", "noted"), [(110_799, False), (110_798, True)])
+def test_a_rank_that_cannot_hold_the_training_text_is_noted(trainable: int, noted: bool) -> None:
+    """51,200 tokens of 3 nats are 221,598 bits, and a parameter holds two."""
+    notes = fairness_notes([variant(parameters=Parameters(10**9, trainable))])
+    assert any("51,200 training tokens" in note for note in notes) is noted
+
+
+def test_full_fine_tuning_and_unmeasured_trials_have_no_notes() -> None:
+    """Nothing is said of what is not known."""
+    unknown = trained(LORA, trial(LORA, NLL, base_validation=None, parameters=None))
+    assert not fairness_notes([trained(FULL, trial(FULL, NLL)), unknown])
+
+
+def test_notes_stand_below_the_table_in_80_columns() -> None:
+    """They are wrapped, and begin with a word that tells them from verdicts."""
+    short = replace(WORKLOAD, steps=30)
+    lines = summary_lines([trial(LORA, NLL, workload=short, parameters=LARGE)], [], [])
+    notes = [line for line in lines if line.startswith(("note: ", "      "))]
+    assert notes[0].startswith("note: 30 steps are few")
+    assert len(notes) > 1
+    assert max(map(len, lines)) <= 80
