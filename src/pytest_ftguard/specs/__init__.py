@@ -1,0 +1,21 @@
+"""What is to be trained, as frozen plain data: the workload, the variants, and one trial of one of them."""
+
+from __future__ import annotations
+
+from pytest_ftguard.specs.trial import TrialSpec
+from pytest_ftguard.specs.values import FrozenOptions, canonical_json
+from pytest_ftguard.specs.variants import Full, LoRA, Variant, variant_from_dict, variant_to_dict, with_learning_rate
+from pytest_ftguard.specs.workload import Workload
+
+__all__ = [
+    "FrozenOptions",
+    "Full",
+    "LoRA",
+    "TrialSpec",
+    "Variant",
+    "Workload",
+    "canonical_json",
+    "variant_from_dict",
+    "variant_to_dict",
+    "with_learning_rate",
+]

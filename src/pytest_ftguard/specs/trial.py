@@ -1,0 +1,74 @@
+"""One trial: a variant, a seed, and the workload that both belong to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.specs.values import Spec, canonical_json, text_value, whole
+from pytest_ftguard.specs.variants import Variant, variant_from_dict, variant_to_dict
+from pytest_ftguard.specs.workload import Workload
+
+__all__ = ["TrialSpec"]
+
+__tracebackhide__ = hide_our_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec(Spec):
+    """One variant, one seed, to be trained once.
+
+    Attributes:
+        workload: What is held fixed.
+        variant: The way of adapting the weights, its learning rate filled in.
+        seed: Seed of the data order and of the adapters' initial weights.
+        device: "auto" or a device of torch: "cpu", "cuda", ...
+
+    Raises:
+        ConfigurationError: The learning rate is not filled in, or the seed or the device is not valid.
+    """
+
+    workload: Workload
+    variant: Variant
+    seed: int
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        self._set("seed", whole("TrialSpec.seed", self.seed, 0))
+        self._set("device", text_value("TrialSpec.device", self.device))
+        if self.variant.learning_rate is None:
+            message = f"TrialSpec.variant needs a learning rate, got {self.variant!r}: use with_learning_rate first"
+            raise ConfigurationError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as values that JSON can hold."""
+        return {
+            "workload": self.workload.to_dict(),
+            "variant": variant_to_dict(self.variant),
+            "seed": self.seed,
+            "device": self.device,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the spec that `to_dict` wrote.
+
+        Raises:
+            ConfigurationError: A field is unknown, missing or invalid.
+        """
+        parts = dict(values)
+        if isinstance(parts.get("workload"), Mapping):
+            parts["workload"] = Workload.from_dict(parts["workload"])
+        if isinstance(parts.get("variant"), Mapping):
+            parts["variant"] = variant_from_dict(parts["variant"])
+        return super().from_dict(parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the spec's canonical JSON without what cannot change the trial: the workload's other seeds."""
+        content = self.to_dict()
+        del content["workload"]["seeds"], content["workload"]["most_seeds"]
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()

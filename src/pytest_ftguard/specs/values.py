@@ -1,0 +1,156 @@
+"""What specs are made of: checked values, unchangeable mappings, and their one JSON text."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Self
+
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+
+__all__ = ["FrozenOptions", "Spec", "canonical_json", "one_of", "plain", "positive", "text_value", "whole"]
+
+__tracebackhide__ = hide_our_frames
+
+
+class FrozenOptions(Mapping[str, Any]):
+    """An unchangeable, hashable mapping of names to JSON values.
+
+    Raises:
+        ConfigurationError: A name is not a string, or a value cannot be written as strict JSON.
+    """
+
+    __slots__ = ("_json",)
+
+    def __init__(self, values: Mapping[str, Any], owner: str) -> None:
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            message = f"{owner} must map names to values, got {values!r}"
+            raise ConfigurationError(message)
+        try:
+            self._json = canonical_json(dict(values))
+        except (TypeError, ValueError) as error:
+            message = f"{owner} must hold values that can be written as JSON, got {dict(values)!r}: {error}"
+            raise ConfigurationError(message) from error
+
+    def __getitem__(self, name: str) -> Any:
+        return json.loads(self._json)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(json.loads(self._json))
+
+    def __len__(self) -> int:
+        return len(json.loads(self._json))
+
+    def __hash__(self) -> int:
+        return hash(self._json)
+
+    def __eq__(self, other: object) -> bool:
+        return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of a value: sorted keys, no white space, no NaN.
+
+    Raises:
+        TypeError: The value holds something that JSON has no word for.
+        ValueError: The value holds NaN or an infinity.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def whole(owner: str, value: Any, least: int) -> int:
+    """Return a value as a whole number that is large enough.
+
+    Raises:
+        ConfigurationError: It is not; the message names the owner and the value.
+    """
+    try:
+        # operator.index takes numpy's integers too, and refuses 3.0 and "3".
+        number = operator.index(value) if not isinstance(value, bool) else None
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        message = f"{owner} must be a whole number of at least {least}, got {value!r}"
+        raise ConfigurationError(message)
+    return number
+
+
+def positive(owner: str, value: Any) -> float:
+    """Return a value as a finite number above 0.
+
+    Raises:
+        ConfigurationError: It is not; the message names the owner and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        message = f"{owner} must be a finite number above 0, got {value!r}"
+        raise ConfigurationError(message)
+    return float(value)
+
+
+def text_value(owner: str, value: Any) -> str:
+    """Return a value, which may be a path, as a text that is not empty.
+
+    Raises:
+        ConfigurationError: It is not; the message names the owner and the value.
+    """
+    text = str(value) if hasattr(value, "__fspath__") else value
+    if not isinstance(text, str) or not text.strip():
+        message = f"{owner} must be a text that is not empty, got {value!r}"
+        raise ConfigurationError(message)
+    return text
+
+
+def one_of(owner: str, value: Any, choices: Sequence[str]) -> str:
+    """Return a value that is one of the choices.
+
+    Raises:
+        ConfigurationError: It is not; the message names the owner and the value.
+    """
+    if value not in choices:
+        message = f"{owner} must be one of {', '.join(choices)}, got {value!r}"
+        raise ConfigurationError(message)
+    return str(value)
+
+
+def plain(value: Any) -> Any:
+    """Return a field's value as JSON holds it."""
+    if isinstance(value, FrozenOptions):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+class Spec:
+    """What every spec can do: be written as JSON, read back, and be told apart by its content."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as values that JSON can hold."""
+        return {item.name: plain(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the spec that `to_dict` wrote.
+
+        Raises:
+            ConfigurationError: A field is unknown, missing or invalid.
+        """
+        names = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - names)
+        if unknown:
+            message = f"{cls.__name__} has no field {', '.join(map(repr, unknown))}; it has {', '.join(sorted(names))}"
+            raise ConfigurationError(message)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            message = f"{cls.__name__} cannot be made of {sorted(values)}: {error}"
+            raise ConfigurationError(message) from error
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen; this runs in __post_init__ only

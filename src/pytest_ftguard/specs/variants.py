@@ -1,0 +1,133 @@
+"""The variants: ways of adapting the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final
+
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.specs.values import FrozenOptions, Spec, one_of, positive, whole
+
+__all__ = ["Full", "LoRA", "Variant", "variant_from_dict", "variant_to_dict", "with_learning_rate"]
+
+__tracebackhide__ = hide_our_frames
+
+# LoRA's best learning rate is about ten times that of full fine-tuning (Schulman et al., "LoRA Without Regret", 2025).
+LORA_LEARNING_RATE_FACTOR: Final = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Spec):
+    """Full fine-tuning: every weight is trained.
+
+    Attributes:
+        learning_rate: Learning rate of AdamW after the warm-up.
+
+    Raises:
+        ConfigurationError: The learning rate is not a finite number above 0.
+    """
+
+    kind: ClassVar[str] = "full"
+    learning_rate: float = 5e-5
+
+    def __post_init__(self) -> None:
+        self._set("learning_rate", positive("Full.learning_rate", self.learning_rate))
+
+    @property
+    def label(self) -> str:
+        """The variant's name in the summary."""
+        return self.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Spec):
+    """Low-rank adaptation (Hu et al., 2021): W + (alpha / r) B A, with W frozen.
+
+    Attributes:
+        r: Rank of the adapters.
+        alpha: Numerator of the adapters' scale.
+        target_modules: "all-linear", a regular expression for whole module names, or a list of name suffixes.
+        dropout: Dropout before the adapters.
+        bias: Which biases are trained: "none", "all" or "lora_only".
+        learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
+        options: Further options for `peft.LoraConfig`, for example `{"use_rslora": True}`.
+
+    Raises:
+        ConfigurationError: A value is not allowed; the message names the field and the value.
+    """
+
+    kind: ClassVar[str] = "lora"
+    r: int = 16
+    alpha: float = 32
+    target_modules: str | Sequence[str] = "all-linear"
+    dropout: float = 0.0
+    bias: str = "none"
+    learning_rate: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._set("r", whole("LoRA.r", self.r, 1))
+        alpha = positive("LoRA.alpha", self.alpha)
+        self._set("alpha", int(alpha) if alpha.is_integer() else alpha)
+        self._set("target_modules", _target_modules(self.target_modules))
+        valid = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool) and 0 <= self.dropout < 1
+        if not valid:
+            message = f"LoRA.dropout must be a number from 0 to below 1, got {self.dropout!r}"
+            raise ConfigurationError(message)
+        self._set("dropout", float(self.dropout))
+        self._set("bias", one_of("LoRA.bias", self.bias, ("none", "all", "lora_only")))
+        if self.learning_rate is not None:
+            self._set("learning_rate", positive("LoRA.learning_rate", self.learning_rate))
+        self._set("options", FrozenOptions(self.options, "LoRA.options"))
+        names = {"r": "r", "lora_alpha": "alpha", "target_modules": "target_modules", "lora_dropout": "dropout"}
+        for name, ours in {**names, "bias": "bias"}.items():
+            if name in self.options:
+                message = f"LoRA.options may not set {name!r}: use LoRA({ours}=...)"
+                raise ConfigurationError(message)
+
+    @property
+    def label(self) -> str:
+        """The variant's name in the summary."""
+        return f"{self.kind} r={self.r}"
+
+
+def _target_modules(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str) and value.strip():
+        return value
+    names = tuple(value) if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str) else ()
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        message = f'LoRA.target_modules must be "all-linear", a regular expression or a list of suffixes, got {value!r}'
+        raise ConfigurationError(message)
+    return tuple(sorted(names)) if isinstance(value, set | frozenset) else names
+
+
+Variant = Full | LoRA
+_KINDS: Final[Mapping[str, type[Full] | type[LoRA]]] = {Full.kind: Full, LoRA.kind: LoRA}
+
+
+def variant_to_dict(variant: Variant) -> dict[str, Any]:
+    """Return a variant as values that JSON can hold, with its kind."""
+    return {"kind": variant.kind, **variant.to_dict()}
+
+
+def variant_from_dict(values: Mapping[str, Any]) -> Variant:
+    """Return the variant that `variant_to_dict` wrote.
+
+    Raises:
+        ConfigurationError: The kind or a field is unknown.
+    """
+    rest = dict(values)
+    kind = rest.pop("kind", None)
+    if kind not in _KINDS:
+        message = f"a variant's kind must be one of {', '.join(_KINDS)}, got {kind!r}"
+        raise ConfigurationError(message)
+    return _KINDS[kind].from_dict(rest)
+
+
+def with_learning_rate(variant: Variant, full: Full) -> Variant:
+    """Return the variant with its learning rate filled in: by default LoRA's is ten times that of full fine-tuning."""
+    if variant.learning_rate is not None:
+        return variant
+    # Ten times a decimal such as 3e-5 leaves a tail of digits; the shortest sum is what a person would have typed.
+    return replace(variant, learning_rate=float(f"{LORA_LEARNING_RATE_FACTOR * full.learning_rate:.12g}"))

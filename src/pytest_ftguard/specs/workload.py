@@ -1,0 +1,128 @@
+"""The workload: all that is held fixed while the variants are compared."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.specs.refused import REFUSED_MODEL_ARGS, REFUSED_TRAINING_ARGS
+from pytest_ftguard.specs.values import FrozenOptions, Spec, one_of, text_value, whole
+
+__all__ = ["PRECISIONS", "Workload"]
+
+__tracebackhide__ = hide_our_frames
+
+PRECISIONS: Final = ("auto", "fp32", "bf16")
+TASKS: Final = ("causal-lm",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(Spec):
+    """Everything that is held fixed while the variants are compared.
+
+    Attributes:
+        model: Hub id or folder of the base model, any causal language model.
+        train: Path of the training text: a text file, or JSON lines with a `text` field (`.jsonl`).
+        validation: Path of the validation text, in the same formats; gates read its loss.
+        revision: Revision of the model on the hub.
+        tokenizer: Hub id or folder of the tokenizer, where it is not the model's own.
+        reference: Path of a general text whose loss is measured too, for both variants.
+        task: What the model is trained for; "causal-lm".
+        block_size: Tokens in a sequence.
+        batch_size: Sequences in a batch.
+        steps: Optimizer steps.
+        seeds: One trial of each variant is trained per seed. The text "3..8" stands for three seeds, and more of them,
+            up to eight, where a gate on losses is in doubt.
+        precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 where the hardware is faster in it.
+        final: Whether the steps are those of production, not a stand-in for a longer run.
+        validation_sequences: Largest number of validation sequences, evenly spaced over the text.
+        model_args: Further options for `from_pretrained`, for example `gguf_file`.
+        training_args: Further options for `transformers.TrainingArguments`, the same for both variants.
+        most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 where it may not. Set by `seeds`.
+
+    Raises:
+        ConfigurationError: A value is not allowed; the message names the field and the value.
+    """
+
+    model: str
+    train: str
+    validation: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    reference: str | None = None
+    task: str = "causal-lm"
+    block_size: int = 128
+    batch_size: int = 4
+    steps: int = 500
+    seeds: tuple[int, ...] = (0, 1, 2)
+    precision: str = "auto"
+    final: bool = False
+    validation_sequences: int = 256
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    training_args: Mapping[str, Any] = field(default_factory=dict)
+    most_seeds: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("model", "train", "validation"):
+            self._set(name, text_value(f"Workload.{name}", getattr(self, name)))
+        for name in ("revision", "tokenizer", "reference"):
+            if getattr(self, name) is not None:
+                self._set(name, text_value(f"Workload.{name}", getattr(self, name)))
+        for name, least in (("block_size", 2), ("batch_size", 1), ("steps", 1), ("validation_sequences", 1)):
+            self._set(name, whole(f"Workload.{name}", getattr(self, name), least))
+        if isinstance(self.seeds, str):
+            fewest, most = _seed_range(self.seeds)
+            self._set("seeds", tuple(range(fewest)))
+            self._set("most_seeds", most)
+        self._set("seeds", _seeds(self.seeds))
+        self._set("most_seeds", whole("Workload.most_seeds", self.most_seeds, 0))
+        self._set("precision", one_of("Workload.precision", self.precision, PRECISIONS))
+        self._set("task", one_of("Workload.task", self.task, TASKS))
+        if not isinstance(self.final, bool):
+            message = f"Workload.final must be True or False, got {self.final!r}"
+            raise ConfigurationError(message)
+        self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
+        self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
+        for field_name, refused in (("training_args", REFUSED_TRAINING_ARGS), ("model_args", REFUSED_MODEL_ARGS)):
+            for name in getattr(self, field_name):
+                if name in refused:
+                    message = f"Workload.{field_name} may not set {name!r}: {refused[name]}"
+                    raise ConfigurationError(message)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds at which a gate in doubt looks again, each about 1.6 times the one before: 3, 5, 8."""
+        looks = [len(self.seeds)]
+        while looks[-1] < self.most_seeds:
+            looks.append(min(self.most_seeds, math.ceil(1.6 * looks[-1])))
+        return tuple(looks)
+
+
+def _seed_range(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", text)
+    fewest, most = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 2 <= fewest < most:
+        message = f'Workload.seeds as a text must be "fewest..most", at least 2 and growing, as in "3..8", got {text!r}'
+        raise ConfigurationError(message)
+    return fewest, most
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    seeds = (value,) if isinstance(value, int) else value
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence) or not seeds:
+        message = f"Workload.seeds must be whole numbers, at least one, got {value!r}"
+        raise ConfigurationError(message)
+    checked = tuple(whole("Workload.seeds", seed, 0) for seed in seeds)
+    if len(set(checked)) != len(checked):
+        message = (
+            f"Workload.seeds must differ from one another, because a repeated seed adds no evidence, got {value!r}"
+        )
+        raise ConfigurationError(message)
+    if max(checked) >= 2**32:
+        message = f"Workload.seeds must be below 2**32, the largest seed of numpy, got {value!r}"
+        raise ConfigurationError(message)
+    return checked
