@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,28 +16,17 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import (
-    CurvePoint,
     Environment,
-    Memory,
     Parameters,
     SequenceLosses,
-    Timing,
     TrialError,
     TrialResult,
-    evenly_spaced,
 )
-from pytest_ftguard.specs import TrialSpec, Workload
-from pytest_ftguard.training import data, machine, memory, models
-from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
+from pytest_ftguard.specs import TrialSpec
+from pytest_ftguard.training import data, machine, models
+from pytest_ftguard.training.recorder import Evaluator, Recorder
 
-__all__ = ["BaseLosses", "Report", "TrialFolder", "curve_steps", "run_trial"]
-
-# The first steps are not timed: caches and kernels warm up, and on the CPU live tensors are counted.
-WARM_UP_STEPS: Final = max(3, memory.COUNTED_STEPS)
-# The curve may cost this share of the training's arithmetic; a training pass over a sequence is worth three
-# forward passes.
-_CURVE_SHARE: Final = 0.1
-_CURVE_MINIMUM_SEQUENCES: Final = 8
+__all__ = ["BaseLosses", "Report", "TrialFolder", "run_trial"]
 
 Report = Callable[[str, int, float | None], None]
 """Called with the phase ("load", "evaluate", "train", "save"), the steps done, and the training loss if known."""
@@ -79,21 +67,6 @@ class _Data:
 
 class _DivergedError(Exception):
     """The loss is no longer finite."""
-
-
-def curve_steps(steps: int) -> tuple[int, ...]:
-    """Return the steps at which the curve is measured: 0, then halving distances up to the last step.
-
-    Loss curves are close to linear in log(step), so equal distances in log(step) carry the most information.
-    """
-    return (0, *sorted({max(1, steps >> halvings) for halvings in range(steps.bit_length())}))
-
-
-def curve_sequences(workload: Workload, available: int) -> int:
-    """Return how many validation sequences the curve uses, so that it costs about a tenth of the training."""
-    points = len(curve_steps(workload.steps)) - 1  # the last point is part of the final evaluation
-    affordable = int(_CURVE_SHARE * 3 * workload.steps * workload.batch_size / max(1, points))
-    return min(available, max(_CURVE_MINIMUM_SEQUENCES, affordable))
 
 
 def run_trial(
@@ -153,6 +126,7 @@ class _Trial:
         self.environment = environment
         self.device = device
         self.bf16 = environment.precision == "bf16"
+        self.evaluator = Evaluator(spec.workload.batch_size, self.bf16)
 
     def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
@@ -170,10 +144,11 @@ class _Trial:
         set_seed(self.spec.seed)
         model = models.apply_variant(loaded, self.spec.variant)
         set_seed(self.spec.seed)
-        recorder = _Recorder(self, model, texts.validation)
+        recorder = Recorder(model, texts.validation, self.evaluator, self.workload.steps, self.device)
         collator = data.OrderedCollator()
+        hooks = _TrainerHooks(self, recorder)
         trainer = Trainer(
-            model=model, args=arguments, train_dataset=texts.train, data_collator=collator, callbacks=[recorder]
+            model=model, args=arguments, train_dataset=texts.train, data_collator=collator, callbacks=[hooks]
         )
         trainer.remove_callback(PrinterCallback)
         wait_for_quiet()
@@ -212,21 +187,15 @@ class _Trial:
         return _Data(train, validation, reference)
 
     def _measure(self, model: nn.Module, texts: _Data) -> BaseLosses:
-        def measure(sequences: data.EvaluationSet) -> SequenceLosses:
-            return measure_losses(model, sequences, batch_size=self.evaluation_batch_size, bf16=self.bf16)
-
-        return BaseLosses(measure(texts.validation), measure(texts.reference) if texts.reference else None)
+        losses = self.evaluator.losses
+        reference = losses(model, texts.reference) if texts.reference else None
+        return BaseLosses(losses(model, texts.validation), reference)
 
     @property
     def lower_rate(self) -> str:
         """What to do about a training that diverged."""
         variant = self.spec.variant
         return f"try a lower {variant.kind}_learning_rate than {variant.learning_rate:g}"
-
-    @property
-    def evaluation_batch_size(self) -> int:
-        """Twice the training's: without gradients a batch needs less than half of the memory."""
-        return 2 * self.workload.batch_size
 
     def _keep(self, model: nn.Module, tokenizer: Any) -> str | None:
         parameters: Parameters = models.count_parameters(model)
@@ -246,35 +215,20 @@ class _Trial:
         return str(kept)
 
 
-class _Recorder(TrainerCallback):
-    """Measures a training from inside: time and memory of each step, the curve, and losses that are not finite."""
+class _TrainerHooks(TrainerCallback):
+    """Lets a recorder see the steps of the Trainer, and stops at losses that are not finite."""
 
-    def __init__(self, trial: _Trial, model: nn.Module, validation: data.EvaluationSet) -> None:
+    def __init__(self, trial: _Trial, recorder: Recorder) -> None:
         self._trial = trial
-        self._model = model
-        count = curve_sequences(trial.workload, len(validation.sequences))
-        self._chosen = evenly_spaced(len(validation.sequences), count)
-        self._sequences = [validation.sequences[index] for index in self._chosen]
-        self._points: list[CurvePoint] = []
-        self._wanted = curve_steps(trial.workload.steps)
-        self._meter = memory.meter_for(model, trial.device)
-        self._durations: list[float] = []
-        self._started = math.nan
-        self._measure_point(0)
+        self._recorder = recorder
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock and the memory meter."""
-        self._meter.begin_step(state.global_step)
-        machine.synchronize(self._trial.device)
-        self._started = time.perf_counter()
+        self._recorder.begin_step(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop the clock and the meter, and measure a point of the curve where one is due."""
-        machine.synchronize(self._trial.device)
-        self._durations.append(time.perf_counter() - self._started)
-        self._meter.end_step(state.global_step - 1)
-        if state.global_step in self._wanted and state.global_step < self._trial.workload.steps:
-            self._measure_point(state.global_step)
+        """Stop them, and measure a point of the curve where one is due."""
+        self._recorder.end_step(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Report the step, and stop at the first loss or gradient that is not finite."""
@@ -286,33 +240,6 @@ class _Recorder(TrainerCallback):
                 raise _DivergedError(message)
         if logs and "loss" in logs:
             self._trial.report("train", state.global_step, float(logs["loss"]))
-
-    def _measure_point(self, step: int) -> None:
-        trial = self._trial
-        nll = sequence_nll(self._model, self._sequences, batch_size=trial.evaluation_batch_size, bf16=trial.bf16)
-        self._add_point(step, nll)
-
-    def _add_point(self, step: int, nll: list[float]) -> None:
-        tokens = sum(len(sequence) - 1 for sequence in self._sequences)
-        self._points.append(CurvePoint(step, math.fsum(nll) / tokens, tuple(nll)))
-
-    def curve(self, final: SequenceLosses) -> tuple[CurvePoint, ...]:
-        """Return the points, the last of them taken from the final evaluation."""
-        self._add_point(self._trial.workload.steps, [final.nll[index] for index in self._chosen])
-        return tuple(self._points)
-
-    @property
-    def peak(self) -> Memory | None:
-        """Peak memory of the steps."""
-        return self._meter.result()
-
-    @property
-    def timing(self) -> Timing:
-        """Duration of the steps."""
-        timed = sorted(self._durations[WARM_UP_STEPS:])
-        middle = len(timed) // 2
-        median = (timed[middle] + timed[~middle]) / 2 if timed else None
-        return Timing(median, len(timed), math.fsum(self._durations))
 
 
 def training_arguments(spec: TrialSpec, folder: Path, device: torch.device, *, bf16: bool) -> TrainingArguments:
