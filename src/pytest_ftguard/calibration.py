@@ -27,6 +27,7 @@ _FIELDS: Final = (
     "precision",
     "model_args",
     "training_args",
+    "training_function",
     "validation_sequences",
 )
 

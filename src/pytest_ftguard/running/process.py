@@ -179,6 +179,8 @@ class Worker:
             "folder": str(job.folder),
             "keep_at_most_bytes": job.keep_at_most_bytes,
             "base": job.base,
+            # What can be imported in the tests can be imported there: a training function of the user's, for one.
+            "import_path": [str(Path(path).resolve()) for path in sys.path],
             "result_path": str(self._result),
         }
 

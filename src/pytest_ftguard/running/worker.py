@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> None:
 
     send({"phase": "ready", "step": 0, "loss": None})
     job = inbox.get()
+    # Behind what is there already: a user's data.py must not stand before another package's.
+    sys.path.extend(path for path in job["import_path"] if path not in sys.path)
     spec = TrialSpec.from_dict(job["spec"])
     folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"])
 

@@ -234,6 +234,7 @@ KEYS: Final = (
     Key("validation_sequences", _whole, "largest number of validation sequences (256)"),
     Key("model_args", _assignments, "lines of name=value for from_pretrained, for example gguf_file"),
     Key("training_args", _assignments, "lines of name=value for TrainingArguments"),
+    Key("training_function", _text, "module:function that trains in the Trainer's place"),
     Key("full_learning_rate", _number, "learning rate of full fine-tuning (5e-5)"),
     Key("lora_r", _whole, "rank of the adapters (16)"),
     Key("lora_alpha", _number, "numerator of the adapters' scale (32)"),

@@ -42,6 +42,9 @@ class Workload(Spec):
         validation_sequences: Largest number of validation sequences, evenly spaced over the text.
         model_args: Further options for `from_pretrained`, for example `gguf_file`.
         training_args: Further options for `transformers.TrainingArguments`, the same for both variants.
+        training_function: "module:function" of a function of yours that trains in the Trainer's place. It is called
+            with the model, the data and the `TrialSpec`, and must take one optimizer step at
+            `spec.variant.learning_rate` for each batch of the data. None is the Trainer.
         most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 where it may not. Set by `seeds`.
 
     Raises:
@@ -64,6 +67,7 @@ class Workload(Spec):
     validation_sequences: int = 256
     model_args: Mapping[str, Any] = field(default_factory=dict)
     training_args: Mapping[str, Any] = field(default_factory=dict)
+    training_function: str | None = None
     most_seeds: int = 0
 
     def __post_init__(self) -> None:
@@ -87,6 +91,14 @@ class Workload(Spec):
             raise ConfigurationError(message)
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
         self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
+        if self.training_function is not None:
+            self._set("training_function", _function_name(self.training_function))
+            if self.training_args:
+                message = (
+                    f"Workload.training_args must be empty where training_function is {self.training_function!r}, "
+                    f"because they are the Trainer's, got {dict(self.training_args)!r}: set them in the function"
+                )
+                raise ConfigurationError(message)
         for field_name, refused in (("training_args", REFUSED_TRAINING_ARGS), ("model_args", REFUSED_MODEL_ARGS)):
             for name in getattr(self, field_name):
                 if name in refused:
@@ -100,6 +112,14 @@ class Workload(Spec):
         while looks[-1] < self.most_seeds:
             looks.append(min(self.most_seeds, math.ceil(1.6 * looks[-1])))
         return tuple(looks)
+
+
+def _function_name(value: Any) -> str:
+    name = text_value("Workload.training_function", value).strip()
+    if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", name):
+        message = f'Workload.training_function must be "module:function", as in "mine.training:train", got {value!r}'
+        raise ConfigurationError(message)
+    return name
 
 
 def _seed_range(text: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from pytest_ftguard.results import (
 )
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import data, machine, models
+from pytest_ftguard.training.function import Batches, load_function, train_with
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 
 __all__ = ["BaseLosses", "Report", "TrialFolder", "run_trial"]
@@ -63,6 +64,9 @@ class _Data:
     train: data.TokenBlocks
     validation: data.EvaluationSet
     reference: data.EvaluationSet | None
+
+
+_Train = Callable[[nn.Module, data.TokenBlocks, data.OrderedCollator, Recorder], None]
 
 
 class _DivergedError(Exception):
@@ -130,7 +134,7 @@ class _Trial:
 
     def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
-        arguments = training_arguments(self.spec, self.folder.path, self.device, bf16=self.bf16)
+        train = self._trainer() if self.workload.training_function is None else self._function()
         tokenizer = models.load_tokenizer(self.workload)
         texts = self._texts(tokenizer)
         loaded = models.load_base(self.workload)
@@ -146,13 +150,9 @@ class _Trial:
         set_seed(self.spec.seed)
         recorder = Recorder(model, texts.validation, self.evaluator, self.workload.steps, self.device)
         collator = data.OrderedCollator()
-        hooks = _TrainerHooks(self, recorder)
-        trainer = Trainer(
-            model=model, args=arguments, train_dataset=texts.train, data_collator=collator, callbacks=[hooks]
-        )
-        trainer.remove_callback(PrinterCallback)
         wait_for_quiet()
-        trainer.train()
+        self.report("train", 0, None)
+        train(model, texts.train, collator, recorder)
         self.report("evaluate", self.workload.steps, None)
         final = self._measure(model, texts)
         if not all(map(math.isfinite, final.validation.nll)):
@@ -173,6 +173,31 @@ class _Trial:
             environment=self.environment,
             model_dir=self._keep(model, tokenizer),
         )
+
+    def _trainer(self) -> _Train:
+        arguments = training_arguments(self.spec, self.folder.path, self.device, bf16=self.bf16)
+
+        def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
+            hooks = _TrainerHooks(self, record)
+            trainer = Trainer(
+                model=model, args=arguments, train_dataset=blocks, data_collator=collator, callbacks=[hooks]
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+
+        return train
+
+    def _function(self) -> _Train:
+        function = load_function(str(self.workload.training_function))
+
+        def report(step: int) -> None:
+            self.report("train", step, None)
+
+        def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
+            batches = Batches(self.spec, blocks, collator, record, report)
+            train_with(function, model, batches, self.spec, bf16=self.bf16)
+
+        return train
 
     def _texts(self, tokenizer: Any) -> _Data:
         workload = self.workload

@@ -1,0 +1,136 @@
+"""What is measured while a training runs: time and memory of each step, and the validation loss along the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+
+from pytest_ftguard.results import CurvePoint, Memory, SequenceLosses, Timing, evenly_spaced
+from pytest_ftguard.training import machine, memory
+from pytest_ftguard.training.data import EvaluationSet
+from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
+
+__all__ = ["Evaluator", "Recorder", "curve_sequences", "curve_steps"]
+
+# The first steps are not timed: caches and kernels warm up, and on the CPU live tensors are counted.
+WARM_UP_STEPS: Final = max(3, memory.COUNTED_STEPS)
+# The curve may cost this share of the training's arithmetic; a training pass over a sequence is worth three
+# forward passes.
+_CURVE_SHARE: Final = 0.1
+_CURVE_MINIMUM_SEQUENCES: Final = 8
+
+
+def curve_steps(steps: int) -> tuple[int, ...]:
+    """Return the steps at which the curve is measured: 0, then halving distances up to the last step.
+
+    Loss curves are close to linear in log(step), so equal distances in log(step) carry the most information.
+    """
+    return (0, *sorted({max(1, steps >> halvings) for halvings in range(steps.bit_length())}))
+
+
+def curve_sequences(steps: int, batch_size: int, available: int) -> int:
+    """Return how many validation sequences the curve uses, so that it costs about a tenth of the training."""
+    points = len(curve_steps(steps)) - 1  # the last point is part of the final evaluation
+    affordable = int(_CURVE_SHARE * 3 * steps * batch_size / max(1, points))
+    return min(available, max(_CURVE_MINIMUM_SEQUENCES, affordable))
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """How losses are measured, the same for every model of a comparison.
+
+    Attributes:
+        batch_size: Sequences in a batch of the training.
+        bf16: Whether to run under bf16 autocast, as in training.
+    """
+
+    batch_size: int
+    bf16: bool
+
+    @property
+    def _sequences_at_once(self) -> int:
+        # Without gradients twice a batch needs less than the memory of a training step.
+        return 2 * self.batch_size
+
+    def losses(self, model: nn.Module, data: EvaluationSet) -> SequenceLosses:
+        """Return the losses of a model on all sequences of an evaluation set."""
+        return measure_losses(model, data, batch_size=self._sequences_at_once, bf16=self.bf16)
+
+    def nll(self, model: nn.Module, sequences: list[torch.Tensor]) -> list[float]:
+        """Return the summed negative log-likelihood of each sequence, in nats."""
+        return sequence_nll(model, sequences, batch_size=self._sequences_at_once, bf16=self.bf16)
+
+
+class Recorder:
+    """Measures a training from outside of its loop; whoever runs the loop says when a step begins and ends.
+
+    Making it measures the loss at step 0.
+
+    Args:
+        model: What is trained.
+        validation: The sequences of the validation text, of which the curve uses an evenly spaced part.
+        evaluator: How losses are measured.
+        steps: How many steps the training is to take.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, model: nn.Module, validation: EvaluationSet, evaluator: Evaluator, steps: int, device: torch.device
+    ) -> None:
+        self._model = model
+        self._evaluator = evaluator
+        self.device = device
+        self._last = steps
+        self._wanted = curve_steps(steps)
+        count = curve_sequences(steps, evaluator.batch_size, len(validation.sequences))
+        self._chosen = evenly_spaced(len(validation.sequences), count)
+        self._sequences = [validation.sequences[index] for index in self._chosen]
+        self._points: list[CurvePoint] = []
+        self._meter = memory.meter_for(model, device)
+        self._durations: list[float] = []
+        self._started = math.nan
+        self._measure_point(0)
+
+    def begin_step(self, done: int) -> None:
+        """Start the clock and the memory meter; so many steps are done."""
+        self._meter.begin_step(done)
+        machine.synchronize(self.device)
+        self._started = time.perf_counter()
+
+    def end_step(self, done: int) -> None:
+        """Stop both, and measure a point of the curve where one is due; so many steps are done, this one included."""
+        machine.synchronize(self.device)
+        self._durations.append(time.perf_counter() - self._started)
+        self._meter.end_step(done - 1)
+        if done in self._wanted and done < self._last:
+            self._measure_point(done)
+
+    def _measure_point(self, step: int) -> None:
+        self._add_point(step, self._evaluator.nll(self._model, self._sequences))
+
+    def _add_point(self, step: int, nll: list[float]) -> None:
+        tokens = sum(len(sequence) - 1 for sequence in self._sequences)
+        self._points.append(CurvePoint(step, math.fsum(nll) / tokens, tuple(nll)))
+
+    def curve(self, final: SequenceLosses) -> tuple[CurvePoint, ...]:
+        """Return the points, the last of them taken from the evaluation after the last step."""
+        self._add_point(len(self._durations), [final.nll[index] for index in self._chosen])
+        return tuple(self._points)
+
+    @property
+    def peak(self) -> Memory | None:
+        """Peak memory of the steps."""
+        return self._meter.result()
+
+    @property
+    def timing(self) -> Timing:
+        """Duration of the steps."""
+        timed = sorted(self._durations[WARM_UP_STEPS:])
+        middle = len(timed) // 2
+        median = (timed[middle] + timed[~middle]) / 2 if timed else None
+        return Timing(median, len(timed), math.fsum(self._durations))
