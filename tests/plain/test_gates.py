@@ -143,10 +143,10 @@ def test_64_sequences_are_enough() -> None:
 
 
 def test_another_precision_or_device_is_not_the_same_work() -> None:
-    """fp32 against bf16, or one GPU against another, is INVALID."""
+    """fp32 against bf16, or the CPU against a GPU, is INVALID."""
     environment = trial(LORA, BASE).environment
     assert environment is not None
-    for change in ({"precision": "bf16"}, {"device": "cuda"}, {"device_name": "another"}):
+    for change in ({"precision": "bf16"}, {"device": "cuda"}):
         verdict = judge(*pair(0.0, environment=replace(environment, **change)), at_most=99)  # type: ignore[arg-type]
         assert verdict.status == "INVALID"
         assert next(iter(change)) in verdict.message

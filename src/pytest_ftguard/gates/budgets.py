@@ -39,7 +39,8 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
     whole = baseline if limit.unit == SHARE else None
     problems = [*_memory_problems(candidate), *(_memory_problems(whole) if whole else ())]
     if whole and not problems:
-        problems += compare(candidate, whole, same_learning_rate=True).different_work
+        comparison = compare(candidate, whole, same_learning_rate=True)
+        problems += [*comparison.different_work, *comparison.different_environment]
         problems += _different_methods(candidate, whole)
     peak, of = candidate.peak_memory_bytes, whole.peak_memory_bytes if whole else None
     if problems or peak is None:
@@ -115,7 +116,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
     problems = [*_time_problems(candidate), *_time_problems(baseline)]
     if not problems:
         comparison = compare(candidate, baseline, same_learning_rate=True)
-        problems += [*comparison.different_work, *comparison.unpaired]
+        problems += [*comparison.different_work, *comparison.different_environment, *comparison.unpaired]
     if not problems and len(candidate.trials) < 2:
         problems.append(
             "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"

@@ -9,6 +9,14 @@ from typing import Final, Literal
 
 import numpy as np
 
+from pytest_ftguard.comparison.same_work import (
+    different_arithmetic,
+    different_environment,
+    different_workload,
+    same_base,
+    same_sequences,
+    step_0,
+)
 from pytest_ftguard.results import CurvePoint, SequenceLosses, TrainedVariant, TrialResult, evenly_spaced
 from pytest_ftguard.specs import TrialSpec, Workload
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster, gap_interval, line_weights
@@ -26,10 +34,6 @@ __all__ = [
 
 # Below this many sequences the interval's own coverage is no longer what it claims.
 MINIMUM_SEQUENCES: Final = 64
-
-# The wrapped model must start where the base model stands; what remains is rounding in the precision used.
-_STEP_0_TOLERANCE: Final = {"fp32": 1e-3, "bf16": 5e-3}
-
 
 # A slope needs more than the two points that any line goes through.
 _TREND_POINTS: Final = 3
@@ -84,6 +88,7 @@ class Comparison:
         candidate: The variant that is judged.
         baseline: The variant that it is judged against.
         different_work: Why the two did not do the same work; empty where they did.
+        different_environment: Why bytes and seconds of the two cannot be compared; empty where they can.
         unpaired: Why the trials do not form pairs, one of each seed; empty where they do.
         loss_problems: Why nothing may be concluded about the losses, all of the above included.
     """
@@ -91,6 +96,7 @@ class Comparison:
     candidate: TrainedVariant
     baseline: TrainedVariant
     different_work: tuple[str, ...]
+    different_environment: tuple[str, ...]
     unpaired: tuple[str, ...]
     loss_problems: tuple[str, ...]
 
@@ -144,7 +150,8 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
     """
     failed = [*_failed(candidate), *_failed(baseline)]
-    different = [*_different_workload(candidate.workload, baseline.workload), *_different_machine(candidate, baseline)]
+    different = [*different_workload(candidate, baseline), *different_arithmetic(candidate, baseline)]
+    environment = tuple(different_environment(candidate, baseline))
     unpaired = list(_unpaired(candidate, baseline))
     problems = [*failed, *different] or unpaired
     if not problems:
@@ -152,7 +159,9 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
             problems += _not_comparable(ours, theirs)
     if not same_learning_rate and candidate.variant.kind != baseline.variant.kind:
         problems += _same_learning_rate(candidate, baseline)
-    return Comparison(candidate, baseline, tuple(different), tuple(unpaired), tuple(dict.fromkeys(problems)))
+    return Comparison(
+        candidate, baseline, tuple(different), environment, tuple(unpaired), tuple(dict.fromkeys(problems))
+    )
 
 
 def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation", "reference"]) -> list[str]:
@@ -283,30 +292,6 @@ def _failed(variant: TrainedVariant) -> Iterator[str]:
             yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, is not finite"
 
 
-def _different_workload(ours: Workload, theirs: Workload) -> Iterator[str]:
-    left, right = ours.to_dict(), theirs.to_dict()
-    for name in left:
-        if name not in ("seeds", "most_seeds") and left[name] != right[name]:
-            yield (
-                f"the two variants did not do the same work: {name} is {left[name]!r} for the candidate and "
-                f"{right[name]!r} for the baseline; train both on one workload"
-            )
-
-
-def _different_machine(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
-    for name in ("device", "device_name", "precision"):
-        ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
-        if ours and theirs and (ours != theirs or len(ours) > 1):
-            yield (
-                f"the two variants did not do the same work: {name} is {', '.join(sorted(ours))} for the candidate and "
-                f"{', '.join(sorted(theirs))} for the baseline; train both in one environment"
-            )
-
-
-def _environment_values(variant: TrainedVariant, name: str) -> set[str]:
-    return {str(getattr(trial.environment, name)) for trial in variant.trials if trial.environment is not None}
-
-
 def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     ours = [trial.spec.seed for trial in candidate.trials]
     theirs = [trial.spec.seed for trial in baseline.trials]
@@ -326,34 +311,18 @@ def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
     base = theirs.base_validation
     if base is None or not _is_finite(base):
         yield f"seed {seed}: the loss of the base model, which shows what was learnt, was not measured"
-    elif (base.digest, base.tokens) != (theirs.validation.digest, theirs.validation.tokens):
+    elif not same_sequences(base, theirs.validation):
         yield f"seed {seed}: the base model was not evaluated on the same validation sequences"
-    same_sequences = (ours.validation.digest, ours.validation.tokens) == (
-        theirs.validation.digest,
-        theirs.validation.tokens,
-    )
-    if not same_sequences:
+    elif not same_base(ours, theirs):
+        yield f"seed {seed}: the two variants do not start from the same base model: its losses differ"
+    paired = same_sequences(ours.validation, theirs.validation)
+    if not paired:
         yield f"seed {seed}: the two variants were not evaluated on the same validation sequences"
     if ours.data_order is None or ours.data_order != theirs.data_order:
         yield f"seed {seed}: the two variants were not trained on the same batches in the same order"
-    yield from _step_0(ours, theirs)
-    if same_sequences and _units(ours.validation) < MINIMUM_SEQUENCES:
+    yield from step_0(ours, theirs)
+    if paired and _units(ours.validation) < MINIMUM_SEQUENCES:
         yield _too_few(ours.validation, "validation", ours.spec.workload)
-
-
-def _step_0(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
-    starts = [trial.curve[0] for trial in (ours, theirs) if trial.curve and trial.curve[0].step == 0]
-    if len(starts) != 2:
-        yield f"seed {ours.spec.seed}: the loss before training was not measured for both variants"
-        return
-    precision = ours.environment.precision if ours.environment else "fp32"
-    tolerance = _STEP_0_TOLERANCE.get(precision, min(_STEP_0_TOLERANCE.values()))
-    left, right = starts[0].loss, starts[1].loss
-    if not abs(left - right) <= tolerance * max(1.0, abs(right)):
-        yield (
-            f"seed {ours.spec.seed}: before training the losses should be equal, but they are {left:.4f} for the "
-            f"candidate and {right:.4f} for the baseline: the two do not start from the same model"
-        )
 
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:

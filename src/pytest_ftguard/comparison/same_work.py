@@ -1,0 +1,139 @@
+"""Whether two variants did the same work, in the same arithmetic, from the same model; what was measured decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from pytest_ftguard.results import SequenceLosses, TrainedVariant, TrialResult
+
+__all__ = [
+    "different_arithmetic",
+    "different_environment",
+    "different_workload",
+    "same_base",
+    "same_sequences",
+    "step_0",
+]
+
+# The wrapped model must start where the base model stands; what remains is rounding in the precision used.
+_STEP_0_TOLERANCE: Final = {"fp32": 1e-3, "bf16": 5e-3}
+# The base model's losses of single sequences, measured twice, perhaps on two machines.
+_BASE_TOLERANCE: Final = {"fp32": 1e-4, "bf16": 5e-3}
+
+
+def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+    """Yield one sentence for each part of the workload that differs."""
+    left, right = candidate.workload.to_dict(), baseline.workload.to_dict()
+    for name in left:
+        if name in ("seeds", "most_seeds") or left[name] == right[name]:
+            continue
+        if name in _PLACES and _same_content(name, candidate, baseline):
+            continue
+        ours, theirs = left[name], right[name]
+        if isinstance(ours, dict):
+            differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+            ours, theirs = ({key: side.get(key) for key in differing} for side in (ours, theirs))
+        yield (
+            f"the two variants did not do the same work: {name} is {ours!r} for the candidate and "
+            f"{theirs!r} for the baseline; train both on one workload"
+        )
+
+
+def _same_content(name: str, candidate: TrainedVariant, baseline: TrainedVariant) -> bool:
+    """Return whether the trials show that two places, for example on two machines, hold the same."""
+    theirs = {trial.spec.seed: trial for trial in baseline.trials}
+    pairs = [(trial, theirs[trial.spec.seed]) for trial in candidate.trials if trial.spec.seed in theirs]
+    return bool(pairs) and all(_PLACES[name](ours, their) for ours, their in pairs)
+
+
+def _same_training(ours: TrialResult, theirs: TrialResult) -> bool:
+    return ours.data_order is not None and ours.data_order == theirs.data_order
+
+
+def _same_validation(ours: TrialResult, theirs: TrialResult) -> bool:
+    return same_sequences(ours.validation, theirs.validation)
+
+
+def _same_reference(ours: TrialResult, theirs: TrialResult) -> bool:
+    return same_sequences(ours.reference, theirs.reference)
+
+
+def _same_tokens(ours: TrialResult, theirs: TrialResult) -> bool:
+    return _same_training(ours, theirs) and _same_validation(ours, theirs)
+
+
+def same_sequences(ours: SequenceLosses | None, theirs: SequenceLosses | None) -> bool:
+    """Return whether both losses were measured, on the same sequences."""
+    if ours is None or theirs is None:
+        return False
+    return (ours.digest, ours.tokens) == (theirs.digest, theirs.tokens)
+
+
+def same_base(ours: TrialResult, theirs: TrialResult) -> bool:
+    """Return whether the base models say the same of every single sequence, but for rounding."""
+    one, other = ours.base_validation, theirs.base_validation
+    if one is None or other is None or not same_sequences(one, other):
+        return False
+    tolerance = _tolerance(_BASE_TOLERANCE, ours)
+    return all(abs(a - b) <= tolerance * max(1.0, abs(b)) for a, b in zip(one.nll, other.nll, strict=True))
+
+
+def _tolerance(by_precision: Mapping[str, float], trial: TrialResult) -> float:
+    precision = trial.environment.precision if trial.environment else "fp32"
+    return by_precision.get(precision, min(by_precision.values()))
+
+
+# The same text, model or tokenizer may lie elsewhere on another machine; what was measured tells.
+_PLACES: Final[Mapping[str, Callable[[TrialResult, TrialResult], bool]]] = {
+    "model": same_base,
+    "revision": same_base,
+    "tokenizer": _same_tokens,
+    "train": _same_training,
+    "validation": _same_validation,
+    "reference": _same_reference,
+}
+
+
+def different_arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+    """Yield why losses cannot be compared: another kind of device or another precision rounds otherwise."""
+    for name in ("device", "precision"):
+        ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
+        if ours and theirs and (ours != theirs or len(ours) > 1):
+            yield (
+                f"the two variants did not do the same work: {name} is {', '.join(sorted(ours))} for the candidate and "
+                f"{', '.join(sorted(theirs))} for the baseline; train both in one environment"
+            )
+
+
+def different_environment(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+    """Yield why bytes and seconds cannot be compared: they belong to their machine and to the versions on it."""
+    for name in ("device_name", "threads", "platform", "versions"):
+        ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
+        if ours and theirs and (ours != theirs or len(ours) > 1):
+            yield (
+                f"bytes and seconds are compared only within one environment, but {name} is "
+                f"{', '.join(sorted(ours))} for the candidate and {', '.join(sorted(theirs))} for the baseline; "
+                "train both in one environment"
+            )
+
+
+def _environment_values(variant: TrainedVariant, name: str) -> set[str]:
+    values = (getattr(trial.environment, name) for trial in variant.trials if trial.environment is not None)
+    texts = ((", ".join(f"{key} {value[key]}" for key in value) if name == "versions" else value) for value in values)
+    return set(map(str, texts))
+
+
+def step_0(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
+    """Yield why two trials do not start from the same model."""
+    starts = [trial.curve[0] for trial in (ours, theirs) if trial.curve and trial.curve[0].step == 0]
+    if len(starts) != 2:
+        yield f"seed {ours.spec.seed}: the loss before training was not measured for both variants"
+        return
+    tolerance = _tolerance(_STEP_0_TOLERANCE, ours)
+    left, right = starts[0].loss, starts[1].loss
+    if not abs(left - right) <= tolerance * max(1.0, abs(right)):
+        yield (
+            f"seed {ours.spec.seed}: before training the losses should be equal, but they are {left:.4f} for the "
+            f"candidate and {right:.4f} for the baseline: the two do not start from the same model"
+        )

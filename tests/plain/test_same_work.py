@@ -1,0 +1,105 @@
+"""Whether two variants did the same work is told by what was measured, not by where their files lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.comparison import compare
+from pytest_ftguard.gates.budgets import assess_memory, assess_time
+from pytest_ftguard.limits import Limit, parse_share_limit
+from pytest_ftguard.results import TrainedVariant
+from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
+
+NLL = (20.0,) * 64
+LIMIT: Limit = parse_share_limit("70%", "share", "of baseline", "argument", "the argument at_most")
+ELSEWHERE: dict[str, Any] = {
+    "model": "/mnt/model",
+    "revision": "main",
+    "tokenizer": "/mnt/tokenizer",
+    "train": "/mnt/train.txt",
+    "validation": "/mnt/validation.txt",
+    "reference": "/mnt/reference.txt",
+}
+
+
+def pair(**changes: Any) -> tuple[TrainedVariant, TrainedVariant]:
+    """LoRA, changed, beside full; three seeds and a reference text each."""
+    ours = {"reference": losses(NLL), **changes}
+    return (
+        trained(LORA, *(trial(LORA, NLL, seed=seed, **ours) for seed in range(3))),
+        trained(FULL, *(trial(FULL, NLL, seed=seed, reference=losses(NLL)) for seed in range(3))),
+    )
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_same_content_in_another_place_is_the_same_work(name: str) -> None:
+    """A path that differs is no objection where batches, sequences and the base model's losses agree."""
+    work = replace(WORKLOAD, **{name: ELSEWHERE[name]})
+    comparison = compare(*pair(workload=work))
+    assert not comparison.different_work
+    assert not comparison.loss_problems
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("model", {"base_validation": losses([*NLL[1:], 30.1])}),
+        ("model", {"base_validation": None}),
+        ("revision", {"base_validation": losses([30.01] * 64)}),
+        ("train", {"data_order": "other"}),
+        ("train", {"data_order": None}),
+        ("tokenizer", {"data_order": "other"}),
+        ("tokenizer", {"validation": losses(NLL, digest="other")}),
+        ("validation", {"validation": losses(NLL, digest="other")}),
+        ("validation", {"validation": losses(NLL, tokens=(11,) * 64)}),
+        ("reference", {"reference": losses(NLL, digest="other")}),
+        ("reference", {"reference": None}),
+    ],
+)
+def test_another_content_in_another_place_is_other_work(name: str, other: dict[str, Any]) -> None:
+    """So is a place of which nothing was measured that could tell."""
+    comparison = compare(*pair(workload=replace(WORKLOAD, **{name: ELSEWHERE[name]}), **other))
+    assert any(f"{name} is '{ELSEWHERE[name]}'" in problem for problem in comparison.different_work)
+
+
+def test_another_base_model_in_the_same_place_is_noticed() -> None:
+    """A checkpoint that was replaced between two runs differs in single sequences where its mean may not."""
+    swapped = losses([30.5, 29.5, *(30.0,) * 62])
+    comparison = compare(*pair(base_validation=swapped))
+    assert any("same base model" in problem for problem in comparison.loss_problems)
+    rounded = losses([30.0 * (1 + 5e-5)] * 64)
+    assert not compare(*pair(base_validation=rounded)).loss_problems
+
+
+def test_only_the_options_that_differ_are_named() -> None:
+    """Two long lists of training arguments do not bury the one that differs."""
+    work = replace(WORKLOAD, training_args={"weight_decay": 0.1})
+    ours, theirs = pair(workload=replace(work, training_args={"weight_decay": 0.1, "optim": "sgd"}))
+    theirs = TrainedVariant(work, FULL, tuple(trial(FULL, NLL, seed=seed, workload=work) for seed in range(3)))
+    (problem,) = compare(ours, theirs).different_work
+    assert "training_args is {'optim': 'sgd'} for the candidate and {'optim': None} for the baseline" in problem
+    assert "weight_decay" not in problem
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device_name": "another"},
+        {"threads": 4},
+        {"platform": "Darwin"},
+        {"versions": {"python": "3.11", "torch": "2.12"}},
+    ],
+)
+def test_bytes_and_seconds_belong_to_their_environment_and_losses_do_not(change: dict[str, Any]) -> None:
+    """Another machine or version makes memory and time INVALID, and leaves the loss gap alone."""
+    ours, theirs = pair(environment=replace(ENVIRONMENT, **change))
+    assert not compare(ours, theirs).loss_problems
+    for verdict in (assess_memory(ours, LIMIT, theirs), assess_time(ours, LIMIT, theirs, 0.95)):
+        assert verdict.status == "INVALID"
+        assert next(iter(change)) in verdict.message
+    ours, theirs = pair()
+    assert assess_memory(ours, LIMIT, theirs).status == "PASS"
+    assert assess_time(ours, LIMIT, theirs, 0.95).status == "FAIL"
