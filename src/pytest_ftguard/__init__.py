@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin import Ftguard
+    from pytest_ftguard.reporting.json import read_report
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
 
@@ -55,6 +56,7 @@ __all__ = [
     "assert_perplexity_gap",
     "assert_retention",
     "assert_time_budget",
+    "read_report",
 ]
 
 _HOMES = {
@@ -77,6 +79,7 @@ _HOMES = {
     ),
     "gates.verdict": ("Verdict",),
     "plugin": ("Ftguard",),
+    "reporting.json": ("read_report",),
     "results": ("TrainedVariant", "TrialResult"),
     "specs": ("Full", "LoRA", "TrialSpec", "Workload"),
 }

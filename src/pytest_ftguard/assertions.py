@@ -52,6 +52,9 @@ class ActiveTest(Protocol):
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
         """Return the calibrated noise of seeds for two variants, where there is one."""
 
+    def show(self, variant: TrainedVariant) -> None:
+        """Show a variant in the summary and the files, also where it was not trained in this run."""
+
     def record(self, verdict: Verdict) -> None:
         """Keep a verdict for the summary and the files."""
 
@@ -300,8 +303,9 @@ def _rule(confidence: float | None, same_learning_rate: bool = False) -> Rule:
 
 def _look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
     """Ask a gate, and where it is in doubt and the workload allows it, ask again with more seeds."""
-    # Each side keeps the seeds that it has; only what was trained with the same ones is extended.
-    looks = candidate.workload.looks if candidate.workload.looks == baseline.workload.looks else ()
+    # Each side keeps the seeds that it has; only what was trained in this run, with the same ones, is extended.
+    both = candidate.extend and baseline.extend and candidate.workload.looks == baseline.workload.looks
+    looks = candidate.workload.looks if both else ()
     rule = _calibrated(rule, candidate, baseline)
     if len(looks) < 2:
         return assess(candidate, baseline, limit, rule)
@@ -322,6 +326,9 @@ def _check_variant(helper: str, value: object) -> TrainedVariant:
     if not isinstance(value, TrainedVariant):
         message = f"{helper} takes trained variants, such as the fixture lora_variant gives, got {value!r}"
         raise ConfigurationError(message)
+    test = active_test.get()
+    if test is not None:
+        test.show(value)
     return value
 
 

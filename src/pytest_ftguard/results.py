@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
 from pytest_ftguard.errors import FtguardError
@@ -25,6 +25,7 @@ __all__ = [
     "TrialResult",
     "by_variant",
     "evenly_spaced",
+    "trained_variants",
 ]
 
 SCHEMA: Final = 1
@@ -394,7 +395,10 @@ class TrainedVariant:
         if trial.outcome != "ok":
             message = f"{self.label}, seed {wanted}, has no trained model: the trial ended {trial.outcome}"
             raise FtguardError(message)
-        if self.loader is None or trial.model_dir is None:
+        if self.loader is None:
+            message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"
+            raise FtguardError(message)
+        if trial.model_dir is None:
             message = (
                 f"the weights of {self.label}, seed {wanted}, were not kept: set ftguard_keep_models = yes in the "
                 "ini file, or pass --ftguard-keep-models=yes, and run again"
@@ -403,12 +407,22 @@ class TrainedVariant:
         return self.loader(trial)
 
 
+def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...]:
+    """Return the trials put together, one variant for each workload and way of adapting the weights."""
+    groups: dict[tuple[Workload, Variant], dict[int, TrialResult]] = {}
+    for trial in trials:
+        # More seeds of a variant are still that variant on that workload.
+        work = replace(trial.spec.workload, seeds=(0,), most_seeds=0)
+        groups.setdefault((work, trial.spec.variant), {}).setdefault(trial.spec.seed, trial)
+    return tuple(
+        TrainedVariant(replace(work, seeds=tuple(by_seed)), variant, tuple(by_seed.values()))
+        for (work, variant), by_seed in groups.items()
+    )
+
+
 def by_variant(trials: Iterable[TrialResult]) -> list[tuple[TrainedVariant, list[TrainedVariant]]]:
     """Return for each workload its full variants, each with the variants that are judged against it."""
-    groups: dict[tuple[Workload, Variant], list[TrialResult]] = {}
-    for trial in trials:
-        groups.setdefault((trial.spec.workload, trial.spec.variant), []).append(trial)
-    trained = [TrainedVariant(workload, variant, tuple(group)) for (workload, variant), group in groups.items()]
+    trained = trained_variants(trials)
     return [
         (full, [other for other in trained if other.workload == full.workload and other.variant.kind != "full"])
         for full in trained

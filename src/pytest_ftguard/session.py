@@ -68,6 +68,10 @@ class TestRecord:
 
         return find_seed_noise(self._run.calibrations, candidate, baseline)
 
+    def show(self, variant: TrainedVariant) -> None:
+        """Show a variant in the summary and the files, also where it was not trained in this run."""
+        self._run.show(variant)
+
     def record(self, verdict: Verdict) -> None:
         """Keep a verdict, and put it among the properties that JUnit XML shows.
 
@@ -112,6 +116,7 @@ class Run:
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
         self._sent: set[str] = set()
+        self._shown: dict[str, TrialResult] = {}
         self._progress = _ProgressDisplay(config)
         self.fixtures_from_settings: set[str] = set()
         """Fixtures that were made of settings, or that are known not to be."""
@@ -217,9 +222,16 @@ class Run:
             self._lab = Lab(options, self._progress.show)
         return self._lab
 
+    def show(self, variant: TrainedVariant) -> None:
+        """Keep the trials of a variant, among which may be some that were not trained in this run."""
+        for trial in variant.trials:
+            self._shown.setdefault(trial.fingerprint, trial)
+
     def new_trials(self) -> list[TrialResult]:
         """Return the trials since the last call."""
-        results = self._lab.results if self._lab else ()
+        trained = self._lab.results if self._lab else ()
+        known = {trial.fingerprint for trial in trained}
+        results = [*trained, *(trial for trial in self._shown.values() if trial.fingerprint not in known)]
         fresh = [trial for trial in results if trial.fingerprint not in self._sent]
         self._sent.update(trial.fingerprint for trial in fresh)
         return fresh

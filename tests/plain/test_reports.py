@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.reporting.json import json_report
+from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import RecordedVerdict, progress_line, summary_lines
 from pytest_ftguard.results import Memory, Parameters, TrialError, TrialResult
 from pytest_ftguard.running.lab import Progress
 from pytest_ftguard.specs import TrialSpec
-from tests.plain.builders import FULL, LORA, WORKLOAD, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 BIG: dict[str, Any] = {"parameters": Parameters(134_515_008, 134_515_008), "memory": Memory(2_486_000_000, "allocator")}
@@ -137,7 +139,17 @@ def test_the_json_report_is_strict_and_complete() -> None:
     report = json.loads(text, parse_constant=refuse)
     assert set(report) == {"schema", "ftguard_version", "environment", "trials", "verdicts"}
     first, second = report["trials"]
-    assert first["validation"] == {"loss": None, "perplexity": None, "sequences": 64, "tokens": 640}
+    assert first["validation"] == {
+        "loss": None,
+        "perplexity": None,
+        "sequences": 64,
+        "tokens": 640,
+        "sequence_nll": [None] * 64,
+        "sequence_tokens": [10] * 64,
+        "documents": None,
+        "digest": "text",
+    }
+    assert max(map(len, text.splitlines())) > 64  # numbers stand in a row, not one below the other
     assert first["memory"] is None
     assert second["validation"]["perplexity"] is None
     assert second["validation"]["loss"] == 1e4
@@ -155,6 +167,60 @@ def test_the_json_report_is_strict_and_complete() -> None:
     } <= set(first)
     assert report["verdicts"][0]["nodeid"] == "a::b"
     assert report["verdicts"][0]["interval"] is None
+
+
+def test_a_report_is_read_back_as_variants(tmp_path: Path) -> None:
+    """All that was measured comes back, marked as cached; what was not finite is still not finite."""
+    path = tmp_path / "ftguard.json"
+    escalated = replace(WORKLOAD, seeds=(0, 1, 2), most_seeds=8)
+    first = trial(FULL, NLL, reference=losses(NLL, documents=tuple(range(len(NLL)))))
+    second = trial(FULL, NLL, seed=2, workload=escalated, error=TrialError('[\n 1,\n 2\n] "'))
+    third = trial(LORA, [math.nan, *NLL[1:]])
+    path.write_text(json_report([first, third, second], []), encoding="utf-8")
+    full, lora = read_report(path)
+    assert (full.label, full.workload.seeds) == ("full", (0, 2))
+    assert full.trials == (replace(first, cached=True), replace(second, cached=True))
+    assert (lora.variant, lora.trials[0].spec.fingerprint) == (LORA, third.fingerprint)
+    assert lora.trials[0].validation is not None
+    assert math.isnan(lora.trials[0].validation.nll[0])
+    assert lora.trials[0].validation.nll[1:] == tuple(NLL[1:])
+    with pytest.raises(FtguardError, match="not trained in this run"):
+        full.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read: No such file"),
+        ("{", "make it again"),
+        ("[]", "make it again"),
+        ('{"schema": 2, "trials": []}', "has schema 2, and this version reads 1"),
+        ('{"schema": 1, "trials": [{"outcome": "ok"}]}', "KeyError"),
+    ],
+)
+def test_a_file_that_is_no_report_is_one_clear_error(tmp_path: Path, text: str | None, words: str) -> None:
+    """The message names the file and says what to do."""
+    path = tmp_path / "ftguard.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=f"ftguard.json.*{words}"):
+        read_report(path)
+
+
+@pytest.mark.parametrize(("order", "blocks"), [("order 0", 1), ("other", 2)])
+def test_the_same_work_in_another_folder_stands_in_the_same_table(order: str, blocks: int) -> None:
+    """A variant of another machine is shown beside this one's, unless its batches were others."""
+    elsewhere = replace(WORKLOAD, train="/mnt/train.txt", model="/mnt/model")
+    lines = summary_lines([trial(LORA, NLL), trial(FULL, NLL, workload=elsewhere, data_order=order)], [], [])
+    assert sum(line.startswith("variant") for line in lines) == blocks
+
+
+def test_a_trial_that_two_workers_trained_counts_once() -> None:
+    """Under xdist the same trial may come from two folders of texts."""
+    elsewhere = replace(WORKLOAD, train="/mnt/train.txt")
+    lines = summary_lines([trial(FULL, NLL), trial(FULL, NLL, workload=elsewhere)], [], [])
+    assert "x 1 seed" in lines[0]
+    assert "+-" not in "\n".join(lines)
 
 
 def test_a_result_survives_json() -> None:

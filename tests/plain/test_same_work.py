@@ -88,7 +88,6 @@ def test_only_the_options_that_differ_are_named() -> None:
     "change",
     [
         {"device_name": "another"},
-        {"threads": 4},
         {"platform": "Darwin"},
         {"versions": {"python": "3.11", "torch": "2.12"}},
     ],
@@ -103,3 +102,12 @@ def test_bytes_and_seconds_belong_to_their_environment_and_losses_do_not(change:
     ours, theirs = pair()
     assert assess_memory(ours, LIMIT, theirs).status == "PASS"
     assert assess_time(ours, LIMIT, theirs, 0.95).status == "FAIL"
+
+
+def test_another_number_of_threads_changes_seconds_and_not_bytes() -> None:
+    """The time gate is INVALID, the memory gate is not."""
+    ours, theirs = pair(environment=replace(ENVIRONMENT, threads=4))
+    assert assess_memory(ours, LIMIT, theirs).status == "PASS"
+    verdict = assess_time(ours, LIMIT, theirs, 0.95)
+    assert verdict.status == "INVALID"
+    assert "threads is 4 for the candidate and 2 for the baseline" in verdict.message

@@ -12,6 +12,7 @@ import numpy as np
 from pytest_ftguard.comparison.same_work import (
     different_arithmetic,
     different_environment,
+    different_threads,
     different_workload,
     same_base,
     same_sequences,
@@ -89,6 +90,7 @@ class Comparison:
         baseline: The variant that it is judged against.
         different_work: Why the two did not do the same work; empty where they did.
         different_environment: Why bytes and seconds of the two cannot be compared; empty where they can.
+        different_threads: Why seconds cannot be compared, although bytes can; empty where they can.
         unpaired: Why the trials do not form pairs, one of each seed; empty where they do.
         loss_problems: Why nothing may be concluded about the losses, all of the above included.
     """
@@ -97,6 +99,7 @@ class Comparison:
     baseline: TrainedVariant
     different_work: tuple[str, ...]
     different_environment: tuple[str, ...]
+    different_threads: tuple[str, ...]
     unpaired: tuple[str, ...]
     loss_problems: tuple[str, ...]
 
@@ -151,7 +154,6 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     """
     failed = [*_failed(candidate), *_failed(baseline)]
     different = [*different_workload(candidate, baseline), *different_arithmetic(candidate, baseline)]
-    environment = tuple(different_environment(candidate, baseline))
     unpaired = list(_unpaired(candidate, baseline))
     problems = [*failed, *different] or unpaired
     if not problems:
@@ -160,7 +162,13 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     if not same_learning_rate and candidate.variant.kind != baseline.variant.kind:
         problems += _same_learning_rate(candidate, baseline)
     return Comparison(
-        candidate, baseline, tuple(different), environment, tuple(unpaired), tuple(dict.fromkeys(problems))
+        candidate=candidate,
+        baseline=baseline,
+        different_work=tuple(different),
+        different_environment=tuple(different_environment(candidate, baseline)),
+        different_threads=tuple(different_threads(candidate, baseline)),
+        unpaired=tuple(unpaired),
+        loss_problems=tuple(dict.fromkeys(problems)),
     )
 
 

@@ -10,6 +10,7 @@ from pytest_ftguard.results import SequenceLosses, TrainedVariant, TrialResult
 __all__ = [
     "different_arithmetic",
     "different_environment",
+    "different_threads",
     "different_workload",
     "same_base",
     "same_sequences",
@@ -108,7 +109,17 @@ def different_arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) ->
 
 def different_environment(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     """Yield why bytes and seconds cannot be compared: they belong to their machine and to the versions on it."""
-    for name in ("device_name", "threads", "platform", "versions"):
+    yield from _different("device_name", "platform", "versions", sides=(candidate, baseline))
+
+
+def different_threads(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+    """Yield why seconds cannot be compared, although bytes can."""
+    yield from _different("threads", sides=(candidate, baseline))
+
+
+def _different(*names: str, sides: tuple[TrainedVariant, TrainedVariant]) -> Iterator[str]:
+    candidate, baseline = sides
+    for name in names:
         ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
         if ours and theirs and (ours != theirs or len(ours) > 1):
             yield (

@@ -116,7 +116,8 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
     problems = [*_time_problems(candidate), *_time_problems(baseline)]
     if not problems:
         comparison = compare(candidate, baseline, same_learning_rate=True)
-        problems += [*comparison.different_work, *comparison.different_environment, *comparison.unpaired]
+        problems += [*comparison.different_work, *comparison.different_environment, *comparison.different_threads]
+        problems += comparison.unpaired
     if not problems and len(candidate.trials) < 2:
         problems.append(
             "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"

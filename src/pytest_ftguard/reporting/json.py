@@ -1,19 +1,28 @@
-"""The JSON report: strict JSON, in which what was not measured, or is not finite, is null."""
+"""The JSON report, written and read: strict JSON, in which what was not measured, or is not finite, is null."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pytest_ftguard import __version__
+from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.reporting.terminal import RecordedVerdict
-from pytest_ftguard.results import SCHEMA, SequenceLosses, TrialResult
+from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult, trained_variants
 from pytest_ftguard.specs import variant_to_dict
 
-__all__ = ["json_report"]
+__all__ = ["json_report", "read_report"]
+
+__tracebackhide__ = hide_our_frames
+
+# A list of numbers that json.dumps has spread over lines; a line break inside of a string is escaped, so none matches.
+_SPREAD_NUMBERS: Final = re.compile(r"\[\n\s*([^\[\]{}\"]*?)\n\s*\]")
 
 
 def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict]) -> str:
@@ -31,7 +40,45 @@ def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdic
         "trials": [_trial(trial) for trial in trials],
         "verdicts": [{"nodeid": recorded.nodeid, **recorded.verdict.to_dict()} for recorded in verdicts],
     }
-    return json.dumps(_strict(report), allow_nan=False, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(_strict(report), allow_nan=False, indent=2, ensure_ascii=False) + "\n"
+    return _SPREAD_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+
+
+def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
+    """Return the variants that another run trained, from the file that `--ftguard-json` named.
+
+    They go through the same assertion helpers as those of this run, for example LoRA trained now beside full
+    fine-tuning trained last night: what was measured decides whether the two did the same work, wherever the files
+    lay. Memory and time are judged only within one environment. The weights are not in the report, so `load` is an
+    error.
+
+    Args:
+        path: The report.
+
+    Returns:
+        One variant for each workload and way of adapting the weights, in the order of the report.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is not a report that this version reads.
+    """
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        if report["schema"] != SCHEMA:
+            message = f"the report {str(path)!r} has schema {report['schema']!r}, and this version reads {SCHEMA}"
+            raise ConfigurationError(message)
+        trials = [_read_trial(values) for values in report["trials"]]
+    except OSError as error:
+        message = f"the report {str(path)!r} cannot be read: {error.strerror or error}; give what --ftguard-json wrote"
+        raise ConfigurationError(message) from None
+    except ConfigurationError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, FtguardError) as error:
+        message = (
+            f"the report {str(path)!r} is not one that --ftguard-json of this version wrote "
+            f"({type(error).__name__}: {error}): make it again"
+        )
+        raise ConfigurationError(message) from None
+    return trained_variants(trials)
 
 
 def _trial(trial: TrialResult) -> dict[str, Any]:
@@ -41,6 +88,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "label": trial.spec.variant.label,
         "settings": variant_to_dict(trial.spec.variant),
         "workload": trial.spec.workload.to_dict(),
+        "device": trial.spec.device,
         "seed": trial.spec.seed,
         "outcome": trial.outcome,
         "cached": trial.cached,
@@ -49,7 +97,8 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "base_validation": _losses(trial.base_validation),
         "reference": _losses(trial.reference),
         "base_reference": _losses(trial.base_reference),
-        "curve": [{"step": point.step, "loss": point.loss} for point in trial.curve],
+        "curve": [asdict(point) for point in trial.curve],
+        "data_order": trial.data_order,
         "memory": asdict(trial.memory) if trial.memory else None,
         "time": asdict(trial.time) if trial.time else None,
         "environment": asdict(trial.environment) if trial.environment else None,
@@ -65,7 +114,55 @@ def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
         "perplexity": losses.perplexity,
         "sequences": len(losses.nll),
         "tokens": sum(losses.tokens),
+        "sequence_nll": losses.nll,
+        "sequence_tokens": losses.tokens,
+        "documents": losses.documents,
+        "digest": losses.digest,
     }
+
+
+def _read_trial(values: Mapping[str, Any]) -> TrialResult:
+    return TrialResult.from_dict(
+        {
+            "schema": SCHEMA,
+            "spec": {
+                "workload": values["workload"],
+                "variant": values["settings"],
+                "seed": values["seed"],
+                "device": values["device"],
+            },
+            **{name: values[name] for name in _AS_THEY_ARE},
+            **{name: _read_losses(values[name]) for name in _LOSSES},
+            "curve": [
+                {**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]
+            ],
+            "cached": True,
+        }
+    )
+
+
+_AS_THEY_ARE: Final = ("outcome", "parameters", "data_order", "memory", "time", "environment", "error")
+_LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
+
+
+def _read_losses(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    return {
+        "nll": _numbers(values["sequence_nll"]),
+        "tokens": values["sequence_tokens"],
+        "documents": values["documents"],
+        "digest": values["digest"],
+    }
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [_number(value) for value in values]
+
+
+def _number(value: float | None) -> float:
+    """Return a number of the report, in which one that is not finite is null."""
+    return math.nan if value is None else float(value)
 
 
 def _strict(value: Any) -> Any:

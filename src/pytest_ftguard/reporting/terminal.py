@@ -12,6 +12,7 @@ from typing import Any, Final
 from tabulate import tabulate
 
 from pytest_ftguard.advice import fairness_notes
+from pytest_ftguard.comparison.same_work import same_sequences
 from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
 from pytest_ftguard.limits import BYTES, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
@@ -62,18 +63,51 @@ def summary_lines(
 
 
 def _by_workload(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
-    groups: dict[Workload, list[TrialResult]] = {}
+    groups: list[list[TrialResult]] = []
     for trial in trials:
-        # More seeds of a variant are still that variant on that workload.
-        groups.setdefault(replace(trial.spec.workload, seeds=(0,), most_seeds=0), []).append(trial)
-    return list(groups.values())
+        group = next((group for group in groups if _is_same_work(trial, group)), None)
+        if group is None:
+            groups.append([trial])
+        else:
+            group.append(trial)
+    return groups
+
+
+def _is_same_work(trial: TrialResult, group: Sequence[TrialResult]) -> bool:
+    """Return whether a trial belongs to a group: the same workload, or one whose texts only lie elsewhere."""
+    ours, theirs = _without_seeds(trial.spec.workload), _without_seeds(group[0].spec.workload)
+    if ours == theirs:
+        return True
+    twin = next((other for other in group if other.spec.seed == trial.spec.seed), None)
+    return (
+        twin is not None
+        and _without_places(ours) == _without_places(theirs)
+        and trial.data_order is not None
+        and trial.data_order == twin.data_order
+        and same_sequences(trial.validation, twin.validation)
+    )
+
+
+def _without_seeds(workload: Workload) -> Workload:
+    # More seeds of a variant are still that variant on that workload.
+    return replace(workload, seeds=(0,), most_seeds=0)
+
+
+def _without_places(workload: Workload) -> Workload:
+    model, train, validation = (
+        Path(place).name or "-" for place in (workload.model, workload.train, workload.validation)
+    )
+    return replace(workload, model=model, train=train, validation=validation, tokenizer=None, reference=None)
 
 
 def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
-    groups: dict[object, list[TrialResult]] = {}
+    groups: dict[Variant, dict[int, TrialResult]] = {}
     for trial in trials:
-        groups.setdefault(trial.spec.variant, []).append(trial)
-    return [TrainedVariant(group[0].spec.workload, group[0].spec.variant, tuple(group)) for group in groups.values()]
+        groups.setdefault(trial.spec.variant, {}).setdefault(trial.spec.seed, trial)
+    work = trials[0].spec.workload
+    trained = [TrainedVariant(work, variant, tuple(by_seed.values())) for variant, by_seed in groups.items()]
+    # Full fine-tuning is what the others are read against, whenever it was trained.
+    return sorted(trained, key=lambda variant: variant.variant.kind != "full")
 
 
 def _workload_block(trials: Sequence[TrialResult]) -> Iterator[str]:

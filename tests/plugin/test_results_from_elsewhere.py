@@ -1,0 +1,64 @@
+"""What another run trained, or the user's own, goes through the same helpers and stands in the same summary."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+NIGHTLY = """
+def test_train(full_variant):
+    assert full_variant.ok
+"""
+GATE = """
+import pytest
+from pytest_ftguard import assert_loss_gap, assert_memory_budget, read_report
+
+@pytest.fixture(scope="session")
+def full_variant(pytestconfig):
+    (full,) = read_report(pytestconfig.rootpath / "nightly.json")
+    return full
+
+def test_it(full_variant, lora_variant):
+    assert full_variant.cached
+    verdict = assert_loss_gap(lora_variant, full_variant, at_most=3)
+    assert verdict.value == pytest.approx(lora_variant.loss - full_variant.loss)
+    assert_memory_budget(lora_variant, "99%", of=full_variant)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_full_of_another_run_is_the_baseline_of_this_one(project: pytest.Pytester, workers: int) -> None:
+    """The gates judge LoRA, trained now in another folder, beside what the report holds; only LoRA is trained."""
+    project.makepyfile(test_it=NIGHTLY)
+    nightly = project.mkdir("nightly")
+    for name in ("test_it.py", "tox.ini", "train.txt", "validation.txt"):
+        shutil.copy(project.path / name, nightly)
+    project.runpytest_subprocess("--rootdir=nightly", "-c", "nightly/tox.ini", "nightly", "--ftguard-json=nightly.json")
+    trials = json.loads((project.path / "nightly.json").read_text())["trials"]
+    assert [trial["label"] for trial in trials] == ["full"]
+    assert "nightly" in trials[0]["workload"]["train"]
+    project.makepyfile(test_it=GATE)
+    shutil.rmtree(nightly)
+    options = ["-n", str(workers)] if workers else []
+    result = project.runpytest_subprocess("--ftguard-json=now.json", *options)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["full (cached)*", "lora r=4 *", "*loss gap*PASS", "*peak memory*PASS"])
+    assert result.stdout.str().count("tiny-gpt2 on train") == 1
+    now = json.loads((project.path / "now.json").read_text())["trials"]
+    assert [(trial["label"], trial["cached"]) for trial in now] == [("lora r=4", False), ("full", True)]
+
+
+def test_another_text_is_noticed(project: pytest.Pytester) -> None:
+    """A training text that was changed since makes the loss gap INVALID, whatever its path is."""
+    project.makepyfile(test_it=NIGHTLY)
+    project.runpytest_subprocess("--ftguard-json=nightly.json")
+    text = (project.path / "train.txt").read_text()
+    (project.path / "train.txt").write_text(text[1000:])
+    project.makepyfile(test_it=GATE)
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*not trained on the same batches in the same order*"])
