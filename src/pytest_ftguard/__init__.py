@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pytest_ftguard.reporting.json import read_report
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+    from pytest_ftguard.trainer_runs import read_trainer_runs
+    from pytest_ftguard.training.callback import FtguardCallback
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,7 @@ __all__ = [
     "ConfigurationError",
     "DeviceUnavailableError",
     "Ftguard",
+    "FtguardCallback",
     "FtguardError",
     "FtguardWarning",
     "Full",
@@ -57,6 +60,7 @@ __all__ = [
     "assert_retention",
     "assert_time_budget",
     "read_report",
+    "read_trainer_runs",
 ]
 
 _HOMES = {
@@ -81,6 +85,8 @@ _HOMES = {
     "plugin": ("Ftguard",),
     "reporting.json": ("read_report",),
     "results": ("TrainedVariant", "TrialResult"),
+    "trainer_runs": ("read_trainer_runs",),
+    "training.callback": ("FtguardCallback",),
     "specs": ("Full", "LoRA", "TrialSpec", "Workload"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

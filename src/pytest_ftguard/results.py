@@ -13,6 +13,7 @@ from pytest_ftguard.specs import TrialSpec, Variant, Workload
 
 __all__ = [
     "SCHEMA",
+    "TRAINER_RUN_FILE",
     "CurvePoint",
     "Environment",
     "Memory",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 SCHEMA: Final = 1
+TRAINER_RUN_FILE: Final = "ftguard_trial.json"
 
 Outcome = Literal["ok", "out_of_memory", "diverged", "crashed", "timed_out"]
 Loader = Callable[["TrialResult"], tuple[Any, Any]]
@@ -152,7 +154,7 @@ class Environment:
     Attributes:
         device: Kind of device: "cpu", "cuda", ...
         device_name: Its name, as the driver or the operating system gives it.
-        precision: "fp32" or "bf16", as resolved.
+        precision: "fp32" or "bf16", as resolved; a Trainer run of the user's own may have others.
         threads: CPU threads that torch used.
         platform: Operating system and processor architecture.
         versions: Versions of Python and of the packages that decide a result.

@@ -24,6 +24,7 @@ __all__ = [
     "TokenBlocks",
     "check_texts",
     "evaluation_set",
+    "evaluation_set_of_ids",
     "training_blocks",
 ]
 
@@ -168,6 +169,26 @@ def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_
         sequences=tuple(torch.tensor(sequence, dtype=torch.int64) for _, sequence in chosen),
         documents=None if is_stream else tuple(number for number, _ in chosen),
     )
+
+
+def evaluation_set_of_ids(sequences: Sequence[Sequence[int]], role: str, *, at_most: int) -> EvaluationSet:
+    """Return at most so many of the sequences of token ids, evenly spaced.
+
+    Args:
+        sequences: Token ids of each sequence, at least two.
+        role: "validation" or "reference", for messages.
+        at_most: Largest number of sequences.
+
+    Raises:
+        ConfigurationError: There is no sequence, or one that cannot be evaluated.
+    """
+    short = [number for number, sequence in enumerate(sequences) if len(sequence) < 2]
+    if not len(sequences) or short:
+        what = f"sequence {short[0]} has {len(sequences[short[0]])}" if short else "there is none"
+        message = f"the {role} sequences must have at least two token ids each, but {what}"
+        raise ConfigurationError(message)
+    chosen = [sequences[index] for index in evenly_spaced(len(sequences), at_most)]
+    return EvaluationSet(tuple(torch.tensor(sequence, dtype=torch.int64) for sequence in chosen), documents=None)
 
 
 def _is_json_lines(path: str) -> bool:

@@ -99,7 +99,7 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def describe(device: torch.device, *, bf16: bool) -> Environment:
+def describe(device: torch.device, *, precision: str) -> Environment:
     """Return the environment of a trial on a device."""
     if device.type == "cpu":
         name = _cpuinfo("model name") or platform.processor() or platform.machine()
@@ -109,7 +109,7 @@ def describe(device: torch.device, *, bf16: bool) -> Environment:
     return Environment(
         device=device.type,
         device_name=name,
-        precision="bf16" if bf16 else "fp32",
+        precision=precision,
         threads=torch.get_num_threads(),
         platform=f"{platform.system()} {platform.machine()}",
         versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},

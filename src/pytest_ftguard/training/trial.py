@@ -96,8 +96,7 @@ def run_trial(
         DeviceUnavailableError: The device is not present.
     """
     device = machine.resolve_device(spec.device)
-    bf16 = machine.resolve_precision(spec.workload.precision, device) == "bf16"
-    environment = machine.describe(device, bf16=bf16)
+    environment = machine.describe(device, precision=machine.resolve_precision(spec.workload.precision, device))
     try:
         return _Trial(spec, folder, report, environment, device).run(base, wait_for_quiet)
     except _DivergedError as error:

@@ -1,0 +1,244 @@
+"""A Trainer run of the user's own is measured by the callback, and goes through the gates."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+from pytest_ftguard import FtguardCallback, read_trainer_runs
+from pytest_ftguard.comparison import compare
+from pytest_ftguard.errors import ConfigurationError, FtguardWarning
+from pytest_ftguard.results import TRAINER_RUN_FILE, TrialResult
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+from pytest_ftguard.training.data import TokenBlocks
+from pytest_ftguard.training.trial import TrialFolder, run_trial
+
+# peft 0.21 asks transformers 5.23 for an attribute by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+SIZE: dict[str, Any] = {"block_size": 32, "validation_sequences": 80}
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tiny_model: Path, texts: Path, tmp_path: Path) -> Run:
+    """Trains as a user would, and returns the output folder."""
+
+    def train(
+        name: str, peft: Any = None, callback: FtguardCallback | None = None, *, save: bool = True, **arguments: Any
+    ) -> Path:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        if peft is not None:
+            torch.manual_seed(0)
+            model = get_peft_model(model, peft)
+        ids = tokenizer((texts / "train.txt").read_text()[:8000], add_special_tokens=False)["input_ids"]
+        blocks = torch.tensor(ids[: len(ids) // 32 * 32]).view(-1, 32)
+        options = {
+            "output_dir": str(tmp_path / name),
+            "max_steps": 12,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2 if peft else 1e-3,
+            "use_cpu": True,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": 7,
+        }
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(**{**options, **arguments}),
+            train_dataset=TokenBlocks(blocks),
+            processing_class=tokenizer,
+            callbacks=[callback or FtguardCallback(texts / "validation.txt", **SIZE)],
+        )
+        trainer.train(resume_from_checkpoint=arguments.get("resume_from_checkpoint"))
+        if save:
+            trainer.save_state()
+        return tmp_path / name
+
+    return train
+
+
+def lora() -> LoraConfig:
+    return LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=32, target_modules="all-linear", fan_in_fan_out=True)
+
+
+def test_two_runs_of_the_users_own_can_be_compared(run: Run) -> None:
+    """Everything that the gates need is measured: losses, base, curve, order, memory, time, and the settings."""
+    full, adapted = read_trainer_runs(run("full")), read_trainer_runs(run("lora", lora()))
+    comparison = compare(adapted, full)
+    assert not comparison.loss_problems
+    assert not comparison.different_environment
+    assert comparison.losses.gain(0.95).lower > 0.1
+    assert full.variant == Full(learning_rate=1e-3)
+    assert isinstance(adapted.variant, LoRA)
+    assert (adapted.variant.r, adapted.variant.learning_rate, adapted.label) == (4, 1e-2, "lora r=4")
+    for side in (full, adapted):
+        assert side.workload.steps == 12
+        assert side.workload.seeds == (7,)
+        assert side.cached
+        assert [point.step for point in side.trials[0].curve] == [0, 1, 3, 6, 12]
+        assert side.peak_memory_bytes is not None
+        assert side.seconds_per_step is not None
+    assert adapted.trainable_parameters is not None
+    assert full.trainable_parameters is not None
+    assert adapted.trainable_parameters < full.trainable_parameters
+
+
+def test_it_measures_what_the_plugins_own_trial_measures(
+    run: Run, tiny_model: Path, texts: Path, tmp_path: Path
+) -> None:
+    """The base model's losses on the same text are the same to the last bit."""
+    mine = read_trainer_runs(run("full")).trials[0]
+    work = Workload(
+        model=str(tiny_model),
+        train=str(texts / "train.txt"),
+        validation=str(texts / "validation.txt"),
+        steps=1,
+        precision="fp32",
+        **SIZE,
+    )
+    spec = TrialSpec(workload=work, variant=Full(), seed=7, device="cpu")
+    assert mine.base_validation == run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).base_validation
+
+
+@pytest.mark.parametrize("change", [{"data_seed": 8}, {"gradient_accumulation_steps": 2}, {"weight_decay": 0.1}])
+def test_other_batches_and_other_arguments_are_other_work(run: Run, change: dict[str, Any]) -> None:
+    """Neither is compared: batches are told by their content, arguments by their value."""
+    full, adapted = read_trainer_runs(run("full")), read_trainer_runs(run("lora", lora(), **change))
+    assert any("not" in problem and "same" in problem for problem in compare(adapted, full).loss_problems)
+
+
+def test_several_seeds_are_one_variant(run: Run) -> None:
+    """One folder for each seed; each must differ, and nothing else may."""
+    folders = [run(f"seed-{seed}", seed=seed) for seed in (0, 1)]
+    assert [trial.spec.seed for trial in read_trainer_runs(*folders).trials] == [0, 1]
+    with pytest.raises(ConfigurationError, match="repeated seed"):
+        read_trainer_runs(folders[0], folders[0])
+    other = run("other", seed=3, learning_rate=1e-4)
+    with pytest.raises(ConfigurationError, match=r"learning_rate is 0\.001 and 0\.0001"):
+        read_trainer_runs(*folders, other)
+
+
+def test_sequences_of_token_ids_and_a_reference_text(run: Run, texts: Path) -> None:
+    """Who has no text gives the ids; both kinds of text are measured before and after."""
+    ids = [[1, 2, 3 + number % 200, 4] for number in range(70)]
+    callback = FtguardCallback(ids, reference=texts / "validation.txt", block_size=32, validation_sequences=66)
+    (trial,) = read_trainer_runs(run("ids", callback=callback)).trials
+    assert trial.validation is not None
+    assert (len(trial.validation.nll), set(trial.validation.tokens)) == (66, {3})
+    assert trial.reference is not None
+    assert trial.base_reference is not None
+    assert trial.reference.loss != trial.base_reference.loss
+    for wrong in ([], [[1]]):
+        with pytest.raises(ConfigurationError, match="at least two token ids"):
+            run("wrong", callback=FtguardCallback(wrong))
+
+
+def test_a_run_that_diverged_says_so(run: Run) -> None:
+    """Weights that are no longer finite give no losses to compare."""
+    (trial,) = read_trainer_runs(
+        run("wild", learning_rate=1e30, optim="sgd", max_grad_norm=0.0, logging_steps=1, logging_nan_inf_filter=False)
+    ).trials
+    assert trial.outcome == "diverged"
+    assert trial.error is not None
+    assert "step" in trial.error.message
+
+
+def test_the_trainers_own_log_is_read_for_divergence(run: Run) -> None:
+    """A loss that is not finite in trainer_state.json counts, whatever the callback saw."""
+    folder = run("full", logging_steps=1)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    state["log_history"][3]["loss"] = math.nan
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    (trial,) = read_trainer_runs(folder).trials
+    assert trial.outcome == "diverged"
+    assert trial.error is not None
+    assert "at step 4" in trial.error.message
+
+
+def test_a_resumed_run_is_not_measured_and_leaves_no_old_result(run: Run) -> None:
+    """A warning says why, the training goes on, and reading it says what is missing."""
+    folder = run("full", save_strategy="steps", save_steps=6)
+    assert (folder / TRAINER_RUN_FILE).exists()
+    with pytest.warns(FtguardWarning, match="resumed at step 6"):
+        run("full", save_strategy="steps", save_steps=6, resume_from_checkpoint=str(folder / "checkpoint-6"))
+    with pytest.raises(ConfigurationError, match="add FtguardCallback"):
+        read_trainer_runs(folder)
+
+
+def test_the_state_of_the_last_checkpoint_will_do(run: Run) -> None:
+    """Without trainer.save_state() the state lies in the checkpoint of the last step, if there is one."""
+    assert read_trainer_runs(run("with", save=False, save_strategy="steps", save_steps=12)).ok
+    with pytest.raises(ConfigurationError, match=r"trainer\.save_state\(\)"):
+        read_trainer_runs(run("without", save=False))
+
+
+def test_files_of_different_runs_are_noticed(run: Run) -> None:
+    """A state that stands at another step than the losses belongs to another run."""
+    folder = run("full")
+    state = json.loads((folder / "trainer_state.json").read_text())
+    (folder / "trainer_state.json").write_text(json.dumps({**state, "global_step": 11}))
+    with pytest.raises(ConfigurationError, match=r"at step 11, .* at step 12"):
+        read_trainer_runs(folder)
+    (folder / "trainer_state.json").write_text("{")
+    with pytest.raises(ConfigurationError, match="is not JSON"):
+        read_trainer_runs(folder)
+    (folder / TRAINER_RUN_FILE).write_text('{"schema": 99}')
+    with pytest.raises(ConfigurationError, match="schema 99"):
+        read_trainer_runs(folder)
+
+
+def test_other_adapters_and_a_missing_tokenizer_are_errors_at_the_start(
+    run: Run, tiny_model: Path, texts: Path, tmp_path: Path
+) -> None:
+    """Better before the training than after it."""
+    with pytest.raises(ConfigurationError, match="IA3Config"):
+        run(
+            "ia3",
+            IA3Config(task_type="CAUSAL_LM", target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True),
+        )
+    callback = FtguardCallback(texts / "validation.txt")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1)
+    trainer = Trainer(model, arguments, train_dataset=TokenBlocks(torch.ones(8, 8).long()), callbacks=[callback])
+    with pytest.raises(ConfigurationError, match="processing_class"):
+        trainer.train()
+
+
+def test_a_trial_that_is_read_has_no_weights_of_ours(run: Run) -> None:
+    """The user has them; the reader makes no claim to."""
+    trained = read_trainer_runs(run("full"))
+    assert isinstance(trained.trials[0], TrialResult)
+    assert trained.loader is None
+    assert trained.extend is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_gpu": 2}, "several devices"),
+        ({"world_size": 2}, "several devices"),
+        ({"load_best_model_at_end": True}, "best checkpoint"),
+    ],
+)
+def test_what_is_not_measured_is_said(tmp_path: Path, texts: Path, change: dict[str, Any], words: str) -> None:
+    """The training goes on without being measured, and nothing is written that could be taken for a result."""
+    arguments = {"output_dir": str(tmp_path), "n_gpu": 0, "world_size": 1, "load_best_model_at_end": False, **change}
+    callback = FtguardCallback(texts / "validation.txt")
+    state = SimpleNamespace(global_step=0, max_steps=1)
+    with pytest.warns(FtguardWarning, match=words):
+        callback.on_train_begin(SimpleNamespace(**arguments), state, None)  # type: ignore[arg-type]
+    for hook in (callback.on_step_begin, callback.on_step_end, callback.on_log, callback.on_train_end):
+        hook(SimpleNamespace(**arguments), state, None)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
