@@ -410,9 +410,14 @@ class TrainedVariant:
 
 
 def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...]:
-    """Return the trials put together, one variant for each workload and way of adapting the weights."""
+    """Return the trials put together, one variant for each workload and way of adapting the weights.
+
+    Those of a search for a learning rate are left out: they are not what gates judge.
+    """
     groups: dict[tuple[Workload, Variant], dict[int, TrialResult]] = {}
     for trial in trials:
+        if trial.spec.workload.purpose == "search":
+            continue
         # More seeds of a variant are still that variant on that workload.
         work = replace(trial.spec.workload, seeds=(0,), most_seeds=0)
         groups.setdefault((work, trial.spec.variant), {}).setdefault(trial.spec.seed, trial)

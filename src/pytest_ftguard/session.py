@@ -136,7 +136,7 @@ class Run:
         """
         if self.settings.value("disable", False):
             raise self._skip("ftguard is disabled: nothing is trained")
-        from pytest_ftguard.specs import Full, LoRA, with_learning_rate
+        from pytest_ftguard.specs import Full, LoRA
 
         chosen = variant() if callable(variant) else variant
         if not isinstance(chosen, Full | LoRA):
@@ -145,7 +145,7 @@ class Run:
         lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
             work = self._with_calibration_seeds(_absolute(workload(), self.config.rootpath))
-            trained = lab.train(work, with_learning_rate(chosen, full()))
+            trained = lab.train(work, self._with_learning_rate(lab, work, chosen, full))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
                 raise _failure(f"ftguard: {error}, and require_gpu is set") from None
@@ -156,6 +156,27 @@ class Run:
         if on_cpu and self.settings.value("require_gpu", False):
             pytest.fail("ftguard: require_gpu is set, but the trial was trained on the CPU", pytrace=False)
         return trained
+
+    def _with_learning_rate(self, lab: Lab, workload: Workload, variant: Variant, full: Callable[[], Full]) -> Variant:
+        """Return the variant with its learning rate, searched where that is asked for."""
+        from dataclasses import replace
+
+        from pytest_ftguard.running.search import find_learning_rate
+        from pytest_ftguard.specs import with_learning_rate
+
+        def searched(chosen: Variant) -> float:
+            lab.more_variants_expected += 1  # after each trial of the search comes another one, or the training itself
+            try:
+                return find_learning_rate(lab.train, workload, chosen)
+            finally:
+                lab.more_variants_expected -= 1
+
+        if variant.learning_rate is None:
+            # LoRA's rate follows full's, so where that is searched it is searched first; what was tried is remembered.
+            base = full()
+            base = replace(base, learning_rate=searched(base)) if base.search_learning_rate else base
+            variant = with_learning_rate(variant, base)
+        return replace(variant, learning_rate=searched(variant)) if variant.search_learning_rate else variant
 
     def _with_calibration_seeds(self, workload: Workload) -> Workload:
         from dataclasses import replace

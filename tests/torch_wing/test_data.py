@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import evenly_spaced
-from pytest_ftguard.training.data import OrderedCollator, check_texts, evaluation_set, training_blocks
+from pytest_ftguard.training.data import OrderedCollator, check_texts, evaluation_set, left_over_set, training_blocks
 
 TOKENIZER: Any = ByT5Tokenizer()  # one token per byte, which is its value plus 3
 
@@ -138,3 +138,30 @@ def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, length: int, enou
     else:
         with pytest.raises(ConfigurationError, match="fewer than a batch of 2"):
             training_blocks(path, TOKENIZER, block_size=4, batch_size=2)
+
+
+@pytest.mark.parametrize("name", ["v.txt", "v.jsonl"])
+def test_a_search_is_evaluated_on_what_the_gates_leave_over(tmp_path: Path, name: str) -> None:
+    """No sequence of the one is among those of the other, and both are spread over the whole text."""
+    words = [f"{number:04}" for number in range(100)]
+    text = "".join(words) if name == "v.txt" else "\n".join(json.dumps({"text": word}) for word in words)
+    path = write(tmp_path, name, text)
+    sizes = {"block_size": 4, "at_most": 40}
+    gates, rest = (cut(path, "validation", TOKENIZER, **sizes) for cut in (evaluation_set, left_over_set))
+    ours, theirs = ({bytes((sequence - 3).tolist()).decode() for sequence in one.sequences} for one in (gates, rest))
+    assert (len(ours), len(theirs)) == (40, 40)
+    assert not ours & theirs
+    assert min(theirs) < "0005"
+    assert max(theirs) > "0094"
+    assert (rest.documents is None) == (name == "v.txt")
+
+
+@pytest.mark.parametrize(("at_most", "enough"), [(68, True), (69, False), (100, False)])
+def test_a_search_needs_sequences_of_its_own(tmp_path: Path, at_most: int, enough: bool) -> None:
+    """32 are the least; with fewer the message says how many the gates may use."""
+    path = write(tmp_path, "v.txt", "".join(f"{number:04}" for number in range(100)))
+    if enough:
+        assert len(left_over_set(path, "validation", TOKENIZER, block_size=4, at_most=at_most).sequences) == 32
+        return
+    with pytest.raises(ConfigurationError, match="set validation_sequences to 68 or less"):
+        left_over_set(path, "validation", TOKENIZER, block_size=4, at_most=at_most)

@@ -335,7 +335,9 @@ def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     rates = {_rate(trial.spec) for variant in (candidate, baseline) for trial in variant.trials}
-    if len(rates) == 1:
+    adapted = [side.variant for side in (candidate, baseline) if side.variant.kind != "full"]
+    # Where a search found that rate to be the best, it holds nobody back.
+    if len(rates) == 1 and not all(variant.search_learning_rate for variant in adapted):
         yield (
             f"both variants were trained at the same learning rate, {rates.pop():g}, which holds LoRA back: its best "
             "is about ten times that of full fine-tuning; set lora_learning_rate or full_learning_rate, or pass "

@@ -90,6 +90,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "workload": trial.spec.workload.to_dict(),
         "device": trial.spec.device,
         "seed": trial.spec.seed,
+        "purpose": trial.spec.workload.purpose,
         "outcome": trial.outcome,
         "cached": trial.cached,
         "parameters": asdict(trial.parameters) if trial.parameters else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
 from pytest_ftguard.limits import BYTES, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, format_count, format_duration
 
@@ -48,7 +50,11 @@ def summary_lines(
         verdicts: All verdicts, in the order in which they were given.
         not_run: Why tests were skipped for which nothing could be trained, one reason per test.
     """
-    blocks = [list(_workload_block(group)) for group in _by_workload(trials)]
+    searches = [trial for trial in trials if trial.spec.workload.purpose == "search"]
+    blocks = [
+        list(_workload_block(group, searches))
+        for group in _by_workload([trial for trial in trials if trial.spec.workload.purpose != "search"])
+    ]
     failed = list(_failures(trials))
     if failed:
         blocks.append(failed)
@@ -110,19 +116,55 @@ def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
     return sorted(trained, key=lambda variant: variant.variant.kind != "full")
 
 
-def _workload_block(trials: Sequence[TrialResult]) -> Iterator[str]:
+def _workload_block(trials: Sequence[TrialResult], searches: Sequence[TrialResult]) -> Iterator[str]:
     variants = _by_variant(trials)
     labels = _labels([variant.variant for variant in variants])
     yield _heading(trials)
     rates = [f"{label} {side.variant.learning_rate:g}" for label, side in zip(labels, variants, strict=True)]
     yield f"learning rates: {', '.join(rates)}"
+    for variant, label in zip(variants, labels, strict=True):
+        tried = _tried(variant, searches)
+        if tried:
+            yield from _wrapped(_search_line(label, tried))
     yield ""
     rows = [row for row in [_base_row(trials), *map(_variant_row, variants, labels)] if row]
     headers = ("variant", "trainable", "val loss", "ppl", "peak memory", "s/step")
     align = ("left", "right", "left", "right", "right", "right")
     yield from tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
     for note in fairness_notes(variants):
-        yield from textwrap.wrap(f"note: {note}", 80, subsequent_indent="      ", break_long_words=False)
+        yield from _wrapped(f"note: {note}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 80, subsequent_indent="      ", break_long_words=False)
+
+
+def _tried(variant: TrainedVariant, searches: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the trials of the search for a variant's learning rate, the lowest rate first."""
+    rate = variant.variant.learning_rate
+    if not variant.variant.search_learning_rate or rate is None:
+        return []
+    short = _without_seeds(search_workload(variant.workload))
+    trials = [
+        trial
+        for trial in searches
+        if _without_seeds(trial.spec.workload) == short
+        and replace(trial.spec.variant, learning_rate=rate) == variant.variant
+    ]
+    return sorted(trials, key=lambda trial: trial.spec.variant.learning_rate or 0)
+
+
+def _search_line(label: str, tried: Sequence[TrialResult]) -> str:
+    results = [
+        f"{trial.spec.variant.learning_rate:g} gives "
+        + (trial.outcome if trial.validation is None else f"{trial.validation.loss:.3f}")
+        for trial in tried
+    ]
+    steps = tried[0].spec.workload.steps
+    losses = [math.inf if trial.validation is None else trial.validation.loss for trial in tried]
+    edge = losses.index(min(losses)) in (0, len(losses) - 1)
+    advice = "; the best is at the edge, so search again from there" if edge else ""
+    return f"searched for {label}, {steps} steps, sequences that no gate uses: {', '.join(results)}{advice}"
 
 
 def _labels(variants: Sequence[Variant]) -> list[str]:
@@ -185,7 +227,9 @@ def _variant_row(variant: TrainedVariant, label: str) -> list[str]:
 
 def _failures(trials: Sequence[TrialResult]) -> Iterator[str]:
     for trial in trials:
-        if trial.outcome != "ok":
+        # A search tries rates that are too high; that they diverged is said where it lists them.
+        expected = trial.spec.workload.purpose == "search" and trial.outcome == "diverged"
+        if trial.outcome != "ok" and not expected:
             detail = f": {trial.error.message}" if trial.error else ""
             yield f"{trial.spec.variant.label}, seed {trial.spec.seed}, ended {trial.outcome}{detail}"
 
@@ -231,7 +275,11 @@ def _bounds(bounds: Sequence[float], decimals: int) -> str:
 def progress_line(progress: Progress) -> str:
     """Return one line that says where a trial stands."""
     spec = progress.spec
-    parts = [f"ftguard: {spec.variant.label}", f"seed {spec.seed}"]
+    searched = f"learning rate {spec.variant.learning_rate:g}?"
+    parts = [
+        f"ftguard: {spec.variant.label}",
+        searched if spec.workload.purpose == "search" else f"seed {spec.seed}",
+    ]
     if progress.phase == "train":
         parts.append(f"step {progress.step}/{spec.workload.steps}")
     else:

@@ -32,6 +32,7 @@ _BASE_FIELDS: Final = (
     "batch_size",
     "precision",
     "validation_sequences",
+    "purpose",
     "model_args",
 )
 

@@ -79,13 +79,13 @@ class Settings:
         """Return the full variant that the settings describe."""
         from pytest_ftguard.specs import Full
 
-        return self._make(Full, {"learning_rate": "full_learning_rate"})
+        return self._make(Full, {name: f"full_{name}" for name in ("learning_rate", "search_learning_rate")})
 
     def lora(self) -> LoRA:
         """Return the LoRA variant that the settings describe."""
         from pytest_ftguard.specs import LoRA
 
-        names = ("r", "alpha", "dropout", "target_modules", "learning_rate")
+        names = ("r", "alpha", "dropout", "target_modules", "learning_rate", "search_learning_rate")
         return self._make(LoRA, {name: f"lora_{name}" for name in names})
 
     def of_fixture(self, name: str) -> list[Setting]:

@@ -68,7 +68,10 @@ class TrialSpec(Spec):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the spec's canonical JSON without what cannot change the trial: the workload's other seeds."""
+        """SHA-256 of the spec's canonical JSON without what cannot change the trial.
+
+        That is the workload's other seeds, and whether the learning rate was given or found.
+        """
         content = self.to_dict()
-        del content["workload"]["seeds"], content["workload"]["most_seeds"]
+        del content["workload"]["seeds"], content["workload"]["most_seeds"], content["variant"]["search_learning_rate"]
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()

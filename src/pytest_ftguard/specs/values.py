@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 
-__all__ = ["FrozenOptions", "Spec", "canonical_json", "one_of", "plain", "positive", "text_value", "whole"]
+__all__ = ["FrozenOptions", "Spec", "canonical_json", "flag", "one_of", "plain", "positive", "text_value", "whole"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -116,6 +116,17 @@ def one_of(owner: str, value: Any, choices: Sequence[str]) -> str:
         message = f"{owner} must be one of {', '.join(choices)}, got {value!r}"
         raise ConfigurationError(message)
     return str(value)
+
+
+def flag(owner: str, value: Any) -> None:
+    """Check that a value is True or False.
+
+    Raises:
+        ConfigurationError: It is not; the message names the owner and the value.
+    """
+    if not isinstance(value, bool):
+        message = f"{owner} must be True or False, got {value!r}"
+        raise ConfigurationError(message)
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.specs.values import FrozenOptions, Spec, one_of, positive, whole
+from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, positive, whole
 
 __all__ = ["Full", "LoRA", "Variant", "variant_from_dict", "variant_to_dict", "with_learning_rate"]
 
@@ -23,16 +23,19 @@ class Full(Spec):
 
     Attributes:
         learning_rate: Learning rate of AdamW after the warm-up.
+        search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
 
     Raises:
-        ConfigurationError: The learning rate is not a finite number above 0.
+        ConfigurationError: The learning rate is not a finite number above 0, or the search neither True nor False.
     """
 
     kind: ClassVar[str] = "full"
     learning_rate: float = 5e-5
+    search_learning_rate: bool = False
 
     def __post_init__(self) -> None:
         self._set("learning_rate", positive("Full.learning_rate", self.learning_rate))
+        flag("Full.search_learning_rate", self.search_learning_rate)
 
     @property
     def label(self) -> str:
@@ -51,6 +54,7 @@ class LoRA(Spec):
         dropout: Dropout before the adapters.
         bias: Which biases are trained: "none", "all" or "lora_only".
         learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
+        search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
         options: Further options for `peft.LoraConfig`, for example `{"use_rslora": True}`.
 
     Raises:
@@ -64,6 +68,7 @@ class LoRA(Spec):
     dropout: float = 0.0
     bias: str = "none"
     learning_rate: float | None = None
+    search_learning_rate: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,6 +84,7 @@ class LoRA(Spec):
         self._set("bias", one_of("LoRA.bias", self.bias, ("none", "all", "lora_only")))
         if self.learning_rate is not None:
             self._set("learning_rate", positive("LoRA.learning_rate", self.learning_rate))
+        flag("LoRA.search_learning_rate", self.search_learning_rate)
         self._set("options", FrozenOptions(self.options, "LoRA.options"))
         names = {"r": "r", "lora_alpha": "alpha", "target_modules": "target_modules", "lora_dropout": "dropout"}
         for name, ours in {**names, "bias": "bias"}.items():

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.specs.refused import REFUSED_MODEL_ARGS, REFUSED_TRAINING_ARGS
-from pytest_ftguard.specs.values import FrozenOptions, Spec, one_of, text_value, whole
+from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, text_value, whole
 
 __all__ = ["PRECISIONS", "Workload"]
 
@@ -18,6 +18,7 @@ __tracebackhide__ = hide_our_frames
 
 PRECISIONS: Final = ("auto", "fp32", "bf16")
 TASKS: Final = ("causal-lm",)
+PURPOSES: Final = ("gates", "search")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Workload(Spec):
             with the model, the data and the `TrialSpec`, and must take one optimizer step at
             `spec.variant.learning_rate` for each batch of the data. None is the Trainer.
         most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 where it may not. Set by `seeds`.
+        purpose: "gates", or "search" for the short trials of a search for a learning rate, which are evaluated on
+            validation sequences that no gate uses.
 
     Raises:
         ConfigurationError: A value is not allowed; the message names the field and the value.
@@ -69,6 +72,7 @@ class Workload(Spec):
     training_args: Mapping[str, Any] = field(default_factory=dict)
     training_function: str | None = None
     most_seeds: int = 0
+    purpose: str = "gates"
 
     def __post_init__(self) -> None:
         for name in ("model", "train", "validation"):
@@ -86,9 +90,8 @@ class Workload(Spec):
         self._set("most_seeds", whole("Workload.most_seeds", self.most_seeds, 0))
         self._set("precision", one_of("Workload.precision", self.precision, PRECISIONS))
         self._set("task", one_of("Workload.task", self.task, TASKS))
-        if not isinstance(self.final, bool):
-            message = f"Workload.final must be True or False, got {self.final!r}"
-            raise ConfigurationError(message)
+        self._set("purpose", one_of("Workload.purpose", self.purpose, PURPOSES))
+        flag("Workload.final", self.final)
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
         self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
         if self.training_function is not None:

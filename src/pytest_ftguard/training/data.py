@@ -25,12 +25,15 @@ __all__ = [
     "check_texts",
     "evaluation_set",
     "evaluation_set_of_ids",
+    "left_over_set",
     "training_blocks",
 ]
 
 _JSON_LINES: Final = (".jsonl", ".ndjson")
 # Tokenizers slow down on one huge string; pieces of whole lines keep them fast and change no token but at their seams.
 _PIECE_CHARACTERS: Final = 100_000
+# Below this a search for a learning rate would be decided by a few odd sequences.
+_LEAST_LEFT_OVER: Final = 32
 
 
 class TokenBlocks(Dataset[dict[str, Tensor]]):
@@ -151,6 +154,38 @@ def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_
     Raises:
         ConfigurationError: The file cannot be read, or gives no sequence.
     """
+    cut = _cut_text(path, role, tokenizer, block_size)
+    return _chosen(cut, evenly_spaced(len(cut), at_most), path)
+
+
+def left_over_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int) -> EvaluationSet:
+    """Return at most so many of the sequences that `evaluation_set` leaves over, evenly spaced.
+
+    Args:
+        path: Text file, or JSON lines with a `text` field.
+        role: "validation" or "reference", for messages.
+        tokenizer: Tokenizer of transformers.
+        block_size: Largest number of tokens in a sequence.
+        at_most: Largest number of sequences, there and here.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or hardly any sequence is left over.
+    """
+    cut = _cut_text(path, role, tokenizer, block_size)
+    used = set(evenly_spaced(len(cut), at_most))
+    rest = [index for index in range(len(cut)) if index not in used]
+    if len(rest) < _LEAST_LEFT_OVER:
+        message = (
+            f"the {role} text {path!r} has {len(cut)} sequences, of which the gates use {len(used)}: a search for a "
+            f"learning rate needs {_LEAST_LEFT_OVER} others; give a longer text, or set validation_sequences to "
+            f"{max(0, len(cut) - _LEAST_LEFT_OVER)} or less"
+        )
+        raise ConfigurationError(message)
+    return _chosen(cut, [rest[index] for index in evenly_spaced(len(rest), at_most)], path)
+
+
+def _cut_text(path: str, role: str, tokenizer: Any, block_size: int) -> list[tuple[int, list[int]]]:
+    """Return the number of its document and the token ids of each sequence."""
     documents = _read_documents(path, role)
     is_stream = not _is_json_lines(path)
     cut = [
@@ -164,10 +199,14 @@ def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_
             "give a longer text, or a smaller block_size"
         )
         raise ConfigurationError(message)
-    chosen = [cut[index] for index in evenly_spaced(len(cut), at_most)]
+    return cut
+
+
+def _chosen(cut: Sequence[tuple[int, list[int]]], indices: Sequence[int], path: str) -> EvaluationSet:
+    chosen = [cut[index] for index in indices]
     return EvaluationSet(
         sequences=tuple(torch.tensor(sequence, dtype=torch.int64) for _, sequence in chosen),
-        documents=None if is_stream else tuple(number for number, _ in chosen),
+        documents=tuple(number for number, _ in chosen) if _is_json_lines(path) else None,
     )
 
 

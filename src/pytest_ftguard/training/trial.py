@@ -204,7 +204,8 @@ class _Trial:
         data.check_texts(workload.train, workload.validation)
         train = data.training_blocks(workload.train, tokenizer, batch_size=workload.batch_size, **size)
         limit = {"at_most": workload.validation_sequences, **size}
-        validation = data.evaluation_set(workload.validation, "validation", tokenizer, **limit)
+        cut = data.evaluation_set if workload.purpose == "gates" else data.left_over_set
+        validation = cut(workload.validation, "validation", tokenizer, **limit)
         reference = (
             data.evaluation_set(workload.reference, "reference", tokenizer, **limit) if workload.reference else None
         )

@@ -1,0 +1,157 @@
+"""The search for a learning rate: which rates are tried, which one is chosen, and what the summary says of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_ftguard.comparison import compare
+from pytest_ftguard.reporting.json import json_report, read_report
+from pytest_ftguard.reporting.terminal import progress_line, summary_lines
+from pytest_ftguard.results import TrainedVariant, TrialResult, by_variant, trained_variants
+from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.running.search import find_learning_rate, search_workload
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from tests.plain.builders import FULL, LORA, WORKLOAD, trained, trial
+
+NLL = [20.0 + 0.01 * i for i in range(64)]
+
+
+class Bench:
+    """Trains nothing: the loss is a parabola over the logarithm of the rate, lowest at `best`."""
+
+    def __init__(self, best: float, failing: float = math.inf) -> None:
+        self.best = best
+        self.failing = failing
+        self.tried: list[float] = []
+        self.workloads: list[Workload] = []
+
+    def train(self, workload: Workload, variant: Variant) -> TrainedVariant:
+        rate = variant.learning_rate
+        assert rate is not None
+        self.tried.append(rate)
+        self.workloads.append(workload)
+        if rate >= self.failing:
+            return trained(variant, trial(variant, NLL, workload=workload, outcome="diverged", validation=None))
+        loss = 20 + math.log(rate / self.best) ** 2
+        return trained(variant, trial(variant, [loss] * 64, workload=workload))
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "chosen"),
+    [
+        (5e-5, [5e-5, 1.7e-5, 1.5e-4], 5e-5),
+        (1e-4, [5e-5, 1.7e-5, 1.5e-4, 4.5e-4], 1.5e-4),
+        (1e-5, [5e-5, 1.7e-5, 1.5e-4, 5.7e-6], 1.7e-5),
+        (1.0, [5e-5, 1.7e-5, 1.5e-4, 4.5e-4, 1.4e-3], 1.4e-3),
+        (1e-9, [5e-5, 1.7e-5, 1.5e-4, 5.7e-6, 1.9e-6], 1.9e-6),
+    ],
+)
+def test_the_grid_is_small_and_grows_at_the_edge_where_the_best_is(
+    best: float, tried: list[float], chosen: float
+) -> None:
+    """Three rates, a factor of three apart; up to two more in the direction that is better."""
+    bench = Bench(best)
+    found = find_learning_rate(bench.train, WORKLOAD, Full())
+    assert (bench.tried, found) == (tried, chosen)
+
+
+@given(st.floats(1e-8, 1.0), st.floats(1e-7, 1e-1))
+def test_the_chosen_rate_is_the_best_of_those_tried(best: float, first: float) -> None:
+    """Whatever the first guess: at most five trials, none of them twice, and none that was tried was better."""
+    bench = Bench(best)
+    found = find_learning_rate(bench.train, WORKLOAD, LoRA(learning_rate=first))
+    assert first in bench.tried
+    assert len(set(bench.tried)) == len(bench.tried) <= 5
+    assert found == min(bench.tried, key=lambda rate: (math.log(rate / best) ** 2, rate))
+
+
+def test_a_rate_that_diverges_is_not_chosen() -> None:
+    """It counts as the worst, and where every rate fails the first guess stays."""
+    assert find_learning_rate(Bench(1.0, failing=1e-4).train, WORKLOAD, Full(learning_rate=5e-5)) == 5e-5
+    bench = Bench(1.0, failing=0)
+    assert find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5)) == 5e-5
+    assert len(bench.tried) == 3
+
+
+def test_the_trials_are_short_and_are_not_judged_on_the_gates_sequences() -> None:
+    """A quarter of the steps, the first seed, for the purpose of a search; all else is as it will be."""
+    work = replace(WORKLOAD, steps=101, seeds=(4, 5), most_seeds=8, reference="reference.txt")
+    bench = Bench(5e-5)
+    find_learning_rate(bench.train, work, Full())
+    expected = replace(WORKLOAD, steps=25, seeds=(4,), purpose="search")
+    assert set(map(search_workload, [work])) == set(bench.workloads) == {expected}
+    assert search_workload(replace(WORKLOAD, steps=3)).steps == 1
+
+
+def searched() -> list[TrialResult]:
+    short = search_workload(WORKLOAD)
+    full = Full(learning_rate=3e-4, search_learning_rate=True)
+    tries = [
+        trial(replace(full, learning_rate=rate), [value] * 64, workload=short)
+        for rate, value in ((1e-4, 26.0), (3e-4, 25.0))
+    ]
+    wild = trial(replace(full, learning_rate=9e-4), NLL, workload=short, outcome="diverged", validation=None, curve=())
+    return [*tries, wild, trial(full, NLL), trial(LORA, NLL)]
+
+
+def test_the_summary_says_what_was_tried_and_what_was_chosen() -> None:
+    """One line for the search; its trials are no rows, and a rate that diverged is no failure."""
+    text = "\n".join(summary_lines(searched(), [], []))
+    assert "learning rates: full 0.0003, lora r=16 0.001" in text
+    flat = " ".join(text.split())
+    assert "searched for full, 25 steps, sequences that no gate uses: 0.0001 gives 2.600, 0.0003 gives 2.500, " in flat
+    assert "0.0009 gives diverged" in flat
+    assert "at the edge" not in flat
+    assert "ended diverged" not in text
+    assert sum(line.startswith("full") for line in text.splitlines()) == 1
+
+
+def test_a_best_rate_at_the_edge_is_pointed_out() -> None:
+    """The search has not found a minimum, so the reader is told to go on."""
+    trials = [one for one in searched() if one.spec.variant.learning_rate != 9e-4]
+    assert "at the edge, so search again from there" in " ".join("\n".join(summary_lines(trials, [], [])).split())
+
+
+def test_the_trials_of_a_search_are_no_results() -> None:
+    """Neither a calibration nor a report of another run takes them for the variant."""
+    trials = searched()
+    assert [variant.label for variant in trained_variants(trials)] == ["full", "lora r=16"]
+    assert [(full.label, len(others)) for full, others in by_variant(trials)] == [("full", 1)]
+
+
+def test_a_report_keeps_them_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """They are in the JSON with their purpose, and are not read back."""
+    path = tmp_path_factory.mktemp("report") / "ftguard.json"
+    path.write_text(json_report(searched(), []), encoding="utf-8")
+    assert path.read_text().count('"purpose": "search"') == 2 * 3  # of the trial, and in its workload
+    assert [variant.label for variant in read_report(path)] == ["full", "lora r=16"]
+
+
+def test_a_rate_that_was_found_and_one_that_was_given_are_the_same_trial() -> None:
+    """Nothing is trained twice for having been searched."""
+    given_rate, found = (
+        TrialSpec(workload=WORKLOAD, variant=Full(learning_rate=1e-4, search_learning_rate=flag), seed=0)
+        for flag in (False, True)
+    )
+    assert given_rate.fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_equal_rates_are_an_objection_unless_loras_was_searched(kind: str) -> None:
+    """Full's search alone says nothing about LoRA's best."""
+    variants: dict[str, Variant] = {"full": FULL, "lora": replace(LORA, learning_rate=FULL.learning_rate)}
+    variants[kind] = replace(variants[kind], search_learning_rate=True)
+    sides = [trained(variants[name], trial(variants[name], NLL)) for name in ("lora", "full")]
+    problems = compare(*sides).loss_problems
+    assert bool(problems) == (kind == "full")
+
+
+def test_the_progress_line_names_the_rate_that_is_tried() -> None:
+    """Otherwise the same seed would seem to be trained again and again."""
+    spec = TrialSpec(workload=search_workload(WORKLOAD), variant=LORA, seed=3)
+    assert "lora r=16  learning rate 0.001?  step 4/25" in progress_line(Progress(spec, "train", 4, None, 2.0, None))
