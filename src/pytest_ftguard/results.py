@@ -201,6 +201,7 @@ class TrialResult:
         error: Why the outcome is not "ok".
         cached: Whether the trial was reused instead of trained.
         model_dir: Folder with the trained weights; None where they were not kept.
+        not_kept: Why they were not kept.
     """
 
     spec: TrialSpec
@@ -218,6 +219,7 @@ class TrialResult:
     error: TrialError | None = None
     cached: bool = False
     model_dir: str | None = None
+    not_kept: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -401,10 +403,7 @@ class TrainedVariant:
             message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"
             raise FtguardError(message)
         if trial.model_dir is None:
-            message = (
-                f"the weights of {self.label}, seed {wanted}, were not kept: set ftguard_keep_models = yes in the "
-                "ini file, or pass --ftguard-keep-models=yes, and run again"
-            )
+            message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.not_kept}"
             raise FtguardError(message)
         return self.loader(trial)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training.models import load_trained
@@ -112,9 +112,28 @@ def test_the_kept_model_has_the_loss_that_was_measured(workload: Workload, varia
 
 
 def test_weights_beyond_the_bound_are_not_kept(workload: Workload, tmp_path: Path) -> None:
-    """A bound of one byte keeps nothing, and the result says so."""
+    """A bound of one byte keeps nothing, and loading says what to set."""
     spec = TrialSpec(workload=workload, variant=FULL, seed=0, device="cpu")
-    assert run_trial(spec, TrialFolder(tmp_path, 1), lambda *_: None).model_dir is None
+    result = run_trial(spec, TrialFolder(tmp_path, 1), lambda *_: None)
+    assert result.model_dir is None
+    with pytest.raises(FtguardError, match=r"they take 159 kB, more than keep_models allows: set ftguard_keep_models"):
+        TrainedVariant(workload, FULL, (result,), loader=lambda _: (None, None)).load()
+
+
+def test_weights_that_cannot_be_saved_are_told_by_their_error(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is measured all the same, and loading names the reason, not a setting that would not help."""
+    from transformers import GPT2LMHeadModel
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(GPT2LMHeadModel, "save_pretrained", refuse)
+    result = train(workload, FULL, tmp_path)
+    assert result.outcome == "ok"
+    with pytest.raises(FtguardError, match="saving them failed with OSError: No space left on device"):
+        TrainedVariant(workload, FULL, (result,), loader=lambda _: (None, None)).load()
 
 
 def test_a_diverging_trial_is_an_outcome_that_names_the_step(workload: Workload, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import data, machine, models
 from pytest_ftguard.training.function import Batches, load_function, train_with
 from pytest_ftguard.training.recorder import Evaluator, Recorder
+from pytest_ftguard.units import format_bytes
 
 __all__ = ["BaseLosses", "Report", "TrialFolder", "run_trial"]
 
@@ -157,6 +158,7 @@ class _Trial:
         if not all(map(math.isfinite, final.validation.nll)):
             message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
             raise _DivergedError(message)
+        model_dir, not_kept = self._keep(model, tokenizer)
         return TrialResult(
             spec=self.spec,
             outcome="ok",
@@ -170,7 +172,8 @@ class _Trial:
             memory=recorder.peak,
             time=recorder.timing,
             environment=self.environment,
-            model_dir=self._keep(model, tokenizer),
+            model_dir=model_dir,
+            not_kept=not_kept,
         )
 
     def _trainer(self) -> _Train:
@@ -222,22 +225,29 @@ class _Trial:
         variant = self.spec.variant
         return f"try a lower {variant.kind}_learning_rate than {variant.learning_rate:g}"
 
-    def _keep(self, model: nn.Module, tokenizer: Any) -> str | None:
+    def _keep(self, model: nn.Module, tokenizer: Any) -> tuple[str | None, str | None]:
+        """Keep the trained weights; return their folder, or why there is none."""
         parameters: Parameters = models.count_parameters(model)
         size = 4 * parameters.trainable
         limit = self.folder.keep_at_most_bytes
         # A model that fills the disk would take the results of the other trials with it.
-        if (limit is not None and size > limit) or size > shutil.disk_usage(self.folder.path).free / 2:
-            return None
+        free = shutil.disk_usage(self.folder.path).free
+        if size > free / 2:
+            return None, f"they take {format_bytes(size)} of the {format_bytes(free)} that the disk has left"
+        if limit is not None and size > limit:
+            return None, (
+                f"they take {format_bytes(size)}, more than keep_models allows: set ftguard_keep_models = yes in the "
+                "ini file, or pass --ftguard-keep-models=yes, and run again"
+            )
         self.report("save", self.workload.steps, None)
         kept = self.folder.path / "model"
         try:
             model.save_pretrained(kept)  # type: ignore[operator]
             tokenizer.save_pretrained(kept)
-        except Exception:  # a model that cannot be saved has still been measured, and that is what was asked for
+        except Exception as error:  # a model that cannot be saved has still been measured, which is what was asked for
             traceback.print_exc()
-            return None
-        return str(kept)
+            return None, f"saving them failed with {type(error).__name__}: {error}"
+        return str(kept), None
 
 
 class _TrainerHooks(TrainerCallback):
