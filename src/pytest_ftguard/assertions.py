@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Protocol
@@ -52,11 +52,8 @@ class ActiveTest(Protocol):
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
         """Return the calibrated noise of seeds for two variants, where there is one."""
 
-    def show(self, variant: TrainedVariant) -> None:
-        """Show a variant in the summary and the files, also where it was not trained in this run."""
-
-    def record(self, verdict: Verdict) -> None:
-        """Keep a verdict for the summary and the files."""
+    def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
+        """Keep a verdict, and the variants that it is about, for the summary and the files."""
 
 
 active_test: ContextVar[ActiveTest | None] = ContextVar("ftguard_active_test", default=None)
@@ -92,7 +89,7 @@ def assert_loss_gap(
     _check_pair("assert_loss_gap", candidate, baseline)
     limit = _limit("assert_loss_gap", "max_loss_gap", at_most)
     verdict = _look(assess_loss_gap, candidate, baseline, limit, _rule(confidence, same_learning_rate))
-    return _conclude(verdict, on_inconclusive)
+    return _conclude(verdict, on_inconclusive, candidate, baseline)
 
 
 def assert_perplexity_gap(
@@ -125,7 +122,7 @@ def assert_perplexity_gap(
     _check_pair("assert_perplexity_gap", candidate, baseline)
     limit = _limit("assert_perplexity_gap", "max_perplexity_gap", at_most)
     verdict = _look(assess_perplexity_gap, candidate, baseline, limit, _rule(confidence, same_learning_rate))
-    return _conclude(verdict, on_inconclusive)
+    return _conclude(verdict, on_inconclusive, candidate, baseline)
 
 
 def assert_retention(
@@ -160,7 +157,7 @@ def assert_retention(
     _check_pair("assert_retention", candidate, baseline)
     limit = _limit("assert_retention", "min_retention", at_least)
     verdict = _look(assess_retention, candidate, baseline, limit, _rule(confidence, same_learning_rate))
-    return _conclude(verdict, on_inconclusive)
+    return _conclude(verdict, on_inconclusive, candidate, baseline)
 
 
 def assert_forgetting(
@@ -192,7 +189,8 @@ def assert_forgetting(
     if baseline is not None:
         _check_pair("assert_forgetting", candidate, baseline)
     limit = _limit("assert_forgetting", "max_forgetting", at_most)
-    return _conclude(assess_forgetting(candidate, limit, _rule(confidence), baseline), on_inconclusive)
+    verdict = assess_forgetting(candidate, limit, _rule(confidence), baseline)
+    return _conclude(verdict, on_inconclusive, candidate, *([baseline] if baseline else ()))
 
 
 def assert_converged(
@@ -220,7 +218,7 @@ def assert_converged(
     """
     _check_variant("assert_converged", variant)
     limit = _limit("assert_converged", "max_improvement", at_most)
-    return _conclude(assess_convergence(variant, limit, _rule(confidence)), on_inconclusive)
+    return _conclude(assess_convergence(variant, limit, _rule(confidence)), on_inconclusive, variant)
 
 
 def assert_memory_budget(
@@ -244,7 +242,8 @@ def assert_memory_budget(
     _check_variant("assert_memory_budget", candidate)
     if of is not None:
         _check_pair("assert_memory_budget", candidate, of, "lora_variant, of=full_variant")
-    return _conclude(assess_memory(candidate, _limit("assert_memory_budget", "max_memory", at_most), of), None)
+    verdict = assess_memory(candidate, _limit("assert_memory_budget", "max_memory", at_most), of)
+    return _conclude(verdict, None, candidate, *([of] if of else ()))
 
 
 def assert_time_budget(
@@ -274,7 +273,7 @@ def assert_time_budget(
     """
     _check_pair("assert_time_budget", candidate, of, "lora_variant, of=full_variant")
     limit = _limit("assert_time_budget", "max_time", at_most)
-    return _conclude(assess_time(candidate, limit, of, _rule(confidence).confidence), on_inconclusive)
+    return _conclude(assess_time(candidate, limit, of, _rule(confidence).confidence), on_inconclusive, candidate, of)
 
 
 def _check_pair(helper: str, candidate: object, baseline: object, usage: str = "lora_variant, full_variant") -> None:
@@ -326,9 +325,6 @@ def _check_variant(helper: str, value: object) -> TrainedVariant:
     if not isinstance(value, TrainedVariant):
         message = f"{helper} takes trained variants, such as the fixture lora_variant gives, got {value!r}"
         raise ConfigurationError(message)
-    test = active_test.get()
-    if test is not None:
-        test.show(value)
     return value
 
 
@@ -360,11 +356,11 @@ def _argument(name: str) -> str:
     return "at_least" if name.startswith("min_") else "at_most"
 
 
-def _conclude(verdict: Verdict, on_inconclusive: str | None) -> Verdict:
+def _conclude(verdict: Verdict, on_inconclusive: str | None, *variants: TrainedVariant) -> Verdict:
     choice = _value("on_inconclusive", on_inconclusive, "fail")
     test = active_test.get()
     if test is not None:
-        test.record(verdict)
+        test.record(verdict, variants)
     if verdict.status == "PASS":
         return verdict
     if verdict.status == "INCONCLUSIVE" and choice == "warn":

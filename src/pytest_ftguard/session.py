@@ -16,7 +16,7 @@ from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hi
 from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_ftguard.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
@@ -68,16 +68,13 @@ class TestRecord:
 
         return find_seed_noise(self._run.calibrations, candidate, baseline)
 
-    def show(self, variant: TrainedVariant) -> None:
-        """Show a variant in the summary and the files, also where it was not trained in this run."""
-        self._run.show(variant)
-
-    def record(self, verdict: Verdict) -> None:
-        """Keep a verdict, and put it among the properties that JUnit XML shows.
+    def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
+        """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows.
 
         Where a test asks a gate again, its further verdicts are numbered: ftguard.loss_gap.2.status.
         """
         self.verdicts.append(verdict)
+        self._run.show(variants)
         self._asked[verdict.gate] += 1
         times = self._asked[verdict.gate]
         prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
@@ -243,9 +240,9 @@ class Run:
             self._lab = Lab(options, self._progress.show)
         return self._lab
 
-    def show(self, variant: TrainedVariant) -> None:
-        """Keep the trials of a variant, among which may be some that were not trained in this run."""
-        for trial in variant.trials:
+    def show(self, variants: Sequence[TrainedVariant]) -> None:
+        """Keep the trials of variants for the summary, among which may be some that were not trained in this run."""
+        for trial in (trial for variant in variants for trial in variant.trials):
             self._shown.setdefault(trial.fingerprint, trial)
 
     def new_trials(self) -> list[TrialResult]:
