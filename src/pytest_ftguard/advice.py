@@ -12,6 +12,7 @@ from pytest_ftguard.specs import LoRA
 __all__ = ["fairness_notes"]
 
 _FEW_STEPS: Final = 100
+_CONSTANT: Final = ("constant_with_warmup", "constant")
 # A parameter of a language model holds about two bits of knowledge (Allen-Zhu and Li, "Physics of Language Models: Part
 # 3.3, Knowledge Capacity Scaling Laws", 2024).
 _BITS_PER_PARAMETER: Final = 2.0
@@ -23,7 +24,7 @@ _ATTENTION: Final = frozenset(
 
 def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
     """Return one sentence for each sign, about variants of one workload; none of them changes a verdict."""
-    notes = list(_steps(variants))
+    notes = [*_steps(variants), *_schedule(variants), *_one_sided_search(variants)]
     for variant in variants:
         if isinstance(variant.variant, LoRA):
             notes += _targets(variant, variant.variant)
@@ -37,6 +38,25 @@ def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:
         yield (
             f"{workload.steps} steps are few: LoRA often keeps up for the first hundred and falls behind later; train "
             "longer before you decide, or set ftguard_final = true if production trains no longer"
+        )
+
+
+def _schedule(variants: Sequence[TrainedVariant]) -> Iterator[str]:
+    schedule = variants[0].workload.training_args.get("lr_scheduler_type", _CONSTANT[0])
+    if schedule not in _CONSTANT:
+        yield (
+            f'the schedule {schedule!r} changes the learning rate along the way, so the trend, on which "too early to '
+            'tell" and assert_converged rest, mixes learning with that; judge only what ends at the steps of production'
+        )
+
+
+def _one_sided_search(variants: Sequence[TrainedVariant]) -> Iterator[str]:
+    searched = [variant.label for variant in variants if variant.variant.search_learning_rate]
+    given = [variant.label for variant in variants if not variant.variant.search_learning_rate]
+    if searched and given:
+        yield (
+            f"the learning rate of {', '.join(searched)} was searched and that of {', '.join(given)} was not, which "
+            "favours the former: search both (full_search_learning_rate, lora_search_learning_rate)"
         )
 
 

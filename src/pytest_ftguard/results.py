@@ -140,11 +140,13 @@ class Timing:
         seconds_per_step: Median of the synchronised steps after the warm-up; None where there were too few.
         measured_steps: How many steps the median rests on.
         train_seconds: Sum of all steps, those of the warm-up included.
+        run: Identity of the run that measured it; the load of a machine changes from one run to the next.
     """
 
     seconds_per_step: float | None
     measured_steps: int
     train_seconds: float
+    run: str = ""
 
 
 @dataclass(frozen=True)

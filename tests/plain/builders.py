@@ -38,7 +38,7 @@ def trial(
         "parameters": Parameters(1000, 1000 if variant.kind == "full" else 100),
         "validation": losses(nll),
         "base_validation": losses([30.0] * len(nll)),
-        "curve": (CurvePoint(0, 3.0, (30.0,)),),
+        "curve": (CurvePoint(0, 3.0, (30.0, 30.0)), *(CurvePoint(step, 2.0, (20.0, 20.0)) for step in (25, 50, 100))),
         "data_order": f"order {seed}",
         "memory": Memory(1000 if variant.kind == "full" else 600, "live tensors"),
         "time": Timing(0.5, 97, 50.0),

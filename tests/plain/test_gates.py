@@ -22,8 +22,8 @@ from pytest_ftguard.limits import (
     parse_memory_limit,
     parse_number_limit,
 )
-from pytest_ftguard.results import Memory, TrainedVariant, TrialError, TrialResult
-from pytest_ftguard.specs import Full, LoRA
+from pytest_ftguard.results import CurvePoint, Memory, TrainedVariant, TrialError, TrialResult
+from pytest_ftguard.specs import Full, LoRA, Variant
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 256
@@ -94,6 +94,10 @@ def sequences(count: int) -> tuple[TrainedVariant, TrainedVariant]:
     return trained(LORA, trial(LORA, BASE[:count])), trained(FULL, trial(FULL, BASE[:count]))
 
 
+def one_run(variant: Variant) -> TrainedVariant:
+    return trained(variant, *(trial(variant, BASE, seed=seed, data_order="one") for seed in (0, 1)))
+
+
 INVALID: dict[str, tuple[Callable[[], tuple[TrainedVariant, TrainedVariant]], str]] = {
     "NaN": (broken_loss(validation=losses((math.nan, *BASE[1:]))), "not finite"),
     "infinity": (broken_loss(validation=losses((-math.inf, *BASE[1:]))), "not finite"),
@@ -120,10 +124,21 @@ INVALID: dict[str, tuple[Callable[[], tuple[TrainedVariant, TrainedVariant]], st
     "other batch": (other_workload(batch_size=8), "batch_size is 8"),
     "other text": (broken_loss(validation=losses(BASE, digest="other")), "not evaluated on the same"),
     "other order": (broken_loss(data_order="other"), "same batches in the same order"),
-    "unknown order": (broken_loss(data_order=None), "same batches in the same order"),
-    "other start": (broken_loss(curve=(replace(trial(LORA, BASE).curve[0], loss=3.1),)), "before training"),
-    "NaN start": (broken_loss(curve=(replace(trial(LORA, BASE).curve[0], loss=math.nan),)), "before training"),
-    "no start": (broken_loss(curve=()), "before training was not measured"),
+    "unknown order": (broken_loss(data_order=None), "not known which batches"),
+    "no environment": (broken_loss(environment=None), "were not recorded"),
+    "other documents": (
+        lambda: (
+            trained(LORA, trial(LORA, BASE, validation=losses(BASE, documents=tuple(range(N))))),
+            trained(FULL, trial(FULL, BASE)),
+        ),
+        "not evaluated on the same validation sequences",
+    ),
+    "other curve": (broken_loss(curve=trial(LORA, BASE).curve[:3]), "not measured at the same steps"),
+    "NaN in the curve": (
+        broken_loss(curve=(*trial(LORA, BASE).curve[:3], CurvePoint(100, 2.0, (math.nan, 20.0)))),
+        "not measured at the same steps of both, or is not finite",
+    ),
+    "one run repeated": (lambda: (one_run(LORA), one_run(FULL)), "seeds 0 and 1 of full saw the same batches"),
 }
 
 

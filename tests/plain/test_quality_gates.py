@@ -117,8 +117,19 @@ def test_a_pass_says_whether_training_had_come_to_rest() -> None:
     moving = full(curve=curve(0.1, 0.05, 0.0))
     message = judge(lora(0.01, curve=curve(0.1, 0.05, 0.0)), moving, 0.1).message
     assert "This holds at 100 steps; lora r=16 and full had not converged" in message
-    unknown = judge(lora(0.01, curve=FLAT[:1]), full(curve=FLAT[:1]), 0.1).message
-    assert "had not converged" in unknown
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_without_a_trend_a_pass_comes_too_early_unless_the_steps_are_final(points: int) -> None:
+    """Two points lie on any line, so nothing shows whether the gap is widening."""
+    verdict = judge(lora(0.01, curve=FLAT[:points]), full(curve=FLAT[:points]), 0.1)
+    assert verdict.status == "INCONCLUSIVE"
+    assert "fewer than three points" in verdict.message
+    final = replace(WORKLOAD, final=True)
+    sides = (lora(0.01, curve=FLAT[:points], workload=final), full(curve=FLAT[:points], workload=final))
+    verdict = judge(*sides, 0.1)
+    assert verdict.status == "PASS"
+    assert "had not converged" in verdict.message
 
 
 def test_a_candidate_that_beats_full_beyond_noise_is_a_reason_to_look_at_full() -> None:

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
+from pytest_ftguard.assertions import assert_loss_gap
 from pytest_ftguard.comparison import compare
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.budgets import assess_memory, assess_time
+from pytest_ftguard.gates.quality import assess_forgetting
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import Limit, parse_share_limit
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.results import Timing, TrainedVariant
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
 NLL = (20.0,) * 64
@@ -70,8 +75,80 @@ def test_another_base_model_in_the_same_place_is_noticed() -> None:
     swapped = losses([30.5, 29.5, *(30.0,) * 62])
     comparison = compare(*pair(base_validation=swapped))
     assert any("same base model" in problem for problem in comparison.loss_problems)
-    rounded = losses([30.0 * (1 + 5e-5)] * 64)
+    rounded = losses([30.0 * (1 + 5e-5), 30.0 * (1 - 5e-5)] * 32)
     assert not compare(*pair(base_validation=rounded)).loss_problems
+
+
+def test_a_base_model_that_is_a_little_better_everywhere_is_another_one() -> None:
+    """Rounding has no direction: what lies within the tolerance of single sequences may not shift their mean."""
+    shifted = losses([30.0 * (1 - 5e-5)] * 64)
+    assert any("same base model" in problem for problem in compare(*pair(base_validation=shifted)).loss_problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data_order": "other"}, "not trained on the same batches"),
+        ({"data_order": None}, "not known which batches"),
+        ({"base_validation": losses([30.1] * 64)}, "same base model"),
+        ({"base_validation": None}, "base model, which shows what was learnt, was not measured"),
+    ],
+)
+def test_a_share_of_memory_or_time_needs_the_same_work_too(change: dict[str, Any], words: str) -> None:
+    """Shorter sequences or a smaller model would save memory without any merit of the adapter."""
+    ours, theirs = pair(**change)
+    for verdict in (assess_memory(ours, LIMIT, theirs), assess_time(ours, LIMIT, theirs, 0.95)):
+        assert verdict.status == "INVALID"
+        assert words in verdict.message
+
+
+def test_variants_without_a_common_seed_are_not_shown_to_have_done_the_same() -> None:
+    """Their peaks could be those of anything."""
+    ours = trained(LORA, trial(LORA, NLL, seed=7))
+    verdict = assess_memory(ours, LIMIT, pair()[1])
+    assert verdict.status == "INVALID"
+    assert "no seed in common" in verdict.message
+
+
+def test_seconds_of_two_runs_are_not_compared() -> None:
+    """Seeds of one run cannot show how much busier the machine was in another."""
+    ours, theirs = pair(time=Timing(0.1, 97, 10.0, run="last night"))
+    verdict = assess_time(ours, LIMIT, theirs, 0.95)
+    assert verdict.status == "INVALID"
+    assert "different runs" in verdict.message
+    assert assess_memory(ours, LIMIT, theirs).status == "PASS"
+
+
+def test_forgetting_is_judged_on_one_reference_text() -> None:
+    """Two variants whose reference texts differ are not subtracted from one another."""
+    ours, theirs = pair()
+    limit = Limit(0.05, "nats per token", "argument", "the argument at_most")
+
+    def forgetting(candidate: TrainedVariant, baseline: TrainedVariant) -> Verdict:
+        return assess_forgetting(candidate, limit, Rule(), baseline)
+
+    assert forgetting(*with_base_reference(ours, theirs)).status == "PASS"
+    other = losses(NLL, digest="other")
+    changed = pair(reference=other, base_reference=other)[0]
+    ours, theirs = with_base_reference(changed, theirs)
+    verdict = forgetting(ours, theirs)
+    assert verdict.status == "INVALID"
+    assert "same reference sequences" in verdict.message
+
+
+def with_base_reference(ours: TrainedVariant, theirs: TrainedVariant) -> tuple[TrainedVariant, TrainedVariant]:
+    return tuple(  # type: ignore[return-value]
+        replace(side, trials=tuple(replace(one, base_reference=one.reference) for one in side.trials))
+        for side in (ours, theirs)
+    )
+
+
+def test_a_helper_refuses_a_variant_beside_its_own_copy_from_a_report() -> None:
+    """Such a gate cannot fail, whether or not one side is marked as cached."""
+    _, full = pair()
+    copy = replace(full, trials=tuple(replace(one, cached=True) for one in full.trials))
+    with pytest.raises(ConfigurationError, match="cannot fail"):
+        assert_loss_gap(copy, full, at_most=0.1)
 
 
 def test_only_the_options_that_differ_are_named() -> None:

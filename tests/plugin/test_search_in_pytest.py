@@ -28,14 +28,14 @@ def test_a_search_finds_a_better_rate_and_says_so(project: pytest.Pytester, work
     trials = json.loads((project.path / "r.json").read_text())["trials"]
     tried = {trial["settings"]["learning_rate"]: trial for trial in trials if trial["purpose"] == "search"}
     assert len(tried) == 5
-    assert {trial["workload"]["steps"] for trial in tried.values()} == {3}
+    assert {trial["workload"]["steps"] for trial in tried.values()} == {12}
     best = min(tried, key=lambda rate: tried[rate]["validation"]["loss"])
     assert best > 5e-5
     full, lora = (trial for trial in trials if trial["purpose"] == "gates")
     assert full["settings"]["learning_rate"] == best
     assert lora["settings"]["learning_rate"] == pytest.approx(10 * best)
     assert full["validation"]["digest"] != tried[best]["validation"]["digest"]
-    result.stdout.fnmatch_lines([f"learning rates: full {best:g}, *", "searched for full, 3 steps, *"])
+    result.stdout.fnmatch_lines([f"learning rates: full {best:g}, *", "searched for full, 12 steps, *"])
 
 
 def test_a_text_without_sequences_to_spare_is_one_clear_error(project: pytest.Pytester) -> None:

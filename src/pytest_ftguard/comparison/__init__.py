@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final, Literal
 
 import numpy as np
 
 from pytest_ftguard.comparison.same_work import (
     different_arithmetic,
+    different_content,
     different_environment,
     different_threads,
     different_workload,
-    same_base,
     same_sequences,
     step_0,
 )
@@ -152,10 +153,14 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
         baseline: The variant that it is judged against.
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
     """
-    failed = [*_failed(candidate), *_failed(baseline)]
-    different = [*different_workload(candidate, baseline), *different_arithmetic(candidate, baseline)]
+    failed = [problem for side in (candidate, baseline) for problem in (*_failed(side), *_repeated(side))]
+    different = [
+        *different_workload(candidate, baseline),
+        *different_arithmetic(candidate, baseline),
+        *different_content(candidate, baseline),
+    ]
     unpaired = list(_unpaired(candidate, baseline))
-    problems = [*failed, *different] or unpaired
+    problems = [*failed, *different] or list(unpaired)
     if not problems:
         for ours, theirs in zip(candidate.trials, baseline.trials, strict=True):
             problems += _not_comparable(ours, theirs)
@@ -195,6 +200,9 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
                 problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
             elif _units(trained) < MINIMUM_SEQUENCES:
                 problems.append(_too_few(trained, text, variant.workload))
+    measured = [getattr(trial, text) for variant in variants for trial in variant.trials]
+    if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
+        problems.append(f"not all trials were evaluated on the same {text} sequences")
     return list(dict.fromkeys(problems))
 
 
@@ -300,6 +308,18 @@ def _failed(variant: TrainedVariant) -> Iterator[str]:
             yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, is not finite"
 
 
+def _repeated(variant: TrainedVariant) -> Iterator[str]:
+    """Yield which seeds stand for one run: with the same batches in the same order a seed changes next to nothing."""
+    first: dict[str, int] = {}
+    for trial in variant.trials:
+        seed = trial.spec.seed
+        if trial.data_order is not None and first.setdefault(trial.data_order, seed) != seed:
+            yield (
+                f"seeds {first[trial.data_order]} and {seed} of {variant.label} saw the same batches in the same "
+                "order, so they are one run repeated and not two: shuffle the training data with each seed"
+            )
+
+
 def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     ours = [trial.spec.seed for trial in candidate.trials]
     theirs = [trial.spec.seed for trial in baseline.trials]
@@ -316,28 +336,23 @@ def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
     assert ours.validation is not None  # a missing loss is among the problems already found
     assert theirs.validation is not None
     seed = ours.spec.seed
-    base = theirs.base_validation
-    if base is None or not _is_finite(base):
-        yield f"seed {seed}: the loss of the base model, which shows what was learnt, was not measured"
-    elif not same_sequences(base, theirs.validation):
+    if not same_sequences(theirs.base_validation, theirs.validation):
         yield f"seed {seed}: the base model was not evaluated on the same validation sequences"
-    elif not same_base(ours, theirs):
-        yield f"seed {seed}: the two variants do not start from the same base model: its losses differ"
     paired = same_sequences(ours.validation, theirs.validation)
     if not paired:
         yield f"seed {seed}: the two variants were not evaluated on the same validation sequences"
-    if ours.data_order is None or ours.data_order != theirs.data_order:
-        yield f"seed {seed}: the two variants were not trained on the same batches in the same order"
     yield from step_0(ours, theirs)
+    points = [(point, other) for point in ours.curve for other in theirs.curve if point.step == other.step]
+    measured = len(ours.curve) == len(points) == len(theirs.curve)
+    if not measured or not all(map(math.isfinite, chain.from_iterable((one.nll + other.nll) for one, other in points))):
+        yield f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
     if paired and _units(ours.validation) < MINIMUM_SEQUENCES:
         yield _too_few(ours.validation, "validation", ours.spec.workload)
 
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     rates = {_rate(trial.spec) for variant in (candidate, baseline) for trial in variant.trials}
-    adapted = [side.variant for side in (candidate, baseline) if side.variant.kind != "full"]
-    # Where a search found that rate to be the best, it holds nobody back.
-    if len(rates) == 1 and not all(variant.search_learning_rate for variant in adapted):
+    if len(rates) == 1:
         yield (
             f"both variants were trained at the same learning rate, {rates.pop():g}, which holds LoRA back: its best "
             "is about ten times that of full fine-tuning; set lora_learning_rate or full_learning_rate, or pass "

@@ -9,6 +9,7 @@ from pytest_ftguard.results import SequenceLosses, TrainedVariant, TrialResult
 
 __all__ = [
     "different_arithmetic",
+    "different_content",
     "different_environment",
     "different_threads",
     "different_workload",
@@ -21,6 +22,7 @@ __all__ = [
 _STEP_0_TOLERANCE: Final = {"fp32": 1e-3, "bf16": 5e-3}
 # The base model's losses of single sequences, measured twice, perhaps on two machines.
 _BASE_TOLERANCE: Final = {"fp32": 1e-4, "bf16": 5e-3}
+_MEAN_BASE_TOLERANCE: Final = {"fp32": 1e-5, "bf16": 5e-4}
 
 
 def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
@@ -68,7 +70,7 @@ def same_sequences(ours: SequenceLosses | None, theirs: SequenceLosses | None) -
     """Return whether both losses were measured, on the same sequences."""
     if ours is None or theirs is None:
         return False
-    return (ours.digest, ours.tokens) == (theirs.digest, theirs.tokens)
+    return (ours.digest, ours.tokens, ours.documents) == (theirs.digest, theirs.tokens, theirs.documents)
 
 
 def same_base(ours: TrialResult, theirs: TrialResult) -> bool:
@@ -76,8 +78,10 @@ def same_base(ours: TrialResult, theirs: TrialResult) -> bool:
     one, other = ours.base_validation, theirs.base_validation
     if one is None or other is None or not same_sequences(one, other):
         return False
-    tolerance = _tolerance(_BASE_TOLERANCE, ours)
-    return all(abs(a - b) <= tolerance * max(1.0, abs(b)) for a, b in zip(one.nll, other.nll, strict=True))
+    single, mean = _tolerance(_BASE_TOLERANCE, ours), _tolerance(_MEAN_BASE_TOLERANCE, ours)
+    return abs(one.loss - other.loss) <= mean * other.loss and all(
+        abs(a - b) <= single * max(1.0, abs(b)) for a, b in zip(one.nll, other.nll, strict=True)
+    )
 
 
 def _tolerance(by_precision: Mapping[str, float], trial: TrialResult) -> float:
@@ -96,8 +100,31 @@ _PLACES: Final[Mapping[str, Callable[[TrialResult, TrialResult], bool]]] = {
 }
 
 
+def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+    """Yield for each common seed whether batches or base model differ; trials that failed are told of elsewhere."""
+    theirs = {trial.spec.seed: trial for trial in baseline.trials}
+    common = [(trial, theirs[trial.spec.seed]) for trial in candidate.trials if trial.spec.seed in theirs]
+    if candidate.trials and baseline.trials and not common:
+        yield "the two variants have no seed in common, so nothing shows that they did the same work"
+    for ours, other in common:
+        if ours.outcome != "ok" or other.outcome != "ok":
+            continue
+        where = f"seed {ours.spec.seed}"
+        if ours.data_order is None or other.data_order is None:
+            yield f"{where}: it is not known which batches the two variants were trained on"
+        elif ours.data_order != other.data_order:
+            yield f"{where}: the two variants were not trained on the same batches in the same order"
+        if ours.base_validation is None or other.base_validation is None:
+            yield f"{where}: the loss of the base model, which shows what was learnt, was not measured"
+        elif not same_base(ours, other):
+            yield f"{where}: the two variants do not start from the same base model, as its losses on one text show"
+
+
 def different_arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     """Yield why losses cannot be compared: another kind of device or another precision rounds otherwise."""
+    for trial in (*candidate.trials, *baseline.trials):
+        if trial.outcome == "ok" and trial.environment is None:
+            yield f"the device and precision of {trial.spec.variant.label}, seed {trial.spec.seed}, were not recorded"
     for name in ("device", "precision"):
         ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
         if ours and theirs and (ours != theirs or len(ours) > 1):

@@ -117,7 +117,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
     if not problems:
         comparison = compare(candidate, baseline, same_learning_rate=True)
         problems += [*comparison.different_work, *comparison.different_environment, *comparison.different_threads]
-        problems += comparison.unpaired
+        problems += [*comparison.unpaired, *_different_runs(candidate, baseline)]
     if not problems and len(candidate.trials) < 2:
         problems.append(
             "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"
@@ -148,6 +148,16 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         limit=limit,
         message="\n".join(lines),
     )
+
+
+def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    """Seeds show how much a step's time moves within a run, and nothing of how it moves from run to run."""
+    runs = {trial.time.run for side in (candidate, baseline) for trial in side.trials if trial.time}
+    if len(runs) == 1:
+        return []
+    return [
+        "the steps were timed in different runs, between which the load of the machine may change: train both in one"
+    ]
 
 
 def _seconds(variant: TrainedVariant) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

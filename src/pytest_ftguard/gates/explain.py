@@ -10,7 +10,7 @@ from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval, effort_to_settle
 from pytest_ftguard.units import decimals_apart
 
-__all__ = ["about_seeds", "headline", "measured", "no_gain", "outlook", "reason", "widening"]
+__all__ = ["about_seeds", "headline", "measured", "no_gain", "no_trend", "outlook", "reason", "widening"]
 
 
 def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: float) -> str:
@@ -24,9 +24,19 @@ def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: float)
     )
 
 
-def widening(gap: Interval, trend: Trend | None, margin: float) -> list[str] | None:
+def no_trend(comparison: Comparison) -> list[str]:
+    """Return why a PASS comes too early where nothing shows whether the gap is widening."""
+    return [
+        "Too early to tell: the loss along training was measured at fewer than three points, so nothing shows whether "
+        "the gap is widening.",
+        f"What to do: train for more than {comparison.candidate.workload.steps} steps (100 or more are sensible); or, "
+        "if these are the steps of production, set ftguard_final = true, and the trend no longer decides.",
+    ]
+
+
+def widening(gap: Interval, trend: Trend, margin: float) -> list[str] | None:
     """Return why a PASS comes too early: the gap grows, and could exceed the margin when the steps are doubled."""
-    if trend is None or not trend.per_doubling.lower > 0:
+    if not trend.per_doubling.lower > 0:
         return None
     grown = gap.value + trend.per_doubling.value
     # The last value and the slope rest on overlapping sequences; their half-widths are added as independent ones are.

@@ -102,10 +102,10 @@ def _conclude(
         return invalid(gate, candidate, baseline, limit, [explain.no_gain(baseline, gain, rule, margin)])
     reasons = explain.reason(status, comparison, interval, limit, rule)
     trend = None if candidate.workload.final else comparison.trend(rule.confidence)
-    if status == "PASS" and trend is not None:
+    if status == "PASS" and not candidate.workload.final:
         gap = losses.gap(rule.confidence, rule.seed_noise)
-        if widening := explain.widening(gap, trend, margin):
-            status, reasons = "INCONCLUSIVE", widening
+        if early := explain.widening(gap, trend, margin) if trend else explain.no_trend(comparison):
+            status, reasons = "INCONCLUSIVE", early
     lines = [
         explain.headline(gate, comparison, status),
         explain.measured(gate, comparison, interval, limit, rule),

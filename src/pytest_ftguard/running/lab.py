@@ -6,6 +6,7 @@ import itertools
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,6 +87,7 @@ class Lab:
     def __init__(self, options: LabOptions, on_progress: Callable[[Progress], None]) -> None:
         self._options = options
         self._on_progress = on_progress
+        self._run = uuid.uuid4().hex
         self._root: Path | None = None
         self._results: dict[str, TrialResult] = {}
         self._errors: dict[str, ConfigurationError | DeviceUnavailableError] = {}
@@ -157,6 +159,7 @@ class Lab:
             keep_at_most_bytes=self._options.keep_at_most_bytes,
             base=self._bases.get(base_key),
             timeout_seconds=self._options.timeout_seconds,
+            run=self._run,
         )
         progress = _ProgressClock(spec, self._on_progress)
         spare = self._spare

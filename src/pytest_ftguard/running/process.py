@@ -64,6 +64,7 @@ class Job:
         keep_at_most_bytes: Largest size of trained weights that are kept; None is no bound.
         base: Losses of the base model, where an earlier trial measured them.
         timeout_seconds: Time that the trial may take; None is no bound.
+        run: Identity of the run that the trial is part of.
     """
 
     spec: TrialSpec
@@ -71,6 +72,7 @@ class Job:
     keep_at_most_bytes: int | None
     base: Mapping[str, Any] | None
     timeout_seconds: float | None
+    run: str
 
 
 class Worker:
@@ -179,6 +181,7 @@ class Worker:
             "folder": str(job.folder),
             "keep_at_most_bytes": job.keep_at_most_bytes,
             "base": job.base,
+            "run": job.run,
             # What can be imported in the tests can be imported there: a training function of the user's, for one.
             "import_path": [str(Path(path).resolve()) for path in sys.path],
             "result_path": str(self._result),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from pytest_ftguard.errors import hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Variant, Workload
 
@@ -18,13 +18,18 @@ __tracebackhide__ = hide_our_frames
 _FACTOR: Final = 3.0
 _MOST_RATES: Final = 5
 _SHARE_OF_STEPS: Final = 4
+# Within the warm-up and the first updates every rate looks alike.
+_LEAST_STEPS: Final = 20
 
 
 def search_workload(workload: Workload) -> Workload:
-    """Return what a search trains: a quarter of the steps, one seed, judged on sequences that no gate uses."""
+    """Return what a search trains: a quarter of the steps, one seed, judged on sequences that no gate uses.
+
+    Fewer than 20 steps are not searched with, unless the workload itself has fewer.
+    """
     return replace(
         workload,
-        steps=max(1, workload.steps // _SHARE_OF_STEPS),
+        steps=min(workload.steps, max(_LEAST_STEPS, workload.steps // _SHARE_OF_STEPS)),
         seeds=workload.seeds[:1],
         most_seeds=0,
         reference=None,
@@ -40,15 +45,15 @@ def next_rate(first: float, losses: Mapping[float, float]) -> float | None:
 
     Args:
         first: The first guess.
-        losses: Loss of each rate that was tried; infinity where the trial failed.
+        losses: Loss of each rate that was tried; infinity where the training diverged.
     """
     for rate in (first, _rounded(first / _FACTOR), _rounded(first * _FACTOR)):
         if rate not in losses:
             return rate
     best = min(losses, key=lambda rate: (losses[rate], rate))
-    if len(losses) >= _MOST_RATES or not math.isfinite(losses[best]):
+    if len(losses) >= _MOST_RATES:
         return None
-    if best == min(losses):
+    if best == min(losses):  # so it is, too, where all of them diverged: only a lower one can help
         return _rounded(best / _FACTOR)
     return _rounded(best * _FACTOR) if best == max(losses) else None
 
@@ -62,20 +67,33 @@ def find_learning_rate(
 ) -> float:
     """Return the best of the learning rates that were tried; the variant's own is the first guess.
 
-    Where no trial ended well the first guess stays, and the gates will say what is wrong.
+    Where all of them diverged the lowest is returned, and the gates will say what is wrong.
 
     Args:
         train: Trains a variant, or returns what was trained before.
         workload: What the variant will be trained on afterwards.
         variant: The variant, with a learning rate.
+
+    Raises:
+        ConfigurationError: A trial failed for another reason than its rate, or the rate changes nothing.
     """
     short = search_workload(workload)
     assert variant.learning_rate is not None  # with_learning_rate has filled it in
     rate: float | None = variant.learning_rate
     losses: dict[float, float] = {}
     while rate is not None:
-        loss = train(short, replace(variant, learning_rate=rate)).loss
-        losses[rate] = math.inf if loss is None else loss
+        trained = train(short, replace(variant, learning_rate=rate))
+        for trial in trained.trials:
+            if trial.outcome not in ("ok", "diverged"):
+                # Taken for a bad rate, a machine's failure would decide which rate looks best.
+                message = f"the search for {variant.label}'s learning rate cannot go on at {rate:g}: {trial.failure}"
+                raise ConfigurationError(message)
+        losses[rate] = math.inf if trained.loss is None else trained.loss
         rate = next_rate(variant.learning_rate, losses)
-    best = min(losses, key=lambda rate: (losses[rate], rate))
-    return best if math.isfinite(losses[best]) else variant.learning_rate
+    if len(set(losses.values())) == 1 and math.isfinite(losses[variant.learning_rate]):
+        message = (
+            f"the search for {variant.label}'s learning rate found the same loss, {trained.loss:.4f}, at each of "
+            f"{', '.join(f'{rate:g}' for rate in sorted(losses))}: the training does not use spec.variant.learning_rate"
+        )
+        raise ConfigurationError(message)
+    return min(losses, key=lambda rate: (losses[rate], rate))

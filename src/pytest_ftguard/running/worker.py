@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
     content: dict[str, Any]
     try:
         base = _read_base(job["base"], trial.BaseLosses)
-        content = {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet).to_dict()}
+        content = {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet, run=job["run"]).to_dict()}
     except ConfigurationError as error:
         content = {"configuration_error": str(error)}
     except DeviceUnavailableError as error:

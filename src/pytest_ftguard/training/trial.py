@@ -6,7 +6,7 @@ import math
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,6 +80,8 @@ def run_trial(
     report: Report,
     base: BaseLosses | None = None,
     wait_for_quiet: Callable[[], None] = lambda: None,
+    *,
+    run: str = "",
 ) -> TrialResult:
     """Train one variant with one seed and measure everything about it.
 
@@ -91,6 +93,7 @@ def run_trial(
         report: Called as the trial goes on.
         base: The base model's losses on this workload where an earlier trial measured them.
         wait_for_quiet: Called before the steps that are timed; returns when nothing of ours disturbs them.
+        run: Identity of the run that the trial is part of.
 
     Raises:
         ConfigurationError: The spec cannot be carried out; the message says what to change.
@@ -99,7 +102,8 @@ def run_trial(
     device = machine.resolve_device(spec.device)
     environment = machine.describe(device, precision=machine.resolve_precision(spec.workload.precision, device))
     try:
-        return _Trial(spec, folder, report, environment, device).run(base, wait_for_quiet)
+        result = _Trial(spec, folder, report, environment, device).run(base, wait_for_quiet)
+        return replace(result, time=replace(result.time, run=run)) if result.time else result
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
