@@ -197,6 +197,7 @@ class TrialResult:
         base_reference: Losses of the base model on the reference text.
         curve: Validation loss along training.
         data_order: SHA-256 of the batches in the order in which they were trained on.
+        code: SHA-256 of the module of the user's training function, where there is one.
         memory: Peak memory of the training phase.
         time: Duration of the training phase.
         environment: Machine and versions.
@@ -215,6 +216,7 @@ class TrialResult:
     base_reference: SequenceLosses | None = None
     curve: tuple[CurvePoint, ...] = ()
     data_order: str | None = None
+    code: str | None = None
     memory: Memory | None = None
     time: Timing | None = None
     environment: Environment | None = None

@@ -312,17 +312,17 @@ def _absolute(workload: Workload, root: Path) -> Workload:
     from dataclasses import replace
 
     def text(path: str | None) -> str | None:
-        return None if path is None else str(root / path)
+        return None if path is None else os.path.normpath(root / path)
 
     def folder(name: str | None) -> str | None:
-        return str(root / name) if name is not None and (root / name).is_dir() else name
+        return os.path.normpath(root / name) if name is not None and (root / name).is_dir() else name
 
     return replace(
         workload,
         model=folder(workload.model) or workload.model,
         tokenizer=folder(workload.tokenizer),
-        train=str(root / workload.train),
-        validation=str(root / workload.validation),
+        train=os.path.normpath(root / workload.train),
+        validation=os.path.normpath(root / workload.validation),
         reference=text(workload.reference),
     )
 

@@ -17,6 +17,7 @@ from torch import nn
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.training.function import source_digest
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 FULL, LORA = Full(learning_rate=1e-3), LoRA(r=4, learning_rate=1e-2)
@@ -77,8 +78,8 @@ def test_more_steps_than_an_epoch_has_go_on_with_the_next(train: Callable[..., T
     seen: list[torch.Tensor] = []
 
     def remember(model: nn.Module, data: Any, spec: TrialSpec) -> None:
-        seen.extend(batch["input_ids"].clone() for batch in data)
         assert len(data) == spec.workload.steps
+        plain_loop(model, (seen.append(batch["input_ids"].clone()) or batch for batch in data), spec)  # type: ignore[func-returns-value]
 
     result = train(remember, steps=320)
     assert result.time is not None
@@ -97,6 +98,8 @@ def test_bf16_is_the_precision_of_its_forward_pass(train: Callable[..., TrialRes
             output = model(**batch)
             found["logits"] = output.logits.dtype
             output.loss.backward()
+            with torch.no_grad():
+                next(model.parameters()).mul_(1.0)
         found["weights"] = {parameter.dtype for parameter in model.parameters()}
 
     assert train(look, precision="bf16").outcome == "ok"
@@ -106,21 +109,53 @@ def test_bf16_is_the_precision_of_its_forward_pass(train: Callable[..., TrialRes
 
 def take(count: int) -> Callable[..., None]:
     def function(model: nn.Module, data: Any, spec: TrialSpec) -> None:
-        for _ in itertools.islice(data, count):
-            pass
+        plain_loop(model, itertools.islice(data, count), spec)
 
     return function
 
 
 def twice(model: nn.Module, data: Any, spec: TrialSpec) -> None:
-    for _ in range(2):
-        for _ in data:
-            pass
+    plain_loop(model, data, spec)
+    plain_loop(model, data, spec)
 
 
-@pytest.mark.parametrize(("function", "words"), [(take(11), "took 11 of 12"), (twice, "second time after 12")])
-def test_every_variant_must_do_all_steps(train: Callable[..., TrialResult], function: Any, words: str) -> None:
-    """A function that stops early, or starts again, is an error that says so."""
+def drawn_ahead(model: nn.Module, data: Any, spec: TrialSpec) -> None:
+    plain_loop(model, list(data), spec)
+
+
+def idle(model: nn.Module, data: Any, spec: TrialSpec) -> None:
+    for batch in data:
+        model(**batch).loss.backward()
+
+
+def every_second(model: nn.Module, data: Any, spec: TrialSpec) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for number, batch in enumerate(data):
+        model(**batch).loss.backward()
+        if number % 2:
+            optimizer.step()
+
+
+def leave(model: nn.Module, data: Any, spec: TrialSpec) -> None:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (take(11), "took 11 of 12"),
+        (twice, "second time after 12"),
+        (drawn_ahead, "no trainable weight between batch 1 and the next.*do not draw batches ahead"),
+        (idle, "no trainable weight between batch 1"),
+        (every_second, "no trainable weight between batch 1"),
+        (leave, r"called sys\.exit\(3\)"),
+        (lambda _: None, r"must take \(model, data, spec\)"),
+    ],
+)
+def test_every_variant_must_do_all_steps_one_batch_at_a_time(
+    train: Callable[..., TrialResult], function: Any, words: str
+) -> None:
+    """What would falsify steps, time or memory is an error that says so."""
     with pytest.raises(ConfigurationError, match=words):
         train(function)
 
@@ -130,6 +165,37 @@ def test_the_last_step_ends_with_the_function_at_the_latest(train: Callable[...,
     result = train(take(12))
     assert result.time is not None
     assert result.time.measured_steps == 12 - 3
+
+
+def test_an_optimizer_that_works_on_data_is_seen_to_work(train: Callable[..., TrialResult]) -> None:
+    """Operations on `.data` raise no version, and are noticed all the same."""
+
+    def descend(model: nn.Module, data: Any, spec: TrialSpec) -> None:
+        for batch in data:
+            model(**batch).loss.backward()
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.data -= 1e-2 * parameter.grad
+                    parameter.grad = None
+
+    result = train(descend)
+    assert result.outcome == "ok"
+    assert result.validation is not None
+    assert result.base_validation is not None
+    assert result.validation.loss < result.base_validation.loss
+
+
+def test_the_source_of_the_function_is_part_of_the_result(
+    train: Callable[..., TrialResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that was edited since a report was written is not the same work."""
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "edited_training.py"
+    path.write_text("def train(model, data, spec):\n    pass\n")
+    before = source_digest("edited_training:train")
+    path.write_text("def train(model, data, spec):\n    return\n")
+    assert before != source_digest("edited_training:train")
+    assert train(plain_loop).code is None  # this one has no file
 
 
 def test_weights_that_are_no_longer_finite_are_a_divergence(train: Callable[..., TrialResult]) -> None:

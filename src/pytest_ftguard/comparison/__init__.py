@@ -153,6 +153,7 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
         baseline: The variant that it is judged against.
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
     """
+    candidate, baseline = (replace(side, trials=_by_seed(side)) for side in (candidate, baseline))
     failed = [problem for side in (candidate, baseline) for problem in (*_failed(side), *_repeated(side))]
     different = [
         *different_workload(candidate, baseline),
@@ -296,6 +297,10 @@ def _too_few(losses: SequenceLosses, text: str, workload: Workload) -> str:
     )
 
 
+def _by_seed(variant: TrainedVariant) -> tuple[TrialResult, ...]:
+    return tuple(sorted(variant.trials, key=lambda trial: trial.spec.seed))
+
+
 def _failed(variant: TrainedVariant) -> Iterator[str]:
     if not variant.trials:
         yield f"{variant.label} has no trial"
@@ -326,7 +331,7 @@ def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[s
     if ours != theirs:
         yield (
             f"the seeds are not paired: {ours} for {candidate.label}, {theirs} for {baseline.label}; "
-            "train both on the same"
+            f"train both with the same, for example ftguard_seeds = {', '.join(map(str, sorted({*ours, *theirs})))}"
         )
     elif len(set(ours)) != len(ours):
         yield f"a seed occurs twice among {ours}: a repeated seed adds no evidence"

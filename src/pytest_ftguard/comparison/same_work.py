@@ -22,24 +22,28 @@ __all__ = [
 _STEP_0_TOLERANCE: Final = {"fp32": 1e-3, "bf16": 5e-3}
 # The base model's losses of single sequences, measured twice, perhaps on two machines.
 _BASE_TOLERANCE: Final = {"fp32": 1e-4, "bf16": 5e-3}
+# What does not belong to the work of a trial, and the precision, which is compared as the environment resolved it.
+_NO_WORK: Final = ("seeds", "most_seeds", "precision")
 _MEAN_BASE_TOLERANCE: Final = {"fp32": 1e-5, "bf16": 5e-4}
 
 
 def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     """Yield one sentence for each part of the workload that differs."""
     left, right = candidate.workload.to_dict(), baseline.workload.to_dict()
-    for name in left:
-        if name in ("seeds", "most_seeds") or left[name] == right[name]:
-            continue
-        if name in _PLACES and _same_content(name, candidate, baseline):
-            continue
+    differing = [name for name in left if left[name] != right[name] and name not in _NO_WORK]
+    settings = [name for name in differing if name not in _PLACES]
+    # With other settings, or without results, the contents of two places cannot be told apart, nor need they be.
+    comparable = not settings and all(trial.outcome == "ok" for trial in (*candidate.trials, *baseline.trials))
+    places = [name for name in differing if comparable and name in _PLACES]
+    for name in (*settings, *(name for name in places if not _same_content(name, candidate, baseline))):
         ours, theirs = left[name], right[name]
         if isinstance(ours, dict):
-            differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-            ours, theirs = ({key: side.get(key) for key in differing} for side in (ours, theirs))
+            keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+            ours, theirs = ({key: side.get(key) for key in keys} for side in (ours, theirs))
+        shown = ", whose contents differ" if name in _PLACES else ""
         yield (
             f"the two variants did not do the same work: {name} is {ours!r} for the candidate and "
-            f"{theirs!r} for the baseline; train both on one workload"
+            f"{theirs!r} for the baseline{shown}; train both on one workload"
         )
 
 
@@ -114,6 +118,8 @@ def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> It
             yield f"{where}: it is not known which batches the two variants were trained on"
         elif ours.data_order != other.data_order:
             yield f"{where}: the two variants were not trained on the same batches in the same order"
+        if ours.code != other.code:
+            yield f"{where}: the source of the training function was not the same for the two variants"
         if ours.base_validation is None or other.base_validation is None:
             yield f"{where}: the loss of the base model, which shows what was learnt, was not measured"
         elif not same_base(ours, other):

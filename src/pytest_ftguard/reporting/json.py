@@ -100,6 +100,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "base_reference": _losses(trial.base_reference),
         "curve": [asdict(point) for point in trial.curve],
         "data_order": trial.data_order,
+        "code": trial.code,
         "memory": asdict(trial.memory) if trial.memory else None,
         "time": asdict(trial.time) if trial.time else None,
         "environment": asdict(trial.environment) if trial.environment else None,
@@ -142,7 +143,7 @@ def _read_trial(values: Mapping[str, Any]) -> TrialResult:
     )
 
 
-_AS_THEY_ARE: Final = ("outcome", "parameters", "data_order", "memory", "time", "environment", "error")
+_AS_THEY_ARE: Final = ("outcome", "parameters", "data_order", "code", "memory", "time", "environment", "error")
 _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
 
 

@@ -193,6 +193,8 @@ def _heading(trials: Sequence[TrialResult]) -> str:
         f"{_model_name(workload)} on {Path(workload.train).stem}",
         f"{steps} of {batch} x {seeds} seed{'s' if seeds != 1 else ''}",
     ]
+    if workload.training_function:
+        parts.append(f"trained by {workload.training_function}")
     if environment:
         parts.append(f"{environment.device_name}, {environment.precision}")
     return " | ".join(parts)

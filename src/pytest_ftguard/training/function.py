@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -16,7 +19,7 @@ from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training.data import OrderedCollator, TokenBlocks
 from pytest_ftguard.training.recorder import Recorder
 
-__all__ = ["Batches", "TrainingFunction", "load_function", "train_with"]
+__all__ = ["Batches", "TrainingFunction", "load_function", "source_digest", "train_with"]
 
 TrainingFunction = Callable[[nn.Module, Iterable[dict[str, Tensor]], TrialSpec], object]
 """Trains a model in place, one optimizer step for each batch of the data; see `Workload.training_function`."""
@@ -44,7 +47,20 @@ def load_function(name: str) -> TrainingFunction:
     if not callable(found):
         message = f"{_FIELD} is {name!r}, but {module_name} has no function {path!r}: check the spelling"
         raise ConfigurationError(message)
+    try:
+        inspect.signature(found).bind(None, None, None)
+    except TypeError as error:
+        message = f"{_FIELD} is {name!r}, which must take (model, data, spec): {error}"
+        raise ConfigurationError(message) from error
+    except ValueError:
+        pass  # a callable without a signature, which calling will test
     return found
+
+
+def source_digest(name: str) -> str | None:
+    """Return the SHA-256 of the source of the module that `module:function` names; None where there is no source."""
+    path = getattr(importlib.import_module(name.partition(":")[0]), "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else None
 
 
 class Batches:
@@ -83,6 +99,7 @@ class Batches:
         self._on_step = on_step
         self._taken = 0
         self._done = 0
+        self._weights = _Watch(recorder.model)
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -92,7 +109,7 @@ class Batches:
         """Yield each batch, of `input_ids` and `labels`, shape (batch_size, block_size), on the device.
 
         Raises:
-            ConfigurationError: The batches were taken before.
+            ConfigurationError: The batches were taken before, or a batch was asked for without a step since the last.
         """
         if self._taken:
             message = (
@@ -113,6 +130,13 @@ class Batches:
     def _end_step(self) -> None:
         self._done = self._taken
         self._recorder.end_step(self._done)
+        if not self._weights.have_changed():
+            message = (
+                f"{_FIELD} changed no trainable weight between batch {self._done} and the next: it must take one "
+                "optimizer step for each batch before it asks for another, so that each step can be measured; do not "
+                "draw batches ahead (as list(data) does), and accumulate gradients within a batch"
+            )
+            raise ConfigurationError(message)
         self._on_step(self._done)
 
     def finish(self) -> None:
@@ -131,6 +155,36 @@ class Batches:
             self._end_step()
 
 
+class _Watch:
+    """Notices whether trainable weights have changed.
+
+    Each operation in place raises a tensor's version, save those on its `.data`, for which the weights are summed up.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._versions = self._read_versions()
+        self._sums: list[float] | None = self._read_sums()
+
+    def _read_versions(self) -> list[int]:
+        return [parameter._version for parameter in self._parameters]
+
+    def _read_sums(self) -> list[float]:
+        with torch.no_grad():
+            return [float(parameter.double().abs().sum()) for parameter in self._parameters]
+
+    def have_changed(self) -> bool:
+        """Return whether a weight has changed since the last call."""
+        versions, before = self._versions, self._sums
+        self._versions = self._read_versions()
+        if self._versions != versions:
+            self._sums = None  # not worth reading while the versions tell
+            return True
+        self._sums = self._read_sums()
+        # NaN is a change, too: the evaluation will speak of it.
+        return before is not None and self._sums != before
+
+
 def train_with(function: TrainingFunction, model: nn.Module, batches: Batches, spec: TrialSpec, *, bf16: bool) -> None:
     """Let a user's function train a model.
 
@@ -145,8 +199,12 @@ def train_with(function: TrainingFunction, model: nn.Module, batches: Batches, s
         ConfigurationError: The function did not do all steps.
     """
     model.train()
-    with _autocast(model, enabled=bf16):
-        function(model, batches, spec)
+    try:
+        with _autocast(model, enabled=bf16):
+            function(model, batches, spec)
+    except SystemExit as error:
+        message = f"{_FIELD} called sys.exit({error.code!r}): it must return"
+        raise ConfigurationError(message) from error
     batches.finish()
 
 

@@ -82,7 +82,7 @@ class Recorder:
     def __init__(
         self, model: nn.Module, validation: EvaluationSet, evaluator: Evaluator, steps: int, device: torch.device
     ) -> None:
-        self._model = model
+        self.model = model
         self._evaluator = evaluator
         self.device = device
         self._last = steps
@@ -111,7 +111,7 @@ class Recorder:
             self._measure_point(done)
 
     def _measure_point(self, step: int) -> None:
-        self._add_point(step, self._evaluator.nll(self._model, self._sequences))
+        self._add_point(step, self._evaluator.nll(self.model, self._sequences))
 
     def _add_point(self, step: int, nll: list[float]) -> None:
         tokens = sum(len(sequence) - 1 for sequence in self._sequences)

@@ -24,7 +24,7 @@ from pytest_ftguard.results import (
 )
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import data, machine, models
-from pytest_ftguard.training.function import Batches, load_function, train_with
+from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.units import format_bytes
 
@@ -173,6 +173,7 @@ class _Trial:
             base_reference=base.reference,
             curve=recorder.curve(final.validation),
             data_order=collator.order,
+            code=source_digest(self.workload.training_function) if self.workload.training_function else None,
             memory=recorder.peak,
             time=recorder.timing,
             environment=self.environment,
@@ -227,7 +228,9 @@ class _Trial:
     def lower_rate(self) -> str:
         """What to do about a training that diverged."""
         variant = self.spec.variant
-        return f"try a lower {variant.kind}_learning_rate than {variant.learning_rate:g}"
+        function = self.workload.training_function
+        also = f", and look for what {function} may divide by or overflow" if function else ""
+        return f"try a lower {variant.kind}_learning_rate than {variant.learning_rate:g}{also}"
 
     def _keep(self, model: nn.Module, tokenizer: Any) -> tuple[str | None, str | None]:
         """Keep the trained weights; return their folder, or why there is none."""
