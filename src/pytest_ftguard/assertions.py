@@ -308,6 +308,11 @@ def _look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, lim
     looks = candidate.workload.looks if both else ()
     rule = _calibrated(rule, candidate, baseline)
     if len(looks) < 2:
+        # Whoever stopped a run in another one, at the look that answered, owes that look's share of the error.
+        elsewhere = [side.workload.looks for side in (candidate, baseline) if side.extend is None]
+        taken = max(elsewhere, key=len, default=looks)
+        if len(taken) > 1:
+            rule = rule.at_look(1 + sum(len(candidate.trials) > seeds for seeds in taken), len(taken))
         return assess(candidate, baseline, limit, rule)
     for look, seeds in enumerate(looks, start=1):
         sides = candidate.with_seeds(seeds), baseline.with_seeds(seeds)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
@@ -26,6 +28,7 @@ __all__ = [
     "TrialResult",
     "by_variant",
     "evenly_spaced",
+    "log_digests",
     "trained_variants",
 ]
 
@@ -79,12 +82,22 @@ class SequenceLosses:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the losses that `dataclasses.asdict` wrote."""
         documents = values["documents"]
+        sizes = {len(values["nll"]), len(values["tokens"]), len(values["nll"] if documents is None else documents)}
+        if len(sizes) != 1:
+            message = f"losses, token counts and documents of a text differ in number: {sorted(sizes)}"
+            raise FtguardError(message)
         return cls(
             nll=tuple(values["nll"]),
             tokens=tuple(values["tokens"]),
             documents=None if documents is None else tuple(documents),
             digest=values["digest"],
         )
+
+
+def log_digests(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the SHA-256 of each entry of a Trainer's log, by which files of one run are told to belong together."""
+    texts = (json.dumps(dict(entry), sort_keys=True, default=str) for entry in entries)
+    return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
 
 def evenly_spaced(count: int, at_most: int) -> list[int]:
@@ -425,9 +438,15 @@ def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...
         work = replace(trial.spec.workload, seeds=(0,), most_seeds=0)
         groups.setdefault((work, trial.spec.variant), {}).setdefault(trial.spec.seed, trial)
     return tuple(
-        TrainedVariant(replace(work, seeds=tuple(by_seed)), variant, tuple(by_seed.values()))
-        for (work, variant), by_seed in groups.items()
+        TrainedVariant(_declared(tuple(by_seed.values())), variant, tuple(by_seed.values()))
+        for (_, variant), by_seed in groups.items()
     )
+
+
+def _declared(trials: Sequence[TrialResult]) -> Workload:
+    """Return the workload of one variant's trials, with the seeds that it had before a gate in doubt asked for more."""
+    work = min((trial.spec.workload for trial in trials), key=lambda workload: len(workload.seeds))
+    return work if work.most_seeds else replace(work, seeds=tuple(trial.spec.seed for trial in trials))
 
 
 def by_variant(trials: Iterable[TrialResult]) -> list[tuple[TrainedVariant, list[TrainedVariant]]]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
-from pytest_ftguard.results import TRAINER_RUN_FILE, TrainedVariant, TrialError, TrialResult, trained_variants
+from pytest_ftguard.results import (
+    TRAINER_RUN_FILE,
+    TrainedVariant,
+    TrialResult,
+    log_digests,
+    trained_variants,
+)
 
 __all__ = ["read_trainer_runs"]
 
@@ -34,7 +39,7 @@ def read_trainer_runs(*folders: str | os.PathLike[str]) -> TrainedVariant:
     if not folders:
         message = "read_trainer_runs needs the output folder of at least one run"
         raise ConfigurationError(message)
-    trials = [_read_run(Path(folder)) for folder in folders]
+    trials = sorted((_read_run(Path(folder)) for folder in folders), key=lambda trial: trial.spec.seed)
     seeds = [trial.spec.seed for trial in trials]
     if len(set(seeds)) != len(seeds):
         message = (
@@ -43,6 +48,9 @@ def read_trainer_runs(*folders: str | os.PathLike[str]) -> TrainedVariant:
         )
         raise ConfigurationError(message)
     found = trained_variants(trials)
+    if len({trial.parameters for trial in trials if trial.parameters}) > 1:
+        message = f"the runs in {_names(folders)} trained different numbers of parameters: read each variant by itself"
+        raise ConfigurationError(message)
     if len(found) > 1:
         one, other = found[0].trials[0].spec.to_dict(), found[1].trials[0].spec.to_dict()
         differing = [
@@ -64,44 +72,40 @@ def _names(folders: tuple[str | os.PathLike[str], ...]) -> str:
 
 
 def _read_run(folder: Path) -> TrialResult:
+    if not folder.is_dir():
+        message = f"there is no folder {str(folder.absolute())!r}: give the output_dir of a Trainer run"
+        raise ConfigurationError(message)
     content = _read_json(folder / TRAINER_RUN_FILE, "add FtguardCallback to the callbacks of the Trainer")
     try:
-        trial = replace(TrialResult.from_dict(content), cached=True)
-    except FtguardError as error:
+        trial = replace(TrialResult.from_dict(content["trial"]), cached=True)
+        digests = list(content["log"])
+    except (FtguardError, KeyError, TypeError, ValueError) as error:
         message = f"{str(folder / TRAINER_RUN_FILE)!r} cannot be used: {error}; train again"
         raise ConfigurationError(message) from None
     steps = trial.spec.workload.steps
     saved = [path for path in (folder / _STATE_FILE, folder / f"checkpoint-{steps}" / _STATE_FILE) if path.exists()]
     state_file = saved[0] if saved else folder / _STATE_FILE
     state = _read_json(state_file, "call trainer.save_state() after trainer.train()")
-    if not isinstance(state, dict) or state.get("global_step") != steps:
+    log = state.get("log_history") if isinstance(state, dict) else None
+    # A checkpoint's log ends before that of the run, and trainer.save_state() may come after further entries.
+    found = log_digests(log) if isinstance(log, list) else []
+    common = min(len(found), len(digests))
+    if log is None or state.get("global_step") != steps or found[:common] != digests[:common]:
         step = state.get("global_step") if isinstance(state, dict) else None
         message = (
-            f"{str(state_file)!r} is at step {step}, and {TRAINER_RUN_FILE} beside it at step {steps}: the files are "
-            "of different runs, so train again into an empty folder"
+            f"{str(state_file)!r} (step {step}) and {TRAINER_RUN_FILE} beside it (step {steps}) do not have the same "
+            "log, so they are of different runs: train again, with the callback, into an empty folder"
         )
         raise ConfigurationError(message)
-    return _checked_for_divergence(trial, state)
+    return trial
 
 
 def _read_json(path: Path, remedy: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        message = f"{str(path)!r} cannot be read ({error.strerror or error}): {remedy}"
+        message = f"{str(path.absolute())!r} cannot be read ({error.strerror or error}): {remedy}"
         raise ConfigurationError(message) from None
     except ValueError as error:
-        message = f"{str(path)!r} is not JSON ({error}): {remedy}, and train again"
+        message = f"{str(path.absolute())!r} is damaged, it is not JSON ({error}): train again"
         raise ConfigurationError(message) from None
-
-
-def _checked_for_divergence(trial: TrialResult, state: dict[str, Any]) -> TrialResult:
-    """Return the trial, as diverged where the Trainer logged a loss that is not finite."""
-    for entry in state.get("log_history") or ():
-        loss = entry.get("loss")
-        if loss is not None and not math.isfinite(loss):
-            error = TrialError(f"the training loss is {loss} at step {entry.get('step')}")
-            return TrialResult(
-                spec=trial.spec, outcome="diverged", environment=trial.environment, error=error, cached=True
-            )
-    return trial

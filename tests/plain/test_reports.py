@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_ftguard.assertions import assert_loss_gap
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.reporting.json import json_report, read_report
@@ -176,7 +177,7 @@ def test_a_report_is_read_back_as_variants(tmp_path: Path) -> None:
     first = trial(FULL, NLL, reference=losses(NLL, documents=tuple(range(len(NLL)))))
     second = trial(FULL, NLL, seed=2, workload=escalated, error=TrialError('[\n 1,\n 2\n] "'))
     third = trial(LORA, [math.nan, *NLL[1:]])
-    path.write_text(json_report([first, third, second], []), encoding="utf-8")
+    path.write_text(json_report([third, first, second], []), encoding="utf-8")
     full, lora = read_report(path)
     assert (full.label, full.workload.seeds) == ("full", (0, 2))
     assert full.trials == (replace(first, cached=True), replace(second, cached=True))
@@ -186,6 +187,31 @@ def test_a_report_is_read_back_as_variants(tmp_path: Path) -> None:
     assert lora.trials[0].validation.nll[1:] == tuple(NLL[1:])
     with pytest.raises(FtguardError, match="not trained in this run"):
         full.load()
+
+
+def test_a_report_of_a_run_that_asked_for_more_seeds_still_owes_its_looks(tmp_path: Path) -> None:
+    """Judged at the full confidence, a run that stopped when it liked the answer would err too often."""
+    path = tmp_path / "ftguard.json"
+    declared = replace(WORKLOAD, seeds=(0, 1, 2), most_seeds=8)
+    more = replace(declared, seeds=(0, 1, 2, 3, 4))
+    trials = [
+        trial(variant, [value + noise for value in NLL], seed=seed, workload=declared if seed < 3 else more)
+        for variant, noise in ((FULL, 0.0), (LORA, 0.001))
+        for seed in range(5)
+    ]
+    path.write_text(json_report(trials, []), encoding="utf-8")
+    full, lora = read_report(path)
+    assert full.workload.looks == (3, 5, 8)
+    assert [one.spec.seed for one in lora.trials] == [0, 1, 2, 3, 4]
+    verdict = assert_loss_gap(lora, full, at_most=0.1)
+    assert "look 2 of at most 3, with 5 seeds; each may err in 1.67 %" in verdict.message
+
+
+def test_a_report_gives_full_first_whatever_was_trained_first(tmp_path: Path) -> None:
+    """`full, lora = read_report(...)` must not turn with the order of the tests that wrote it."""
+    path = tmp_path / "ftguard.json"
+    path.write_text(json_report([trial(LORA, NLL), trial(FULL, NLL)], []), encoding="utf-8")
+    assert [variant.label for variant in read_report(path)] == ["full", "lora r=16"]
 
 
 @pytest.mark.parametrize(

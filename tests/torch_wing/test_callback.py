@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from pytest_ftguard import FtguardCallback, read_trainer_runs
 from pytest_ftguard.comparison import compare
@@ -36,8 +35,11 @@ def run(tiny_model: Path, texts: Path, tmp_path: Path) -> Run:
     def train(
         name: str, peft: Any = None, callback: FtguardCallback | None = None, *, save: bool = True, **arguments: Any
     ) -> Path:
+        make, prepare = arguments.pop("trainer", Trainer), arguments.pop("prepare", lambda _: None)
+        optimizers, extra = arguments.pop("optimizers", None), arguments.pop("extra", [])
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        prepare(model)
         if peft is not None:
             torch.manual_seed(0)
             model = get_peft_model(model, peft)
@@ -54,12 +56,13 @@ def run(tiny_model: Path, texts: Path, tmp_path: Path) -> Run:
             "disable_tqdm": True,
             "seed": 7,
         }
-        trainer = Trainer(
+        trainer = make(
             model=model,
+            optimizers=optimizers(model) if optimizers else (None, None),
             args=TrainingArguments(**{**options, **arguments}),
             train_dataset=TokenBlocks(blocks),
             processing_class=tokenizer,
-            callbacks=[callback or FtguardCallback(texts / "validation.txt", **SIZE)],
+            callbacks=[callback or FtguardCallback(texts / "validation.txt", **SIZE), *extra],
         )
         trainer.train(resume_from_checkpoint=arguments.get("resume_from_checkpoint"))
         if save:
@@ -122,7 +125,7 @@ def test_other_batches_and_other_arguments_are_other_work(run: Run, change: dict
 def test_several_seeds_are_one_variant(run: Run) -> None:
     """One folder for each seed; each must differ, and nothing else may."""
     folders = [run(f"seed-{seed}", seed=seed) for seed in (0, 1)]
-    assert [trial.spec.seed for trial in read_trainer_runs(*folders).trials] == [0, 1]
+    assert [trial.spec.seed for trial in read_trainer_runs(*reversed(folders)).trials] == [0, 1]
     with pytest.raises(ConfigurationError, match="repeated seed"):
         read_trainer_runs(folders[0], folders[0])
     other = run("other", seed=3, learning_rate=1e-4)
@@ -155,16 +158,14 @@ def test_a_run_that_diverged_says_so(run: Run) -> None:
     assert "step" in trial.error.message
 
 
-def test_the_trainers_own_log_is_read_for_divergence(run: Run) -> None:
-    """A loss that is not finite in trainer_state.json counts, whatever the callback saw."""
+def test_a_log_that_is_not_this_runs_is_noticed(run: Run) -> None:
+    """A run without the callback, into the same folder, leaves the losses of the run before it behind."""
     folder = run("full", logging_steps=1)
-    state = json.loads((folder / "trainer_state.json").read_text())
-    state["log_history"][3]["loss"] = math.nan
-    (folder / "trainer_state.json").write_text(json.dumps(state))
-    (trial,) = read_trainer_runs(folder).trials
-    assert trial.outcome == "diverged"
-    assert trial.error is not None
-    assert "at step 4" in trial.error.message
+    stale = (folder / TRAINER_RUN_FILE).read_text()
+    run("full", logging_steps=1, learning_rate=1e-4)
+    (folder / TRAINER_RUN_FILE).write_text(stale)
+    with pytest.raises(ConfigurationError, match="do not have the same log"):
+        read_trainer_runs(folder)
 
 
 def test_a_resumed_run_is_not_measured_and_leaves_no_old_result(run: Run) -> None:
@@ -189,14 +190,16 @@ def test_files_of_different_runs_are_noticed(run: Run) -> None:
     folder = run("full")
     state = json.loads((folder / "trainer_state.json").read_text())
     (folder / "trainer_state.json").write_text(json.dumps({**state, "global_step": 11}))
-    with pytest.raises(ConfigurationError, match=r"at step 11, .* at step 12"):
+    with pytest.raises(ConfigurationError, match=r"step 11\) .* \(step 12\)"):
         read_trainer_runs(folder)
     (folder / "trainer_state.json").write_text("{")
-    with pytest.raises(ConfigurationError, match="is not JSON"):
+    with pytest.raises(ConfigurationError, match="is damaged"):
         read_trainer_runs(folder)
-    (folder / TRAINER_RUN_FILE).write_text('{"schema": 99}')
+    (folder / TRAINER_RUN_FILE).write_text('{"trial": {"schema": 99}}')
     with pytest.raises(ConfigurationError, match="schema 99"):
         read_trainer_runs(folder)
+    with pytest.raises(ConfigurationError, match="there is no folder"):
+        read_trainer_runs(folder / "nowhere")
 
 
 def test_other_adapters_and_a_missing_tokenizer_are_errors_at_the_start(
@@ -222,6 +225,111 @@ def test_a_trial_that_is_read_has_no_weights_of_ours(run: Run) -> None:
     assert isinstance(trained.trials[0], TrialResult)
     assert trained.loader is None
     assert trained.extend is None
+
+
+class Positional(Trainer):
+    """Calls the model without names."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        logits = model(inputs["input_ids"]).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+
+
+class OwnLoss(Trainer):
+    """Keeps the labels from the model, as a Trainer with a compute_loss_func does."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        logits = model(input_ids=inputs["input_ids"]).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+
+
+@pytest.mark.parametrize("trainer", [Positional, OwnLoss])
+def test_batches_that_are_not_seen_are_not_taken_for_equal(run: Run, trainer: type[Trainer]) -> None:
+    """What is learnt may hide in labels that the model never sees, so nothing is concluded from such a run."""
+    with pytest.warns(FtguardWarning, match="does not know which batches"):
+        folders = [run("full", trainer=trainer), run("lora", lora(), trainer=trainer)]
+    full, adapted = map(read_trainer_runs, folders)
+    assert any("not known which batches" in problem for problem in compare(adapted, full).loss_problems)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda model: model.to(torch.bfloat16), "precision"),
+        (lambda model: setattr(model.transformer.drop, "p", 0.5), "model_args"),
+        (lambda model: setattr(model.config, "attn_pdrop", 0.3), "model_args"),
+    ],
+)
+def test_weights_of_bf16_and_dropout_are_other_work(run: Run, prepare: Any, words: str) -> None:
+    """Both hold full fine-tuning back where LoRA is not, without a trace among the Trainer's arguments."""
+    full = read_trainer_runs(run("full", prepare=prepare))
+    adapted = read_trainer_runs(run("lora", lora()))
+    assert any(f"not do the same work: {words} is" in problem for problem in compare(adapted, full).loss_problems)
+
+
+def test_an_optimizer_of_the_users_own_gives_the_rate(run: Run) -> None:
+    """The Trainer's argument says nothing where it is not used."""
+
+    def sgd(model: Any) -> Any:
+        return torch.optim.SGD(model.parameters(), lr=0.25), None
+
+    trained = read_trainer_runs(run("full", optimizers=sgd, learning_rate=1e-3, lr_scheduler_type="constant"))
+    assert trained.variant == Full(learning_rate=0.25)
+    assert trained.workload.training_args["optimizer"] == "SGD"
+
+
+def test_a_schedule_that_was_planned_for_more_steps_is_other_work(run: Run) -> None:
+    """Its rate had not come down when the run was stopped."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step >= 12
+
+    full = read_trainer_runs(run("full", max_steps=120, extra=[Stop()]))
+    assert full.workload.steps == 12
+    (problem, *_) = compare(read_trainer_runs(run("lora", lora())), full).loss_problems
+    assert "'planned_steps': 12" in problem
+    assert "'planned_steps': 120" in problem
+
+
+def test_frozen_weights_are_not_full_fine_tuning(run: Run) -> None:
+    """The name would promise what the run did not do."""
+    with pytest.raises(ConfigurationError, match="of 39,808 parameters are trained"):
+        run("part", prepare=lambda model: model.transformer.wte.requires_grad_(False))
+
+
+def test_ways_of_adapting_that_differ_in_other_options_are_two_variants(run: Run) -> None:
+    """Their seeds are not put together."""
+    one, two = lora(), lora()
+    two.layers_to_transform = [0]
+    folders = [run("one", one, seed=0), run("two", two, seed=1)]
+    assert dict(read_trainer_runs(folders[1]).variant.options) == {"layers_to_transform": [0]}  # type: ignore[union-attr]
+    with pytest.raises(ConfigurationError, match="read each variant by itself"):
+        read_trainer_runs(*folders)
+
+
+def test_adapters_that_take_from_the_weights_start_from_the_base_model(run: Run) -> None:
+    """PiSSA moves a part of the weights into the adapters; together they are the base model."""
+    pissa = lora()
+    pissa.init_lora_weights = "pissa"
+    full, adapted = read_trainer_runs(run("full")), read_trainer_runs(run("lora", pissa))
+    assert not compare(adapted, full).loss_problems
+
+
+def test_the_documents_of_token_ids_are_kept(run: Run) -> None:
+    """Sequences of one document are one unit of evidence."""
+    ids = [[1, 2, 3 + number % 200, 4] for number in range(70)]
+    callback = FtguardCallback(ids, documents=[number // 2 for number in range(70)], final=True)
+    trained = read_trainer_runs(run("ids", callback=callback))
+    assert trained.workload.final
+    assert trained.trials[0].validation is not None
+    assert trained.trials[0].validation.documents == tuple(number // 2 for number in range(70))
+    with pytest.raises(ConfigurationError, match="are 70, and their documents 1"):
+        run("wrong", callback=FtguardCallback(ids, documents=[0]))
 
 
 @pytest.mark.parametrize(

@@ -53,32 +53,35 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
     error.
 
     Args:
-        path: The report.
+        path: The report; a relative path starts at the working folder, as for `open`.
 
     Returns:
-        One variant for each workload and way of adapting the weights, in the order of the report.
+        One variant for each workload and way of adapting the weights: full fine-tuning first, the others in the order
+        of the report.
 
     Raises:
         ConfigurationError: The file cannot be read, or is not a report that this version reads.
     """
+    place = str(Path(path).absolute())
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
         if report["schema"] != SCHEMA:
-            message = f"the report {str(path)!r} has schema {report['schema']!r}, and this version reads {SCHEMA}"
+            message = f"the report {place!r} has schema {report['schema']!r}, and this version reads {SCHEMA}"
             raise ConfigurationError(message)
         trials = [_read_trial(values) for values in report["trials"]]
     except OSError as error:
-        message = f"the report {str(path)!r} cannot be read: {error.strerror or error}; give what --ftguard-json wrote"
+        message = f"the report {place!r} cannot be read: {error.strerror or error}; give what --ftguard-json wrote"
         raise ConfigurationError(message) from None
     except ConfigurationError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, FtguardError) as error:
         message = (
-            f"the report {str(path)!r} is not one that --ftguard-json of this version wrote "
+            f"the report {place!r} is not one that --ftguard-json of this version wrote "
             f"({type(error).__name__}: {error}): make it again"
         )
         raise ConfigurationError(message) from None
-    return trained_variants(trials)
+    # Which of them was trained first depends on the tests, and must not decide which is taken for which.
+    return tuple(sorted(trained_variants(trials), key=lambda variant: variant.variant.kind != "full"))
 
 
 def _trial(trial: TrialResult) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import math
 import os
+import uuid
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,7 +19,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
-from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult
+from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult, log_digests
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import data, machine, models
 from pytest_ftguard.training.recorder import Evaluator, Recorder
@@ -26,6 +27,12 @@ from pytest_ftguard.training.recorder import Evaluator, Recorder
 __all__ = ["FtguardCallback"]
 
 # The arguments of a Trainer that decide what is learnt, beside those that a workload and a variant name themselves.
+_PROCESS: Final = uuid.uuid4().hex
+# Of a LoraConfig, what a LoRA variant has a field for, or what changes nothing that is learnt.
+_OTHER_OPTIONS: Final = frozenset(
+    {"r", "lora_alpha", "target_modules", "lora_dropout", "bias", "base_model_name_or_path", "task_type", "peft_type"}
+    | {"inference_mode", "revision", "auto_mapping", "fan_in_fan_out", "peft_version", "runtime_config"}
+)
 _DECISIVE: Final = (
     "adam_beta1",
     "adam_beta2",
@@ -61,7 +68,10 @@ class FtguardCallback(TrainerCallback):
         block_size: Largest number of tokens in a sequence of a text.
         validation_sequences: Largest number of validation sequences, evenly spaced.
         reference: A general text whose loss is measured too, in the same forms.
+        documents: Number of the document that each validation sequence of token ids was cut from. Without it they are
+            taken for independent of one another, which makes bounds too narrow where several are from one document.
         train: Name of the training data, for the summary.
+        final: Whether the steps are those of production, so that the trend beyond them does not decide.
     """
 
     def __init__(
@@ -71,9 +81,13 @@ class FtguardCallback(TrainerCallback):
         block_size: int = 128,
         validation_sequences: int = 256,
         reference: str | os.PathLike[str] | Sequence[Sequence[int]] | None = None,
+        documents: Sequence[int] | None = None,
         train: str = "training data",
+        final: bool = False,
     ) -> None:
         self._texts = {"validation": validation, "reference": reference}
+        self._documents = {"validation": documents, "reference": None}
+        self._final = final
         self._size = {"block_size": block_size, "at_most": validation_sequences}
         self._train = train
         self._run: _Run | None = None
@@ -87,11 +101,12 @@ class FtguardCallback(TrainerCallback):
             warnings.warn(FtguardWarning(f"pytest-ftguard does not measure this run: {reason}"), stacklevel=2)
             return
         texts = {
-            role: _evaluation_set(text, role, kwargs.get("processing_class"), **self._size)
+            role: self._evaluation_set(text, role, kwargs.get("processing_class"))
             for role, text in self._texts.items()
             if text is not None
         }
         self._run = _Run(args, kwargs["model"], texts, int(state.max_steps))
+        self._run.note_rates(kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock and the memory meter."""
@@ -115,13 +130,27 @@ class FtguardCallback(TrainerCallback):
             return
         sizes = {"block_size": self._size["block_size"], "validation_sequences": self._size["at_most"]}
         names = {role: _name(text) for role, text in self._texts.items() if text is not None}
-        result = self._run.finish(int(state.global_step), {"train": self._train, **names, **sizes})
+        named = {"train": self._train, "final": self._final, **names, **sizes}
+        result = self._run.finish(int(state.global_step), named)
         self._run = None
+        # By its log the reader tells whether a trainer_state.json is that of this run.
+        content = {"trial": result.to_dict(), "log": log_digests(state.log_history)}
         output = Path(str(args.output_dir)) / TRAINER_RUN_FILE
         output.parent.mkdir(parents=True, exist_ok=True)
         draft = output.with_suffix(".draft")
-        draft.write_text(json.dumps(result.to_dict()), encoding="utf-8")
+        draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(output)
+
+    def _evaluation_set(self, text: Any, role: str, tokenizer: Any) -> data.EvaluationSet:
+        if not isinstance(text, str | os.PathLike):
+            return data.evaluation_set_of_ids(text, role, self._documents[role], at_most=self._size["at_most"])
+        if tokenizer is None:
+            message = (
+                f"FtguardCallback was given the {role} text {os.fspath(text)!r}, but the Trainer has no tokenizer: "
+                "pass it as processing_class, or give the callback token ids"
+            )
+            raise ConfigurationError(message)
+        return data.evaluation_set(os.fspath(text), role, tokenizer, **self._size)
 
 
 class _Run:
@@ -141,27 +170,54 @@ class _Run:
         self._texts = texts
         self._device = next(model.parameters()).device
         self._variant = _variant(model, args)
+        self._settings = _settings(args, model, steps)
         self._evaluator = Evaluator(args.per_device_train_batch_size, bf16=bool(args.bf16))
-        with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-            self._base = self._losses()
+        # Fresh adapters change nothing, so this is the base model. Without them it would not always be: some ways of
+        # initialising them (PiSSA, OLoRA) take a part of the weights away and give it to the adapters.
+        self._base = self._losses()
         self.recorder = Recorder(model, texts["validation"], self._evaluator, steps, self._device)
         self._order = hashlib.sha256()
-        self._batches = 0
+        self._shape: tuple[int, ...] = ()
+        self._knows_batches = True
+        self._owns_memory = _owns_memory(model, self._device)
         note_batch = torch.compiler.disable(self._note_batch)  # type: ignore[no-untyped-call]
         self._hook = model.register_forward_pre_hook(note_batch, with_kwargs=True)
 
     def _losses(self) -> dict[str, SequenceLosses]:
         return {role: self._evaluator.losses(self._model, text) for role, text in self._texts.items()}
 
+    def note_rates(self, optimizer: Any, scheduler: Any) -> None:
+        """Take the learning rate from the optimizer, which may be one of the user's own."""
+        groups = getattr(optimizer, "param_groups", [])
+        rates = sorted({float(group.get("initial_lr", group["lr"])) for group in groups})
+        if rates:
+            self._variant = replace(self._variant, learning_rate=rates[-1])
+        kinds = {"optimizer": optimizer, "scheduler": scheduler}
+        self._settings |= {name: type(_inner(one)).__qualname__ for name, one in kinds.items() if one is not None}
+        self._settings |= {"learning_rates": rates} if len(rates) > 1 else {}
+
     def _note_batch(self, model: nn.Module, arguments: Any, keywords: dict[str, Any]) -> None:
-        if model.training:
-            self._batches += 1
-            for name in ("input_ids", "labels"):
-                if isinstance(keywords.get(name), torch.Tensor):
-                    self._order.update(keywords[name].cpu().numpy().tobytes())
+        if not model.training:
+            return
+        tensors = {**{f"argument {number}": value for number, value in enumerate(arguments)}, **keywords}
+        tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+        # A Trainer with a loss of its own may keep the labels to itself: then it is not known what was learnt.
+        self._knows_batches &= {"input_ids", "labels"} <= tensors.keys()
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            self._order.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            self._order.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        self._shape = max(self._shape, tuple(tensors["input_ids"].shape) if "input_ids" in tensors else ())
 
     def finish(self, steps: int, names: dict[str, Any]) -> TrialResult:
         self._hook.remove()
+        if not self._shape or not self._knows_batches:
+            message = (
+                "pytest-ftguard does not know which batches this run was trained on, because the model was not called "
+                "with input_ids and labels by name (as with a compute_loss_func): it cannot be compared with another"
+            )
+            warnings.warn(FtguardWarning(message), stacklevel=2)
+            self._knows_batches = False
         final = self._losses()
         validation = final["validation"]
         if not all(map(math.isfinite, validation.nll)) and self.problem is None:
@@ -173,7 +229,8 @@ class _Run:
                 batch_size=self._args.per_device_train_batch_size,
                 steps=steps,
                 seeds=(self._args.seed,),
-                training_args=_decisive(self._args),
+                training_args={**self._settings, "largest_batch": list(self._shape)},
+                model_args=_dropout(self._model),
                 **names,
             ),
             variant=self._variant,
@@ -191,9 +248,9 @@ class _Run:
             reference=final.get("reference"),
             base_reference=self._base.get("reference"),
             curve=self.recorder.curve(validation),
-            data_order=self._order.hexdigest() if self._batches else None,
-            memory=self.recorder.peak,
-            time=self.recorder.timing,
+            data_order=self._order.hexdigest() if self._knows_batches else None,
+            memory=self.recorder.peak if self._owns_memory else None,
+            time=replace(self.recorder.timing, run=_PROCESS),
             environment=environment,
         )
 
@@ -208,16 +265,27 @@ def _why_not(args: TrainingArguments, state: Any) -> str | None:
     return None
 
 
-def _evaluation_set(text: Any, role: str, tokenizer: Any, *, block_size: int, at_most: int) -> data.EvaluationSet:
-    if isinstance(text, str | os.PathLike):
-        if tokenizer is None:
-            message = (
-                f"FtguardCallback was given the {role} text {os.fspath(text)!r}, but the Trainer has no tokenizer: "
-                "pass it as processing_class, or give the callback token ids"
-            )
-            raise ConfigurationError(message)
-        return data.evaluation_set(os.fspath(text), role, tokenizer, block_size=block_size, at_most=at_most)
-    return data.evaluation_set_of_ids(text, role, at_most=at_most)
+def _inner(wrapped: Any) -> Any:
+    """Return the optimizer or scheduler inside of accelerate's wrapper."""
+    return getattr(wrapped, "optimizer", None) or getattr(wrapped, "scheduler", None) or wrapped
+
+
+def _owns_memory(model: nn.Module, device: torch.device) -> bool:
+    """Return whether a device's allocator holds little more than this model, so that its peak is that of the run."""
+    if device.type == "cpu":
+        return True  # there tensors are followed one by one
+    module = torch.get_device_module(device)
+    if not hasattr(module, "memory_allocated"):
+        return False
+    own = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if module.memory_allocated(device) <= 1.05 * own + (64 << 20):
+        return True
+    message = (
+        "pytest-ftguard does not measure this run's memory: the device holds more than the model, perhaps another one "
+        "that was trained before in this process; train each variant in a process of its own"
+    )
+    warnings.warn(FtguardWarning(message), stacklevel=2)
+    return False
 
 
 def _name(text: Any) -> str:
@@ -226,6 +294,13 @@ def _name(text: Any) -> str:
 
 def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
     if not isinstance(model, PeftModel):
+        counts = models.count_parameters(model)
+        if counts.trainable != counts.total:
+            message = (
+                f"FtguardCallback measures full fine-tuning and LoRA, and of this model {counts.trainable:,} of "
+                f"{counts.total:,} parameters are trained"
+            )
+            raise ConfigurationError(message)
         return Full(learning_rate=args.learning_rate)
     config = model.peft_config[model.active_adapter]
     if not isinstance(config, LoraConfig):
@@ -239,17 +314,44 @@ def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
         dropout=config.lora_dropout,
         bias=config.bias,
         learning_rate=args.learning_rate,
-        options={name: True for name in ("use_rslora", "use_dora") if getattr(config, name, False)},
+        options=_lora_options(config),
     )
 
 
+def _lora_options(config: LoraConfig) -> dict[str, Any]:
+    """Return what else was set, so that two ways of adapting are not taken for one."""
+    ours, default = (one.to_dict() for one in (cast(Any, config), cast(Any, LoraConfig())))
+    options = {name: value for name, value in ours.items() if value != default.get(name)}
+    return {name: _plain(value) for name, value in options.items() if name not in _OTHER_OPTIONS}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON holds it: sets in order, and what it has no word for as text."""
+    value = sorted(value) if isinstance(value, set | frozenset) else value
+    return json.loads(json.dumps(value, default=str))
+
+
 def _precision(args: TrainingArguments, model: nn.Module) -> str:
-    if args.bf16:
-        return "bf16"
-    if args.fp16:
-        return "fp16"
-    weights = next(model.parameters()).dtype
-    return "fp32" if weights == torch.float32 else f"{str(weights).removeprefix('torch.')} weights"
+    """Return the arithmetic and, where some are not fp32, the weights' types.
+
+    Both matter: at the usual rates weights of bf16 hardly change at all, and in LoRA only the frozen ones are bf16.
+    """
+    arithmetic = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    types = {
+        word: {str(one.dtype).removeprefix("torch.") for one in model.parameters() if one.requires_grad is trained}
+        for word, trained in (("trained", True), ("frozen", False))
+    }
+    odd = [f"{word} weights {', '.join(sorted(found))}" for word, found in types.items() if found - {"float32"}]
+    return ", ".join([arithmetic, *odd])
+
+
+def _dropout(model: nn.Module) -> dict[str, Any]:
+    """Return the base model's dropout, of its modules and of its configuration."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = {name: value for name, value in vars(cast(Any, base).config).items() if "drop" in name and value}
+    found = {one.p for name, one in base.named_modules() if isinstance(one, nn.Dropout) and "lora_dropout" not in name}
+    modules = sorted(found - {0.0})
+    return {**_plain(config), **({"dropout_modules": modules} if modules else {})}
 
 
 def _model_name(model: nn.Module) -> str:
@@ -257,7 +359,8 @@ def _model_name(model: nn.Module) -> str:
     return str(getattr(cast(Any, base).config, "_name_or_path", "")) or type(base).__name__
 
 
-def _decisive(args: TrainingArguments) -> dict[str, Any]:
+def _settings(args: TrainingArguments, model: nn.Module, steps: int) -> dict[str, Any]:
     values = {name: getattr(args, name, None) for name in _DECISIVE}
-    # Enumerations and paths become their text; what a Trainer was not told is not named.
-    return {name: json.loads(json.dumps(value, default=str)) for name, value in values.items() if value is not None}
+    # What a Trainer was not told is not named. The schedule's horizon may lie beyond the last step.
+    named = {name: _plain(value) for name, value in values.items() if value is not None}
+    return {**named, "planned_steps": steps}

@@ -173,12 +173,20 @@ def left_over_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_m
     """
     cut = _cut_text(path, role, tokenizer, block_size)
     used = set(evenly_spaced(len(cut), at_most))
-    rest = [index for index in range(len(cut)) if index not in used]
+    # Sequences of one document are much alike, so whole documents are left over; a text file is one, cut into blocks.
+    documents = {cut[index][0] for index in used} if _is_json_lines(path) else set()
+    texts = {tuple(cut[index][1]) for index in used}
+    rest = [
+        index
+        for index, (document, sequence) in enumerate(cut)
+        if index not in used and document not in documents and tuple(sequence) not in texts
+    ]
     if len(rest) < _LEAST_LEFT_OVER:
+        others = " of other documents" if documents else ""
         message = (
             f"the {role} text {path!r} has {len(cut)} sequences, of which the gates use {len(used)}: a search for a "
-            f"learning rate needs {_LEAST_LEFT_OVER} others; give a longer text, or set validation_sequences to "
-            f"{max(0, len(cut) - _LEAST_LEFT_OVER)} or less"
+            f"learning rate needs {_LEAST_LEFT_OVER} others{others}, and {len(rest)} are left; give a longer text, or "
+            "a smaller validation_sequences"
         )
         raise ConfigurationError(message)
     return _chosen(cut, [rest[index] for index in evenly_spaced(len(rest), at_most)], path)
@@ -210,24 +218,33 @@ def _chosen(cut: Sequence[tuple[int, list[int]]], indices: Sequence[int], path: 
     )
 
 
-def evaluation_set_of_ids(sequences: Sequence[Sequence[int]], role: str, *, at_most: int) -> EvaluationSet:
+def evaluation_set_of_ids(
+    sequences: Sequence[Sequence[int]], role: str, documents: Sequence[int] | None = None, *, at_most: int
+) -> EvaluationSet:
     """Return at most so many of the sequences of token ids, evenly spaced.
 
     Args:
         sequences: Token ids of each sequence, at least two.
         role: "validation" or "reference", for messages.
+        documents: Number of the document that each was cut from; None where all are independent.
         at_most: Largest number of sequences.
 
     Raises:
-        ConfigurationError: There is no sequence, or one that cannot be evaluated.
+        ConfigurationError: There is no sequence, or one that cannot be evaluated, or not one document for each.
     """
     short = [number for number, sequence in enumerate(sequences) if len(sequence) < 2]
     if not len(sequences) or short:
         what = f"sequence {short[0]} has {len(sequences[short[0]])}" if short else "there is none"
         message = f"the {role} sequences must have at least two token ids each, but {what}"
         raise ConfigurationError(message)
-    chosen = [sequences[index] for index in evenly_spaced(len(sequences), at_most)]
-    return EvaluationSet(tuple(torch.tensor(sequence, dtype=torch.int64) for sequence in chosen), documents=None)
+    if documents is not None and len(documents) != len(sequences):
+        message = f"the {role} sequences are {len(sequences)}, and their documents {len(documents)}: give one for each"
+        raise ConfigurationError(message)
+    chosen = evenly_spaced(len(sequences), at_most)
+    return EvaluationSet(
+        tuple(torch.tensor(sequences[index], dtype=torch.int64) for index in chosen),
+        documents=None if documents is None else tuple(documents[index] for index in chosen),
+    )
 
 
 def _is_json_lines(path: str) -> bool:
