@@ -102,7 +102,7 @@ class Run:
         self.config = config
         self.settings = settings
         self.test: TestRecord | None = None
-        self.trials: dict[str, TrialResult] = {}
+        self.trials: dict[tuple[str, bool], TrialResult] = {}
         self.verdicts: list[RecordedVerdict] = []
         self.not_run: list[str] = []
         """Why tests were skipped for which nothing could be trained, one reason per test."""
@@ -112,8 +112,8 @@ class Run:
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
-        self._sent: set[str] = set()
-        self._shown: dict[str, TrialResult] = {}
+        self._sent: set[tuple[str, bool]] = set()
+        self._shown: dict[tuple[str, bool], TrialResult] = {}
         self._progress = _ProgressDisplay(config)
         self.fixtures_from_settings: set[str] = set()
         """Fixtures that were made of settings, or that are known not to be."""
@@ -243,15 +243,15 @@ class Run:
     def show(self, variants: Sequence[TrainedVariant]) -> None:
         """Keep the trials of variants for the summary, among which may be some that were not trained in this run."""
         for trial in (trial for variant in variants for trial in variant.trials):
-            self._shown.setdefault(trial.fingerprint, trial)
+            self._shown.setdefault(_identity(trial), trial)
 
     def new_trials(self) -> list[TrialResult]:
         """Return the trials since the last call."""
         trained = self._lab.results if self._lab else ()
-        known = {trial.fingerprint for trial in trained}
-        results = [*trained, *(trial for trial in self._shown.values() if trial.fingerprint not in known)]
-        fresh = [trial for trial in results if trial.fingerprint not in self._sent]
-        self._sent.update(trial.fingerprint for trial in fresh)
+        known = set(map(_identity, trained))
+        results = [*trained, *(trial for trial in self._shown.values() if _identity(trial) not in known)]
+        fresh = [trial for trial in results if _identity(trial) not in self._sent]
+        self._sent.update(map(_identity, fresh))
         return fresh
 
     def keep(self, nodeid: str, content: Mapping[str, Any]) -> None:
@@ -262,7 +262,7 @@ class Run:
 
         for values in content.get("trials", ()):
             trial = TrialResult.from_dict(values)
-            self.trials.setdefault(trial.fingerprint, trial)
+            self.trials.setdefault(_identity(trial), trial)
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
         if content.get("not_run"):
             self.not_run.append(content["not_run"])
@@ -271,6 +271,11 @@ class Run:
         """End what is running and remove what was written."""
         if self._lab is not None:
             self._lab.close()
+
+
+def _identity(trial: TrialResult) -> tuple[str, bool]:
+    """Tell a trial from its twin that was read from a report: a verdict may rest on either."""
+    return trial.fingerprint, trial.cached
 
 
 def _failure(message: str) -> BaseException:

@@ -73,7 +73,7 @@ def test_beside_a_baseline_that_learnt_too_little_nothing_is_concluded(gain: flo
     assert verdict.status == status
     if status == "INVALID":
         assert "cannot tell good from bad" in verdict.message
-        assert "3 times the margin, 0.3" in verdict.message
+        assert "a gain of less than 3 times the limit" in verdict.message
 
 
 def test_the_factor_of_the_gain_can_be_set() -> None:
@@ -149,7 +149,7 @@ def several(gaps: list[float], noise: float) -> tuple[TrainedVariant, TrainedVar
 def test_doubt_names_the_larger_noise_and_the_cheapest_way_out() -> None:
     """Where seeds scatter, seeds settle it and text does not; where sequences do, text is named, and first."""
     scattered = assess_loss_gap(*several([0.0, 0.04, 0.08], 0.001), limit(0.05), RULE).message
-    assert "100 % of the noise comes from the 3 seeds" in scattered
+    assert "100 % of the uncertainty comes from the 3 seeds" in scattered
     assert re.search(r"about \d+ seeds instead of 3 would settle it; more validation text alone would not", scattered)
     noisy = assess_loss_gap(*several([0.04, 0.04, 0.04], 0.3), limit(0.05), RULE).message
     assert "100 % of the noise comes from the choice of 128 validation sequences" in noisy

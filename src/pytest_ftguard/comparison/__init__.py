@@ -195,7 +195,11 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
             if trial.failure is not None:
                 problems.append(trial.failure)
             elif not (_is_finite(trained) and _is_finite(base)):
-                hint = "; set ftguard_reference to a general text" if text == "reference" else ""
+                hint = (
+                    "; set ftguard_reference to a general text (for a Trainer run: FtguardCallback(..., reference=...))"
+                    if text == "reference"
+                    else ""
+                )
                 problems.append(f"the {text} loss of {where}, was not measured, or is not finite{hint}")
             elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
                 problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")

@@ -93,10 +93,16 @@ def _explain_memory(
         whole = f"{baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
         measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}, {share} of {whole}"
     lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.place}."]
-    if status == "FAIL":
+    if status == "FAIL" and baseline is not None:
         lines.append(
-            "What to do: a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in "
-            "training_args (it applies to both variants), fewer target modules; or raise the limit."
+            "That is more than allowed. What to do: fewer target modules or a lower rank make the share smaller; a "
+            "smaller batch shrinks both sides; or raise the limit."
+        )
+    elif status == "FAIL":
+        lines.append(
+            "That is more than allowed. What to do: a smaller batch_size with gradient_accumulation_steps, "
+            "gradient_checkpointing in training_args (it applies to both variants), fewer target modules; or raise the "
+            "limit."
         )
     return "\n".join(lines)
 
@@ -131,14 +137,26 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
     shares = [100 * bound for bound in (interval.value, interval.lower, interval.upper)]
     value, lower, upper = (f"{share:.{decimals_apart(shares, 100 * limit.value, 1)}f}%" for share in shares)
     lines = [
-        f"step time {status}: a step of {candidate.label} takes {value} of {baseline.label}'s (bounds {lower} and "
-        f"{upper}, each with {100 * confidence:g} % confidence, from {len(candidate.trials)} seeds).",
+        f"step time {status}: a step of {candidate.label} takes {value} of {baseline.label}'s. Judging from "
+        f"{len(candidate.trials)} seeds, it lies between {lower} and {upper} (each end is wrong in at most "
+        f"{100 * (1 - confidence):.3g} % of cases).",
         f"Allowed: at most {limit}, set by {limit.place}.",
     ]
     if status == "FAIL":
-        lines.append("What to do: fewer target modules make a step of LoRA faster; the rank hardly matters.")
+        lines.append(
+            "Even the better of the two ends is beyond the limit. What to do: fewer target modules make a step of LoRA "
+            "faster, the rank hardly matters; or raise the limit."
+        )
     elif status == "INCONCLUSIVE":
-        lines.append("What to do: run on a machine with nothing else to do, or with more seeds.")
+        few = (
+            f"with {len(candidate.trials)} seeds the ends are far apart: use 4 or more; "
+            if len(candidate.trials) < 4
+            else ""
+        )
+        lines.append(
+            f"The limit lies between the two ends, so neither answer is safe. What to do: {few}run on a machine with "
+            "nothing else to do, or for more steps."
+        )
     return give(
         "time_budget",
         status,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pytest_ftguard.comparison import Comparison, Trend, trend_of
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import TITLES, Status
@@ -10,18 +12,36 @@ from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval, effort_to_settle
 from pytest_ftguard.units import decimals_apart
 
-__all__ = ["about_seeds", "headline", "measured", "no_gain", "no_trend", "outlook", "reason", "widening"]
+__all__ = ["about_seeds", "ends_err", "headline", "measured", "no_gain", "no_trend", "outlook", "reason", "widening"]
 
 
-def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: float) -> str:
-    """Return why nothing may be concluded beside a baseline that itself learnt too little."""
-    least = rule.gain_factor * max(0.0, margin)
+def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: float, limit: Limit) -> str:
+    """Return why nothing may be concluded beside a baseline that itself learnt too little.
+
+    Args:
+        baseline: The variant that learnt too little.
+        gain: What it gained over the base model, in nats per token.
+        rule: How many margins it must gain.
+        margin: What the limit is in nats per token.
+        limit: The limit, in its own unit.
+    """
+    smaller = ""
+    if margin > 0 and gain.lower > 0:
+        largest = limit.value * gain.lower / (rule.gain_factor * margin)
+        smaller = f"if that is all there is to learn, set a limit of at most {_floor(largest)}; otherwise "
+    search = f"ftguard_{baseline.variant.kind}_search_learning_rate = true"
     return (
         f"the test cannot tell good from bad: {baseline.label} itself is only {gain.value:+.4f} nats per token better "
-        f"than the base model (at least {gain.lower:+.4f}), but must be better by more than {rule.gain_factor:g} times "
-        f"the margin, {least:.4g}: beside a baseline that learnt so little a bad variant looks equal. Train for more "
-        f"steps, search {baseline.label}'s learning rate, or set a smaller limit"
+        f"than the base model (at least {gain.lower:+.4f}), and beside a gain of less than {rule.gain_factor:g} times "
+        f"the limit a bad variant looks as good. What to do: {smaller}train for more steps, or search "
+        f"{baseline.label}'s learning rate ({search})"
     )
+
+
+def _floor(value: float) -> str:
+    """Return a value with two digits, rounded down, so that it is still allowed."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.floor(value / unit * (1 + 1e-9)) * unit:.2g}"
 
 
 def no_trend(comparison: Comparison) -> list[str]:
@@ -74,43 +94,57 @@ def measured(gate: str, comparison: Comparison, interval: Interval, limit: Limit
         decimals = decimals_apart(values, limit.value, 4)
         value, lower, upper = (f"{value:+.{decimals}f}" for value in values)
         what = f"a gap of {value}{' points of perplexity' if gate == 'perplexity_gap' else ''}"
-    return (
-        f"Measured: {what}. Counting the noise of {_basis(comparison, rule)}, the true value may lie anywhere between "
-        f"{lower} and {upper} (each bound holds with {100 * rule.confidence:.4g} % confidence)."
-    )
+    chance = ends_err(rule.confidence)
+    return f"Measured: {what}. {_basis(comparison, rule)}, the true value lies between {lower} and {upper} ({chance})."
+
+
+def ends_err(confidence: float) -> str:
+    """Return how often the true value lies beyond each of two bounds, in words."""
+    return f"each end is wrong in at most {100 * (1 - confidence):.3g} % of cases"
 
 
 def _basis(comparison: Comparison, rule: Rule) -> str:
+    """Say what else could have come out, and what that is judged from."""
     sequences = f"{comparison.units} {comparison.unit_name}"
     if rule.seed_noise is not None:
-        return f"{sequences} and of seeds, calibrated on {rule.seed_noise.degrees_of_freedom + 1} of them"
-    return f"{sequences} and {comparison.seeds} seeds" if comparison.seeds > 1 else sequences
+        seeds = f"the spread over seeds that was calibrated on {rule.seed_noise.degrees_of_freedom + 1} of them"
+        return f"Other validation text or seeds would give another number; judging from {sequences} and {seeds}"
+    if comparison.seeds > 1:
+        return (
+            "Other validation text or seeds would give another number; judging from "
+            f"{sequences} and {comparison.seeds} seeds"
+        )
+    return f"Other validation text would give another number; judging from {sequences}"
 
 
 def reason(status: Status, comparison: Comparison, interval: Interval, limit: Limit, rule: Rule) -> list[str]:
     """Return why the answer is what it is, and what to do."""
     label = comparison.candidate.label
     if status == "PASS":
-        return ["Even the worse of the two bounds is within the limit."]
+        return ["Even the worse of the two ends is within the limit."]
     if status == "FAIL":
         return [
-            "Even the better of the two bounds is beyond the limit, so this is not noise.",
-            f"What to do: give {label} more capacity (rank, target modules), search its learning rate, or choose full "
-            "fine-tuning; raise the limit only if the loss of quality is acceptable.",
+            "Even the better of the two ends is beyond the limit, so this is not chance.",
+            f"What to do: search {label}'s learning rate "
+            f"(ftguard_{comparison.candidate.variant.kind}_search_learning_rate = true), give it more capacity (rank, "
+            "target modules), or choose full fine-tuning; raise the limit only if the loss of quality is acceptable.",
         ]
     shape = (comparison.seeds, comparison.units)
     effort = effort_to_settle(interval, limit.value, shape, rule.confidence, rule.seed_noise)
-    share = interval.seed_variance / (interval.seed_variance + interval.item_variance)
-    noise, percent = (f"the {comparison.seeds} seeds", share) if share > 0.5 else (_sequences(comparison), 1 - share)
     return [
-        f"The limit lies between the bounds, so neither answer is safe. {100 * percent:.0f} % of the noise comes from "
-        f"{noise}.",
+        f"The limit lies between the two ends, so neither answer is safe. {_larger_noise(comparison, interval, rule)}",
         f"What to do: {_way_out(effort.seeds, effort.sequences, comparison)}",
     ]
 
 
-def _sequences(comparison: Comparison) -> str:
-    return f"the choice of {comparison.units} validation {comparison.unit_name}"
+def _larger_noise(comparison: Comparison, interval: Interval, rule: Rule) -> str:
+    text = f"the choice of {comparison.units} validation {comparison.unit_name}"
+    if comparison.seeds == 1 and rule.seed_noise is None:
+        return f"The distance of the ends comes from {text}; what another seed would change is not counted."
+    share = interval.seed_variance / (interval.seed_variance + interval.item_variance)
+    seeds = f"the {comparison.seeds} seeds" if comparison.seeds > 1 else "the one seed"
+    source, percent = (seeds, share) if share > 0.5 else (text, 1 - share)
+    return f"{100 * percent:.0f} % of the uncertainty comes from {source}."
 
 
 def _way_out(seeds: int | None, sequences: int | None, comparison: Comparison) -> str:
@@ -118,8 +152,8 @@ def _way_out(seeds: int | None, sequences: int | None, comparison: Comparison) -
     words = []
     if sequences is not None:
         words.append(
-            f"about {sequences} validation {comparison.unit_name} instead of {comparison.units} would settle it "
-            "(ftguard_validation_sequences, and a longer validation text where it has fewer)"
+            f"about {sequences} validation {comparison.unit_name} instead of {comparison.units} would settle it, by "
+            "ftguard_validation_sequences and, where it has fewer, a longer validation text"
         )
     if seeds is not None:
         words.append(f"about {seeds} seeds instead of {comparison.seeds} would settle it")
@@ -132,7 +166,7 @@ def _way_out(seeds: int | None, sequences: int | None, comparison: Comparison) -
         words.append("more validation text alone would not")
     elif seeds is None and comparison.seeds > 1:
         words.append("more seeds alone would not")
-    return "; ".join(words) + " (if the value stays where it is)."
+    return "; ".join(words) + ". That holds if the value stays where it is."
 
 
 def outlook(comparison: Comparison, margin: float, rule: Rule) -> list[str]:

@@ -82,7 +82,7 @@ def assess_retention(candidate: TrainedVariant, baseline: TrainedVariant, limit:
     try:
         interval = retention(losses.candidate, losses.baseline, losses.base, losses.tokens, rule.confidence)
     except ValueError:
-        return invalid("retention", candidate, baseline, limit, [explain.no_gain(baseline, gain, rule, 0.0)])
+        return invalid("retention", candidate, baseline, limit, [explain.no_gain(baseline, gain, rule, 0.0, limit)])
     # What may be lost of the gain, in nats, is the margin of this gate.
     return _conclude("retention", comparison, interval, limit, rule, margin=(1 - limit.value) * gain.value)
 
@@ -99,7 +99,7 @@ def _conclude(
     # Retention is a share of the gain, and by its own bounds shows whether the gain is large enough.
     sees = gate == "retention" or gain.lower > rule.gain_factor * max(0.0, margin)
     if status != "FAIL" and not sees:
-        return invalid(gate, candidate, baseline, limit, [explain.no_gain(baseline, gain, rule, margin)])
+        return invalid(gate, candidate, baseline, limit, [explain.no_gain(baseline, gain, rule, margin, limit)])
     reasons = explain.reason(status, comparison, interval, limit, rule)
     trend = None if candidate.workload.final else comparison.trend(rule.confidence)
     if status == "PASS" and not candidate.workload.final:
@@ -148,11 +148,20 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
     steps = ", ".join(map(str, trend.steps))
     lines = [
         f"convergence {status}: doubling the {variant.workload.steps} steps would improve {variant.label} by about "
-        f"{value} nats per token (bounds {lower} and {upper}, from {trend.sequences} sequences at steps {steps}).",
+        f"{value} nats per token. Judging from {trend.sequences} sequences at steps {steps}, it lies between {lower} "
+        f"and {upper} ({explain.ends_err(rule.confidence)}).",
         f"Allowed: at most {limit}, set by {limit.place}.",
     ]
-    if status != "PASS":
-        lines.append("What to do: train for more steps, until the loss comes to rest.")
+    if status == "FAIL":
+        lines.append(
+            "Even the better of the two ends is beyond the limit: the loss is still falling. What to do: train for "
+            "more steps (ftguard_steps), until it comes to rest."
+        )
+    elif status == "INCONCLUSIVE":
+        lines.append(
+            "The limit lies between the two ends, so it is not certain that the loss has come to rest. What to do: "
+            "train for more steps (ftguard_steps); more seeds bring the ends closer."
+        )
     return give(
         "convergence",
         status,
@@ -188,18 +197,23 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
     decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
     value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
     than = "the base model's" if baseline is None else f"{baseline.label}'s"
+    side = f"{value.lstrip('+-')} nats per token {'above' if interval.value >= 0 else 'below'} {than}"
     lines = [
-        f"forgetting {status}: on the reference text {candidate.label}'s loss is {value} nats per token above {than} "
-        f"(bounds {lower} and {upper}, each with {100 * rule.confidence:g} % confidence; {len(losses.tokens)} "
-        "sequences).",
+        f"forgetting {status}: on the reference text {candidate.label}'s loss is {side}. Judging from "
+        f"{len(losses.tokens)} sequences, the difference lies between {lower} and {upper} "
+        f"({explain.ends_err(rule.confidence)}).",
         f"Allowed: at most {limit}, set by {limit.place}.",
     ]
     if status == "FAIL":
         lines.append(
-            "What to do: a lower learning rate, fewer steps, a lower rank, or general text among the training data."
+            "Even the better of the two ends is beyond the limit, so this is not chance. What to do: a lower learning "
+            "rate, fewer steps, a lower rank, or general text among the training data."
         )
     elif status == "INCONCLUSIVE":
-        lines.append("What to do: a longer reference text or more seeds narrow the bounds.")
+        lines.append(
+            "The limit lies between the two ends, so neither answer is safe. What to do: a longer reference text "
+            "(and more ftguard_validation_sequences, which count for it too) or more seeds bring the ends closer."
+        )
     return give(
         "forgetting",
         status,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from tabulate import tabulate
 
 from pytest_ftguard.advice import fairness_notes
-from pytest_ftguard.comparison.same_work import same_sequences
+from pytest_ftguard.comparison.same_work import same_base, same_sequences
 from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
 from pytest_ftguard.limits import BYTES, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
@@ -82,16 +82,22 @@ def _by_workload(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
 def _is_same_work(trial: TrialResult, group: Sequence[TrialResult]) -> bool:
     """Return whether a trial belongs to a group: the same workload, or one whose texts only lie elsewhere."""
     ours, theirs = _without_seeds(trial.spec.workload), _without_seeds(group[0].spec.workload)
-    if ours == theirs:
-        return True
+    places = {_place(one) for one in (trial, *group)} - {None}
+    if len(places) > 1:  # one heading names one device
+        return False
     twin = next((other for other in group if other.spec.seed == trial.spec.seed), None)
+    if twin is None or trial.data_order is None or twin.data_order is None:
+        return ours == theirs
     return (
-        twin is not None
-        and _without_places(ours) == _without_places(theirs)
-        and trial.data_order is not None
+        _without_places(ours) == _without_places(theirs)
         and trial.data_order == twin.data_order
         and same_sequences(trial.validation, twin.validation)
+        and same_base(trial, twin)
     )
+
+
+def _place(trial: TrialResult) -> tuple[str, str] | None:
+    return (trial.environment.device_name, trial.environment.precision) if trial.environment else None
 
 
 def _without_seeds(workload: Workload) -> Workload:
@@ -107,11 +113,11 @@ def _without_places(workload: Workload) -> Workload:
 
 
 def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
-    groups: dict[Variant, dict[int, TrialResult]] = {}
+    groups: dict[tuple[Variant, bool], dict[int, TrialResult]] = {}
     for trial in trials:
-        groups.setdefault(trial.spec.variant, {}).setdefault(trial.spec.seed, trial)
+        groups.setdefault((trial.spec.variant, trial.cached), {}).setdefault(trial.spec.seed, trial)
     work = trials[0].spec.workload
-    trained = [TrainedVariant(work, variant, tuple(by_seed.values())) for variant, by_seed in groups.items()]
+    trained = [TrainedVariant(work, variant, tuple(by_seed.values())) for (variant, _), by_seed in groups.items()]
     # Full fine-tuning is what the others are read against, whenever it was trained.
     return sorted(trained, key=lambda variant: variant.variant.kind != "full")
 
@@ -162,9 +168,23 @@ def _search_line(label: str, tried: Sequence[TrialResult]) -> str:
     ]
     steps = tried[0].spec.workload.steps
     losses = [math.inf if trial.validation is None else trial.validation.loss for trial in tried]
-    edge = losses.index(min(losses)) in (0, len(losses) - 1)
-    advice = "; the best is at the edge, so search again from there" if edge else ""
-    return f"searched for {label}, {steps} steps, sequences that no gate uses: {', '.join(results)}{advice}"
+    found = f"searched for {label}, {steps} steps, sequences that no gate uses: {', '.join(results)}"
+    return found + _edge(losses.index(min(losses)), tried) if math.isfinite(min(losses)) else found + _ALL_DIVERGED
+
+
+_ALL_DIVERGED: Final = "; all diverged, so start the search from a much lower rate"
+
+
+def _edge(best: int, tried: Sequence[TrialResult]) -> str:
+    """Return what to do where the best of the rates is the first or the last of them."""
+    if 0 < best < len(tried) - 1:
+        return ""
+    variant = tried[best].spec.variant
+    word = "lowest" if best == 0 else "highest"
+    return (
+        f"; the best is the {word} that was tried and a better one may lie beyond: set "
+        f"{variant.kind}_learning_rate = {variant.learning_rate:g} and search again"
+    )
 
 
 def _labels(variants: Sequence[Variant]) -> list[str]:
