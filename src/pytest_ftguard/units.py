@@ -111,7 +111,8 @@ def decimals_apart(values: Iterable[float], limit: float, least: int) -> int:
 
     Rounded further, 0.0204 would stand as 0.02 beside a limit of 0.02 that it exceeds.
     """
-    numbers = list(values)
+    # What differs from the limit by the rounding of arithmetic alone does so on no side of it.
+    numbers = [value for value in values if not math.isclose(value, limit, rel_tol=1e-9)]
 
     def apart(decimals: int) -> bool:
         pairs = [(number, round(number, decimals)) for number in numbers]

@@ -152,7 +152,7 @@ def test_doubt_names_the_larger_noise_and_the_cheapest_way_out() -> None:
     assert "100 % of the uncertainty comes from the 3 seeds" in scattered
     assert re.search(r"about \d+ seeds instead of 3 would settle it; more validation text alone would not", scattered)
     noisy = assess_loss_gap(*several([0.04, 0.04, 0.04], 0.3), limit(0.05), RULE).message
-    assert "100 % of the noise comes from the choice of 128 validation sequences" in noisy
+    assert "100 % of the uncertainty comes from the choice of 128 validation sequences" in noisy
     assert re.search(r"about \d+ validation sequences instead of 128 would settle it", noisy)
 
 
