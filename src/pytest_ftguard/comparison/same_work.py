@@ -122,6 +122,8 @@ def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> It
             yield f"{where}: the source of the training function was not the same for the two variants"
         if ours.base_validation is None or other.base_validation is None:
             yield f"{where}: the loss of the base model, which shows what was learnt, was not measured"
+        elif not same_sequences(ours.base_validation, other.base_validation):
+            yield f"{where}: the two variants were not evaluated on the same validation sequences"
         elif not same_base(ours, other):
             yield f"{where}: the two variants do not start from the same base model, as its losses on one text show"
 
