@@ -15,7 +15,7 @@ from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap,
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, Limit
-from pytest_ftguard.results import CurvePoint, SequenceLosses, TrainedVariant, TrialResult
+from pytest_ftguard.results import CurvePoint, Environment, SequenceLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
 SEEDS, SEQUENCES, CURVE = 8, 2000, 200
@@ -45,6 +45,7 @@ def trained(variant: Variant, loss: float) -> TrainedVariant:
                 base_validation=losses(np.full(SEQUENCES, 3.0)),
                 curve=(CurvePoint(0, 3.0, (1.0,)), *curve[1:]),
                 data_order=f"order {seed}",
+                environment=Environment("cpu", "a processor", "fp32", 2, "Linux", {}),
             )
         )
     return TrainedVariant(WORKLOAD, variant, tuple(trials))
@@ -65,6 +66,7 @@ def main() -> None:
             verdict = gate()
             times.append(1000 * (time.perf_counter() - start))
         middle, largest = statistics.median(times), max(times)
+        assert verdict.status != "INVALID", verdict.message  # an early refusal would be no measurement
         print(f"{name:15s} {verdict.status:13s} median {middle:5.1f} ms, largest {largest:5.1f} ms")
 
 

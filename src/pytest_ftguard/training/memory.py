@@ -62,7 +62,11 @@ class LiveTensorMeter:
 
     def result(self) -> Memory | None:
         """Return the peak; None after fewer than `COUNTED_STEPS`, whose peak would mislead."""
-        return Memory(self._counter.peak_bytes, "live tensors") if self._steps >= COUNTED_STEPS else None
+        return self.so_far("live tensors") if self._steps >= COUNTED_STEPS else None
+
+    def so_far(self, method: str) -> Memory:
+        """Return the peak of the steps so far, under the name of a method."""
+        return Memory(self._counter.peak_bytes, method)
 
 
 class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]

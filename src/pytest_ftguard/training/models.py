@@ -23,6 +23,7 @@ from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
 __all__ = [
     "apply_variant",
+    "build_without_weights",
     "check_causality",
     "check_variant",
     "count_parameters",
@@ -62,11 +63,12 @@ def load_base(workload: Workload) -> PreTrainedModel:
     """
     place = _place_options(workload)
     try:
-        config = AutoConfig.from_pretrained(workload.model, **place)
-        chosen = {name: value for name, value in workload.model_args.items() if hasattr(config, name)}
-        rest = {name: value for name, value in workload.model_args.items() if name not in chosen and name not in place}
-        _remove_dropout(config)
-        config.update(chosen)
+        config = _load_config(workload)
+        rest = {
+            name: value
+            for name, value in workload.model_args.items()
+            if name not in place and not hasattr(config, name)
+        }
         options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **place, **rest}
         model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(workload.model, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
@@ -79,15 +81,46 @@ def load_base(workload: Workload) -> PreTrainedModel:
             for owner in (model, model.config):
                 if name in vars(owner):
                     delattr(owner, name)
-    context = getattr(model.config, "max_position_embeddings", None)
+    _check_context(model.config, workload)
+    model.config.use_cache = False
+    return cast(PreTrainedModel, model)
+
+
+def build_without_weights(workload: Workload) -> PreTrainedModel:
+    """Return the base model as `load_base` would, on the meta device: its shapes, and nothing in them.
+
+    Raises:
+        ConfigurationError: There is no such model, or its context is shorter than a block.
+    """
+    try:
+        config = _load_config(workload)
+        code = {name: workload.model_args[name] for name in ("trust_remote_code",) if name in workload.model_args}
+        with torch.device("meta"):
+            model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.float32, **code)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ConfigurationError(_cannot_load("model", "model", workload.model, error)) from error
+    _check_context(model.config, workload)
+    model.config.use_cache = False
+    return cast(PreTrainedModel, model)
+
+
+def _load_config(workload: Workload) -> PretrainedConfig:
+    """Return the model's configuration without dropout, and with what `model_args` names of it."""
+    config = AutoConfig.from_pretrained(workload.model, **_place_options(workload))
+    chosen = {name: value for name, value in workload.model_args.items() if hasattr(config, name)}
+    _remove_dropout(config)
+    config.update(chosen)
+    return cast(PretrainedConfig, config)
+
+
+def _check_context(config: PretrainedConfig, workload: Workload) -> None:
+    context = getattr(config, "max_position_embeddings", None)
     if isinstance(context, int) and workload.block_size > context:
         message = (
             f"Workload.block_size is {workload.block_size}, but the context of {workload.model!r} "
             f"has {context} positions: set block_size to {context} or less"
         )
         raise ConfigurationError(message)
-    model.config.use_cache = False
-    return cast(PreTrainedModel, model)
 
 
 def _place_options(workload: Workload) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""The peak memory of a training, known before it: the same steps with tensors that have shapes and no content.
+
+torch's fake tensors go through the same operations as real ones and cost next to nothing, so the counter of live
+tensors sees what it would see in the training. No weights are read, and no accelerator is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import Trainer, TrainingArguments, masking_utils
+
+from pytest_ftguard.results import Memory
+from pytest_ftguard.specs import TrialSpec
+from pytest_ftguard.training import machine, models
+from pytest_ftguard.training.memory import LiveTensorMeter
+from pytest_ftguard.training.trial import training_arguments
+
+__all__ = ["NoForecastError", "forecast"]
+
+# The optimizer's state appears at the end of the first step, so the second has the peak.
+_STEPS: Final = 2
+
+
+class NoForecastError(Exception):
+    """The training cannot be followed with fake tensors; the message says why."""
+
+
+def forecast(spec: TrialSpec) -> Memory:
+    """Return the peak memory that a trial's training will have, by the method "forecast".
+
+    Args:
+        spec: What is to be trained.
+
+    Raises:
+        NoForecastError: The model's code, the optimizer or a training function cannot be followed with fake tensors.
+        ConfigurationError: The spec cannot be carried out.
+    """
+    workload = spec.workload
+    if workload.training_function is not None:
+        message = f"what {workload.training_function} allocates is not known before it runs"
+        raise NoForecastError(message)
+    bf16 = machine.resolve_precision(workload.precision, machine.resolve_device(spec.device)) == "bf16"
+    arguments = training_arguments(spec, Path(), torch.device("cpu"), bf16=bf16)
+    model = models.build_without_weights(workload)
+    with torch.device("meta"):
+        model = cast(Any, models.apply_variant(model, spec.variant))
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            # The Trainer itself would say the same in the training, where the user sees it.
+            warnings.simplefilter("ignore")
+            stack.enter_context(_without_packed_sequences())
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            _make_fake(model)
+            return _follow(model, arguments, (workload.batch_size, workload.block_size))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        lines = str(error).splitlines() or [""]
+        message = f"{type(model).__name__} cannot be followed without its weights: {type(error).__name__}: {lines[0]}"
+        raise NoForecastError(message) from error
+
+
+@contextmanager
+def _without_packed_sequences() -> Iterator[None]:
+    """Answer for transformers what it cannot read from fake positions: that no row of a batch holds several sequences.
+
+    It would take a mask instead, and with a mask attention keeps more.
+    """
+    name = "find_packed_sequence_indices"
+    found = getattr(masking_utils, name, None)
+    if found is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda _: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, found)
+
+
+def _make_fake(model: nn.Module) -> None:
+    """Put fake tensors on the CPU in the place of a model's tensors on the meta device; shared ones stay shared."""
+    fakes: dict[int, Any] = {}
+
+    def fake(tensor: torch.Tensor) -> Any:
+        if id(tensor) not in fakes:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            parameter = isinstance(tensor, nn.Parameter)
+            fakes[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if parameter else empty
+        return fakes[id(tensor)]
+
+    kept = [*model.parameters(), *model.buffers()]  # so that no id is used again
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
+    del kept
+
+
+def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) -> Memory:
+    """Do what the Trainer does in its first steps, as far as memory is concerned."""
+    if arguments.gradient_checkpointing:
+        model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    optimizer = kind(options.pop("params", trained), **options)
+    meter = LiveTensorMeter(model)
+    model.train()
+    for step in range(_STEPS):
+        meter.begin_step(step)
+        for _ in range(arguments.gradient_accumulation_steps):
+            ids = torch.zeros(shape, dtype=torch.int64)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.bf16):
+                loss = model(input_ids=ids, labels=ids).loss
+            (loss / arguments.gradient_accumulation_steps).backward()
+            del loss
+        if arguments.max_grad_norm:
+            nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
+        optimizer.step()
+        model.zero_grad()
+        meter.end_step(step)
+    return meter.so_far("forecast")
