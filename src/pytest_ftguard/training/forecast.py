@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,9 +24,6 @@ from pytest_ftguard.training.memory import LiveTensorMeter
 from pytest_ftguard.training.trial import training_arguments
 
 __all__ = ["NoForecastError", "forecast"]
-
-# The optimizer's state appears at the end of the first step, so the second has the peak.
-_STEPS: Final = 2
 
 
 class NoForecastError(Exception):
@@ -112,17 +109,23 @@ def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) ->
     optimizer = kind(options.pop("params", trained), **options)
     meter = LiveTensorMeter(model)
     model.train()
-    for step in range(_STEPS):
-        meter.begin_step(step)
-        for _ in range(arguments.gradient_accumulation_steps):
-            ids = torch.zeros(shape, dtype=torch.int64)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.bf16):
-                loss = model(input_ids=ids, labels=ids).loss
-            (loss / arguments.gradient_accumulation_steps).backward()
-            del loss
-        if arguments.max_grad_norm:
-            nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
-        optimizer.step()
-        model.zero_grad()
-        meter.end_step(step)
+    # The optimizer's state appears at the end of the first step, and the peak comes in the second: with gradients from
+    # nowhere the first is spared its passes.
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    model.zero_grad()
+    meter.follow(tensor for state in optimizer.state.values() for tensor in state.values())
+    meter.begin_step(0)
+    for _ in range(arguments.gradient_accumulation_steps):
+        ids = torch.zeros(shape, dtype=torch.int64)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.bf16):
+            loss = model(input_ids=ids, labels=ids).loss
+        (loss / arguments.gradient_accumulation_steps).backward()
+        del loss
+    if arguments.max_grad_norm:
+        nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
+    optimizer.step()
+    model.zero_grad()
+    meter.end_step(0)
     return meter.so_far("forecast")

@@ -64,6 +64,10 @@ class LiveTensorMeter:
         """Return the peak; None after fewer than `COUNTED_STEPS`, whose peak would mislead."""
         return self.so_far("live tensors") if self._steps >= COUNTED_STEPS else None
 
+    def follow(self, values: Iterable[Any]) -> None:
+        """Count tensors that were made before, such as an optimizer's state; what is no tensor is passed over."""
+        self._counter.follow(_tensors(values))
+
     def so_far(self, method: str) -> Memory:
         """Return the peak of the steps so far, under the name of a method."""
         return Memory(self._counter.peak_bytes, method)
