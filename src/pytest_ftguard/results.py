@@ -16,6 +16,7 @@ from pytest_ftguard.specs import TrialSpec, Variant, Workload
 __all__ = [
     "SCHEMA",
     "TRAINER_RUN_FILE",
+    "Breakdown",
     "CurvePoint",
     "Environment",
     "Memory",
@@ -35,7 +36,7 @@ __all__ = [
 SCHEMA: Final = 1
 TRAINER_RUN_FILE: Final = "ftguard_trial.json"
 
-Outcome = Literal["ok", "out_of_memory", "diverged", "crashed", "timed_out"]
+Outcome = Literal["ok", "out_of_memory", "diverged", "crashed", "timed_out", "planned"]
 Loader = Callable[["TrialResult"], tuple[Any, Any]]
 
 
@@ -129,20 +130,53 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Peak memory of the training phase.
+class Breakdown:
+    """What the memory of a training step is taken by.
 
     Attributes:
-        peak_bytes: Largest sum of live tensors, or the allocator's peak of allocated bytes.
-        method: How it was measured: "live tensors" (CPU) or "allocator" (accelerators).
-        reserved_bytes: The allocator's peak of reserved bytes; None on CPU.
-        forecast_bytes: The peak that was forecast; None where there was no forecast.
+        weights_bytes: Parameters and buffers.
+        gradients_bytes: Gradients of the trained parameters, once all are there.
+        optimizer_bytes: What the optimizer keeps from step to step.
+        activations_bytes: What the forward pass keeps for the backward pass, the loss included.
+        peak_stage: In which part of a step the peak came: "forward", "backward" or "optimizer".
     """
 
-    peak_bytes: int
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    peak_stage: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of the training phase, which gates, and what belongs to it.
+
+    Attributes:
+        peak_bytes: Largest sum of live tensors, or the allocator's peak of allocated bytes; None where it was forecast
+            only.
+        method: How it was measured: "live tensors" (CPU), "allocator" (accelerators), or "forecast".
+        reserved_bytes: The allocator's peak of reserved bytes; None on CPU.
+        forecast_bytes: The peak that was forecast; None where there was no forecast.
+        allocator_retries: How often the allocator had to give back its cache to find room; None on CPU.
+        breakdown: What the memory is taken by.
+        phases: Peak of each phase, "load", "train" and "evaluate": the allocator's on accelerators; on the CPU the
+            process's high-water mark, in which interpreter and libraries count too.
+    """
+
+    peak_bytes: int | None
     method: str
     reserved_bytes: int | None = None
     forecast_bytes: int | None = None
+    allocator_retries: int | None = None
+    breakdown: Breakdown | None = None
+    phases: Mapping[str, int] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the memory that `dataclasses.asdict` wrote."""
+        breakdown = values.get("breakdown")
+        return cls(**{**values, "breakdown": Breakdown(**breakdown) if breakdown else None})
 
 
 @dataclass(frozen=True)
@@ -202,7 +236,7 @@ class TrialResult:
 
     Attributes:
         spec: What was trained.
-        outcome: "ok", "out_of_memory", "diverged", "crashed" or "timed_out".
+        outcome: "ok", "out_of_memory", "diverged", "crashed", "timed_out", or "planned" where nothing was trained.
         parameters: Counts of the model's parameters.
         validation: Losses of the trained model on the validation text.
         base_validation: Losses of the base model on the same sequences.
@@ -294,7 +328,7 @@ _PARTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "base_validation": SequenceLosses.from_dict,
     "reference": SequenceLosses.from_dict,
     "base_reference": SequenceLosses.from_dict,
-    "memory": lambda values: Memory(**values),
+    "memory": Memory.from_dict,
     "time": lambda values: Timing(**values),
     "environment": lambda values: Environment(**values),
     "error": lambda values: TrialError(**values),
@@ -368,7 +402,14 @@ class TrainedVariant:
     def peak_memory_bytes(self) -> int | None:
         """Peak memory of training, the largest over the seeds."""
         peaks = [trial.memory.peak_bytes for trial in self.trials if trial.memory is not None]
-        return max(peaks) if self.ok and len(peaks) == len(self.trials) else None
+        measured = [peak for peak in peaks if peak is not None]
+        return max(measured) if self.ok and len(measured) == len(self.trials) else None
+
+    @property
+    def forecast_memory_bytes(self) -> int | None:
+        """Peak memory of training as it was forecast; None where it was not."""
+        forecasts = [trial.memory.forecast_bytes for trial in self.trials if trial.memory is not None]
+        return next((forecast for forecast in forecasts if forecast is not None), None)
 
     @property
     def seconds_per_step(self) -> float | None:

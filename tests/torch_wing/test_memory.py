@@ -18,6 +18,7 @@ def peak(model: nn.Module, step: object) -> int:
         meter.end_step(number)
     memory = meter.result()
     assert memory is not None
+    assert memory.peak_bytes is not None
     return memory.peak_bytes
 
 
@@ -84,6 +85,9 @@ class FakeAllocator:
     def max_memory_allocated(self, device: object) -> int:
         return next(self.peaks)
 
+    def memory_allocated(self, device: object) -> int:
+        return 0
+
     def max_memory_reserved(self, device: object) -> int:
         return 1000
 
@@ -96,24 +100,26 @@ def run_steps(meter: StepMeter, count: int) -> StepMeter:
 
 
 def test_an_allocators_peak_is_the_largest_of_its_steps() -> None:
-    """Every step starts from a reset, and the first one from an empty cache."""
+    """Every step starts from a reset and ends with one, and the first starts from an empty cache."""
     allocator = FakeAllocator([5, 9, 7])
-    memory = run_steps(AllocatorMeter(allocator, torch.device("cuda")), 3).result()
+    memory = run_steps(AllocatorMeter(allocator, torch.device("cuda"), nn.Linear(1, 1)), 3).result()
     assert memory is not None
     assert (memory.peak_bytes, memory.reserved_bytes, memory.method) == (9, 1000, "allocator")
-    assert allocator.calls == ["empty_cache", "reset", "reset", "reset"]
+    assert allocator.calls == ["empty_cache", *["reset"] * 6]
 
 
 def test_an_allocator_that_reports_nothing_is_no_measurement() -> None:
     """0 bytes are what torch reports where there is no such allocator."""
-    assert run_steps(AllocatorMeter(FakeAllocator([0, 0, 0]), torch.device("cuda")), 3).result() is None
+    assert (
+        run_steps(AllocatorMeter(FakeAllocator([0, 0, 0]), torch.device("cuda"), nn.Linear(1, 1)), 3).result() is None
+    )
 
 
 @pytest.mark.parametrize(
     "meter",
     [
         meter_for(nn.Linear(1, 1), torch.device("cpu")),
-        AllocatorMeter(FakeAllocator([1] * COUNTED_STEPS), torch.device("cuda")),
+        AllocatorMeter(FakeAllocator([1] * COUNTED_STEPS), torch.device("cuda"), nn.Linear(1, 1)),
     ],
 )
 def test_too_few_steps_are_not_a_measurement(meter: StepMeter) -> None:

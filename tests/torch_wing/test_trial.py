@@ -63,7 +63,16 @@ def test_a_result_is_complete_and_survives_json(full: TrialResult) -> None:
     assert full.parameters.total == full.parameters.trainable
     assert full.memory is not None
     assert full.memory.method == "live tensors"
+    assert full.memory.peak_bytes is not None
     assert full.memory.peak_bytes > 16 * full.parameters.total
+    parts = full.memory.breakdown
+    assert parts is not None
+    weights = 4 * full.parameters.total
+    # Buffers and the rounding of small tensors come on top.
+    assert weights <= parts.weights_bytes == pytest.approx(weights, rel=0.1)
+    assert weights <= parts.gradients_bytes == pytest.approx(weights, rel=0.1)
+    assert 2 * weights <= parts.optimizer_bytes == pytest.approx(2 * weights, rel=0.15)
+    assert 0 < parts.activations_bytes < full.memory.peak_bytes - parts.weights_bytes - parts.optimizer_bytes
     assert full.time is not None
     assert full.time.seconds_per_step is not None
     assert full.time.measured_steps == 12 - 3

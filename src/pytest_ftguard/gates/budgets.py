@@ -65,7 +65,7 @@ def _memory_problems(variant: TrainedVariant) -> list[str]:
     for trial in variant.trials:
         if trial.failure is not None:
             problems.append(trial.failure)
-        elif trial.memory is None or not trial.memory.peak_bytes > 0:
+        elif trial.memory is None or not (trial.memory.peak_bytes or 0) > 0:
             problems.append(f"the peak memory of {variant.label}, seed {trial.spec.seed}, was not measured")
     return problems
 

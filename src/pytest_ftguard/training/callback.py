@@ -211,6 +211,7 @@ class _Run:
 
     def finish(self, steps: int, names: dict[str, Any]) -> TrialResult:
         self._hook.remove()
+        self.recorder.close()
         if not self._shape or not self._knows_batches:
             message = (
                 "pytest-ftguard does not know which batches this run was trained on, because the model was not called "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,7 +116,8 @@ def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) ->
         parameter.grad = torch.empty_like(parameter)
     optimizer.step()
     model.zero_grad()
-    meter.follow(tensor for state in optimizer.state.values() for tensor in state.values())
+    meter.follow_state(tensor for state in optimizer.state.values() for tensor in state.values())
+    model.register_forward_hook(lambda *_: meter.end_stage("forward"))
     meter.begin_step(0)
     for _ in range(arguments.gradient_accumulation_steps):
         ids = torch.zeros(shape, dtype=torch.int64)
@@ -125,7 +127,9 @@ def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) ->
         del loss
     if arguments.max_grad_norm:
         nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
+    meter.end_stage("backward")
     optimizer.step()
     model.zero_grad()
     meter.end_step(0)
-    return meter.so_far("forecast")
+    seen = meter.so_far("forecast")
+    return replace(seen, peak_bytes=None, forecast_bytes=seen.peak_bytes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_ftguard.results import Memory
+from pytest_ftguard.results import Breakdown, Memory
 
 __all__ = ["COUNTED_STEPS", "AllocatorMeter", "LiveTensorMeter", "StepMeter", "meter_for"]
 
@@ -26,11 +26,55 @@ class StepMeter(Protocol):
     def begin_step(self, step: int) -> None:
         """Start measuring; `step` is the number of steps done before."""
 
+    def end_stage(self, stage: str) -> None:
+        """Note that a part of the step, "forward" or "backward", has ended; the rest is the optimizer's."""
+
     def end_step(self, step: int) -> None:
         """Stop measuring; what happens until the next step, such as an evaluation, does not count."""
 
     def result(self) -> Memory | None:
         """Return the peak of the steps so far; None where it was not measured."""
+
+
+class _Stages:
+    """What a step's memory is taken by, pieced together from what is there at the ends of its parts.
+
+    Args:
+        model: Its parameters and buffers are the weights, its parameters have the gradients.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = list(model.parameters())
+        self._weights = _distinct_bytes([*self._parameters, *model.buffers()])
+        self._peaks: dict[str, int] = {}
+        self._gradients = self._optimizer = self._activations = 0
+
+    def end(self, stage: str, present: int, peak: int) -> None:
+        """Note what is present at the end of a stage, and the peak since the end of the one before, in bytes."""
+        self._peaks[stage] = max(peak, self._peaks.get(stage, 0))
+        gradients = _distinct_bytes([one.grad for one in self._parameters if one.grad is not None])
+        if stage == "forward":
+            self._activations = max(0, present - self._weights - self._optimizer - gradients)
+        elif stage == "backward":
+            self._gradients = gradients
+        else:
+            self._optimizer = max(0, present - self._weights - gradients)
+
+    def breakdown(self) -> Breakdown | None:
+        """Return the breakdown; None where the parts of the step were not seen."""
+        if {"forward", "backward"} - self._peaks.keys():
+            return None
+        stage = max(self._peaks, key=self._peaks.__getitem__)
+        return Breakdown(self._weights, self._gradients, self._optimizer, self._activations, stage)
+
+
+def _distinct_bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(map(_rounded, storages.values()))
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _GRANULE_BYTES) * _GRANULE_BYTES
 
 
 class LiveTensorMeter:
@@ -47,30 +91,42 @@ class LiveTensorMeter:
     def __init__(self, model: nn.Module) -> None:
         self._counter = _LiveTensorCounter()
         self._counter.follow([*model.parameters(), *model.buffers()])
+        self._stages = _Stages(model)
+        self._counts = False
         self._steps = 0
 
     def begin_step(self, step: int) -> None:
         """Start counting if this is one of the first steps."""
-        if step < COUNTED_STEPS:
+        self._counts = step < COUNTED_STEPS
+        if self._counts:
+            self._counter.start_window()
             self._counter.__enter__()  # type: ignore[no-untyped-call]
+
+    def end_stage(self, stage: str) -> None:
+        """Note the peak of a part of the step."""
+        if self._counts:
+            self._stages.end(stage, self._counter.live_bytes, self._counter.start_window())
 
     def end_step(self, step: int) -> None:
         """Stop counting."""
-        if step < COUNTED_STEPS:
+        if self._counts:
             self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.end_stage("optimizer")
+            self._counts = False
             self._steps += 1
 
     def result(self) -> Memory | None:
         """Return the peak; None after fewer than `COUNTED_STEPS`, whose peak would mislead."""
         return self.so_far("live tensors") if self._steps >= COUNTED_STEPS else None
 
-    def follow(self, values: Iterable[Any]) -> None:
-        """Count tensors that were made before, such as an optimizer's state; what is no tensor is passed over."""
+    def follow_state(self, values: Iterable[Any]) -> None:
+        """Count the tensors of an optimizer's state that is there already; what is no tensor is passed over."""
         self._counter.follow(_tensors(values))
+        self._stages.end("optimizer", self._counter.live_bytes, 0)
 
     def so_far(self, method: str) -> Memory:
         """Return the peak of the steps so far, under the name of a method."""
-        return Memory(self._counter.peak_bytes, method)
+        return Memory(self._counter.peak_bytes, method, breakdown=self._stages.breakdown())
 
 
 class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -79,7 +135,8 @@ class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak_bytes = 0
-        self._live_bytes = 0
+        self.live_bytes = 0
+        self._window_bytes = 0
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,15 +151,21 @@ class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = tensor.untyped_storage()
             key = storage._cdata  # the address of the storage, unique while it lives
             if key not in self._references:
-                size = -(-storage.nbytes() // _GRANULE_BYTES) * _GRANULE_BYTES
+                size = _rounded(storage.nbytes())
                 self._references[key] = weakref.ref(storage, self._forgetter(key, size))
-                self._live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+                self.live_bytes += size
+        self._window_bytes = max(self._window_bytes, self.live_bytes)
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def start_window(self) -> int:
+        """Return the peak since the last call, and start anew from what is alive now."""
+        peak, self._window_bytes = self._window_bytes, self.live_bytes
+        return peak
 
     def _forgetter(self, key: int, size: int) -> Callable[[object], None]:
         def forget(_: object) -> None:
             del self._references[key]
-            self._live_bytes -= size
+            self.live_bytes -= size
 
         return forget
 
@@ -117,43 +180,79 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 class AllocatorMeter:
-    """Reads the peak of the device's caching allocator, step by step.
+    """Reads the peak of the device's caching allocator, part by part of each step.
 
     Args:
         module: torch's module for the device, for example `torch.cuda`.
         device: The device that the model is on.
+        model: What is trained.
     """
 
-    def __init__(self, module: Any, device: torch.device) -> None:
+    def __init__(self, module: Any, device: torch.device, model: nn.Module) -> None:
         self._module = module
         self._device = device
+        self._stages = _Stages(model)
+        self._detailed = False
         self._peak_bytes = 0
         self._reserved_bytes = 0
         self._steps = 0
+        self._retries = self._read_retries()
+
+    def _read_retries(self) -> int | None:
+        if not hasattr(self._module, "memory_stats"):
+            return None
+        return int(self._module.memory_stats(self._device).get("num_alloc_retries", 0))
 
     def begin_step(self, step: int) -> None:
         """Forget what happened between the steps."""
         if step == 0:
             self._module.empty_cache()  # what the evaluation left in the cache is not reserved by the training
         self._module.reset_peak_memory_stats(self._device)
+        self._detailed = step < COUNTED_STEPS  # looking at every gradient takes a while
+
+    def end_stage(self, stage: str) -> None:
+        """Take the peak of a part of the step into account, and start anew."""
+        if self._detailed:
+            self._stages.end(stage, int(self._module.memory_allocated(self._device)), self._take_peak())
+            self._module.reset_peak_memory_stats(self._device)
+
+    def _take_peak(self) -> int:
+        # The processor keeps these counts, so no kernel need have finished.
+        peak = int(self._module.max_memory_allocated(self._device))
+        self._peak_bytes = max(self._peak_bytes, peak)
+        self._reserved_bytes = max(self._reserved_bytes, self._module.max_memory_reserved(self._device))
+        return peak
 
     def end_step(self, step: int) -> None:
-        """Take the step's peak into account."""
-        self._peak_bytes = max(self._peak_bytes, self._module.max_memory_allocated(self._device))
-        self._reserved_bytes = max(self._reserved_bytes, self._module.max_memory_reserved(self._device))
+        """Take the rest of the step into account."""
+        if self._detailed:
+            self.end_stage("optimizer")
+        else:
+            self._take_peak()
+        self._detailed = False
         self._steps += 1
 
     def result(self) -> Memory | None:
         """Return the peak; None after fewer than `COUNTED_STEPS`, or where the allocator reported nothing."""
         if self._peak_bytes <= 0 or self._steps < COUNTED_STEPS:
             return None
-        return Memory(self._peak_bytes, "allocator", reserved_bytes=self._reserved_bytes)
+        now = self._read_retries()
+        return Memory(
+            self._peak_bytes,
+            "allocator",
+            reserved_bytes=self._reserved_bytes,
+            allocator_retries=None if now is None or self._retries is None else now - self._retries,
+            breakdown=self._stages.breakdown(),
+        )
 
 
 class _NoMeter:
     """For devices whose allocator reports no peak."""
 
     def begin_step(self, step: int) -> None:
+        """Do nothing."""
+
+    def end_stage(self, stage: str) -> None:
         """Do nothing."""
 
     def end_step(self, step: int) -> None:
@@ -169,4 +268,4 @@ def meter_for(model: nn.Module, device: torch.device) -> StepMeter:
     if device.type == "cpu":
         return LiveTensorMeter(model)
     module = torch.get_device_module(device)
-    return AllocatorMeter(module, device) if hasattr(module, "max_memory_allocated") else _NoMeter()
+    return AllocatorMeter(module, device, model) if hasattr(module, "max_memory_allocated") else _NoMeter()

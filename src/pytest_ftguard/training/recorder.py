@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pytest_ftguard.results import CurvePoint, Memory, SequenceLosses, Timing, evenly_spaced
 from pytest_ftguard.training import machine, memory
@@ -92,12 +93,18 @@ class Recorder:
         self._sequences = [validation.sequences[index] for index in self._chosen]
         self._points: list[CurvePoint] = []
         self._meter = memory.meter_for(model, device)
+        self._hooks = [
+            model.register_forward_hook(lambda *_: self._end_stage("forward")),
+            register_optimizer_step_pre_hook(lambda *_: self._end_stage("backward")),
+        ]
+        self._in_step = False
         self._durations: list[float] = []
         self._started = math.nan
         self._measure_point(0)
 
     def begin_step(self, done: int) -> None:
         """Start the clock and the memory meter; so many steps are done."""
+        self._in_step = True
         self._meter.begin_step(done)
         machine.synchronize(self.device)
         self._started = time.perf_counter()
@@ -107,8 +114,18 @@ class Recorder:
         machine.synchronize(self.device)
         self._durations.append(time.perf_counter() - self._started)
         self._meter.end_step(done - 1)
+        self._in_step = False
         if done in self._wanted and done < self._last:
             self._measure_point(done)
+
+    def _end_stage(self, stage: str) -> None:
+        if self._in_step:
+            self._meter.end_stage(stage)
+
+    def close(self) -> None:
+        """Take the hooks away: the training is over."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _measure_point(self, step: int) -> None:
         self._add_point(step, self._evaluator.nll(self.model, self._sequences))

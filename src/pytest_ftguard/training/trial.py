@@ -157,6 +157,7 @@ class _Trial:
         wait_for_quiet()
         self.report("train", 0, None)
         train(model, texts.train, collator, recorder)
+        recorder.close()
         self.report("evaluate", self.workload.steps, None)
         final = self._measure(model, texts)
         if not all(map(math.isfinite, final.validation.nll)):
