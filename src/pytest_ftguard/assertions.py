@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
-from pytest_ftguard.gates.budgets import assess_memory, assess_time
+from pytest_ftguard.gates.budgets import assess_memory, assess_time, foretell_memory
 from pytest_ftguard.gates.quality import (
     assess_convergence,
     assess_forgetting,
@@ -45,6 +45,10 @@ Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
 
 class ActiveTest(Protocol):
     """The test that is running: where its limits were set, and where its verdicts go."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the variants are planned only, and not trained."""
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting from the marker, the command line, the environment or the ini file."""
@@ -242,8 +246,10 @@ def assert_memory_budget(
     _check_variant("assert_memory_budget", candidate)
     if of is not None:
         _check_pair("assert_memory_budget", candidate, of, "lora_variant, of=full_variant")
-    verdict = assess_memory(candidate, _limit("assert_memory_budget", "max_memory", at_most), of)
-    return _conclude(verdict, None, candidate, *([of] if of else ()))
+    limit = _limit("assert_memory_budget", "max_memory", at_most)
+    test = active_test.get()
+    assess = foretell_memory if test is not None and test.is_planned else assess_memory
+    return _conclude(assess(candidate, limit, of), None, candidate, *([of] if of else ()))
 
 
 def assert_time_budget(
@@ -367,6 +373,8 @@ def _conclude(verdict: Verdict, on_inconclusive: str | None, *variants: TrainedV
     test = active_test.get()
     if test is not None:
         test.record(verdict, variants)
+        if test.is_planned:  # nothing was trained, so nothing is decided
+            return verdict
     if verdict.status == "PASS":
         return verdict
     if verdict.status == "INCONCLUSIVE" and choice == "warn":

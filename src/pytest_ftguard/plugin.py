@@ -224,9 +224,23 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start each run of a test, reruns included, without verdicts."""
-    test = item.config.stash[_RUN].test
-    if test is not None:
-        test.start()
+    run = item.config.stash[_RUN]
+    if run.is_planned and _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        pytest.skip("ftguard plan: no test is run")
+    if run.test is not None:
+        run.test.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Under a plan let a test name its gates, and take whatever comes of it for a skip: nothing was trained."""
+    if not item.config.stash[_RUN].is_planned:
+        return (yield)
+    try:
+        yield
+    except (Exception, pytest.fail.Exception, pytest.skip.Exception):
+        pass
+    pytest.skip("ftguard plan: nothing was trained")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -237,9 +251,11 @@ def pytest_runtest_makereport(
     report = yield
     run = item.config.stash[_RUN]
     if run.test is not None:
+        verdicts, planned = run.test.new_verdicts()
         content: dict[str, Any] = {
             "trials": [trial.to_dict() for trial in run.new_trials()],
-            "verdicts": [verdict.to_dict() for verdict in run.test.new_verdicts()],
+            "verdicts": [verdict.to_dict() for verdict in verdicts],
+            "planned": [verdict.to_dict() for verdict in planned],
             "not_run": run.why_not_run(call.excinfo.value) if call.excinfo is not None else None,
         }
         if any(content.values()):
@@ -252,10 +268,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[_RUN]
     if not (run.trials or run.verdicts or run.not_run or run.problems):
         return
-    from pytest_ftguard.reporting.terminal import summary_lines
+    from pytest_ftguard.reporting.terminal import plan_lines, summary_lines
 
     terminalreporter.section("ftguard summary")
-    for line in summary_lines(list(run.trials.values()), run.verdicts, run.not_run):
+    trials = list(run.trials.values())
+    lines = plan_lines(trials, run.planned) if run.is_planned else summary_lines(trials, run.verdicts, run.not_run)
+    for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
     for note in run.notes:

@@ -33,6 +33,8 @@ __tracebackhide__ = hide_our_frames
 
 _HEARTBEAT_SECONDS: Final = 20.0
 _REDRAW_SECONDS: Final = 0.2
+# A forecast must miss a budget by this factor before the training is not even tried.
+_CLEARLY: Final = 1.1
 
 
 class TestRecord:
@@ -49,6 +51,7 @@ class TestRecord:
         self._settings = run.settings
         self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
         self.verdicts: list[Verdict] = []
+        self.planned: list[Verdict] = []
         self._asked: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -57,6 +60,11 @@ class TestRecord:
         self._item.user_properties[:] = [
             pair for pair in self._item.user_properties if not pair[0].startswith("ftguard.")
         ]
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the variants are planned only, and not trained."""
+        return self._run.is_planned
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
@@ -73,8 +81,11 @@ class TestRecord:
 
         Where a test asks a gate again, its further verdicts are numbered: ftguard.loss_gap.2.status.
         """
-        self.verdicts.append(verdict)
         self._run.show(variants)
+        if self.is_planned:
+            self.planned += [verdict] if verdict.gate == "memory_budget" else []
+            return
+        self.verdicts.append(verdict)
         self._asked[verdict.gate] += 1
         times = self._asked[verdict.gate]
         prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
@@ -84,10 +95,11 @@ class TestRecord:
             if name != "gate" and value is not None:
                 self._item.user_properties.append((f"{prefix}.{name}", value))
 
-    def new_verdicts(self) -> list[Verdict]:
-        """Return the verdicts since the last call."""
-        verdicts, self.verdicts = self.verdicts, []
-        return verdicts
+    def new_verdicts(self) -> tuple[list[Verdict], list[Verdict]]:
+        """Return the verdicts since the last call, and those that are forecast."""
+        verdicts, planned = self.verdicts, self.planned
+        self.verdicts, self.planned = [], []
+        return verdicts, planned
 
 
 class Run:
@@ -104,6 +116,8 @@ class Run:
         self.test: TestRecord | None = None
         self.trials: dict[tuple[str, bool], TrialResult] = {}
         self.verdicts: list[RecordedVerdict] = []
+        self.planned: list[RecordedVerdict] = []
+        """What memory budgets would say if the forecasts came true."""
         self.not_run: list[str] = []
         """Why tests were skipped for which nothing could be trained, one reason per test."""
         self.problems: list[str] = []
@@ -133,7 +147,7 @@ class Run:
         """
         if self.settings.value("disable", False):
             raise self._skip("ftguard is disabled: nothing is trained")
-        from pytest_ftguard.specs import Full, LoRA
+        from pytest_ftguard.specs import Full, LoRA, with_learning_rate
 
         chosen = variant() if callable(variant) else variant
         if not isinstance(chosen, Full | LoRA):
@@ -142,6 +156,11 @@ class Run:
         lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
             work = self._with_calibration_seeds(_absolute(workload(), self.config.rootpath))
+            if self.is_planned:
+                planned = lab.plan(work, with_learning_rate(chosen, full()))
+                self.show([planned])
+                return planned
+            self._refuse_what_breaks_a_budget(lab, work, with_learning_rate(chosen, full()), full)
             trained = lab.train(work, self._with_learning_rate(lab, work, chosen, full))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
@@ -153,6 +172,37 @@ class Run:
         if on_cpu and self.settings.value("require_gpu", False):
             pytest.fail("ftguard: require_gpu is set, but the trial was trained on the CPU", pytrace=False)
         return trained
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether nothing is to be trained, and the trials are only listed."""
+        return bool(self.settings.value("plan", False))
+
+    def _refuse_what_breaks_a_budget(
+        self, lab: Lab, workload: Workload, variant: Variant, full: Callable[[], Full]
+    ) -> None:
+        """Fail before a training whose forecast breaks the memory budget of the test by a clear margin.
+
+        Budgets are for what saves memory, so full fine-tuning is not held against them.
+        """
+        budget = self.test.setting("max_memory") if self.test else self.settings.get("max_memory")
+        if budget is None or variant.kind == "full" or self.settings.value("forecast", "yes") == "no":
+            return
+        from dataclasses import replace
+
+        from pytest_ftguard.gates.budgets import foretell_memory
+        from pytest_ftguard.limits import SHARE
+
+        limit = replace(budget.value, value=_CLEARLY * budget.value.value)
+        candidate = lab.plan(workload, variant)
+        baseline = lab.plan(workload, full()) if limit.unit == SHARE else None
+        foretold = foretell_memory(candidate, limit, baseline)
+        if foretold.status == "FAIL":
+            message = (
+                f"ftguard: {foretold.message}, which breaks the budget of {budget.value} (set by {budget.place}) by a "
+                "clear margin, so nothing was trained; ftguard_forecast = no trains all the same"
+            )
+            raise _failure(message)
 
     def _with_learning_rate(self, lab: Lab, workload: Workload, variant: Variant, full: Callable[[], Full]) -> Variant:
         """Return the variant with its learning rate, searched where that is asked for."""
@@ -236,6 +286,7 @@ class Run:
                 timeout_seconds=self.settings.value("timeout", None),
                 keep_at_most_bytes=self.settings.keep_at_most_bytes,
                 threads=_threads(os.environ),
+                foretell=self.settings.value("forecast", "yes") == "yes",
             )
             self._lab = Lab(options, self._progress.show)
         return self._lab
@@ -264,6 +315,7 @@ class Run:
             trial = TrialResult.from_dict(values)
             self.trials.setdefault(_identity(trial), trial)
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
+        self.planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("planned", ())]
         if content.get("not_run"):
             self.not_run.append(content["not_run"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from pytest_ftguard.comparison import compare
@@ -12,7 +14,7 @@ from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import mean_log_ratio
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
 
-__all__ = ["assess_memory", "assess_time"]
+__all__ = ["assess_memory", "assess_time", "foretell_memory"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -55,6 +57,31 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
         measured=value,
         limit=limit,
         message=_explain_memory(candidate, whole, limit, value, status),
+    )
+
+
+def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
+    """Say how `assess_memory` would decide if the forecasts came true; INVALID where there is no forecast.
+
+    Args:
+        candidate: The variant, planned or trained.
+        limit: The budget, in bytes or as a share.
+        baseline: The variant whose peak is the whole of a share.
+    """
+    whole = baseline if limit.unit == SHARE else None
+    sides = [candidate] if whole is None else [candidate, whole]
+    missing = [side.label for side in sides if side.forecast_memory_bytes is None]
+    if missing or (limit.unit == SHARE and whole is None):
+        return invalid("memory_budget", candidate, whole, limit, [f"no forecast for {label}" for label in missing])
+    value = float(candidate.forecast_memory_bytes or 0)
+    if whole is not None:
+        value /= whole.forecast_memory_bytes or math.nan
+    status: Status = "PASS" if value <= limit.value else "FAIL"
+    share = f" ({100 * value:.1f}% of {whole.label}'s)" if whole else ""
+    peak = format_bytes(candidate.forecast_memory_bytes or 0)
+    message = f"the peak memory of {candidate.label} is forecast at {peak}{share}"
+    return give(
+        "memory_budget", status, candidate=candidate, baseline=whole, measured=value, limit=limit, message=message
     )
 
 

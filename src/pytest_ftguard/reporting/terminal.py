@@ -22,7 +22,7 @@ from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, format_count, format_duration
 
-__all__ = ["RecordedVerdict", "progress_line", "summary_lines"]
+__all__ = ["RecordedVerdict", "plan_lines", "progress_line", "summary_lines"]
 
 _UNMEASURED: Final = "-"
 
@@ -66,6 +66,45 @@ def summary_lines(
         blocks.append([f"{tests} not asked:", *(f"    {reason}" for reason in dict.fromkeys(not_run))])
     lines = [line for block in blocks for line in [*block, ""]]
     return lines[:-1]
+
+
+def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]) -> list[str]:
+    """Return what would be trained, with the forecast of its memory, and what memory budgets would say to that.
+
+    Args:
+        trials: All trials, planned or, where their results are known already, cached.
+        budgets: What each memory budget would say.
+    """
+    lines = []
+    for group in _by_workload(trials):
+        variants = _by_variant(group)
+        labels = _labels([variant.variant for variant in variants])
+        whole = next((one.forecast_memory_bytes for one in variants if one.variant.kind == "full"), None)
+        rows = [_plan_row(variant, label, whole) for variant, label in zip(variants, labels, strict=True)]
+        headers = ("variant", "trials", "trainable", "forecast of peak memory", "of full")
+        align = ("left", "right", "right", "right", "right")
+        table = tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+        reasons = {f"{one.spec.variant.label}: {one.error.message}" for one in group if one.error}
+        lines += [_heading(group), *table, *(line for reason in sorted(reasons) for line in _wrapped(reason)), ""]
+    for recorded in budgets:
+        verdict = recorded.verdict
+        says = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast beside"}[verdict.status]
+        measured, limit = _measured_and_limit(verdict)
+        lines += [f"{verdict.candidate}: {measured} {says} the budget of {limit} ({verdict.limit_source})"]
+        lines += [f"    {recorded.nodeid}"]
+    missing = sum(not trial.cached for trial in trials)
+    return [f"plan: {missing} trials to train, {len(trials) - missing} cached; nothing was trained", "", *lines]
+
+
+def _plan_row(variant: TrainedVariant, label: str, whole: int | None) -> list[str]:
+    trainable, peak = variant.trainable_parameters, variant.forecast_memory_bytes
+    return [
+        f"{label} (cached)" if variant.cached else label,
+        str(len(variant.trials)),
+        _UNMEASURED if trainable is None else format_count(trainable),
+        "no forecast" if peak is None else format_bytes(peak),
+        "" if peak is None or not whole or variant.variant.kind == "full" else f"{100 * peak / whole:.1f}%",
+    ]
 
 
 def _by_workload(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running import worker
+from pytest_ftguard.running.alternatives import lacks_memory, with_advice
 from pytest_ftguard.running.process import Event, Job, Worker
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
 
@@ -47,12 +48,15 @@ class LabOptions:
         timeout_seconds: Time that one trial may take; None is no bound.
         keep_at_most_bytes: Largest size of trained weights that are kept until the lab closes; None is no bound.
         threads: CPU threads of a trial; None leaves the choice to torch.
+        foretell: Whether memory is forecast: a training that will not fit is not started, and one that did not is told
+            what would.
     """
 
     device: str = "auto"
     timeout_seconds: float | None = None
     keep_at_most_bytes: int | None = None
     threads: int | None = None
+    foretell: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class Lab:
         self._results: dict[str, TrialResult] = {}
         self._errors: dict[str, ConfigurationError | DeviceUnavailableError] = {}
         self._bases: dict[str, Any] = {}
+        self._plans: dict[str, TrialResult] = {}
         self._spare: Worker | None = None
         self._started = 0
         self.more_variants_expected = 0
@@ -135,6 +140,24 @@ class Lab:
 
         return TrainedVariant(workload, variant, tuple(trials), loader=worker.load_trained, extend=extend)
 
+    def plan(self, workload: Workload, variant: Variant) -> TrainedVariant:
+        """Return a variant whose trials are planned and not trained, with the forecast of their memory.
+
+        Raises:
+            ConfigurationError: The spec cannot be carried out.
+            DeviceUnavailableError: The device is not present.
+        """
+        specs = [
+            TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
+            for seed in workload.seeds
+        ]
+        # Neither the seed nor the number of steps changes anything about the memory.
+        same = replace(workload, steps=1, seeds=(0,), most_seeds=0, final=False)
+        key = canonical_json(replace(specs[0], workload=same, seed=0).to_dict())
+        if key not in self._plans:
+            (self._plans[key],) = self._start_worker().forecast(specs[:1])
+        return TrainedVariant(workload, variant, tuple(replace(self._plans[key], spec=spec) for spec in specs))
+
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
         if self._spare is not None:
@@ -160,6 +183,7 @@ class Lab:
             base=self._bases.get(base_key),
             timeout_seconds=self._options.timeout_seconds,
             run=self._run,
+            foretell=self._options.foretell,
         )
         progress = _ProgressClock(spec, self._on_progress)
         spare = self._spare
@@ -171,6 +195,8 @@ class Lab:
         finally:
             progress.take(Event("end"))
             shutil.rmtree(folder / "trainer", ignore_errors=True)
+        if self._options.foretell and lacks_memory(result):
+            result = with_advice(result, self._start_worker().forecast)
         if (base := worker.base_losses(result)) is not None:
             self._bases.setdefault(base_key, base)
         return result

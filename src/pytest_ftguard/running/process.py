@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ _TICK_SECONDS: Final = 0.25
 _STACK_DUMP_SECONDS: Final = 1.0
 _IMPORT_SECONDS: Final = 60.0
 _REAPING_SECONDS: Final = 30.0
+_FORECAST_SECONDS: Final = 180.0
 _LOG_TAIL_LINES: Final = 15
 _LOG_TAIL_BYTES: Final = 16_384
 _STACK_HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ ")
@@ -65,6 +66,7 @@ class Job:
         base: Losses of the base model, where an earlier trial measured them.
         timeout_seconds: Time that the trial may take; None is no bound.
         run: Identity of the run that the trial is part of.
+        foretell: Whether a training that will not fit into the device's memory is to end before it begins.
     """
 
     spec: TrialSpec
@@ -73,6 +75,7 @@ class Job:
     base: Mapping[str, Any] | None
     timeout_seconds: float | None
     run: str
+    foretell: bool = False
 
 
 class Worker:
@@ -156,6 +159,29 @@ class Worker:
             # Also when the waiting itself is interrupted, by Ctrl-C or by a test's own time limit.
             self.close()
 
+    def forecast(self, specs: Sequence[TrialSpec]) -> list[TrialResult]:
+        """Return what trials would take, without training them; where there is no forecast, the result says why.
+
+        Raises:
+            ConfigurationError: A spec cannot be carried out.
+            DeviceUnavailableError: The device is not present.
+        """
+        deadline = time.monotonic() + _FORECAST_SECONDS
+        try:
+            self._send({"forecasts": [spec.to_dict() for spec in specs], **self._surroundings})
+            for _ in self._watch():
+                if time.monotonic() > deadline:
+                    return [_without_forecast(spec, f"it took longer than {_FORECAST_SECONDS:g} s") for spec in specs]
+            if self._process.returncode != 0:
+                return [_without_forecast(spec, self._last_line()) for spec in specs]
+            return [TrialResult.from_dict(values) for values in self._read_result()["planned"]]
+        except (OSError, ValueError, KeyError, FtguardError) as error:
+            if isinstance(error, ConfigurationError | DeviceUnavailableError):
+                raise
+            return [_without_forecast(spec, str(error)) for spec in specs]
+        finally:
+            self.close()
+
     def close(self) -> None:
         """End the process and everything that it started."""
         try:
@@ -182,10 +208,14 @@ class Worker:
             "keep_at_most_bytes": job.keep_at_most_bytes,
             "base": job.base,
             "run": job.run,
-            # What can be imported in the tests can be imported there: a training function of the user's, for one.
-            "import_path": [str(Path(path).resolve()) for path in sys.path],
-            "result_path": str(self._result),
+            "foretell": job.foretell,
+            **self._surroundings,
         }
+
+    @property
+    def _surroundings(self) -> dict[str, Any]:
+        # What can be imported in the tests can be imported there: a training function of the user's, for one.
+        return {"import_path": [str(Path(path).resolve()) for path in sys.path], "result_path": str(self._result)}
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -246,18 +276,21 @@ class Worker:
                 job, "crashed", f"its process ended with exit code {code} {where}: {self._last_line()}"
             )
         try:
-            content = json.loads(self._result.read_text(encoding="utf-8"))
-            if "configuration_error" in content:
-                raise ConfigurationError(content["configuration_error"])
-            if "device_error" in content:
-                raise DeviceUnavailableError(content["device_error"])
-            result = TrialResult.from_dict(content["result"])
+            result = TrialResult.from_dict(self._read_result()["result"])
         except (ConfigurationError, DeviceUnavailableError):
             raise
         except (OSError, ValueError, KeyError, FtguardError) as error:
             message = f"its process ended normally {where}, but left no readable result: {error}"
             return self._failure(job, "crashed", message)
         return result
+
+    def _read_result(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._result.read_text(encoding="utf-8"))
+        if "configuration_error" in content:
+            raise ConfigurationError(content["configuration_error"])
+        if "device_error" in content:
+            raise DeviceUnavailableError(content["device_error"])
+        return content
 
     def _failure(self, job: Job, outcome: Outcome, message: str) -> TrialResult:
         return TrialResult(spec=job.spec, outcome=outcome, error=TrialError(message, self._log_tail()))
@@ -278,6 +311,10 @@ class Worker:
 
     def _last_line(self) -> str:
         return next((line for line in reversed(self._log_tail().splitlines()) if line.strip()), "its log is empty")
+
+
+def _without_forecast(spec: TrialSpec, reason: str) -> TrialResult:
+    return TrialResult(spec=spec, outcome="planned", error=TrialError(f"no forecast: {reason}"))
 
 
 def _environment(threads: int | None) -> dict[str, str]:

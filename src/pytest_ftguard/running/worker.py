@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import SequenceLosses, TrialResult
@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> None:
     job = inbox.get()
     # Behind what is there already: a user's data.py must not stand before another package's.
     sys.path.extend(path for path in job["import_path"] if path not in sys.path)
+    if "forecasts" in job:
+        _finish(job, lambda: {"planned": [_plan(values) for values in job["forecasts"]]})
     spec = TrialSpec.from_dict(job["spec"])
     folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"])
 
@@ -56,10 +58,22 @@ def main(arguments: list[str]) -> None:
         send({"phase": "wait", "step": 0, "loss": None})
         inbox.get()  # the parent's "go"
 
-    content: dict[str, Any]
+    base = _read_base(job["base"], trial.BaseLosses)
+    options = {"run": job["run"], "foretell": job["foretell"]}
+    _finish(job, lambda: {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet, **options).to_dict()})
+
+
+def _plan(values: Message) -> Message:
+    from pytest_ftguard.training import forecast
+
+    return forecast.plan_trial(TrialSpec.from_dict(values)).to_dict()
+
+
+def _finish(job: Message, work: Callable[[], Message]) -> NoReturn:
+    """Do the work, leave its result for the parent, and end the process."""
+    content: Message
     try:
-        base = _read_base(job["base"], trial.BaseLosses)
-        content = {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet, run=job["run"]).to_dict()}
+        content = work()
     except ConfigurationError as error:
         content = {"configuration_error": str(error)}
     except DeviceUnavailableError as error:

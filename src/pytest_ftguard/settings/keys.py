@@ -277,6 +277,12 @@ KEYS: Final = (
     ),
     Key("calibration", _path, "file of the calibrated noise of seeds"),
     Key("calibrate", _calibration_seeds, "train so many seeds, 10 or more, and write their noise to the calibration"),
+    Key("plan", _flag, "train nothing: list the trials with the forecast of their memory", flag=True),
+    Key(
+        "forecast",
+        _choice("yes", "no"),
+        "yes: a training that cannot fit, or must break max_memory, fails before it starts (yes)",
+    ),
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
     Key("json", _output, "file to which trials and verdicts are written"),
 )

@@ -18,13 +18,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer, TrainingArguments, masking_utils
 
-from pytest_ftguard.results import Memory
+from pytest_ftguard.results import Memory, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import machine, models
+from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.memory import LiveTensorMeter
-from pytest_ftguard.training.trial import training_arguments
 
-__all__ = ["NoForecastError", "forecast"]
+__all__ = ["NoForecastError", "forecast", "plan_trial"]
 
 
 class NoForecastError(Exception):
@@ -63,6 +63,23 @@ def forecast(spec: TrialSpec) -> Memory:
         lines = str(error).splitlines() or [""]
         message = f"{type(model).__name__} cannot be followed without its weights: {type(error).__name__}: {lines[0]}"
         raise NoForecastError(message) from error
+
+
+def plan_trial(spec: TrialSpec) -> TrialResult:
+    """Return what is known of a trial without training it: its parameters and the forecast of its memory.
+
+    Raises:
+        ConfigurationError: The spec cannot be carried out.
+    """
+    model = models.build_without_weights(spec.workload)
+    with torch.device("meta"):
+        parameters = models.count_parameters(models.apply_variant(model, spec.variant))
+    try:
+        return TrialResult(spec=spec, outcome="planned", parameters=parameters, memory=forecast(spec))
+    except NoForecastError as error:
+        return TrialResult(
+            spec=spec, outcome="planned", parameters=parameters, error=TrialError(f"no forecast: {error}")
+        )
 
 
 @contextmanager

@@ -13,9 +13,11 @@ import torch
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Environment
 
-__all__ = ["describe", "has_fast_bf16", "resolve_device", "resolve_precision", "synchronize"]
+__all__ = ["describe", "has_fast_bf16", "memory_bytes", "resolve_device", "resolve_precision", "synchronize"]
 
 _PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelerate", "numpy")
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_CGROUP_LIMITS: Final = (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
@@ -97,6 +99,31 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Return the memory that a training on a device may use; None where it is not known.
+
+    On the CPU that is what is available now, or what the process's control group allows in all, whichever is less.
+    """
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        return (
+            int(module.get_device_properties(device).total_memory) if hasattr(module, "get_device_properties") else None
+        )
+    available = _first_number(Path("/proc/meminfo"), "MemAvailable:")
+    known = [None if available is None else 1024 * available]
+    known += [_first_number(limit) for limit in _CGROUP_LIMITS]  # in what is used of it, caches count that can go
+    return min((number for number in known if number is not None), default=None)
+
+
+def _first_number(path: Path, key: str = "") -> int | None:
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except OSError:
+        return None
+    position = words.index(key) + 1 if key in words else 0
+    return int(words[position]) if position < len(words) and words[position].isdigit() else None
 
 
 def describe(device: torch.device, *, precision: str) -> Environment:

@@ -6,15 +6,14 @@ import math
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
-from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import (
     Environment,
     Parameters,
@@ -24,6 +23,8 @@ from pytest_ftguard.results import (
 )
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import data, machine, models
+from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.forecast import NoForecastError, forecast
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.units import format_bytes
@@ -67,6 +68,9 @@ class _Data:
     reference: data.EvaluationSet | None
 
 
+# What is forecast must exceed what is there by a clear margin before a training is not even tried.
+_CLEARLY: Final = 1.05
+
 _Train = Callable[[nn.Module, data.TokenBlocks, data.OrderedCollator, Recorder], None]
 
 
@@ -82,6 +86,7 @@ def run_trial(
     wait_for_quiet: Callable[[], None] = lambda: None,
     *,
     run: str = "",
+    foretell: bool = False,
 ) -> TrialResult:
     """Train one variant with one seed and measure everything about it.
 
@@ -94,6 +99,7 @@ def run_trial(
         base: The base model's losses on this workload where an earlier trial measured them.
         wait_for_quiet: Called before the steps that are timed; returns when nothing of ours disturbs them.
         run: Identity of the run that the trial is part of.
+        foretell: Whether a training that will not fit into the device's memory is to end before it begins.
 
     Raises:
         ConfigurationError: The spec cannot be carried out; the message says what to change.
@@ -102,16 +108,16 @@ def run_trial(
     device = machine.resolve_device(spec.device)
     environment = machine.describe(device, precision=machine.resolve_precision(spec.workload.precision, device))
     try:
-        result = _Trial(spec, folder, report, environment, device).run(base, wait_for_quiet)
+        trial = _Trial(spec, folder, report, environment, device)
+        hopeless = trial.will_not_fit() if foretell else None
+        result = hopeless or trial.run(base, wait_for_quiet)
         return replace(result, time=replace(result.time, run=run)) if result.time else result
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        message = f"{str(error).splitlines()[0] if str(error) else 'out of memory'}; " + (
-            "try a smaller batch_size with gradient_accumulation_steps in training_args, or gradient_checkpointing"
-        )
+        message = str(error).splitlines()[0] if str(error) else "out of memory"
         return TrialResult(spec=spec, outcome="out_of_memory", environment=environment, error=TrialError(message))
 
 
@@ -119,6 +125,20 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _surely_fits(spec: TrialSpec, available: int) -> bool:
+    """Return whether a rough upper bound is far below what is available, so that no forecast is needed."""
+    model = models.build_without_weights(spec.workload)
+    with torch.device("meta"):
+        counts = models.count_parameters(models.apply_variant(model, spec.variant))
+    tokens = spec.workload.batch_size * spec.workload.block_size
+    config = model.config.get_text_config()
+    # Weights, gradients and two moments in fp32; four copies of the logits; some forty vectors a layer and token.
+    static = 4 * counts.total + 12 * counts.trainable
+    logits = 16 * tokens * config.vocab_size
+    kept = 160 * tokens * getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
+    return bool(3 * (static + logits + kept) < available)
 
 
 class _Trial:
@@ -135,6 +155,31 @@ class _Trial:
         self.device = device
         self.bf16 = environment.precision == "bf16"
         self.evaluator = Evaluator(spec.workload.batch_size, self.bf16)
+
+    def will_not_fit(self) -> TrialResult | None:
+        """Return the outcome of a training whose forecast exceeds the device's memory; None where it may fit."""
+        available = machine.memory_bytes(self.device)
+        self.report("load", 0, None)
+        if available is None or _surely_fits(self.spec, available):
+            return None
+        try:
+            foretold = forecast(self.spec)
+        except NoForecastError:
+            return None  # it is never guessed
+        peak = foretold.forecast_bytes
+        if peak is None or peak <= _CLEARLY * available:
+            return None
+        message = (
+            f"its peak memory is forecast at {format_bytes(peak)}, and {self.environment.device_name} has "
+            f"{format_bytes(available)}, so it was not started (ftguard_forecast = no starts it all the same)"
+        )
+        return TrialResult(
+            spec=self.spec,
+            outcome="out_of_memory",
+            memory=foretold,
+            environment=self.environment,
+            error=TrialError(message),
+        )
 
     def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
@@ -283,45 +328,3 @@ class _TrainerHooks(TrainerCallback):
                 raise _DivergedError(message)
         if logs and "loss" in logs:
             self._trial.report("train", state.global_step, float(logs["loss"]))
-
-
-def training_arguments(spec: TrialSpec, folder: Path, device: torch.device, *, bf16: bool) -> TrainingArguments:
-    """Return the Trainer's arguments: what keeps the comparison fair, and then what the workload adds.
-
-    Raises:
-        ConfigurationError: The workload sets a name that TrainingArguments does not have, or a wrong value.
-    """
-    workload = spec.workload
-    known = {item.name for item in fields(TrainingArguments)}
-    unknown = sorted(set(workload.training_args) - known)
-    if unknown:
-        message = (
-            f"Workload.training_args has {', '.join(map(repr, unknown))}, which transformers.TrainingArguments does "
-            "not know: check the spelling, and the documentation of the installed transformers"
-        )
-        raise ConfigurationError(message)
-    ours: dict[str, Any] = {
-        "output_dir": str(folder / "trainer"),
-        "max_steps": workload.steps,
-        "per_device_train_batch_size": workload.batch_size,
-        "learning_rate": spec.variant.learning_rate,
-        "seed": spec.seed,
-        "data_seed": spec.seed,
-        "bf16": bf16,
-        "use_cpu": device.type == "cpu",
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": min(10, workload.steps // 10),
-        "weight_decay": 0.0,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": device.type != "cpu",
-    }
-    try:
-        return TrainingArguments(**{**ours, **workload.training_args})
-    except (ValueError, TypeError, ImportError) as error:
-        message = f"Workload.training_args {dict(workload.training_args)!r} was refused by TrainingArguments: {error}"
-        raise ConfigurationError(message) from error

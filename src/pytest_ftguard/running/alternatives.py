@@ -1,0 +1,57 @@
+"""What would fit where a training did not: other ways of training the same, each with the forecast of its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results import TrialError, TrialResult
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload, with_learning_rate
+from pytest_ftguard.units import format_bytes
+
+__all__ = ["alternatives", "lacks_memory", "with_advice"]
+
+Forecast = Callable[[Sequence[TrialSpec]], list[TrialResult]]
+
+
+def lacks_memory(result: TrialResult) -> bool:
+    """Return whether a trial ended, or most likely ended, for lack of memory."""
+    killed = result.outcome == "crashed" and result.error is not None and "SIGKILL" in result.error.message
+    return result.outcome == "out_of_memory" or killed
+
+
+def alternatives(spec: TrialSpec) -> dict[str, TrialSpec]:
+    """Return the trial as it is and ways to train it with less memory; those of the workload are for all variants."""
+    workload, ways = spec.workload, {"as it is": spec}
+    accumulated = int(workload.training_args.get("gradient_accumulation_steps", 1))
+    if workload.batch_size % 2 == 0:
+        half = {"gradient_accumulation_steps": 2 * accumulated}
+        name = f"batch_size = {workload.batch_size // 2} with gradient_accumulation_steps={2 * accumulated}"
+        ways[name] = replace(spec, workload=_with(workload, half, batch_size=workload.batch_size // 2))
+    if not workload.training_args.get("gradient_checkpointing"):
+        ways["gradient_checkpointing=true"] = replace(spec, workload=_with(workload, {"gradient_checkpointing": True}))
+    if isinstance(spec.variant, Full):
+        ways["LoRA(r=16) instead"] = replace(spec, variant=with_learning_rate(LoRA(), spec.variant))
+    return ways
+
+
+def _with(workload: Workload, arguments: Mapping[str, object], **changes: int) -> Workload:
+    return replace(workload, training_args={**workload.training_args, **arguments}, **changes)  # type: ignore[arg-type]
+
+
+def with_advice(result: TrialResult, forecast: Forecast) -> TrialResult:
+    """Return a trial that lacked memory with what would have taken how much."""
+    if result.spec.workload.training_function is not None:
+        return result
+    ways = alternatives(result.spec)
+    try:
+        planned = forecast(list(ways.values()))
+    except FtguardError:
+        return result  # the trial's own error is what the user must see
+    peaks = [one.memory.forecast_bytes if one.memory else None for one in planned]
+    known = [f"{name}: {format_bytes(peak)}" for name, peak in zip(ways, peaks, strict=True) if peak is not None]
+    if not known or result.error is None:
+        return result
+    message = f"{result.error.message}. Forecast of the peak memory: {'; '.join(known)}"
+    return replace(result, error=TrialError(message, result.error.log_tail))

@@ -1,0 +1,99 @@
+"""A plan trains nothing and says what would be trained; a training that cannot fit is not started."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+TEST = """
+import pytest
+from pytest_ftguard import LoRA, assert_loss_gap, assert_memory_budget
+
+def test_gates(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant, at_most=3)
+    assert_memory_budget(lora_variant, "90%", of=full_variant)
+    assert_memory_budget(lora_variant, "1 MB")
+    assert lora_variant.load()
+
+@pytest.mark.xfail(strict=True)
+def test_more(ftguard, full_variant):
+    raise RuntimeError(ftguard.train(LoRA(r=2)).loss)
+
+def test_other():
+    raise RuntimeError("not run under a plan")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_plan_lists_the_trials_and_trains_nothing(project: pytest.Pytester, workers: int) -> None:
+    """Exit 0, whatever the tests do; forecasts, shares and budgets are shown, also under xdist."""
+    project.makepyfile(TEST)
+    options = ["-n", str(workers)] if workers else []
+    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-seeds=0,1", "--ftguard-json=p.json", *options)
+    assert result.ret == 0
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(
+        [
+            "plan: 6 trials to train, 0 cached; nothing was trained",
+            "full * 2 * 39,808 * MB",
+            "lora r=4 * 2 * 4,096 * MB *%",
+            "lora r=4: 8*% of full within the budget of 90% (argument)",
+            "    *::test_gates",
+            "lora r=4: 1.7* MB BREAKS the budget of 1* MB (argument)",
+        ]
+    )
+    report = json.loads((project.path / "p.json").read_text())
+    assert {trial["outcome"] for trial in report["trials"]} == {"planned"}
+    assert all(trial["memory"]["forecast_bytes"] > 1e6 for trial in report["trials"])
+    assert report["verdicts"] == []
+
+
+def test_what_the_plan_foretells_is_what_the_training_takes(project: pytest.Pytester) -> None:
+    """The forecast and the measured peak differ by less than a hundredth."""
+    project.makepyfile("def test_it(full_variant, lora_variant):\n    pass")
+    peaks = {}
+    for name, options in (("plan", ["--ftguard-plan"]), ("run", [])):
+        project.runpytest_subprocess(*options, f"--ftguard-json={name}.json")
+        trials = json.loads((project.path / f"{name}.json").read_text())["trials"]
+        key = "forecast_bytes" if options else "peak_bytes"
+        peaks[name] = {trial["label"]: trial["memory"][key] for trial in trials}
+    assert peaks["plan"] == pytest.approx(peaks["run"], rel=0.01)
+
+
+def test_wrong_targets_fail_a_plan_too(project: pytest.Pytester) -> None:
+    """A plan is there to find mistakes before the GPU is paid for."""
+    project.makepyfile(TEST)
+    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-lora-target-modules=q_prj")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*LoRA.target_modules names 'q_prj'*"])
+
+
+def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pytester) -> None:
+    """Full fine-tuning is not held against it; where the forecast is switched off the training decides."""
+    project.makepyfile(
+        """
+        from pytest_ftguard import assert_memory_budget
+
+        def test_full(full_variant):
+            assert full_variant.ok
+
+        def test_lora(lora_variant):
+            assert_memory_budget(lora_variant)
+        """
+    )
+    hopeless = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-json=r.json")
+    hopeless.assert_outcomes(passed=1, errors=1)
+    hopeless.stdout.fnmatch_lines(
+        [
+            "ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, which breaks the budget of 1* MB (set by*"
+        ]
+    )
+    assert [trial["label"] for trial in json.loads((project.path / "r.json").read_text())["trials"]] == ["full"]
+    close = project.runpytest_subprocess("--ftguard-max-memory=1.7 MB")
+    close.assert_outcomes(passed=1, failed=1)
+    tried = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-forecast=no")
+    tried.assert_outcomes(passed=1, failed=1)
+    tried.stdout.fnmatch_lines(["*peak memory FAIL*"])
