@@ -87,9 +87,7 @@ def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pyte
     hopeless = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-json=r.json")
     hopeless.assert_outcomes(passed=1, errors=1)
     hopeless.stdout.fnmatch_lines(
-        [
-            "ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, which breaks the budget of 1* MB (set by*"
-        ]
+        ["ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, which breaks the budget of 1* MB (set by*"]
     )
     assert [trial["label"] for trial in json.loads((project.path / "r.json").read_text())["trials"]] == ["full"]
     close = project.runpytest_subprocess("--ftguard-max-memory=1.7 MB")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.training import machine
 from pytest_ftguard.training.machine import has_fast_bf16, resolve_device, resolve_precision
 
 
@@ -51,3 +54,27 @@ def test_a_device_beyond_the_first_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert resolve_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(ConfigurationError, match=r"'cuda:1'.*CUDA_VISIBLE_DEVICES"):
         resolve_device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limits", "expected"),
+    [
+        ("MemTotal: 9 kB\nMemAvailable:  2048 kB\n", [], 2048 * 1024),
+        ("MemAvailable: 2048 kB\n", ["1000000\n"], 1_000_000),
+        ("MemAvailable: 2048 kB\n", ["9000000\n", "max\n"], 2048 * 1024),
+        ("MemTotal: 9 kB\n", ["max\n"], None),
+        (None, [], None),
+    ],
+)
+def test_the_cpus_memory_is_what_is_available_and_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meminfo: str | None, limits: list[str], expected: int | None
+) -> None:
+    """A container's limit counts where it is lower; what is not known is None."""
+    paths = [tmp_path / f"limit{number}" for number in range(3)]
+    for path, text in zip(paths, limits, strict=False):
+        path.write_text(text)
+    if meminfo is not None:
+        (tmp_path / "meminfo").write_text(meminfo)
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "_CGROUP_LIMITS", paths)
+    assert machine.memory_bytes(torch.device("cpu")) == expected

@@ -14,6 +14,7 @@ import torch
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.training import machine
 from pytest_ftguard.training.models import load_trained
 from pytest_ftguard.training.recorder import curve_sequences, curve_steps
 from pytest_ftguard.training.trial import BaseLosses, TrialFolder, run_trial
@@ -165,7 +166,33 @@ def test_running_out_of_memory_is_an_outcome(
     result = train(workload, FULL, tmp_path)
     assert result.outcome == "out_of_memory"
     assert result.error is not None
-    assert "batch_size" in result.error.message
+    assert result.error.message == "the CPU's allocator could not get 4504 TB"
+
+
+def test_a_training_that_will_not_fit_is_not_started(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On both sides of the boundary: what is forecast decides, and only where that is asked for."""
+    measured = train(workload, FULL, tmp_path).memory
+    assert measured is not None
+    assert measured.peak_bytes is not None
+    phases: list[str] = []
+
+    def run(available: int, **options: Any) -> TrialResult:
+        phases.clear()
+        monkeypatch.setattr(machine, "memory_bytes", lambda _: available)
+        return train(workload, FULL, tmp_path, report=lambda phase, *_: phases.append(phase), **options)
+
+    assert run(int(0.96 * measured.peak_bytes), foretell=True).outcome == "ok"  # within the forecast's own tolerance
+    hopeless = run(int(0.94 * measured.peak_bytes), foretell=True)
+    assert hopeless.outcome == "out_of_memory"
+    assert "train" not in phases
+    assert hopeless.error is not None
+    assert "is forecast at 2.06 MB, and" in hopeless.error.message
+    assert "so it was not started" in hopeless.error.message
+    assert hopeless.memory is not None
+    assert hopeless.memory.forecast_bytes == pytest.approx(measured.peak_bytes, rel=0.01)
+    assert run(1).outcome == "ok"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pytest_ftguard.comparison import compare
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
 from pytest_ftguard.limits import SHARE, Limit
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.results import Breakdown, TrainedVariant
 from pytest_ftguard.statistics import mean_log_ratio
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
 
@@ -120,6 +120,8 @@ def _explain_memory(
         whole = f"{baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
         measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}, {share} of {whole}"
     lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.place}."]
+    if status == "FAIL" and memory is not None and memory.breakdown is not None:
+        lines.append(_taken_by(memory.breakdown))
     if status == "FAIL" and baseline is not None:
         lines.append(
             "That is more than allowed. What to do: fewer target modules or a lower rank make the share smaller; a "
@@ -132,6 +134,18 @@ def _explain_memory(
             "limit."
         )
     return "\n".join(lines)
+
+
+def _taken_by(parts: Breakdown) -> str:
+    sizes = {
+        "weights": parts.weights_bytes,
+        "gradients": parts.gradients_bytes,
+        "the optimizer's state": parts.optimizer_bytes,
+        "activations": parts.activations_bytes,
+    }
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
+    stage = {"forward": "the forward pass", "backward": "the backward pass", "optimizer": "the optimizer's step"}
+    return f"It is taken by {listed}; the peak came in {stage.get(parts.peak_stage, parts.peak_stage)}."
 
 
 def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float) -> Verdict:

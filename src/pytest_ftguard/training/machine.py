@@ -16,6 +16,7 @@ from pytest_ftguard.results import Environment
 __all__ = ["describe", "has_fast_bf16", "memory_bytes", "resolve_device", "resolve_precision", "synchronize"]
 
 _PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelerate", "numpy")
+_MEMINFO: Final = Path("/proc/meminfo")
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _CGROUP_LIMITS: Final = (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes")
 _CPUINFO: Final = Path("/proc/cpuinfo")
@@ -111,7 +112,7 @@ def memory_bytes(device: torch.device) -> int | None:
         return (
             int(module.get_device_properties(device).total_memory) if hasattr(module, "get_device_properties") else None
         )
-    available = _first_number(Path("/proc/meminfo"), "MemAvailable:")
+    available = _first_number(_MEMINFO, "MemAvailable:")
     known = [None if available is None else 1024 * available]
     known += [_first_number(limit) for limit in _CGROUP_LIMITS]  # in what is used of it, caches count that can go
     return min((number for number in known if number is not None), default=None)
@@ -122,7 +123,9 @@ def _first_number(path: Path, key: str = "") -> int | None:
         words = path.read_text(encoding="utf-8").split()
     except OSError:
         return None
-    position = words.index(key) + 1 if key in words else 0
+    if key and key not in words:
+        return None
+    position = words.index(key) + 1 if key else 0
     return int(words[position]) if position < len(words) and words[position].isdigit() else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import traceback
 from collections.abc import Callable
@@ -117,8 +118,16 @@ def run_trial(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        message = str(error).splitlines()[0] if str(error) else "out of memory"
+        message = _what_was_lacking(str(error))
         return TrialResult(spec=spec, outcome="out_of_memory", environment=environment, error=TrialError(message))
+
+
+def _what_was_lacking(text: str) -> str:
+    """Return the allocator's message in one line; that of the CPU's hides the size between an assertion and a code."""
+    asked = re.search(r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes", text)
+    if asked:
+        return f"the CPU's allocator could not get {format_bytes(int(asked[1]))}"
+    return text.splitlines()[0] if text else "the process could not get more memory"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -184,6 +193,8 @@ class _Trial:
     def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
         train = self._trainer() if self.workload.training_function is None else self._function()
+        # Weights may take minutes to come; what their shapes can tell comes before them.
+        models.check_variant(models.build_without_weights(self.workload), self.spec.variant)
         tokenizer = models.load_tokenizer(self.workload)
         texts = self._texts(tokenizer)
         loaded = models.load_base(self.workload)

@@ -1,0 +1,113 @@
+"""Each way in which a trial can fail, provoked for real: it ends its trial only and says what to try."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+TEST = """
+from pytest_ftguard import assert_loss_gap
+
+def test_it(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant, at_most=3)
+
+def test_other():
+    pass
+"""
+
+
+def test_a_full_memory_ends_the_trial_and_says_what_would_fit(project: pytest.Pytester) -> None:
+    """The process may not have more than 4 GB, and the batch takes more: forecasts show the ways out."""
+    text = (project.path / "train.txt").read_text() * 8
+    (project.path / "train.txt").write_text(text)
+    project.makepyfile(TEST)
+    options = "-o ftguard_batch_size=4096 -o ftguard_block_size=64 -o ftguard_steps=4 --ftguard-json=r.json"
+    command = f"ulimit -v 4000000; exec {sys.executable} -m pytest {options}"
+    result = project.run("bash", "-c", command)
+    result.stdout.fnmatch_lines(
+        [
+            "*loss gap INVALID*",
+            "*ended out_of_memory: the CPU's allocator could not get *B. Forecast of the peak memory: as it is: *GB; "
+            "batch_size = 2048 with gradient_accumulation_steps=2: *; gradient_checkpointing=true: *",
+        ]
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    trials = json.loads((project.path / "r.json").read_text())["trials"]
+    assert [trial["outcome"] for trial in trials] == ["out_of_memory"] * 2
+    assert "LoRA(r=16) instead: " in trials[0]["error"]["message"]
+
+
+def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
+    """The kernel leaves nothing but the signal, so the way out is foretold as well."""
+    project.makepyfile(TEST)
+    project.makeconftest(
+        """
+        import os, signal
+        from pytest_ftguard.running.process import Worker
+
+        real = Worker.run
+
+        def run(self, job, on_event, is_quiet):
+            def watch(event):
+                if event.phase == "load" and job.spec.variant.kind == "full":
+                    os.kill(self._process.pid, signal.SIGKILL)
+                on_event(event)
+            return real(self, job, watch, is_quiet)
+
+        Worker.run = run
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines(["*ended crashed*SIGKILL*Forecast of the peak memory: as it is: 2.06 MB; *"])
+    result.assert_outcomes(passed=1, failed=1)
+
+
+@pytest.mark.parametrize(("signal", "function"), [("SIGSEGV", "ctypes.string_at(0)"), ("SIGABRT", "os.abort()")])
+def test_a_crash_names_its_signal(project: pytest.Pytester, signal: str, function: str) -> None:
+    """A fault in native code ends its trial only."""
+    project.makepyfile(
+        TEST, ours=f"import ctypes, os\ndef train(model, data, spec):\n    for batch in data:\n        {function}"
+    )
+    result = project.runpytest_subprocess("--ftguard-training-function=ours:train")
+    result.stdout.fnmatch_lines(["*loss gap INVALID*", f"*ended crashed: its process was ended by {signal}*"])
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_a_divergence_names_its_step_and_the_setting(project: pytest.Pytester) -> None:
+    """The first step whose loss is not finite, and the learning rate to lower."""
+    project.makepyfile(TEST)
+    result = project.runpytest_subprocess(
+        "--ftguard-full-learning-rate=1e30", "--ftguard-training-args=optim=sgd\nmax_grad_norm=0.0"
+    )
+    result.stdout.fnmatch_lines(
+        ["*full, seed 0, ended diverged: the * is * at step [123]; try a lower full_learning_rate*"]
+    )
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_a_timeout_shows_where_the_trial_stood(project: pytest.Pytester) -> None:
+    """Phase, step and the stack of the main thread."""
+    project.makepyfile(
+        TEST, ours="import time\ndef train(model, data, spec):\n    for batch in data:\n        time.sleep(600)"
+    )
+    result = project.runpytest_subprocess("--ftguard-training-function=ours:train", "--ftguard-timeout=12 s")
+    result.stdout.fnmatch_lines(
+        ["*ended timed_out: it took longer than the timeout of 12 s, in phase 'train' at step 0*", '*ours.py", line 4*']
+    )
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_wrong_targets_are_found_before_the_weights_are_read(project: pytest.Pytester, tiny_model: Path) -> None:
+    """A full and a partial miss are named although the weights are no weights at all."""
+    broken = project.mkdir("broken")
+    for path in tiny_model.iterdir():
+        (broken / path.name).write_bytes(b"" if path.suffix == ".safetensors" else path.read_bytes())
+    project.makepyfile("def test_it(lora_variant):\n    pass")
+    for targets, missing in (("q_prj", "'q_prj'"), ("c_attn, v_prj", "'v_prj'")):
+        result = project.runpytest_subprocess(f"--ftguard-model={broken}", f"--ftguard-lora-target-modules={targets}")
+        result.stdout.fnmatch_lines([f"*LoRA.target_modules names {missing}, which GPT2LMHeadModel does not have*"])
