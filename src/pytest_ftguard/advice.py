@@ -12,6 +12,8 @@ from pytest_ftguard.specs import LoRA
 __all__ = ["fairness_notes"]
 
 _FEW_STEPS: Final = 100
+# Medians of steps vary by a few percent from run to run.
+_BELOW_THE_FLOOR: Final = 0.9
 _CONSTANT: Final = ("constant_with_warmup", "constant")
 # A parameter of a language model holds about two bits of knowledge (Allen-Zhu and Li, "Physics of Language Models: Part
 # 3.3, Knowledge Capacity Scaling Laws", 2024).
@@ -27,6 +29,7 @@ def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
     notes = [*_steps(variants), *_schedule(variants), *_one_sided_search(variants)]
     for variant in variants:
         if isinstance(variant.variant, LoRA):
+            notes += _too_fast(variant, variants)
             notes += _targets(variant, variant.variant)
             notes += _capacity(variant)
     return notes
@@ -39,6 +42,25 @@ def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:
             f"{workload.steps} steps are few: LoRA often keeps up for the first hundred and falls behind later; train "
             "longer before you decide, or set ftguard_final = true if production trains no longer"
         )
+
+
+def _too_fast(variant: TrainedVariant, variants: Sequence[TrainedVariant]) -> Iterator[str]:
+    """Compare the times of a step with the arithmetic, which sets a floor to their ratio."""
+    full = next((one for one in variants if one.variant.kind == "full"), None)
+    ours, theirs = _flop(variant), _flop(full) if full else None
+    if full is None or not (ours and theirs and variant.seconds_per_step and full.seconds_per_step):
+        return
+    floor, ratio = ours / theirs, variant.seconds_per_step / full.seconds_per_step
+    if ratio < _BELOW_THE_FLOOR * floor:
+        yield (
+            f"a step of {variant.label} took {100 * ratio:.0f}% of full's, less than the {100 * floor:.0f}% of its "
+            "arithmetic: mostly because the optimizer moves every weight of full and the batch is small, so a larger "
+            "batch shrinks the advantage; or because full was disturbed"
+        )
+
+
+def _flop(variant: TrainedVariant) -> int | None:
+    return next((trial.time.flop_per_step for trial in variant.trials if trial.time), None)
 
 
 def _schedule(variants: Sequence[TrainedVariant]) -> Iterator[str]:

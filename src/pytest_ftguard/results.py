@@ -159,6 +159,8 @@ class Memory:
         reserved_bytes: The allocator's peak of reserved bytes; None on CPU.
         forecast_bytes: The peak that was forecast; None where there was no forecast.
         allocator_retries: How often the allocator had to give back its cache to find room; None on CPU.
+        others_bytes: Memory of the device that is neither free nor of this process's tensors; None where it is not
+            known.
         breakdown: What the memory is taken by.
         phases: Peak of each phase, "load", "train" and "evaluate": the allocator's on accelerators; on the CPU the
             process's high-water mark, in which interpreter and libraries count too.
@@ -169,6 +171,7 @@ class Memory:
     reserved_bytes: int | None = None
     forecast_bytes: int | None = None
     allocator_retries: int | None = None
+    others_bytes: int | None = None
     breakdown: Breakdown | None = None
     phases: Mapping[str, int] | None = None
 
@@ -188,12 +191,29 @@ class Timing:
         measured_steps: How many steps the median rests on.
         train_seconds: Sum of all steps, those of the warm-up included.
         run: Identity of the run that measured it; the load of a machine changes from one run to the next.
+        seconds_spread: Interquartile range of the steps that the median rests on.
+        tokens_per_second: Tokens trained on in a second, at the median.
+        flop_per_step: Floating-point operations of a step's matrix products and attention, forward and backward, as
+            torch's counter counts them.
+        machine_flop_per_second: What this device reached in a large matrix product, in the precision of the training.
     """
 
     seconds_per_step: float | None
     measured_steps: int
     train_seconds: float
     run: str = ""
+    seconds_spread: float | None = None
+    tokens_per_second: float | None = None
+    flop_per_step: int | None = None
+    machine_flop_per_second: float | None = None
+
+    @property
+    def share_of_machine(self) -> float | None:
+        """Share of what the device can do that the training's arithmetic makes use of."""
+        known = (self.flop_per_step, self.seconds_per_step, self.machine_flop_per_second)
+        if None in known:
+            return None
+        return self.flop_per_step / self.seconds_per_step / self.machine_flop_per_second  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apar
 __all__ = ["assess_memory", "assess_time", "foretell_memory"]
 
 __tracebackhide__ = hide_our_frames
+
+# A process's own context and libraries take some hundred megabytes of an accelerator beside its tensors.
+_OTHERS_BYTES: Final = 2 * 1000**3
 
 
 def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
@@ -165,6 +169,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         comparison = compare(candidate, baseline, same_learning_rate=True)
         problems += [*comparison.different_work, *comparison.different_environment, *comparison.different_threads]
         problems += [*comparison.unpaired, *_different_runs(candidate, baseline)]
+        problems += [problem for side in (candidate, baseline) for problem in _disturbed(side)]
     if not problems and len(candidate.trials) < 2:
         problems.append(
             "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"
@@ -207,6 +212,24 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         limit=limit,
         message="\n".join(lines),
     )
+
+
+def _disturbed(variant: TrainedVariant) -> list[str]:
+    """Say what else used the accelerator while its steps were timed."""
+    problems = []
+    for trial in variant.trials:
+        where = f"{variant.label}, seed {trial.spec.seed}"
+        if trial.memory is not None and trial.memory.allocator_retries:
+            problems.append(
+                f"{where}: the allocator ran out of room {trial.memory.allocator_retries} times and had to give back "
+                "its cache, which takes time: use a smaller batch_size, or a larger device"
+            )
+        if trial.memory is not None and (trial.memory.others_bytes or 0) > _OTHERS_BYTES:
+            problems.append(
+                f"{where}: other processes had {format_bytes(trial.memory.others_bytes or 0)} of the device, so it was "
+                "shared: run where nothing else does"
+            )
+    return problems
 
 
 def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,15 @@ import torch
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Environment
 
-__all__ = ["describe", "has_fast_bf16", "memory_bytes", "resolve_device", "resolve_precision", "synchronize"]
+__all__ = [
+    "describe",
+    "flop_per_second",
+    "has_fast_bf16",
+    "memory_bytes",
+    "resolve_device",
+    "resolve_precision",
+    "synchronize",
+]
 
 _PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelerate", "numpy")
 _MEMINFO: Final = Path("/proc/meminfo")
@@ -100,6 +109,23 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def flop_per_second(device: torch.device, *, bf16: bool) -> float:
+    """Return the floating-point operations a second that a device reaches in a large matrix product.
+
+    It takes a fraction of a second: the best of a few products of two square matrices.
+    """
+    size = 1536 if device.type == "cpu" else 8192
+    matrix = torch.ones((size, size), dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
+    seconds = []
+    for _ in range(4):
+        synchronize(device)
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 def memory_bytes(device: torch.device) -> int | None:

@@ -14,7 +14,8 @@ from pytest_ftguard.results import Breakdown, Memory
 
 __all__ = ["COUNTED_STEPS", "AllocatorMeter", "LiveTensorMeter", "StepMeter", "meter_for"]
 
-# AdamW's state appears at the end of the first step, so the first step alone misses the peak.
+# AdamW's state appears at the end of the first step, so that misses the peak; besides, its arithmetic is counted then,
+# which keeps some tensors longer. So the peak is that of the steps after it.
 COUNTED_STEPS: Final = 3
 # The granularity of CUDA's caching allocator, so that both methods count small tensors alike.
 _GRANULE_BYTES: Final = 512
@@ -60,6 +61,10 @@ class _Stages:
         else:
             self._optimizer = max(0, present - self._weights - gradients)
 
+    def forget_peaks(self) -> None:
+        """Start anew, with what is known of the optimizer."""
+        self._peaks.clear()
+
     def breakdown(self) -> Breakdown | None:
         """Return the breakdown; None where the parts of the step were not seen."""
         if {"forward", "backward"} - self._peaks.keys():
@@ -98,6 +103,9 @@ class LiveTensorMeter:
     def begin_step(self, step: int) -> None:
         """Start counting if this is one of the first steps."""
         self._counts = step < COUNTED_STEPS
+        if step == 1:
+            self._counter.peak_bytes = self._counter.live_bytes
+            self._stages.forget_peaks()
         if self._counts:
             self._counter.start_window()
             self._counter.__enter__()  # type: ignore[no-untyped-call]
@@ -203,10 +211,19 @@ class AllocatorMeter:
             return None
         return int(self._module.memory_stats(self._device).get("num_alloc_retries", 0))
 
+    def _read_others(self) -> int | None:
+        if not hasattr(self._module, "mem_get_info") or not hasattr(self._module, "memory_reserved"):
+            return None
+        free, total = self._module.mem_get_info(self._device)
+        return max(0, int(total - free - self._module.memory_reserved(self._device)))
+
     def begin_step(self, step: int) -> None:
         """Forget what happened between the steps."""
-        if step == 0:
-            self._module.empty_cache()  # what the evaluation left in the cache is not reserved by the training
+        if step <= 1:
+            # What the evaluation and the counting of the first step left in the cache is not reserved by the training.
+            self._module.empty_cache()
+            self._peak_bytes = self._reserved_bytes = 0
+            self._stages.forget_peaks()
         self._module.reset_peak_memory_stats(self._device)
         self._detailed = step < COUNTED_STEPS  # looking at every gradient takes a while
 
@@ -242,6 +259,7 @@ class AllocatorMeter:
             "allocator",
             reserved_bytes=self._reserved_bytes,
             allocator_retries=None if now is None or self._retries is None else now - self._retries,
+            others_bytes=self._read_others(),
             breakdown=self._stages.breakdown(),
         )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_ftguard.results import CurvePoint, Memory, SequenceLosses, Timing, evenly_spaced
 from pytest_ftguard.training import machine, memory
@@ -94,17 +96,23 @@ class Recorder:
         self._points: list[CurvePoint] = []
         self._meter = memory.meter_for(model, device)
         self._hooks = [
+            model.register_forward_pre_hook(self._count_tokens, with_kwargs=True),
             model.register_forward_hook(lambda *_: self._end_stage("forward")),
             register_optimizer_step_pre_hook(lambda *_: self._end_stage("backward")),
         ]
         self._in_step = False
         self._durations: list[float] = []
         self._started = math.nan
+        self._flops = FlopCounterMode(display=False)
+        self._tokens = 0
         self._measure_point(0)
 
     def begin_step(self, done: int) -> None:
         """Start the clock and the memory meter; so many steps are done."""
         self._in_step = True
+        self._tokens = 0
+        if done == 0:  # one step is like another, and this one is not timed
+            self._flops.__enter__()  # type: ignore[no-untyped-call]
         self._meter.begin_step(done)
         machine.synchronize(self.device)
         self._started = time.perf_counter()
@@ -114,9 +122,16 @@ class Recorder:
         machine.synchronize(self.device)
         self._durations.append(time.perf_counter() - self._started)
         self._meter.end_step(done - 1)
+        if done == 1:
+            self._flops.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._in_step = False
         if done in self._wanted and done < self._last:
             self._measure_point(done)
+
+    def _count_tokens(self, model: nn.Module, arguments: Any, keywords: dict[str, Any]) -> None:
+        ids = keywords.get("input_ids", arguments[0] if arguments else None)
+        if self._in_step and isinstance(ids, torch.Tensor):
+            self._tokens += ids.numel()
 
     def _end_stage(self, stage: str) -> None:
         if self._in_step:
@@ -147,7 +162,14 @@ class Recorder:
     @property
     def timing(self) -> Timing:
         """Duration of the steps."""
-        timed = sorted(self._durations[WARM_UP_STEPS:])
-        middle = len(timed) // 2
-        median = (timed[middle] + timed[~middle]) / 2 if timed else None
-        return Timing(median, len(timed), math.fsum(self._durations))
+        timed = self._durations[WARM_UP_STEPS:]
+        quarters = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else None
+        median = statistics.median(timed) if timed else None
+        return Timing(
+            median,
+            len(timed),
+            math.fsum(self._durations),
+            seconds_spread=None if quarters is None else quarters[2] - quarters[0],
+            tokens_per_second=self._tokens / median if median and self._tokens else None,
+            flop_per_step=self._flops.get_total_flops() or None,
+        )

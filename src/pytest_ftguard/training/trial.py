@@ -232,7 +232,7 @@ class _Trial:
             data_order=collator.order,
             code=source_digest(self.workload.training_function) if self.workload.training_function else None,
             memory=recorder.peak,
-            time=recorder.timing,
+            time=replace(recorder.timing, machine_flop_per_second=machine.flop_per_second(self.device, bf16=self.bf16)),
             environment=self.environment,
             model_dir=model_dir,
             not_kept=not_kept,
