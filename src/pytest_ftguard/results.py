@@ -193,8 +193,8 @@ class Timing:
         run: Identity of the run that measured it; the load of a machine changes from one run to the next.
         seconds_spread: Interquartile range of the steps that the median rests on.
         tokens_per_second: Tokens trained on in a second, at the median.
-        flop_per_step: Floating-point operations of a step's matrix products and attention, forward and backward, as
-            torch's counter counts them.
+        flop_per_step: Floating-point operations of a step's matrix products, forward and backward, as torch's counter
+            counts them; those of the attention itself only on accelerators.
         machine_flop_per_second: What this device reached in a large matrix product, in the precision of the training.
     """
 

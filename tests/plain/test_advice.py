@@ -9,7 +9,7 @@ import pytest
 
 from pytest_ftguard.advice import fairness_notes
 from pytest_ftguard.reporting.terminal import summary_lines
-from pytest_ftguard.results import Parameters, TrainedVariant
+from pytest_ftguard.results import Parameters, Timing, TrainedVariant
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, trained, trial
 
@@ -59,3 +59,12 @@ def test_notes_stand_below_the_table_in_80_columns() -> None:
     assert notes[0].startswith("note: 30 steps are few")
     assert len(notes) > 1
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("seconds", "noted"), [(0.62, True), (0.64, False)])
+def test_a_step_that_is_faster_than_its_arithmetic_is_pointed_out(seconds: float, noted: bool) -> None:
+    """At 70 % of the operations, less than 63 % of the time is no merit of LoRA alone."""
+    full = trained(FULL, trial(FULL, NLL, time=Timing(1.0, 97, 100.0, flop_per_step=1000)))
+    lora = trained(LORA, trial(LORA, NLL, time=Timing(seconds, 97, 100.0, flop_per_step=700)))
+    notes = [note for note in fairness_notes([full, lora]) if "arithmetic" in note]
+    assert bool(notes) == noted

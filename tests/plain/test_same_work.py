@@ -15,7 +15,7 @@ from pytest_ftguard.gates.quality import assess_forgetting
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import Limit, parse_share_limit
-from pytest_ftguard.results import Timing, TrainedVariant
+from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
 NLL = (20.0,) * 64
@@ -188,3 +188,34 @@ def test_another_number_of_threads_changes_seconds_and_not_bytes() -> None:
     verdict = assess_time(ours, LIMIT, theirs, 0.95)
     assert verdict.status == "INVALID"
     assert "threads is 4 for the candidate and 2 for the baseline" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        (Memory(600, "allocator", allocator_retries=2), "ran out of room 2 times"),
+        (Memory(600, "allocator", others_bytes=5 * 1000**3), "other processes had 5.00 GB"),
+    ],
+)
+def test_a_disturbed_accelerator_gives_no_times(memory: Memory, words: str) -> None:
+    """Whose steps waited for room, or for another process, cannot be called slow."""
+    ours, theirs = pair(memory=memory)
+    verdict = assess_time(ours, LIMIT, theirs, 0.95)
+    assert verdict.status == "INVALID"
+    assert words in verdict.message
+    calm = pair(memory=Memory(600, "allocator", allocator_retries=0, others_bytes=1000**3))
+    assert assess_time(*(calm[0], LIMIT, calm[1]), 0.95).status == "FAIL"
+
+
+def test_the_time_gate_names_the_arithmetic() -> None:
+    """What a step computes is the floor of what it can take."""
+    ours, _ = pair(time=Timing(0.4, 97, 50.0, flop_per_step=7 * 10**9, machine_flop_per_second=1e11))
+    theirs = replace(
+        pair()[1],
+        trials=tuple(
+            replace(one, time=Timing(0.5, 97, 50.0, flop_per_step=10**10, machine_flop_per_second=1e11))
+            for one in pair()[1].trials
+        ),
+    )
+    message = assess_time(ours, LIMIT, theirs, 0.95).message
+    assert "takes 7 GFLOP, 70 % of full's 10; they reach 18 % and 20 % of what this machine can do" in message

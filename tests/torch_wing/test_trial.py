@@ -77,10 +77,30 @@ def test_a_result_is_complete_and_survives_json(full: TrialResult) -> None:
     assert full.time is not None
     assert full.time.seconds_per_step is not None
     assert full.time.measured_steps == 12 - 3
+    assert full.time.seconds_spread is not None
+    assert full.time.tokens_per_second == pytest.approx(4 * 32 / full.time.seconds_per_step)
+    assert full.time.share_of_machine is not None
+    assert 0 < full.time.share_of_machine < 1
+    assert full.memory.phases is not None
+    assert set(full.memory.phases) == {"load", "train", "evaluate"}
+    assert min(full.memory.phases.values()) > 50e6  # the process, with its libraries
     assert [point.step for point in full.curve] == [0, 1, 3, 6, 12]
     assert full.environment is not None
     assert full.environment.device == "cpu"
     assert TrialResult.from_dict(full.to_dict()) == full
+
+
+def test_the_arithmetic_of_a_step_is_counted(full: TrialResult, lora: TrialResult) -> None:
+    """Six operations a parameter and token in full fine-tuning, about four and the adapters' in LoRA."""
+    assert full.time is not None
+    assert lora.time is not None
+    assert full.time.flop_per_step is not None
+    assert lora.time.flop_per_step is not None
+    layers, width, vocabulary, tokens = 2, 32, 384, 4 * 32
+    products = layers * 12 * width**2 + width * vocabulary  # the parameters that stand in matrix products
+    # torch's counter knows the attention of accelerators, and not the CPU's.
+    assert full.time.flop_per_step == 6 * products * tokens
+    assert 0.6 < lora.time.flop_per_step / full.time.flop_per_step < 0.95
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_another_order(

@@ -187,6 +187,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         f"{len(candidate.trials)} seeds, it lies between {lower} and {upper} (each end is wrong in at most "
         f"{100 * (1 - confidence):.3g} % of cases).",
         f"Allowed: at most {limit}, set by {limit.place}.",
+        *_arithmetic(candidate, baseline),
     ]
     if status == "FAIL":
         lines.append(
@@ -212,6 +213,20 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         limit=limit,
         message="\n".join(lines),
     )
+
+
+def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    """Say what the arithmetic of a step alone would allow."""
+    ours, theirs = (side.trials[0].time for side in (candidate, baseline))
+    if ours is None or theirs is None or not (ours.flop_per_step and theirs.flop_per_step):
+        return []
+    shares = [f"{100 * one.share_of_machine:.0f} %" for one in (ours, theirs) if one.share_of_machine is not None]
+    reached = f"; they reach {' and '.join(shares)} of what this machine can do" if len(shares) == 2 else ""
+    percent = f"{100 * ours.flop_per_step / theirs.flop_per_step:.0f} %"
+    return [
+        f"Arithmetic: a step of {candidate.label} takes {ours.flop_per_step / 1e9:,.3g} GFLOP, {percent} of "
+        f"{baseline.label}'s {theirs.flop_per_step / 1e9:,.3g}{reached}."
+    ]
 
 
 def _disturbed(variant: TrainedVariant) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
@@ -12,13 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_ftguard.results import Breakdown, Memory
 
-__all__ = ["COUNTED_STEPS", "AllocatorMeter", "LiveTensorMeter", "StepMeter", "meter_for"]
+__all__ = ["COUNTED_STEPS", "AllocatorMeter", "LiveTensorMeter", "PhasePeaks", "StepMeter", "meter_for"]
 
 # AdamW's state appears at the end of the first step, so that misses the peak; besides, its arithmetic is counted then,
 # which keeps some tensors longer. So the peak is that of the steps after it.
 COUNTED_STEPS: Final = 3
 # The granularity of CUDA's caching allocator, so that both methods count small tensors alike.
 _GRANULE_BYTES: Final = 512
+_STATUS: Final = Path("/proc/self/status")
+_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
 
 
 class StepMeter(Protocol):
@@ -287,3 +291,57 @@ def meter_for(model: nn.Module, device: torch.device) -> StepMeter:
         return LiveTensorMeter(model)
     module = torch.get_device_module(device)
     return AllocatorMeter(module, device, model) if hasattr(module, "max_memory_allocated") else _NoMeter()
+
+
+class PhasePeaks:
+    """The peak of each phase of a trial: the allocator's on accelerators, the process's high-water mark on the CPU.
+
+    The mark counts the interpreter and its libraries as well, so on the CPU it is shown beside the live tensors and
+    gates nothing. Where the operating system keeps no such mark, or does not let it be reset, there are no peaks.
+
+    Args:
+        device: Where the trial runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._module = None if device.type == "cpu" else torch.get_device_module(device)
+        self._peaks: dict[str, int] = {}
+        self._can_reset = True
+        self._reset()
+
+    def end(self, phase: str) -> None:
+        """Note the peak since the end of the phase before; one that comes twice keeps the larger."""
+        peak = self._read()
+        if peak is not None:
+            self._peaks[phase] = max(peak, self._peaks.get(phase, 0))
+        self._reset()
+
+    def with_training(self, memory: Memory | None) -> Memory | None:
+        """Return the memory of the training with the peaks of all phases beside it."""
+        if memory is None or not self._peaks:
+            return memory
+        # The meter resets the allocator's peak at every step, so it alone knows that of the training.
+        train = {} if self._module is None or memory.peak_bytes is None else {"train": memory.peak_bytes}
+        return replace(memory, phases={**self._peaks, **train})
+
+    def _reset(self) -> None:
+        if self._module is not None and hasattr(self._module, "reset_peak_memory_stats"):
+            self._module.reset_peak_memory_stats(self._device)
+        elif self._module is None:
+            try:
+                _CLEAR_REFS.write_text("5", encoding="utf-8")  # resets the high-water mark, see proc(5)
+            except OSError:
+                self._can_reset = False
+
+    def _read(self) -> int | None:
+        if self._module is not None:
+            found = hasattr(self._module, "max_memory_allocated")
+            return int(self._module.max_memory_allocated(self._device)) if found else None
+        if not self._can_reset:
+            return None
+        try:
+            lines = _STATUS.read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return None
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)

@@ -27,6 +27,7 @@ from pytest_ftguard.training import data, machine, models
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.forecast import NoForecastError, forecast
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
+from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.units import format_bytes
 
@@ -197,9 +198,11 @@ class _Trial:
         models.check_variant(models.build_without_weights(self.workload), self.spec.variant)
         tokenizer = models.load_tokenizer(self.workload)
         texts = self._texts(tokenizer)
+        phases = PhasePeaks(self.device)
         loaded = models.load_base(self.workload)
         models.check_variant(loaded, self.spec.variant)
         cast(nn.Module, loaded).to(self.device)
+        phases.end("load")
         if base is None:
             self.report("evaluate", 0, None)
             models.check_causality(loaded)
@@ -208,14 +211,17 @@ class _Trial:
         set_seed(self.spec.seed)
         model = models.apply_variant(loaded, self.spec.variant)
         set_seed(self.spec.seed)
+        phases.end("evaluate")
         recorder = Recorder(model, texts.validation, self.evaluator, self.workload.steps, self.device)
         collator = data.OrderedCollator()
         wait_for_quiet()
         self.report("train", 0, None)
         train(model, texts.train, collator, recorder)
         recorder.close()
+        phases.end("train")
         self.report("evaluate", self.workload.steps, None)
         final = self._measure(model, texts)
+        phases.end("evaluate")
         if not all(map(math.isfinite, final.validation.nll)):
             message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
             raise _DivergedError(message)
@@ -231,7 +237,7 @@ class _Trial:
             curve=recorder.curve(final.validation),
             data_order=collator.order,
             code=source_digest(self.workload.training_function) if self.workload.training_function else None,
-            memory=recorder.peak,
+            memory=phases.with_training(recorder.peak),
             time=replace(recorder.timing, machine_flop_per_second=machine.flop_per_second(self.device, bf16=self.bf16)),
             environment=self.environment,
             model_dir=model_dir,
