@@ -12,6 +12,23 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
 
+# A small project that uses the plugin, run by pytester in processes of its own.
+INI = """
+[pytest]
+ftguard_model = {model}
+ftguard_train = train.txt
+ftguard_validation = validation.txt
+ftguard_block_size = 32
+ftguard_steps = 12
+ftguard_seeds = 0
+ftguard_precision = fp32
+ftguard_validation_sequences = 80
+ftguard_full_learning_rate = 1e-3
+ftguard_lora_r = 4
+ftguard_final = true
+ftguard_gain_factor = 0
+"""
+
 # No test may reach for a hub; children inherit it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models gain nothing from threads, which on busy cores wait for one another at every operation.
@@ -44,3 +61,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     GPT2LMHeadModel(config).save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, tiny_model: Path, texts: Path) -> pytest.Pytester:
+    """A project whose ini file says what is trained."""
+    for name in ("train.txt", "validation.txt"):
+        (pytester.path / name).write_bytes((texts / name).read_bytes())
+    pytester.makeini(INI.format(model=tiny_model))
+    return pytester
