@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import masking_utils
+from transformers import AutoModelForCausalLM, masking_utils
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import Memory
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
-from pytest_ftguard.training.forecast import NoForecastError, forecast
+from pytest_ftguard.training.forecast import NoForecastError, forecast, plan_trial
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 # Its new name is not known to the lowest transformers that is promised.
@@ -90,6 +90,25 @@ def test_where_it_cannot_follow_there_is_no_forecast(workload: Workload, monkeyp
     monkeypatch.setattr(GPT2LMHeadModel, "forward", curious)
     with pytest.raises(NoForecastError, match="GPT2LMHeadModel cannot be followed without its weights"):
         forecast(spec)
+
+
+def test_a_model_that_needs_its_weights_is_trained_without_a_forecast(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be built on the meta device can still be trained; only the plan has nothing to say."""
+
+    def curious(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", curious)
+    spec = TrialSpec(workload=workload, variant=FULL, seed=0, device="cpu")
+    planned = plan_trial(spec)
+    assert planned.memory is None
+    assert planned.error is not None
+    assert "no forecast" in planned.error.message
+    assert "cannot be built without its weights" in planned.error.message
+    trained = run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None, foretell=True)
+    assert trained.outcome == "ok", trained.error
 
 
 def test_what_it_answers_for_transformers_is_taken_back(workload: Workload) -> None:

@@ -24,7 +24,7 @@ from pytest_ftguard.training import machine, models
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.memory import LiveTensorMeter
 
-__all__ = ["NoForecastError", "forecast", "plan_trial"]
+__all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]
 
 
 class NoForecastError(Exception):
@@ -47,9 +47,7 @@ def forecast(spec: TrialSpec) -> Memory:
         raise NoForecastError(message)
     bf16 = machine.resolve_precision(workload.precision, machine.resolve_device(spec.device)) == "bf16"
     arguments = training_arguments(spec, Path(), torch.device("cpu"), bf16=bf16)
-    model = models.build_without_weights(workload)
-    with torch.device("meta"):
-        model = cast(Any, models.apply_variant(model, spec.variant))
+    model = cast(Any, _build(spec))
     try:
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
@@ -71,15 +69,41 @@ def plan_trial(spec: TrialSpec) -> TrialResult:
     Raises:
         ConfigurationError: The spec cannot be carried out.
     """
-    model = models.build_without_weights(spec.workload)
-    with torch.device("meta"):
-        parameters = models.count_parameters(models.apply_variant(model, spec.variant))
+    parameters = None
     try:
+        parameters = models.count_parameters(_build(spec))
         return TrialResult(spec=spec, outcome="planned", parameters=parameters, memory=forecast(spec))
     except NoForecastError as error:
         return TrialResult(
             spec=spec, outcome="planned", parameters=parameters, error=TrialError(f"no forecast: {error}")
         )
+
+
+def surely_fits(spec: TrialSpec, available: int) -> bool:
+    """Return whether a rough upper bound is far below what is available, so that no forecast is needed.
+
+    Raises:
+        NoForecastError: The model cannot be built without its weights.
+        ConfigurationError: The spec cannot be carried out.
+    """
+    model = cast(Any, _build(spec))
+    counts = models.count_parameters(model)
+    tokens = spec.workload.batch_size * spec.workload.block_size
+    config = model.config.get_text_config()
+    # Weights, gradients and two moments in fp32; four copies of the logits; some forty vectors a layer and token.
+    static = 4 * counts.total + 12 * counts.trainable
+    logits = 16 * tokens * config.vocab_size
+    kept = 160 * tokens * getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
+    return bool(3 * (static + logits + kept) < available)
+
+
+def _build(spec: TrialSpec) -> nn.Module:
+    try:
+        model = models.build_without_weights(spec.workload)
+    except models.NeedsWeightsError as error:
+        raise NoForecastError(str(error)) from error
+    with torch.device("meta"):
+        return models.apply_variant(model, spec.variant)
 
 
 @contextmanager

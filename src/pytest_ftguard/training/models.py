@@ -22,6 +22,7 @@ from pytest_ftguard.results import Parameters
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
 __all__ = [
+    "NeedsWeightsError",
     "apply_variant",
     "build_without_weights",
     "check_causality",
@@ -34,6 +35,10 @@ __all__ = [
 
 # Those of from_pretrained's options that say where the files are, which the configuration and the tokenizer share.
 _PLACE_OPTIONS: Final = ("gguf_file", "subfolder", "trust_remote_code", "local_files_only", "cache_dir")
+
+
+class NeedsWeightsError(Exception):
+    """A model cannot be built without its weights."""
 
 
 def load_tokenizer(workload: Workload) -> Any:
@@ -91,14 +96,19 @@ def build_without_weights(workload: Workload) -> PreTrainedModel:
 
     Raises:
         ConfigurationError: There is no such model, or its context is shorter than a block.
+        NeedsWeightsError: The model's code looks at values while it is made, so it cannot be made without any.
     """
     try:
         config = _load_config(workload)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ConfigurationError(_cannot_load("model", "model", workload.model, error)) from error
+    try:
         code = {name: workload.model_args[name] for name in ("trust_remote_code",) if name in workload.model_args}
         with torch.device("meta"):
             model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.float32, **code)
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise ConfigurationError(_cannot_load("model", "model", workload.model, error)) from error
+    except Exception as error:  # any code may be in a model; loading it with its weights will tell what is really wrong
+        message = f"{workload.model!r} cannot be built without its weights: {type(error).__name__}: {error}"
+        raise NeedsWeightsError(message) from error
     _check_context(model.config, workload)
     model.config.use_cache = False
     return cast(PreTrainedModel, model)

@@ -25,7 +25,7 @@ from pytest_ftguard.results import (
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import data, machine, models
 from pytest_ftguard.training.arguments import training_arguments
-from pytest_ftguard.training.forecast import NoForecastError, forecast
+from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.recorder import Evaluator, Recorder
@@ -137,20 +137,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def _surely_fits(spec: TrialSpec, available: int) -> bool:
-    """Return whether a rough upper bound is far below what is available, so that no forecast is needed."""
-    model = models.build_without_weights(spec.workload)
-    with torch.device("meta"):
-        counts = models.count_parameters(models.apply_variant(model, spec.variant))
-    tokens = spec.workload.batch_size * spec.workload.block_size
-    config = model.config.get_text_config()
-    # Weights, gradients and two moments in fp32; four copies of the logits; some forty vectors a layer and token.
-    static = 4 * counts.total + 12 * counts.trainable
-    logits = 16 * tokens * config.vocab_size
-    kept = 160 * tokens * getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
-    return bool(3 * (static + logits + kept) < available)
-
-
 class _Trial:
     """The stages of a trial, which share its spec and its device."""
 
@@ -170,9 +156,9 @@ class _Trial:
         """Return the outcome of a training whose forecast exceeds the device's memory; None where it may fit."""
         available = machine.memory_bytes(self.device)
         self.report("load", 0, None)
-        if available is None or _surely_fits(self.spec, available):
-            return None
         try:
+            if available is None or surely_fits(self.spec, available):
+                return None
             foretold = forecast(self.spec)
         except NoForecastError:
             return None  # it is never guessed
@@ -194,8 +180,7 @@ class _Trial:
     def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
         train = self._trainer() if self.workload.training_function is None else self._function()
-        # Weights may take minutes to come; what their shapes can tell comes before them.
-        models.check_variant(models.build_without_weights(self.workload), self.spec.variant)
+        self._check_shapes()
         tokenizer = models.load_tokenizer(self.workload)
         texts = self._texts(tokenizer)
         phases = PhasePeaks(self.device)
@@ -243,6 +228,14 @@ class _Trial:
             model_dir=model_dir,
             not_kept=not_kept,
         )
+
+    def _check_shapes(self) -> None:
+        """Check what shapes alone can tell: weights may take minutes to come."""
+        try:
+            model = models.build_without_weights(self.workload)
+        except models.NeedsWeightsError:
+            return  # the same is checked again when they are there
+        models.check_variant(model, self.spec.variant)
 
     def _trainer(self) -> _Train:
         arguments = training_arguments(self.spec, self.folder.path, self.device, bf16=self.bf16)
