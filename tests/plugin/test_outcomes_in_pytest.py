@@ -67,6 +67,26 @@ def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1, failed=1)
 
 
+def test_a_kill_by_the_kernel_is_told_from_another(project: pytest.Pytester) -> None:
+    """Where the kernel's own count of such kills has grown, the outcome is out_of_memory."""
+    project.makepyfile(
+        TEST, ours="import os\ndef train(model, data, spec):\n    for batch in data:\n        os.kill(os.getpid(), 9)"
+    )
+    project.makeconftest(
+        """
+        import itertools
+        from pytest_ftguard.running import process
+
+        process.oom_kills = itertools.count(7).__next__
+        """
+    )
+    result = project.runpytest_subprocess("--ftguard-training-function=ours:train")
+    result.stdout.fnmatch_lines(
+        ["*ended out_of_memory: the kernel killed its process for lack of memory, in phase 'train'*"]
+    )
+    result.assert_outcomes(passed=1, failed=1)
+
+
 @pytest.mark.parametrize(("signal", "function"), [("SIGSEGV", "ctypes.string_at(0)"), ("SIGABRT", "os.abort()")])
 def test_a_crash_names_its_signal(project: pytest.Pytester, signal: str, function: str) -> None:
     """A fault in native code ends its trial only."""

@@ -24,6 +24,7 @@ __all__ = ["KEEP_FREED_MEMORY", "Event", "Job", "Worker"]
 
 _TICK_SECONDS: Final = 0.25
 _STACK_DUMP_SECONDS: Final = 1.0
+_VMSTAT: Final = Path("/proc/vmstat")
 _IMPORT_SECONDS: Final = 60.0
 _REAPING_SECONDS: Final = 30.0
 _FORECAST_SECONDS: Final = 180.0
@@ -116,6 +117,7 @@ class Worker:
         self._started = time.monotonic()
         self._is_ready = False
         self._waits = False
+        self._oom_kills = 0
 
     @property
     def has_ended(self) -> bool:
@@ -142,6 +144,7 @@ class Worker:
             DeviceUnavailableError: The device is not present.
         """
         deadline = time.monotonic() + job.timeout_seconds if job.timeout_seconds is not None else None
+        self._oom_kills = oom_kills()
         try:
             self._send(self._message(job))
             latest = Event("start")
@@ -269,6 +272,8 @@ class Worker:
         where = f"in phase {latest.phase!r} at step {latest.step}"
         if code < 0:
             name = signal.Signals(-code).name
+            if name == "SIGKILL" and oom_kills() > self._oom_kills:
+                return self._failure(job, "out_of_memory", f"the kernel killed its process for lack of memory, {where}")
             hint = ", by someone, or by the kernel because the machine ran out of memory" if name == "SIGKILL" else ""
             return self._failure(job, "crashed", f"its process was ended by {name}{hint}, {where}")
         if code > 0:
@@ -311,6 +316,15 @@ class Worker:
 
     def _last_line(self) -> str:
         return next((line for line in reversed(self._log_tail().splitlines()) if line.strip()), "its log is empty")
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory since it started; 0 where it does not say."""
+    try:
+        lines = _VMSTAT.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def _without_forecast(spec: TrialSpec, reason: str) -> TrialResult:
