@@ -14,8 +14,9 @@ import pytest
 from pytest_ftguard.assertions import active_test, assert_loss_gap
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.limits import BYTES, SHARE
 from pytest_ftguard.reporting.json import json_report, read_report
-from pytest_ftguard.reporting.terminal import RecordedVerdict, progress_line, summary_lines
+from pytest_ftguard.reporting.terminal import RecordedVerdict, plan_lines, progress_line, summary_lines
 from pytest_ftguard.results import Memory, Parameters, TrialError, TrialResult
 from pytest_ftguard.running.lab import Progress
 from pytest_ftguard.specs import TrialSpec
@@ -268,3 +269,44 @@ def test_the_progress_line_names_variant_seed_step_loss_and_time() -> None:
     for words in ("lora r=16", "seed 3", "step 40/100", "loss 1.250", "1:15 left"):
         assert words in line
     assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None))
+
+
+def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
+    memory = None if forecast is None else Memory(None, "forecast", forecast_bytes=forecast)
+    error = TrialError("no forecast: it looks at its values") if forecast is None else None
+    spec = TrialSpec(workload=WORKLOAD, variant=variant, seed=0)
+    return TrialResult(
+        spec=spec, outcome="planned", parameters=Parameters(1000, 100), memory=memory, error=error, **changes
+    )
+
+
+def test_a_plan_shows_forecasts_shares_and_what_budgets_say() -> None:
+    """Full first, each share of full's; a budget that would break stands out."""
+    budget = replace(
+        VERDICT,
+        gate="memory_budget",
+        status="FAIL",
+        value=0.6,
+        interval=None,
+        limit=0.5,
+        unit=SHARE,
+        limit_source="ini",
+    )
+    trials = [planned(LORA, 600_000_000), planned(FULL, 1_000_000_000, cached=True)]
+    lines = plan_lines(trials, [RecordedVerdict("a::b", budget)])
+    assert lines[0] == "plan: 1 trial to train, 1 cached; nothing was trained"
+    rows = [line.split() for line in lines]
+    assert ["full", "(cached)", "1", "100", "1.00", "GB"] in rows
+    assert ["lora", "r=16", "1", "100", "600", "MB", "60.0%"] in rows
+    assert "lora r=16: 60.0% of full BREAKS the budget of 50% (ini)" in lines
+
+
+def test_a_plan_without_a_forecast_says_why() -> None:
+    """Never a guess: the words stand where the number would, and the reason below."""
+    budget = replace(
+        VERDICT, gate="memory_budget", status="INVALID", value=None, interval=None, limit=1e9, unit=BYTES, baseline=None
+    )
+    lines = plan_lines([planned(LORA, None), planned(FULL, 10**9)], [RecordedVerdict("a::b", budget)])
+    assert any(line.split() == ["lora", "r=16", "1", "100", "no", "forecast"] for line in lines)
+    assert "lora r=16: no forecast: it looks at its values" in lines
+    assert "lora r=16: - no forecast beside the budget of 1 GB (ini)" in [line.replace("1.00", "1") for line in lines]

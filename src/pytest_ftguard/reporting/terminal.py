@@ -93,7 +93,8 @@ def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]
         lines += [f"{verdict.candidate}: {measured} {says} the budget of {limit} ({verdict.limit_source})"]
         lines += [f"    {recorded.nodeid}"]
     missing = sum(not trial.cached for trial in trials)
-    return [f"plan: {missing} trials to train, {len(trials) - missing} cached; nothing was trained", "", *lines]
+    word = "trial" if missing == 1 else "trials"
+    return [f"plan: {missing} {word} to train, {len(trials) - missing} cached; nothing was trained", "", *lines]
 
 
 def _plan_row(variant: TrainedVariant, label: str, whole: int | None) -> list[str]:
