@@ -16,7 +16,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, hide_our_frames
 from pytest_ftguard.session import Run, TestRecord, is_worker, write_whole
-from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
+from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, marker_settings, read_settings
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant
@@ -58,6 +58,7 @@ class Ftguard:
             variant,
             lambda: workload or _spec(self._request, "ftguard_workload"),
             lambda: _spec(self._request, "ftguard_full"),
+            [self._run.test.setting("max_memory") if self._run.test else None],
         )
 
 
@@ -122,6 +123,7 @@ def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVar
         lambda: _spec(request, fixture),
         lambda: _spec(request, "ftguard_workload"),
         lambda: _spec(request, "ftguard_full"),
+        run.fixture_budgets.get(request.fixturename or "", []),
     )
 
 
@@ -164,7 +166,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Fail at once where an accelerator is required and there is none."""
     settings = session.config.stash[_RUN].settings
     required = settings.get("require_gpu")
-    if required is None or not required.value or settings.value("disable", False) or is_worker(session.config):
+    idle = settings.value("disable", False) or settings.value("plan", False)
+    if required is None or not required.value or idle or is_worker(session.config):
         return
     from pytest_ftguard.running.devices import find_accelerator
 
@@ -200,6 +203,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     used = [name for item in session.items for name in getattr(item, "fixturenames", ()) if name in _FIXTURES]
     run.tests_to_come = used.count("ftguard")
     run.session_variants_to_come = set(used) - {"ftguard"}
+    for item in session.items:
+        for name in _FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            budget = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard")).get("max_memory")
+            run.fixture_budgets.setdefault(name, []).append(budget or run.settings.get("max_memory"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -231,16 +238,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         run.test.start()
 
 
+@pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
+def pytest_setup_as_plan(item: pytest.Item) -> Generator[None, object, object]:
+    """Under a plan skip a test whose fixtures need what was not trained."""
+    return (yield from _as_plan(item))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Under a plan let a test name its gates, and take whatever comes of it for a skip: nothing was trained."""
+    result = yield from _as_plan(item)
+    if item.config.stash[_RUN].is_planned:
+        pytest.skip("ftguard plan: nothing was trained")
+    return result
+
+
+def _as_plan(item: pytest.Item) -> Generator[None, object, object]:
+    """Run the rest of a hook; under a plan an error skips the test, unless it is one of ours, which tells a mistake."""
     if not item.config.stash[_RUN].is_planned:
         return (yield)
     try:
-        yield
-    except (Exception, pytest.fail.Exception, pytest.skip.Exception):
-        pass
-    pytest.skip("ftguard plan: nothing was trained")
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        if isinstance(error, pytest.fail.Exception) and str(error).startswith("ftguard:"):
+            raise
+        reason = f"ftguard plan: nothing was trained, so it stopped at {type(error).__name__}: {error}"
+    pytest.skip(reason)
 
 
 @pytest.hookimpl(wrapper=True)

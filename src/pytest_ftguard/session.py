@@ -132,11 +132,17 @@ class Run:
         self.fixtures_from_settings: set[str] = set()
         """Fixtures that were made of settings, or that are known not to be."""
         self.session_variants_to_come: set[str] = set()
+        self.fixture_budgets: dict[str, list[Setting | None]] = {}
+        """The memory budget of each test that uses a session fixture of ours."""
         self.tests_to_come = 0
         """Tests after the present one that train variants of their own."""
 
     def train(
-        self, variant: Variant | Callable[[], Variant], workload: Callable[[], Workload], full: Callable[[], Full]
+        self,
+        variant: Variant | Callable[[], Variant],
+        workload: Callable[[], Workload],
+        full: Callable[[], Full],
+        budgets: Sequence[Setting | None],
     ) -> TrainedVariant:
         """Train a variant, or return what was trained before; what cannot be done fails or skips the test.
 
@@ -144,6 +150,7 @@ class Run:
             variant: What is trained, or how to get it.
             workload: How to get what is held fixed.
             full: How to get full fine-tuning, whose learning rate that of LoRA follows by default.
+            budgets: The memory budget of each test that asks for the variant; None where it has none.
         """
         if self.settings.value("disable", False):
             raise self._skip("ftguard is disabled: nothing is trained")
@@ -160,7 +167,7 @@ class Run:
                 planned = lab.plan(work, with_learning_rate(chosen, full()))
                 self.show([planned])
                 return planned
-            self._refuse_what_breaks_a_budget(lab, work, with_learning_rate(chosen, full()), full)
+            self._refuse_what_breaks_budgets(lab, work, with_learning_rate(chosen, full()), full, budgets)
             trained = lab.train(work, self._with_learning_rate(lab, work, chosen, full))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
@@ -178,31 +185,40 @@ class Run:
         """Whether nothing is to be trained, and the trials are only listed."""
         return bool(self.settings.value("plan", False))
 
-    def _refuse_what_breaks_a_budget(
-        self, lab: Lab, workload: Workload, variant: Variant, full: Callable[[], Full]
+    def _refuse_what_breaks_budgets(
+        self,
+        lab: Lab,
+        workload: Workload,
+        variant: Variant,
+        full: Callable[[], Full],
+        budgets: Sequence[Setting | None],
     ) -> None:
-        """Fail before a training whose forecast breaks the memory budget of the test by a clear margin.
+        """Fail before a training whose forecast breaks the memory budgets of all tests that need it by a clear margin.
 
-        Budgets are for what saves memory, so full fine-tuning is not held against them.
+        A test without a budget, or with a larger one, has a use for the training. Budgets are for what saves memory, so
+        full fine-tuning is not held against them.
         """
-        budget = self.test.setting("max_memory") if self.test else self.settings.get("max_memory")
-        if budget is None or variant.kind == "full" or self.settings.value("forecast", "yes") == "no":
+        if not budgets or None in budgets or variant.kind == "full" or self.settings.value("forecast", "yes") == "no":
             return
         from dataclasses import replace
 
         from pytest_ftguard.gates.budgets import foretell_memory
         from pytest_ftguard.limits import SHARE
 
-        limit = replace(budget.value, value=_CLEARLY * budget.value.value)
         candidate = lab.plan(workload, variant)
-        baseline = lab.plan(workload, full()) if limit.unit == SHARE else None
-        foretold = foretell_memory(candidate, limit, baseline)
-        if foretold.status == "FAIL":
-            message = (
-                f"ftguard: {foretold.message}, which breaks the budget of {budget.value} (set by {budget.place}) by a "
-                "clear margin, so nothing was trained; ftguard_forecast = no trains all the same"
-            )
-            raise _failure(message)
+        broken = []
+        for budget in filter(None, budgets):
+            limit = replace(budget.value, value=_CLEARLY * budget.value.value)
+            baseline = lab.plan(workload, full()) if limit.unit == SHARE else None
+            foretold = foretell_memory(candidate, limit, baseline)
+            if foretold.status != "FAIL":
+                return
+            broken.append(f"{budget.value} (set by {budget.place})")
+        message = (
+            f"ftguard: {foretold.message}, which breaks the budget of {' and '.join(dict.fromkeys(broken))} by a clear "
+            "margin, so nothing was trained; ftguard_forecast = no trains all the same"
+        )
+        raise _failure(message)
 
     def _with_learning_rate(self, lab: Lab, workload: Workload, variant: Variant, full: Callable[[], Full]) -> Variant:
         """Return the variant with its learning rate, searched where that is asked for."""
@@ -250,7 +266,7 @@ class Run:
 
     def calibrate(self) -> None:
         """Write the noise of seeds of all that was trained, where that was asked for, and say so in the summary."""
-        if not self.settings.value("calibrate", 0):
+        if not self.settings.value("calibrate", 0) or self.is_planned:
             return
         from pytest_ftguard.calibration import calibrate, write_calibrations
         from pytest_ftguard.results import by_variant

@@ -73,7 +73,18 @@ def test_memory_is_the_allocators_and_the_forecast_comes_close(
     assert memory.phases is not None
     assert set(memory.phases) == {"load", "train", "evaluate"}
     foretold = forecast(TrialSpec(workload=work, variant=variant, seed=0))
-    assert foretold.forecast_bytes == pytest.approx(memory.peak_bytes, rel=0.1)
+    # The libraries' workspaces, 32 MiB a handle on the newest devices, are not foretold.
+    assert foretold.forecast_bytes == pytest.approx(memory.peak_bytes, rel=0.1, abs=128e6)
+
+
+@pytest.mark.parametrize("variant", [FULL, LORA], ids=["full", "lora"])
+def test_the_forecast_knows_bf16_on_the_accelerator(workload: Workload, tmp_path: Path, variant: Variant) -> None:
+    """Autocast keeps other tensors there than on the CPU, where the forecast is made."""
+    work = replace(workload, precision="bf16")
+    memory = train(work, variant, tmp_path).memory
+    assert memory is not None
+    foretold = forecast(TrialSpec(workload=work, variant=variant, seed=0))
+    assert foretold.forecast_bytes == pytest.approx(memory.peak_bytes, rel=0.15, abs=128e6)
 
 
 def test_steps_are_synchronised_and_their_arithmetic_is_counted(workload: Workload, tmp_path: Path) -> None:

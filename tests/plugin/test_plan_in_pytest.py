@@ -6,10 +6,14 @@ import json
 
 import pytest
 
+from pytest_ftguard import ConfigurationError, read_report
+
 pytestmark = pytest.mark.torch
 
 TEST = """
 import pytest
+
+from pytest_ftguard import ConfigurationError, read_report
 from pytest_ftguard import LoRA, assert_loss_gap, assert_memory_budget
 
 def test_gates(full_variant, lora_variant):
@@ -95,3 +99,52 @@ def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pyte
     tried = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-forecast=no")
     tried.assert_outcomes(passed=1, failed=1)
     tried.stdout.fnmatch_lines(["*peak memory FAIL*"])
+
+
+def test_one_tests_budget_does_not_take_the_variant_from_the_others(project: pytest.Pytester) -> None:
+    """A session variant is trained where any test has a use for it; the test with the small budget fails alone."""
+    project.makepyfile(
+        """
+        import pytest
+        from pytest_ftguard import assert_memory_budget
+
+        @pytest.mark.ftguard(max_memory="100 KB")
+        def test_small(lora_variant):
+            assert_memory_budget(lora_variant)
+
+        @pytest.mark.ftguard(max_memory="1 GB")
+        def test_large(lora_variant):
+            assert_memory_budget(lora_variant)
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*peak memory FAIL*"])
+
+
+def test_a_plan_says_where_a_test_stopped_and_is_no_report(project: pytest.Pytester) -> None:
+    """A fixture of the user's that needs the trained model skips its test; results of a plan cannot be read back."""
+    project.makepyfile(
+        """
+        import pytest
+        from pytest_ftguard import read_report
+
+        @pytest.fixture
+        def loaded(lora_variant):
+            return lora_variant.load()
+
+        def test_loaded(loaded):
+            pass
+
+        def test_body(full_variant):
+            raise NameError("undefined")
+        """
+    )
+    options = ["--ftguard-json=p.json", "--ftguard-calibrate=10", "--ftguard-calibration=c.json"]
+    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-require-gpu", "-rs", *options)
+    assert result.ret == 0
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["*stopped at FtguardError: lora r=4, seed 0, has no trained model*"])
+    result.stdout.fnmatch_lines(["*stopped at NameError: undefined*"])
+    with pytest.raises(ConfigurationError, match="is that of a plan"):
+        read_report(project.path / "p.json")

@@ -64,6 +64,30 @@ def test_it_knows_autocast(workload: Workload, tmp_path: Path, variant: Variant)
     assert foretold.forecast_bytes == pytest.approx(measured.peak_bytes, rel=0.05)
 
 
+def test_it_follows_the_attention_that_was_asked_for(workload: Workload, tmp_path: Path) -> None:
+    """Eager attention keeps the square of the block size, which the default does not."""
+    eager = replace(workload, model_args={"attn_implementation": "eager"}, block_size=64, batch_size=8)
+    foretold, measured = both(eager, FULL, tmp_path)
+    assert foretold.forecast_bytes == pytest.approx(measured.peak_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training_args": {"label_smoothing_factor": 0.1}},
+        {"training_args": {"use_liger_kernel": True}},
+        {"training_args": {"torch_compile": True}},
+        {"training_args": {"optim": "paged_adamw_8bit"}},
+        {"model_args": {"max_memory": {"cpu": "1GB"}}},
+    ],
+    ids=str,
+)
+def test_what_it_does_not_follow_it_does_not_foretell(workload: Workload, change: dict[str, Any]) -> None:
+    """A number that leaves out half of what happens would be worse than none."""
+    with pytest.raises(NoForecastError, match=r"is not followed|takes effect only when weights are loaded"):
+        forecast(TrialSpec(workload=replace(workload, **change), variant=FULL, seed=0, device="cpu"))
+
+
 def test_it_needs_no_weights(workload: Workload, tmp_path: Path) -> None:
     """A folder that holds a configuration, and nothing else, is enough."""
     config = Path(workload.model) / "config.json"

@@ -68,6 +68,11 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
         if report["schema"] != SCHEMA:
             message = f"the report {place!r} has schema {report['schema']!r}, and this version reads {SCHEMA}"
             raise ConfigurationError(message)
+        if any(values["outcome"] == "planned" for values in report["trials"]):
+            message = (
+                f"the report {place!r} is that of a plan, in which nothing was trained: run without --ftguard-plan"
+            )
+            raise ConfigurationError(message)
         trials = [_read_trial(values) for values in report["trials"]]
     except OSError as error:
         message = f"the report {place!r} cannot be read: {error.strerror or error}; give what --ftguard-json wrote"

@@ -273,7 +273,9 @@ class Worker:
         if code < 0:
             name = signal.Signals(-code).name
             if name == "SIGKILL" and oom_kills() > self._oom_kills:
-                return self._failure(job, "out_of_memory", f"the kernel killed its process for lack of memory, {where}")
+                # The count is that of the whole machine.
+                killed = "the kernel has killed a process for lack of memory meanwhile, most likely this one"
+                return self._failure(job, "out_of_memory", f"its process was ended by SIGKILL, and {killed}, {where}")
             hint = ", by someone, or by the kernel because the machine ran out of memory" if name == "SIGKILL" else ""
             return self._failure(job, "crashed", f"its process was ended by {name}{hint}, {where}")
         if code > 0:

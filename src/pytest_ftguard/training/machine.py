@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelerate", "numpy")
+_PRODUCTS, _PRODUCT_SECONDS = 4, 0.5
 _MEMINFO: Final = Path("/proc/meminfo")
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _CGROUP_LIMITS: Final = (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes")
@@ -111,20 +112,25 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def flop_per_second(device: torch.device, *, bf16: bool) -> float:
+def flop_per_second(device: torch.device, *, bf16: bool) -> float | None:
     """Return the floating-point operations a second that a device reaches in a large matrix product.
 
-    It takes a fraction of a second: the best of a few products of two square matrices.
+    It takes a fraction of a second: the best of a few products of two square matrices. None where there is no room for
+    them, for a finished training must not be lost over it.
     """
     size = 1536 if device.type == "cpu" else 8192
-    matrix = torch.ones((size, size), dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
-    seconds = []
-    for _ in range(4):
-        synchronize(device)
-        start = time.perf_counter()
-        torch.mm(matrix, matrix)
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
+    seconds: list[float] = []
+    try:
+        # Not ones: a processor may run faster on values that never change.
+        matrix = torch.rand((size, size), device=device).to(torch.bfloat16 if bf16 else torch.float32)
+        while len(seconds) < _PRODUCTS and sum(seconds) < _PRODUCT_SECONDS:
+            synchronize(device)
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            synchronize(device)
+            seconds.append(time.perf_counter() - start)
+    except RuntimeError:
+        return None
     return 2 * size**3 / min(seconds)
 
 

@@ -208,7 +208,8 @@ class AllocatorMeter:
         self._peak_bytes = 0
         self._reserved_bytes = 0
         self._steps = 0
-        self._retries = self._read_retries()
+        self._retries: int | None = None
+        self._retries_before: int | None = None
 
     def _read_retries(self) -> int | None:
         if not hasattr(self._module, "memory_stats"):
@@ -218,7 +219,10 @@ class AllocatorMeter:
     def _read_others(self) -> int | None:
         if not hasattr(self._module, "mem_get_info") or not hasattr(self._module, "memory_reserved"):
             return None
-        free, total = self._module.mem_get_info(self._device)
+        try:
+            free, total = self._module.mem_get_info(self._device)
+        except RuntimeError:
+            return None  # not every driver tells
         return max(0, int(total - free - self._module.memory_reserved(self._device)))
 
     def begin_step(self, step: int) -> None:
@@ -230,6 +234,7 @@ class AllocatorMeter:
             self._stages.forget_peaks()
         self._module.reset_peak_memory_stats(self._device)
         self._detailed = step < COUNTED_STEPS  # looking at every gradient takes a while
+        self._retries_before = self._read_retries()
 
     def end_stage(self, stage: str) -> None:
         """Take the peak of a part of the step into account, and start anew."""
@@ -252,17 +257,19 @@ class AllocatorMeter:
             self._take_peak()
         self._detailed = False
         self._steps += 1
+        now = self._read_retries()
+        if now is not None and self._retries_before is not None:
+            self._retries = (self._retries or 0) + now - self._retries_before
 
     def result(self) -> Memory | None:
         """Return the peak; None after fewer than `COUNTED_STEPS`, or where the allocator reported nothing."""
         if self._peak_bytes <= 0 or self._steps < COUNTED_STEPS:
             return None
-        now = self._read_retries()
         return Memory(
             self._peak_bytes,
             "allocator",
             reserved_bytes=self._reserved_bytes,
-            allocator_retries=None if now is None or self._retries is None else now - self._retries,
+            allocator_retries=self._retries,
             others_bytes=self._read_others(),
             breakdown=self._stages.breakdown(),
         )

@@ -102,8 +102,18 @@ def build_without_weights(workload: Workload) -> PreTrainedModel:
         config = _load_config(workload)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise ConfigurationError(_cannot_load("model", "model", workload.model, error)) from error
+    place = _place_options(workload)
+    rest = [name for name in workload.model_args if name not in place and not hasattr(config, name)]
+    unknown = [name for name in rest if name != "attn_implementation"]
+    if unknown:
+        message = f"model_args has {', '.join(unknown)}, which takes effect only when weights are loaded"
+        raise NeedsWeightsError(message)
     try:
-        code = {name: workload.model_args[name] for name in ("trust_remote_code",) if name in workload.model_args}
+        code = {
+            name: workload.model_args[name]
+            for name in ("trust_remote_code", "attn_implementation")
+            if name in workload.model_args
+        }
         with torch.device("meta"):
             model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.float32, **code)
     except Exception as error:  # any code may be in a model; loading it with its weights will tell what is really wrong

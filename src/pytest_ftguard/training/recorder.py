@@ -104,6 +104,9 @@ class Recorder:
         self._durations: list[float] = []
         self._started = math.nan
         self._flops = FlopCounterMode(display=False)
+        # torch's counter refuses this operation, and its count is not worth a training.
+        config = getattr(model, "config", None)
+        self._counts_flops = getattr(config, "_attn_implementation", None) != "flex_attention"
         self._tokens = 0
         self._measure_point(0)
 
@@ -111,7 +114,7 @@ class Recorder:
         """Start the clock and the memory meter; so many steps are done."""
         self._in_step = True
         self._tokens = 0
-        if done == 0:  # one step is like another, and this one is not timed
+        if done == 0 and self._counts_flops:  # one step is like another, and this one is not timed
             self._flops.__enter__()  # type: ignore[no-untyped-call]
         self._meter.begin_step(done)
         machine.synchronize(self.device)
@@ -122,7 +125,7 @@ class Recorder:
         machine.synchronize(self.device)
         self._durations.append(time.perf_counter() - self._started)
         self._meter.end_step(done - 1)
-        if done == 1:
+        if done == 1 and self._counts_flops:
             self._flops.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._in_step = False
         if done in self._wanted and done < self._last:
@@ -138,9 +141,14 @@ class Recorder:
             self._meter.end_stage(stage)
 
     def close(self) -> None:
-        """Take the hooks away: the training is over."""
+        """Take the hooks away: the training is over, or an error has ended it within a step."""
         for hook in self._hooks:
             hook.remove()
+        if self._in_step:
+            self._meter.end_step(len(self._durations))
+            if not self._durations and self._counts_flops:
+                self._flops.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._in_step = False
 
     def _measure_point(self, step: int) -> None:
         self._add_point(step, self._evaluator.nll(self.model, self._sequences))

@@ -201,8 +201,10 @@ class _Trial:
         collator = data.OrderedCollator()
         wait_for_quiet()
         self.report("train", 0, None)
-        train(model, texts.train, collator, recorder)
-        recorder.close()
+        try:
+            train(model, texts.train, collator, recorder)
+        finally:
+            recorder.close()
         phases.end("train")
         self.report("evaluate", self.workload.steps, None)
         final = self._measure(model, texts)
