@@ -28,6 +28,7 @@ from pytest_ftguard.training.memory import LiveTensorMeter
 __all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]
 
 
+_SIZES: Final = ("vocab_size", "hidden_size", "num_hidden_layers")
 _NOT_FOLLOWED: Final = frozenset(
     {"label_smoothing_factor", "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"}
 )
@@ -100,10 +101,12 @@ def surely_fits(spec: TrialSpec, available: int) -> bool:
     counts = models.count_parameters(model)
     tokens = spec.workload.batch_size * spec.workload.block_size
     config = model.config.get_text_config()
+    if not all(isinstance(getattr(config, name, None), int) for name in _SIZES):
+        return False  # the forecast itself needs none of these names
     # Weights, gradients and two moments in fp32; four copies of the logits; some forty vectors a layer and token.
     static = 4 * counts.total + 12 * counts.trainable
     logits = 16 * tokens * config.vocab_size
-    kept = 160 * tokens * getattr(config, "hidden_size", 0) * getattr(config, "num_hidden_layers", 0)
+    kept = 160 * tokens * config.hidden_size * config.num_hidden_layers
     return bool(3 * (static + logits + kept) < available)
 
 
