@@ -147,6 +147,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"ftguard: {error}") from None
     config.stash[_RUN] = run
     config.pluginmanager.register(_Collector(run), "ftguard-collector")
+    if run.is_planned:
+        config.pluginmanager.register(_Plan(), "ftguard-plan")
 
 
 class _Collector:
@@ -160,6 +162,38 @@ class _Collector:
         content = getattr(report, "ftguard", None)
         if content:
             self._run.keep(report.nodeid, content)
+
+
+class _Plan:
+    """Lets tests name what they would train, and skips them; registered under a plan only: nobody else pays for it."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip a test that trains nothing."""
+        if _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            pytest.skip("ftguard plan: no test is run")
+
+    @pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
+    def pytest_fixtures_setup(self) -> Generator[None, object, object]:
+        """Skip a test whose fixtures need what was not trained."""
+        return (yield from _skip_on_error())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        """Let a test name its gates, and take whatever comes of it for a skip."""
+        yield from _skip_on_error()
+        pytest.skip("ftguard plan: nothing was trained")
+
+
+def _skip_on_error() -> Generator[None, object, object]:
+    """Run the rest of a hook; an error skips the test, unless it is one of ours, which tells a mistake."""
+    try:
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        if isinstance(error, pytest.fail.Exception) and str(error).startswith("ftguard:"):
+            raise
+        reason = f"ftguard plan: nothing was trained, so it stopped at {type(error).__name__}: {error}"
+    pytest.skip(reason)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -231,39 +265,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start each run of a test, reruns included, without verdicts."""
-    run = item.config.stash[_RUN]
-    if run.is_planned and _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
-        pytest.skip("ftguard plan: no test is run")
-    if run.test is not None:
-        run.test.start()
-
-
-@pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
-def pytest_setup_as_plan(item: pytest.Item) -> Generator[None, object, object]:
-    """Under a plan skip a test whose fixtures need what was not trained."""
-    return (yield from _as_plan(item))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Under a plan let a test name its gates, and take whatever comes of it for a skip: nothing was trained."""
-    result = yield from _as_plan(item)
-    if item.config.stash[_RUN].is_planned:
-        pytest.skip("ftguard plan: nothing was trained")
-    return result
-
-
-def _as_plan(item: pytest.Item) -> Generator[None, object, object]:
-    """Run the rest of a hook; under a plan an error skips the test, unless it is one of ours, which tells a mistake."""
-    if not item.config.stash[_RUN].is_planned:
-        return (yield)
-    try:
-        return (yield)
-    except (Exception, pytest.fail.Exception) as error:
-        if isinstance(error, pytest.fail.Exception) and str(error).startswith("ftguard:"):
-            raise
-        reason = f"ftguard plan: nothing was trained, so it stopped at {type(error).__name__}: {error}"
-    pytest.skip(reason)
+    test = item.config.stash[_RUN].test
+    if test is not None:
+        test.start()
 
 
 @pytest.hookimpl(wrapper=True)
