@@ -188,22 +188,8 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         f"{100 * (1 - confidence):.3g} % of cases).",
         f"Allowed: at most {limit}, set by {limit.place}.",
         *_arithmetic(candidate, baseline),
+        *_time_advice(status, len(candidate.trials)),
     ]
-    if status == "FAIL":
-        lines.append(
-            "Even the better of the two ends is beyond the limit. What to do: fewer target modules make a step of LoRA "
-            "faster, the rank hardly matters; or raise the limit."
-        )
-    elif status == "INCONCLUSIVE":
-        few = (
-            f"with {len(candidate.trials)} seeds the ends are far apart: use 4 or more; "
-            if len(candidate.trials) < 4
-            else ""
-        )
-        lines.append(
-            f"The limit lies between the two ends, so neither answer is safe. What to do: {few}run on a machine with "
-            "nothing else to do, or for more steps."
-        )
     return give(
         "time_budget",
         status,
@@ -213,6 +199,22 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         limit=limit,
         message="\n".join(lines),
     )
+
+
+def _time_advice(status: Status, seeds: int) -> list[str]:
+    """Say why the answer is what it is, and what to do."""
+    if status == "FAIL":
+        return [
+            "Even the better of the two ends is beyond the limit. What to do: fewer target modules make a step of LoRA "
+            "faster, the rank hardly matters; or raise the limit."
+        ]
+    if status == "INCONCLUSIVE":
+        few = f"with {seeds} seeds the ends are far apart: use 4 or more; " if seeds < 4 else ""
+        return [
+            f"The limit lies between the two ends, so neither answer is safe. What to do: {few}run on a machine with "
+            "nothing else to do, or for more steps."
+        ]
+    return []
 
 
 def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
