@@ -136,7 +136,8 @@ class Breakdown:
     Attributes:
         weights_bytes: Parameters and buffers.
         gradients_bytes: Gradients of the trained parameters, once all are there.
-        optimizer_bytes: What the optimizer keeps from step to step.
+        optimizer_bytes: What else stays from step to step: the optimizer's state above all, and workspaces of the
+            device's libraries where they have any.
         activations_bytes: What the forward pass keeps for the backward pass, the loss included.
         peak_stage: In which part of a step the peak came: "forward", "backward" or "optimizer".
     """
@@ -193,8 +194,8 @@ class Timing:
         run: Identity of the run that measured it; the load of a machine changes from one run to the next.
         seconds_spread: Interquartile range of the steps that the median rests on.
         tokens_per_second: Tokens trained on in a second, at the median.
-        flop_per_step: Floating-point operations of a step's matrix products, forward and backward, as torch's counter
-            counts them; those of the attention itself only on accelerators.
+        flop_per_step: Floating-point operations of a step's matrix products and attention, forward and backward, as
+            torch's counter counts them.
         machine_flop_per_second: What this device reached in a large matrix product, in the precision of the training.
     """
 

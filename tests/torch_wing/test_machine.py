@@ -59,22 +59,29 @@ def test_a_device_beyond_the_first_is_refused(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("meminfo", "limits", "expected"),
     [
-        ("MemTotal: 9 kB\nMemAvailable:  2048 kB\n", [], 2048 * 1024),
-        ("MemAvailable: 2048 kB\n", ["1000000\n"], 1_000_000),
-        ("MemAvailable: 2048 kB\n", ["9000000\n", "max\n"], 2048 * 1024),
-        ("MemTotal: 9 kB\n", ["max\n"], None),
-        (None, [], None),
+        ("MemTotal: 9 kB\nMemAvailable:  2048 kB\n", {}, 2048 * 1024),
+        ("MemAvailable: 2048 kB\n", {"memory.max": "1000000\n"}, 1_000_000),
+        ("MemAvailable: 2048 kB\n", {"jobs/one/memory.max": "1000000\n", "memory.max": "max\n"}, 1_000_000),
+        ("MemAvailable: 2048 kB\n", {"jobs/one/memory.max": "max\n", "jobs/memory.max": "900000\n"}, 900_000),
+        ("MemAvailable: 2048 kB\n", {"other/memory.max": "900000\n"}, 2048 * 1024),
+        ("MemAvailable: 2048 kB\n", {"memory/old/memory.limit_in_bytes": "800000\n"}, 800_000),
+        ("MemAvailable: 2048 kB\n", {"memory.max": "9000000\n"}, 2048 * 1024),
+        ("MemTotal: 9 kB\n", {"memory.max": "max\n"}, None),
+        (None, {}, None),
     ],
 )
 def test_the_cpus_memory_is_what_is_available_and_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meminfo: str | None, limits: list[str], expected: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meminfo: str | None, limits: dict[str, str], expected: int | None
 ) -> None:
-    """A container's limit counts where it is lower; what is not known is None."""
-    paths = [tmp_path / f"limit{number}" for number in range(3)]
-    for path, text in zip(paths, limits, strict=False):
+    """The limit of the process's control group, or of one that holds it, counts where it is lower; unknown is None."""
+    for name, text in limits.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    (tmp_path / "own").write_text("7:cpu:/old\n6:memory:/old\n0::/jobs/one\n")
     if meminfo is not None:
         (tmp_path / "meminfo").write_text(meminfo)
     monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(machine, "_CGROUP_LIMITS", paths)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "own")
     assert machine.memory_bytes(torch.device("cpu")) == expected

@@ -97,6 +97,7 @@ class Lab:
         self._errors: dict[str, ConfigurationError | DeviceUnavailableError] = {}
         self._bases: dict[str, Any] = {}
         self._plans: dict[str, TrialResult] = {}
+        self._hopeless: dict[str, TrialResult] = {}
         self._spare: Worker | None = None
         self._started = 0
         self.more_variants_expected = 0
@@ -151,9 +152,7 @@ class Lab:
             TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
             for seed in workload.seeds
         ]
-        # Neither the seed nor the number of steps changes anything about the memory.
-        same = replace(workload, steps=1, seeds=(0,), most_seeds=0, final=False)
-        key = canonical_json(replace(specs[0], workload=same, seed=0).to_dict())
+        key = _memory_key(specs[0])
         if key not in self._plans:
             (self._plans[key],) = self._start_worker().forecast(specs[:1])
         return TrainedVariant(workload, variant, tuple(replace(self._plans[key], spec=spec) for spec in specs))
@@ -170,6 +169,8 @@ class Lab:
     def _train_one(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
         if spec.fingerprint in self._errors:
             raise self._errors[spec.fingerprint]
+        if (known := self._hopeless.get(_memory_key(spec))) is not None:
+            return replace(known, spec=spec)
         base_key = _base_key(spec)
         present = self._take_worker()
         if more_to_come:
@@ -197,6 +198,8 @@ class Lab:
             shutil.rmtree(folder / "trainer", ignore_errors=True)
         if self._options.foretell and lacks_memory(result):
             result = with_advice(result, self._start_worker().forecast)
+            if result.memory is not None and result.memory.method == "forecast":
+                self._hopeless[_memory_key(spec)] = result  # it was not even started, and no other seed would be
         if (base := worker.base_losses(result)) is not None:
             self._bases.setdefault(base_key, base)
         return result
@@ -239,6 +242,12 @@ class Lab:
                     "write each text to a path of its own"
                 )
                 raise ConfigurationError(message)
+
+
+def _memory_key(spec: TrialSpec) -> str:
+    """Return what the memory of a training depends on: neither the seed nor the number of steps."""
+    same = replace(spec.workload, steps=1, seeds=(0,), most_seeds=0, final=False)
+    return canonical_json(replace(spec, workload=same, seed=0).to_dict())
 
 
 def _base_key(spec: TrialSpec) -> str:

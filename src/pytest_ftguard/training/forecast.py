@@ -179,9 +179,10 @@ def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) ->
             loss = model(input_ids=ids, labels=ids).loss
         (loss / arguments.gradient_accumulation_steps).backward()
         del loss
+        meter.end_stage("backward")
     if arguments.max_grad_norm:
         nn.utils.clip_grad_norm_(trained, arguments.max_grad_norm)
-    meter.end_stage("backward")
+        meter.end_stage("backward")
     optimizer.step()
     model.zero_grad()
     meter.end_step(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ _PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelera
 _PRODUCTS, _PRODUCT_SECONDS = 4, 0.5
 _MEMINFO: Final = Path("/proc/meminfo")
 _CGROUP: Final = Path("/sys/fs/cgroup")
-_CGROUP_LIMITS: Final = (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes")
+_OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
@@ -146,8 +146,23 @@ def memory_bytes(device: torch.device) -> int | None:
         )
     available = _first_number(_MEMINFO, "MemAvailable:")
     known = [None if available is None else 1024 * available]
-    known += [_first_number(limit) for limit in _CGROUP_LIMITS]  # in what is used of it, caches count that can go
+    known += map(_first_number, _cgroup_limits())  # in what is used of it, caches count that can go
     return min((number for number in known if number is not None), default=None)
+
+
+def _cgroup_limits() -> Iterator[Path]:
+    """Yield the files that limit this process's memory: those of its control group and of all that hold it."""
+    try:
+        lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for _, controllers, group in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers in ("", "memory"):  # of version 2 and version 1
+            root = _CGROUP / controllers
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            inner = Path(group.lstrip("/"))
+            # In a container the group's path may be that of the host, where it leads nowhere; the root is its own.
+            yield from (root / folder / name for folder in (inner, *inner.parents))
 
 
 def _first_number(path: Path, key: str = "") -> int | None:

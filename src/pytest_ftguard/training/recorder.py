@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from pytest_ftguard.results import CurvePoint, Memory, SequenceLosses, Timing, evenly_spaced
 from pytest_ftguard.training import machine, memory
@@ -26,6 +26,24 @@ WARM_UP_STEPS: Final = max(3, memory.COUNTED_STEPS)
 # forward passes.
 _CURVE_SHARE: Final = 0.1
 _CURVE_MINIMUM_SEQUENCES: Final = 8
+
+
+_OPERATIONS: Final = torch.ops.aten
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
+
+
+# torch's counter knows the attention of accelerators only.
+_CPU_ATTENTION: Final = {
+    _OPERATIONS._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _OPERATIONS._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 def curve_steps(steps: int) -> tuple[int, ...]:
@@ -100,10 +118,10 @@ class Recorder:
             model.register_forward_hook(lambda *_: self._end_stage("forward")),
             register_optimizer_step_pre_hook(lambda *_: self._end_stage("backward")),
         ]
-        self._in_step = False
+        self._in_step = self._in_forwards = False
         self._durations: list[float] = []
         self._started = math.nan
-        self._flops = FlopCounterMode(display=False)
+        self._flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
         # torch's counter refuses this operation, and its count is not worth a training.
         config = getattr(model, "config", None)
         self._counts_flops = getattr(config, "_attn_implementation", None) != "flex_attention"
@@ -112,7 +130,7 @@ class Recorder:
 
     def begin_step(self, done: int) -> None:
         """Start the clock and the memory meter; so many steps are done."""
-        self._in_step = True
+        self._in_step, self._in_forwards = True, False
         self._tokens = 0
         if done == 0 and self._counts_flops:  # one step is like another, and this one is not timed
             self._flops.__enter__()  # type: ignore[no-untyped-call]
@@ -135,6 +153,9 @@ class Recorder:
         ids = keywords.get("input_ids", arguments[0] if arguments else None)
         if self._in_step and isinstance(ids, torch.Tensor):
             self._tokens += ids.numel()
+        if self._in_forwards:  # an accumulated batch: what came since its predecessor's pass was that one's way back
+            self._end_stage("backward")
+        self._in_forwards = self._in_step
 
     def _end_stage(self, stage: str) -> None:
         if self._in_step:
