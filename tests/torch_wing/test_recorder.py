@@ -14,13 +14,15 @@ from pytest_ftguard.training.recorder import Evaluator, Recorder
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_each_micro_batch_has_its_own_forward_and_backward_part(tiny_model: Path, micro_batches: int) -> None:
+def test_each_micro_batch_has_its_own_forward_and_backward_part(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, micro_batches: int
+) -> None:
     """What one micro-batch's way back takes is not booked under the next one's way forward."""
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     ids = torch.arange(16).view(2, 8)
     recorder = Recorder(model, EvaluationSet(tuple(ids), None), Evaluator(2, bf16=False), 1, torch.device("cpu"))
     parts: list[str] = []
-    recorder._meter.end_stage = parts.append  # type: ignore[method-assign]
+    monkeypatch.setattr(recorder._meter, "end_stage", parts.append)
     optimizer = torch.optim.SGD(model.parameters())
     recorder.begin_step(0)
     for _ in range(micro_batches):

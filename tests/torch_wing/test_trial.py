@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.utils import is_liger_kernel_available
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import TrainedVariant, TrialResult
@@ -220,12 +221,20 @@ def test_a_training_that_will_not_fit_is_not_started(
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"learning_rte": 1}, "'learning_rte'"), ({"optim": "adamwww"}, "adamwww")],
+    [
+        ({"learning_rte": 1}, "'learning_rte'"),
+        ({"optim": "adamwww"}, "adamwww"),
+        pytest.param(
+            {"use_liger_kernel": True},
+            "liger-kernel is not installed",
+            marks=pytest.mark.skipif(is_liger_kernel_available(), reason="liger-kernel is installed"),
+        ),
+    ],
 )
 def test_training_arguments_that_the_trainer_refuses_are_named(
     workload: Workload, tmp_path: Path, arguments: dict[str, Any], words: str
 ) -> None:
-    """An unknown name and an unknown value are errors of configuration."""
+    """An unknown name, an unknown value and a missing package are errors of configuration."""
     with pytest.raises(ConfigurationError, match=words):
         train(replace(workload, training_args=arguments), FULL, tmp_path)
 

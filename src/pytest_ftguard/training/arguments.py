@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import is_liger_kernel_available
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import TrialSpec
@@ -50,6 +51,10 @@ def training_arguments(spec: TrialSpec, folder: Path, device: torch.device, *, b
         "remove_unused_columns": False,
         "dataloader_pin_memory": device.type != "cpu",
     }
+    if workload.training_args.get("use_liger_kernel") and not is_liger_kernel_available():
+        # The Trainer would say so as well, trial by trial, when the weights are loaded.
+        message = "Workload.training_args has use_liger_kernel, but liger-kernel is not installed: pip install it"
+        raise ConfigurationError(message)
     try:
         return TrainingArguments(**{**ours, **workload.training_args})
     except (ValueError, TypeError, ImportError) as error:
