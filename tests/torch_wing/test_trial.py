@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers.utils import is_liger_kernel_available
+from transformers.utils import is_liger_kernel_available  # type: ignore[attr-defined]
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import TrainedVariant, TrialResult

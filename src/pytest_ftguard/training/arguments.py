@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_liger_kernel_available
+from transformers.utils import is_liger_kernel_available  # type: ignore[attr-defined]
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import TrialSpec
