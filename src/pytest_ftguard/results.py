@@ -275,6 +275,7 @@ class TrialResult:
         cached: Whether the trial was reused instead of trained.
         measured_elsewhere: Why the bytes and seconds of a cached trial say nothing about the present machine; None
             where they do.
+        content: SHA-256 of everything that decides the result; None where it is not known.
         model_dir: Folder with the trained weights; None where they were not kept.
         not_kept: Why they were not kept.
     """
@@ -295,13 +296,14 @@ class TrialResult:
     error: TrialError | None = None
     cached: bool = False
     measured_elsewhere: str | None = None
+    content: str | None = None
     model_dir: str | None = None
     not_kept: str | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the trial."""
-        return self.spec.fingerprint
+        """Identity of the trial: of what decided it, or, where that is not known, of its spec."""
+        return self.content or self.spec.fingerprint
 
     @property
     def failure(self) -> str | None:

@@ -31,8 +31,8 @@ def work(tmp_path: Path) -> Workload:
         (tmp_path / "model" / name).write_text(name)
     for name in ("train.txt", "validation.txt"):
         (tmp_path / name).write_text(name)
-    texts = {name: str(tmp_path / f"{name}.txt") for name in ("train", "validation")}
-    return Workload(model=str(tmp_path / "model"), **texts)
+    train, validation = (str(tmp_path / f"{name}.txt") for name in ("train", "validation"))
+    return Workload(model=str(tmp_path / "model"), train=train, validation=validation)
 
 
 def key(

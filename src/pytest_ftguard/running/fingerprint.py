@@ -64,9 +64,11 @@ class Fingerprint:
 
     Attributes:
         parts: Value of each part by its name; names and values are fit to be read.
+        is_complete: Whether these are all; otherwise it stands for the trial within one run only.
     """
 
     parts: Mapping[str, Any]
+    is_complete: bool = True
 
     @property
     def key(self) -> str:

@@ -221,6 +221,8 @@ class Lab:
             result = self._train_leased(spec, more_to_come=more_to_come)
             if changes and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
+            if candidates[0].is_complete:
+                result = replace(result, content=candidates[0].key)
             self._publish(spec, candidates[0], result)
         return result
 
@@ -260,7 +262,7 @@ class Lab:
             self._store.complain(f"{spec.variant.label} was not looked up in the store: {error}")
             # Other processes of this run ask for the same spec, whatever it leads to.
             parts = {"kind": spec.variant.kind, "spec": spec.fingerprint, "run": self._run}
-            return environment, [Fingerprint(parts)]
+            return environment, [Fingerprint(parts, is_complete=False)]
 
     def _describe(self, spec: TrialSpec) -> Environment | None:
         """Ask torch, in a worker that goes on to be the next one."""
