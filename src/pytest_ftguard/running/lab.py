@@ -218,7 +218,7 @@ class Lab:
             if found is not None:
                 return self._with_base(found)
             changes = self._store.why_missing(candidates[0])
-            result = self._train_leased(spec, more_to_come=more_to_come)
+            result = self._train_leased(spec, self._store.checkpoints(candidates[0]), more_to_come=more_to_come)
             if changes and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
             if candidates[0].is_complete:
@@ -287,7 +287,7 @@ class Lab:
             raise FtguardError(message)
         return worker.load_trained(result)
 
-    def _train_leased(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
+    def _train_leased(self, spec: TrialSpec, checkpoints: Path | None = None, *, more_to_come: bool) -> TrialResult:
         """Train a trial on a device that no other training of this user has meanwhile."""
         if spec.fingerprint in self._errors:
             raise self._errors[spec.fingerprint]
@@ -297,9 +297,9 @@ class Lab:
         preferred = sorted(slots, key=lambda slot: slot != self._spare_slot)
         waiting = _ProgressClock(spec, self._on_progress)
         with leased(preferred, lambda: waiting.take(Event("wait"))) as slot:
-            return self._train_one(spec, slot, more_to_come=more_to_come)
+            return self._train_one(spec, slot, checkpoints, more_to_come=more_to_come)
 
-    def _train_one(self, spec: TrialSpec, slot: str, *, more_to_come: bool) -> TrialResult:
+    def _train_one(self, spec: TrialSpec, slot: str, checkpoints: Path | None, *, more_to_come: bool) -> TrialResult:
         base_key = _base_key(spec)
         present = self._take_worker(slot)
         if more_to_come:
@@ -314,6 +314,7 @@ class Lab:
             timeout_seconds=self._options.timeout_seconds,
             run=self._run,
             foretell=self._options.foretell,
+            checkpoints=checkpoints,
         )
         progress = _ProgressClock(spec, self._on_progress)
         spare = self._spare
@@ -330,7 +331,7 @@ class Lab:
             if result.memory is not None and result.memory.method == "forecast":
                 self._hopeless[_memory_key(spec)] = result  # it was not even started, and no other seed would be
         on_cpu = result.environment is not None and result.environment.device == "cpu"
-        if on_cpu and self._options.disturbance and result.time is not None:
+        if on_cpu and self._options.disturbance and result.time is not None and result.time.disturbance is None:
             result = replace(result, time=replace(result.time, disturbance=self._options.disturbance))
         return self._with_base(result)
 

@@ -69,6 +69,8 @@ class Job:
         timeout_seconds: Time that the trial may take; None is no bound.
         run: Identity of the run that the trial is part of.
         foretell: Whether a training that will not fit into the device's memory is to end before it begins.
+        checkpoints: Folder that outlives the process, from which a training that was killed goes on; None keeps none.
+        checkpoint_seconds: Time between two checkpoints.
     """
 
     spec: TrialSpec
@@ -78,6 +80,8 @@ class Job:
     timeout_seconds: float | None
     run: str
     foretell: bool = False
+    checkpoints: Path | None = None
+    checkpoint_seconds: float = 60.0
 
 
 class Worker:
@@ -231,6 +235,8 @@ class Worker:
             "base": job.base,
             "run": job.run,
             "foretell": job.foretell,
+            "checkpoints": None if job.checkpoints is None else str(job.checkpoints),
+            "checkpoint_seconds": job.checkpoint_seconds,
             **self._surroundings,
         }
 

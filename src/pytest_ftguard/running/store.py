@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -31,6 +32,8 @@ _CACHE_TAG: Final = (
     "# This folder is a cache of pytest-ftguard, see https://bford.info/cachedir/\n"
 )
 _ABANDONED_SECONDS: Final = 3600.0
+# A training that was killed is tried again soon, or never.
+_GIVEN_UP_SECONDS: Final = 7 * 24 * 3600.0
 _COMPARED_ENTRIES: Final = 300
 _MOST_CHANGES: Final = 6
 
@@ -186,9 +189,10 @@ class Store:
     def _failure(self, key: str) -> Path:
         return self._folder / "failures" / f"{key}.json"
 
-    def checkpoints(self, key: str) -> Path:
-        """Return the folder for the checkpoints of a trial; it need not exist."""
-        return self._folder / "checkpoints" / key
+    def checkpoints(self, fingerprint: Fingerprint) -> Path | None:
+        """Return the folder for a trial's checkpoints, which need not exist; None where they would not be believed."""
+        usable = self._trusts_notes and fingerprint.is_complete
+        return self._folder / "checkpoints" / fingerprint.key if usable else None
 
     def why_missing(self, fingerprint: Fingerprint) -> str | None:
         """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind."""
@@ -300,6 +304,11 @@ class Store:
                 with suppress(OSError):
                     path.unlink()
                     total -= size
+
+        for folder in _listed(self._folder / "checkpoints"):
+            with suppress(OSError):
+                if now - folder.stat().st_mtime > _GIVEN_UP_SECONDS:
+                    shutil.rmtree(folder.path, ignore_errors=True)
 
     def _prepare(self) -> None:
         """Make the folder, which git and backups leave out."""

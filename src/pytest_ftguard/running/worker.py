@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> None:
     if "forecasts" in job:
         _finish(job, lambda: {"planned": [_plan(values) for values in job["forecasts"]]})
     spec = TrialSpec.from_dict(job["spec"])
-    folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"])
+    checkpoints = None if job["checkpoints"] is None else Path(job["checkpoints"])
+    folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"], checkpoints, job["checkpoint_seconds"])
 
     def report(phase: str, step: int, loss: float | None) -> None:
         send({"phase": phase, "step": step, "loss": loss})
@@ -93,6 +94,8 @@ def _finish(job: Message, work: Callable[[], Message]) -> NoReturn:
     except DeviceUnavailableError as error:
         content = {"device_error": str(error)}
     _write_durably(Path(job["result_path"]), json.dumps(content))
+    if job.get("checkpoints") is not None:
+        shutil.rmtree(job["checkpoints"], ignore_errors=True)  # only now: the result is on disk
     sys.stdout.flush()
     sys.stderr.flush()
     # The result is on disk: leaving at once spares the second that taking a large torch process apart costs.

@@ -32,7 +32,7 @@ def training_arguments(spec: TrialSpec, folder: Path, device: torch.device, *, b
         )
         raise ConfigurationError(message)
     ours: dict[str, Any] = {
-        "output_dir": str(folder / "trainer"),
+        "output_dir": str(folder),
         "max_steps": workload.steps,
         "per_device_train_batch_size": workload.batch_size,
         "learning_rate": spec.variant.learning_rate,

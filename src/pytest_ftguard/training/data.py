@@ -76,21 +76,31 @@ class EvaluationSet:
 
 
 class OrderedCollator:
-    """Stack sequences into a batch, and remember in a digest which batches were made in which order."""
+    """Stack sequences into a batch, and remember in a digest which batches were made in which order.
 
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+    Args:
+        order: Digest of the batches that an earlier process has trained on; empty where it is the first.
+    """
+
+    def __init__(self, order: str = "") -> None:
+        self._orders = [order]
 
     def __call__(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return a batch of shape (sequences, block_size) for each key."""
         batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
-        self._digest.update(batch["input_ids"].numpy().tobytes())
+        # A chain rather than one digest, so that another process can go on with it.
+        chained = bytes.fromhex(self._orders[-1]) + batch["input_ids"].numpy().tobytes()
+        self._orders.append(hashlib.sha256(chained).hexdigest())
         return batch
 
     @property
     def order(self) -> str:
-        """SHA-256 of all batches made so far."""
-        return self._digest.hexdigest()
+        """Chained SHA-256 of all batches made so far."""
+        return self._orders[-1]
+
+    def order_after(self, batches: int) -> str:
+        """Return the digest after so many batches of this process: more may have been made ahead of their use."""
+        return self._orders[batches]
 
 
 def check_texts(train: str, validation: str) -> None:

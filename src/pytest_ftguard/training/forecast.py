@@ -52,12 +52,12 @@ def forecast(spec: TrialSpec) -> Memory:
     if workload.training_function is not None:
         message = f"what {workload.training_function} allocates is not known before it runs"
         raise NoForecastError(message)
-    bf16 = machine.resolve_precision(workload.precision, machine.resolve_device(spec.device)) == "bf16"
-    arguments = training_arguments(spec, Path(), torch.device("cpu"), bf16=bf16)
     for name, value in workload.training_args.items():
         if (name in _NOT_FOLLOWED and value) or (name == "optim" and re.search("paged|bit", str(value))):
             message = f"what training_args {name}={value} does to the memory is not followed"
             raise NoForecastError(message)
+    bf16 = machine.resolve_precision(workload.precision, machine.resolve_device(spec.device)) == "bf16"
+    arguments = training_arguments(spec, Path(), torch.device("cpu"), bf16=bf16)
     model = cast(Any, _build(spec))
     try:
         with ExitStack() as stack:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_ftguard.results import Breakdown, Memory
 
-__all__ = ["COUNTED_STEPS", "AllocatorMeter", "LiveTensorMeter", "PhasePeaks", "StepMeter", "meter_for"]
+__all__ = ["COUNTED_STEPS", "AllocatorMeter", "LiveTensorMeter", "PhasePeaks", "StepMeter", "largest", "meter_for"]
 
 # AdamW's state appears at the end of the first step, so that misses the peak; besides, its arithmetic is counted then,
 # which keeps some tensors longer. So the peak is that of the steps after it.
@@ -23,6 +23,22 @@ COUNTED_STEPS: Final = 3
 _GRANULE_BYTES: Final = 512
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+
+
+def largest(one: Memory | None, other: Memory | None) -> Memory | None:
+    """Return the memory of a training that two processes did in turn: the larger peak, with what belongs to it."""
+    if one is None or other is None:
+        return one or other
+    larger = max(one, other, key=lambda memory: memory.peak_bytes or 0)
+    retries = [memory.allocator_retries for memory in (one, other) if memory.allocator_retries is not None]
+    reserved = [memory.reserved_bytes for memory in (one, other) if memory.reserved_bytes is not None]
+    others = [memory.others_bytes for memory in (one, other) if memory.others_bytes is not None]
+    return replace(
+        larger,
+        allocator_retries=sum(retries) if retries else None,
+        reserved_bytes=max(reserved, default=None),
+        others_bytes=max(others, default=None),
+    )
 
 
 class StepMeter(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
@@ -98,10 +99,19 @@ class Recorder:
         evaluator: How losses are measured.
         steps: How many steps the training is to take.
         device: Where the model is.
+        earlier: What an earlier process measured of this training, as `measured` returned it; None where it is the
+            first.
     """
 
     def __init__(
-        self, model: nn.Module, validation: EvaluationSet, evaluator: Evaluator, steps: int, device: torch.device
+        self,
+        model: nn.Module,
+        validation: EvaluationSet,
+        evaluator: Evaluator,
+        steps: int,
+        device: torch.device,
+        *,
+        earlier: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self._evaluator = evaluator
@@ -119,14 +129,33 @@ class Recorder:
             register_optimizer_step_pre_hook(lambda *_: self._end_stage("backward")),
         ]
         self._in_step = self._in_forwards = False
-        self._durations: list[float] = []
+        self._durations: list[float] = list(earlier["durations"]) if earlier else []
+        self._timed: list[float] = list(earlier["timed"]) if earlier else []
+        self._first = len(self._durations)
+        self._flop_before = earlier["flop"] if earlier else None
+        self._peak_before = Memory.from_dict(earlier["memory"]) if earlier and earlier["memory"] else None
+        self.batches = 0
         self._started = math.nan
         self._flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
         # torch's counter refuses this operation, and its count is not worth a training.
         config = getattr(model, "config", None)
         self._counts_flops = getattr(config, "_attn_implementation", None) != "flex_attention"
         self._tokens = 0
-        self._measure_point(0)
+        if earlier:
+            self._points = [CurvePoint(one["step"], one["loss"], tuple(one["nll"])) for one in earlier["points"]]
+        else:
+            self._measure_point(0)
+
+    def measured(self) -> dict[str, Any]:
+        """Return what was measured so far, as JSON holds it, for a process that goes on with this training."""
+        peak = self.peak
+        return {
+            "durations": self._durations,
+            "timed": self._timed,
+            "flop": self._flop,
+            "memory": None if peak is None else asdict(peak),
+            "points": [asdict(point) for point in self._points],
+        }
 
     def begin_step(self, done: int) -> None:
         """Start the clock and the memory meter; so many steps are done."""
@@ -134,7 +163,7 @@ class Recorder:
         self._tokens = 0
         if done == 0 and self._counts_flops:  # one step is like another, and this one is not timed
             self._flops.__enter__()  # type: ignore[no-untyped-call]
-        self._meter.begin_step(done)
+        self._meter.begin_step(done - self._first)
         machine.synchronize(self.device)
         self._started = time.perf_counter()
 
@@ -142,7 +171,9 @@ class Recorder:
         """Stop both, and measure a point of the curve where one is due; so many steps are done, this one included."""
         machine.synchronize(self.device)
         self._durations.append(time.perf_counter() - self._started)
-        self._meter.end_step(done - 1)
+        if done - self._first > WARM_UP_STEPS:
+            self._timed.append(self._durations[-1])
+        self._meter.end_step(done - 1 - self._first)
         if done == 1 and self._counts_flops:
             self._flops.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._in_step = False
@@ -151,6 +182,7 @@ class Recorder:
 
     def _count_tokens(self, model: nn.Module, arguments: Any, keywords: dict[str, Any]) -> None:
         ids = keywords.get("input_ids", arguments[0] if arguments else None)
+        self.batches += self._in_step
         if self._in_step and isinstance(ids, torch.Tensor):
             self._tokens += ids.numel()
         if self._in_forwards:  # an accumulated batch: what came since its predecessor's pass was that one's way back
@@ -166,7 +198,7 @@ class Recorder:
         for hook in self._hooks:
             hook.remove()
         if self._in_step:
-            self._meter.end_step(len(self._durations))
+            self._meter.end_step(len(self._durations) - self._first)
             if not self._durations and self._counts_flops:
                 self._flops.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._in_step = False
@@ -185,13 +217,17 @@ class Recorder:
 
     @property
     def peak(self) -> Memory | None:
-        """Peak memory of the steps."""
-        return self._meter.result()
+        """Peak memory of the steps, those of an earlier process included."""
+        return memory.largest(self._meter.result(), self._peak_before)
+
+    @property
+    def _flop(self) -> int | None:
+        return self._flop_before or self._flops.get_total_flops() or None
 
     @property
     def timing(self) -> Timing:
-        """Duration of the steps."""
-        timed = self._durations[WARM_UP_STEPS:]
+        """Duration of the steps; each process that had a part in them has warmed up anew."""
+        timed = self._timed
         quarters = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else None
         median = statistics.median(timed) if timed else None
         return Timing(
@@ -200,5 +236,6 @@ class Recorder:
             math.fsum(self._durations),
             seconds_spread=None if quarters is None else quarters[2] - quarters[0],
             tokens_per_second=self._tokens / median if median and self._tokens else None,
-            flop_per_step=self._flops.get_total_flops() or None,
+            flop_per_step=self._flop,
+            disturbance=f"the training was resumed at step {self._first}" if self._first else None,
         )

@@ -25,6 +25,7 @@ from pytest_ftguard.results import (
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import data, machine, models
 from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.checkpoints import CheckpointSaver, newest_complete
 from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
@@ -57,10 +58,15 @@ class TrialFolder:
     Attributes:
         path: A folder of its own.
         keep_at_most_bytes: Largest size of trained weights that are kept; None keeps them whatever their size.
+        checkpoints: Folder that outlives the process, from which a training that was killed goes on; None keeps no
+            checkpoints.
+        checkpoint_seconds: Time between two of them.
     """
 
     path: Path
     keep_at_most_bytes: int | None
+    checkpoints: Path | None = None
+    checkpoint_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ class _Trial:
         self.device = device
         self.bf16 = environment.precision == "bf16"
         self.evaluator = Evaluator(spec.workload.batch_size, self.bf16)
+        self.earlier: tuple[Path, dict[str, Any]] | None = None
 
     def will_not_fit(self) -> TrialResult | None:
         """Return the outcome of a training whose forecast exceeds the device's memory; None where it may fit."""
@@ -197,8 +204,13 @@ class _Trial:
         model = models.apply_variant(loaded, self.spec.variant)
         set_seed(self.spec.seed)
         phases.end("evaluate")
-        recorder = Recorder(model, texts.validation, self.evaluator, self.workload.steps, self.device)
-        collator = data.OrderedCollator()
+        if self.earlier:
+            print(f"pytest-ftguard: the training goes on from {self.earlier[0]}")
+        measured = self.earlier[1] if self.earlier else None
+        steps = self.workload.steps
+        before = measured["steps"] if measured else None
+        recorder = Recorder(model, texts.validation, self.evaluator, steps, self.device, earlier=before)
+        collator = data.OrderedCollator(measured["order"] if measured else "")
         wait_for_quiet()
         self.report("train", 0, None)
         try:
@@ -240,15 +252,25 @@ class _Trial:
         models.check_variant(model, self.spec.variant)
 
     def _trainer(self) -> _Train:
-        arguments = training_arguments(self.spec, self.folder.path, self.device, bf16=self.bf16)
+        checkpoints = self.folder.checkpoints
+        place = checkpoints or self.folder.path / "trainer"
+        arguments = training_arguments(self.spec, place, self.device, bf16=self.bf16)
+        self.earlier = newest_complete(checkpoints) if checkpoints else None
 
         def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
-            hooks = _TrainerHooks(self, record)
+            def measured() -> dict[str, Any]:
+                return {"steps": record.measured(), "order": collator.order_after(record.batches)}
+
+            hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
+            if checkpoints is not None:
+                checkpoints.mkdir(parents=True, exist_ok=True)
+                trainable = models.count_parameters(model).trainable
+                hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured))
             trainer = Trainer(
-                model=model, args=arguments, train_dataset=blocks, data_collator=collator, callbacks=[hooks]
+                model=model, args=arguments, train_dataset=blocks, data_collator=collator, callbacks=hooks
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.train()
+            trainer.train(resume_from_checkpoint=str(self.earlier[0]) if self.earlier else None)
 
         return train
 

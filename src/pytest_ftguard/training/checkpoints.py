@@ -1,0 +1,116 @@
+"""Checkpoints of a training, so that one whose process was killed goes on where it was, to the same numbers.
+
+They are the Trainer's own, with a file of ours beside them that is written last: it holds what was measured so far and
+the digest of every other file, and where it is missing or does not agree, the checkpoint is not complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import TrainerCallback
+
+__all__ = ["CheckpointSaver", "newest_complete"]
+
+_OUR_FILE: Final = "ftguard_measured.json"
+# A pickle, which the Trainer writes and nobody reads. The others that are not safetensors or JSON (optimizer, schedule,
+# random numbers) are read by transformers with weights_only=True, which runs no code.
+_IGNORED: Final = frozenset({_OUR_FILE, "training_args.bin"})
+# Free space that there must be for a checkpoint, as a multiple of its size: the disk is not the training's alone.
+_SPARE: Final = 3
+# Saving takes at most a twentieth of the time.
+_PAUSE_FACTOR: Final = 20
+
+State = dict[str, Any]
+
+
+class CheckpointSaver(TrainerCallback):
+    """Lets the Trainer save a checkpoint between two steps when it is time to, and completes it.
+
+    Args:
+        seconds: Least time between two checkpoints, longer where saving takes longer; 0 saves after each step.
+        trainable: Number of parameters that are trained, which are saved with two moments each.
+        measured: Returns what was measured so far, as JSON holds it.
+    """
+
+    def __init__(self, seconds: float, trainable: int, measured: Callable[[], State]) -> None:
+        self._pause = seconds
+        self._size_bytes = 12 * trainable
+        self._measured = measured
+        self._last = self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint; the step's own clock has been stopped already."""
+        self._began = time.monotonic()
+        due = state.global_step < state.max_steps and self._began - self._last >= self._pause
+        if due and shutil.disk_usage(args.output_dir).free > _SPARE * self._size_bytes:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Complete the checkpoint, and only then remove the one before."""
+        root = Path(args.output_dir)
+        _complete(root / f"checkpoint-{state.global_step}", self._measured())
+        for folder in _by_age(root)[1:]:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._last = time.monotonic()
+        if self._pause:
+            self._pause = max(self._pause, _PAUSE_FACTOR * (self._last - self._began))
+
+
+def _complete(folder: Path, measured: State) -> None:
+    digests = {str(path.relative_to(folder)): _digest(path) for path in _files(folder)}
+    draft = folder / f"{_OUR_FILE}.draft"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump({"files": digests, "measured": measured}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(folder / _OUR_FILE)
+
+
+def newest_complete(root: Path) -> tuple[Path, State] | None:
+    """Return the newest checkpoint that is complete, and what was measured until then; None where there is none.
+
+    One that is not, because the process was killed while it was written or a file was damaged since, is removed.
+
+    Args:
+        root: Folder of a training's checkpoints; it need not exist.
+    """
+    for folder in _by_age(root):
+        try:
+            content = json.loads((folder / _OUR_FILE).read_text(encoding="utf-8"))
+            files: Mapping[str, str] = content["files"]
+            if files != {str(path.relative_to(folder)): _digest(path) for path in _files(folder)}:
+                message = "its files are not those that were written"
+                raise ValueError(message)
+            return folder, dict(content["measured"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            print(f"pytest-ftguard: {folder} is no complete checkpoint, so it is removed ({reason})")
+            shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _by_age(root: Path) -> list[Path]:
+    """Return the folders of checkpoints, that of the latest step first."""
+    folders = [path for path in root.glob("checkpoint-*") if path.is_dir() and path.name.rpartition("-")[2].isdigit()]
+    return sorted(folders, key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in _IGNORED and not path.name.endswith(".draft")
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

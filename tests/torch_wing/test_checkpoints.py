@@ -1,0 +1,242 @@
+"""A training whose process was killed goes on from its last complete checkpoint, to the same numbers."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.results import Memory, TrialResult
+from pytest_ftguard.running.process import Event, Job, Worker
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.training.checkpoints import newest_complete
+from pytest_ftguard.training.memory import largest
+
+FULL = Full(learning_rate=1e-3)
+LORA = LoRA(r=4, learning_rate=1e-2, dropout=0.1)  # so that random numbers decide as well
+
+Losses = dict[int, float]
+
+
+@pytest.fixture(scope="module")
+def work(workload: Workload) -> Workload:
+    """A hundred steps of two micro-batches each, over several epochs, the last update of each epoch with one."""
+    text = Path(workload.train).read_text()[:9000]  # 281 blocks of 32 bytes
+    path = Path(workload.train).with_name("short.txt")
+    path.write_text(text)
+    return replace(workload, train=str(path), steps=100, training_args={"gradient_accumulation_steps": 2})
+
+
+def run(
+    work: Workload, variant: Variant, folder: Path, checkpoints: Path | None, *, kill_at: int | None = None
+) -> tuple[TrialResult, Losses]:
+    """Train in a worker, which is killed when it reports so many steps; return its result and its training losses."""
+    folder.mkdir(parents=True, exist_ok=True)
+    worker = Worker(folder, folder)
+    losses: Losses = {}
+
+    def take(event: Event) -> None:
+        if event.phase == "train" and event.loss is not None:
+            losses[event.step] = event.loss
+            if kill_at is not None and event.step >= kill_at and not worker.has_ended:
+                worker._process.send_signal(signal.SIGKILL)
+
+    spec = TrialSpec(workload=work, variant=variant, seed=0, device="cpu")
+    job = Job(spec, folder, None, None, None, "run", checkpoints=checkpoints, checkpoint_seconds=0.0)
+    return worker.run(job, take, lambda: True), losses
+
+
+@pytest.fixture(scope="module", params=[FULL, LORA], ids=["full", "lora"])
+def whole(
+    request: pytest.FixtureRequest, work: Workload, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Variant, TrialResult, Losses]:
+    """The uninterrupted training, without checkpoints."""
+    result, losses = run(work, request.param, tmp_path_factory.mktemp("whole"), None)
+    assert result.outcome == "ok"
+    assert sorted(losses) == list(range(1, 101))
+    return request.param, result, losses
+
+
+def assert_equal(ours: TrialResult, theirs: TrialResult) -> None:
+    """Everything that was measured of the model is equal, to the last bit."""
+    assert ours.outcome == "ok", ours.failure
+    assert ours.validation == theirs.validation
+    assert ours.curve == theirs.curve
+    assert ours.data_order == theirs.data_order
+    assert ours.parameters == theirs.parameters
+
+
+def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
+    work: Workload, tmp_path: Path, whole: tuple[Variant, TrialResult, Losses]
+) -> None:
+    """Killed three times, at whatever it was doing, it ends with the losses, curve and data order of one process."""
+    variant, expected, expected_losses = whole
+    checkpoints = tmp_path / "checkpoints"
+    losses: Losses = {}
+    started = []
+    for number, kill_at in enumerate((7, 48, 90)):
+        result, seen = run(work, variant, tmp_path / f"killed{number}", checkpoints, kill_at=kill_at)
+        assert result.outcome == "crashed"
+        assert checkpoints.exists()
+        losses |= seen
+        started.append(min(seen))
+    result, seen = run(work, variant, tmp_path / "last", checkpoints)
+    assert_equal(result, expected)
+    assert losses | seen == expected_losses
+    started.append(min(seen))
+    assert started[0] == 1
+    assert all(later > 4 for later in started[1:]), started  # each went on, and did not begin anew
+    assert started == sorted(started)
+    assert not checkpoints.exists()
+    assert result.time is not None
+    assert result.time.disturbance is not None
+    assert "was resumed at step" in result.time.disturbance
+    assert result.memory is not None
+    assert expected.memory is not None
+    assert result.memory.peak_bytes == pytest.approx(expected.memory.peak_bytes, rel=0.02)
+    assert expected.time is not None
+    assert result.time.flop_per_step == expected.time.flop_per_step
+    assert expected.time.disturbance is None
+
+
+def test_what_makes_it_equal_is_in_the_checkpoint(
+    work: Workload, tmp_path: Path, whole: tuple[Variant, TrialResult, Losses]
+) -> None:
+    """Without the optimizer's state, or with other random numbers where there is dropout, the losses are others."""
+    variant, expected, _ = whole
+    for name in ("optimizer.pt", *(["rng_state.pth"] if variant == LORA else [])):
+        checkpoints = tmp_path / f"without {name}"
+        run(work, variant, tmp_path / f"killed {name}", checkpoints, kill_at=50)
+        newest = newest_complete(checkpoints)
+        assert newest is not None
+        folder, _ = newest
+        (folder / name).unlink()
+        content = json.loads((folder / "ftguard_measured.json").read_text())
+        del content["files"][name]
+        (folder / "ftguard_measured.json").write_text(json.dumps(content))
+        result, _ = run(work, variant, tmp_path / f"last {name}", checkpoints)
+        assert result.outcome == "ok"
+        assert result.validation != expected.validation
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    match how:
+        case "missing":
+            path.unlink()
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "flipped":
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("ftguard_measured.json", "missing"),
+        ("ftguard_measured.json", "truncated"),
+        ("model.safetensors", "flipped"),
+        ("optimizer.pt", "truncated"),
+        ("rng_state.pth", "missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_removed_and_the_training_starts_anew(
+    work: Workload, tmp_path: Path, full_checkpoint: Path, name: str, how: str
+) -> None:
+    """Whatever is wrong with it: it is never trained on from something else than what was written."""
+    root = tmp_path / "checkpoints"
+    shutil.copytree(full_checkpoint, root)
+    found = newest_complete(root)
+    assert found is not None
+    damage(found[0] / name, how)
+    assert newest_complete(root) is None
+    assert not found[0].exists()
+
+
+@pytest.fixture(scope="module")
+def full_checkpoint(work: Workload, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoint of a killed training."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    run(work, FULL, folder / "killed", folder / "checkpoints", kill_at=20)
+    return folder / "checkpoints"
+
+
+def test_an_older_complete_checkpoint_serves_where_the_newest_is_half_written(
+    tmp_path: Path, full_checkpoint: Path
+) -> None:
+    """A process that was killed while it saved leaves the one before, and a folder without our file."""
+    root = tmp_path / "checkpoints"
+    shutil.copytree(full_checkpoint, root)
+    found = newest_complete(root)
+    assert found is not None
+    half = root / "checkpoint-99"
+    shutil.copytree(found[0], half)
+    (half / "ftguard_measured.json").unlink()
+    (root / "checkpoint-nonsense").mkdir()
+    assert newest_complete(root) == found
+    assert not half.exists()
+    assert newest_complete(tmp_path / "nowhere") is None
+
+
+def test_kills_at_random_moments_change_nothing(work: Workload, tmp_path: Path) -> None:
+    """Between any two instructions, saving included: the next attempt ends with the same losses."""
+    short = replace(work, steps=30)
+    expected, _ = run(short, FULL, tmp_path / "whole", None)
+    checkpoints = tmp_path / "checkpoints"
+    killers: dict[int, threading.Thread] = {}
+    for number in range(4):
+        folder = tmp_path / f"killed{number}"
+        folder.mkdir()
+        worker = Worker(folder, folder)
+
+        def take(event: Event, worker: Worker = worker, number: int = number) -> None:
+            if event.phase == "train" and event.step >= 2 and not killers.get(number):
+                killers[number] = threading.Thread(target=kill_soon, args=(worker,), daemon=True)
+                killers[number].start()
+
+        spec = TrialSpec(workload=short, variant=FULL, seed=0, device="cpu")
+        job = Job(spec, folder, None, None, None, "run", checkpoints=checkpoints, checkpoint_seconds=0.0)
+        worker.run(job, take, lambda: True)
+    result, _ = run(short, FULL, tmp_path / "last", checkpoints)
+    assert_equal(result, expected)
+
+
+def kill_soon(worker: Worker) -> None:
+    time.sleep(random.uniform(0.0, 0.2))
+    worker._process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (None, None, None),
+        (Memory(5, "live tensors"), None, Memory(5, "live tensors")),
+        (Memory(5, "allocator", 9, allocator_retries=1), Memory(7, "allocator", 8), Memory(7, "allocator", 9, None, 1)),
+        (
+            Memory(7, "allocator", others_bytes=1),
+            Memory(5, "allocator", others_bytes=3),
+            Memory(7, "allocator", others_bytes=3),
+        ),
+    ],
+)
+def test_the_memory_of_two_attempts_is_the_larger_of_both(
+    one: Memory | None, other: Memory | None, expected: Memory | None
+) -> None:
+    """Retries add up, whatever was reserved or taken by others counts at its worst."""
+    assert largest(one, other) == largest(other, one) == expected
+
+
+def test_a_training_that_ends_leaves_no_checkpoint(work: Workload, tmp_path: Path) -> None:
+    """Neither where it diverges."""
+    hot: Any = replace(FULL, learning_rate=1e6)
+    result, _ = run(work, hot, tmp_path / "hot", tmp_path / "checkpoints")
+    assert result.outcome == "diverged"
+    assert not (tmp_path / "checkpoints").exists()
