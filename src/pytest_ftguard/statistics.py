@@ -185,9 +185,10 @@ def change_of_gap(
     if min(len(now), len(then)) < 2:
         message = f"without pairs each side needs at least two seeds, got {len(now)} and {len(then)}"
         raise ValueError(message)
-    ours, theirs = (_seed_variance(side, tokens) / len(side) for side in (now, then))
+    # As numbers of numpy, which unlike Python's can be divided by a variance of 0.
+    ours, theirs = (np.float64(_seed_variance(side, tokens) / len(side)) for side in (now, then))
     _, freedom = _half_width(ours, theirs, len(now) - 1, len(then) - 1, confidence)
-    noise = SeedNoise(math.sqrt(ours + theirs), freedom)
+    noise = SeedNoise(math.sqrt(ours + theirs), float(freedom))
     means = now.mean(axis=0, keepdims=True) - then.mean(axis=0, keepdims=True)
     return gap_interval(means, tokens, confidence, noise)
 

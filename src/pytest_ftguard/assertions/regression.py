@@ -22,6 +22,7 @@ def assert_no_regression(
     at_most: float | str | None = None,
     confidence: float | None = None,
     on_inconclusive: str | None = None,
+    same_learning_rate: bool = False,
     on_missing: str | None = None,
 ) -> Verdict:
     """Fail the test unless the candidate, beside its baseline, is about as good as when it was accepted.
@@ -38,6 +39,7 @@ def assert_no_regression(
             ("5%"); by default `max_regression` of marker, option, environment or ini.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
         on_missing: What a missing accepted result does, "fail" or "warn"; by default `on_missing`, or "fail".
 
     Returns:
@@ -50,7 +52,7 @@ def assert_no_regression(
     """
     check_pair("assert_no_regression", candidate, baseline)
     limit = _limit(metric, at_most)
-    rule, choice = rule_of(confidence), value_of("on_missing", on_missing, "fail")
+    rule, choice = rule_of(confidence, same_learning_rate), value_of("on_missing", on_missing, "fail")
     test = active_test.get()
     if test is None:
         raise ConfigurationError("assert_no_regression finds what was accepted by the test's name: call it in a test")

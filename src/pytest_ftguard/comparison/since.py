@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 # How the learning rate was found does not change what was trained.
-_HOW_FOUND = "search_learning_rate"
+_HOW_FOUND: Final = "search_learning_rate"
+_DECIMALS: Final = 12
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ def memory_growth(now: PairRecord, then: PairRecord) -> MemoryGrowth | None:
     ours, theirs = (_peaks(record) for record in (now, then))
     if ours is None or theirs is None or now.memory_method != then.memory_method:
         return None
-    ratio = (ours[0] / ours[1]) / (theirs[0] / theirs[1]) - 1
-    absolute = ours[0] / theirs[0] - 1 if same_machine(now, then) else None
+    # Rounded, because 630 / 600 - 1 is not 5 % to the last digit, and a growth of just the limit is allowed.
+    ratio = round((ours[0] / ours[1]) / (theirs[0] / theirs[1]) - 1, _DECIMALS)
+    absolute = round(ours[0] / theirs[0] - 1, _DECIMALS) if same_machine(now, then) else None
     return MemoryGrowth(ratio, absolute)
 
 

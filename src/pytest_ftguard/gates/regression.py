@@ -181,8 +181,8 @@ def _problems(
     candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule, metric: Metric
 ) -> list[str]:
     """Return why the pair by itself can be neither judged nor accepted."""
-    # Whether the learning rates are fair is asked where the two are compared with one another.
-    comparison = compare(candidate, baseline, same_learning_rate=True)
+    # Learning rates change neither memory nor time.
+    comparison = compare(candidate, baseline, same_learning_rate=rule.same_learning_rate or metric != "loss_gap")
     problems = list(comparison.loss_problems)
     if metric == "memory":
         problems += memory_problems(candidate, baseline)
