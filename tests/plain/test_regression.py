@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.assertions import active_test, assert_no_regression
 from pytest_ftguard.comparison.since import gap_change, paired_seeds
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.regression import Metric, accept, assess_regression
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict, decide
@@ -347,6 +350,17 @@ def test_a_refusal_from_outside_holds_whatever_was_measured() -> None:
     verdict, updated = accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=["CI is set"])
     assert (verdict.status, updated) == ("INVALID", None)
     assert "was not accepted.\n- CI is set" in verdict.message
+
+
+def test_without_a_running_test_there_is_no_file() -> None:
+    """A script that calls the helper is told so, and nothing is green."""
+
+    def ask() -> None:
+        active_test.set(None)
+        assert_no_regression(*pair(), at_most=0.01)
+
+    with pytest.raises(ConfigurationError, match="call it in a test"):
+        copy_context().run(ask)
 
 
 # --- laws

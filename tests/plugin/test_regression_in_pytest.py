@@ -68,13 +68,16 @@ def files(project: pytest.Pytester) -> list[Path]:
 
 
 def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: pytest.Pytester) -> None:
-    """Missing, accepted, the same, better within the limit, worse, accepted, and slowly worse: the anchor holds."""
+    """Missing, broken, accepted, the same, worse, accepted all the same: then the anchor holds."""
     missing = made_up.runpytest_subprocess()
     missing.assert_outcomes(failed=1)
     missing.stdout.fnmatch_lines(["*there is no accepted result of this test*--ftguard-update*", "regression *INVALID"])
     assert files(made_up) == []
     warned = made_up.runpytest_subprocess("--ftguard-on-missing=warn")
     warned.assert_outcomes(passed=1, warnings=1)
+    made_up.path.joinpath("gap.txt").write_text("nan")
+    made_up.runpytest_subprocess("--ftguard-on-missing=warn").assert_outcomes(failed=1)
+    made_up.path.joinpath("gap.txt").write_text("0.1")
     assert files(made_up) == []
 
     accepted = made_up.runpytest_subprocess("--ftguard-update")
@@ -162,7 +165,8 @@ def test_accepting_is_refused_where_it_should_not_happen(
     ci.stdout.fnmatch_lines(["*the environment variable CI is 'true'*--ftguard-update-in-ci*"])
     assert files(made_up) == []
     made_up.runpytest_subprocess("--ftguard-update", "--ftguard-update-in-ci").assert_outcomes(passed=1)
-    made_up.runpytest_subprocess().assert_outcomes(passed=1)
+    monkeypatch.setenv("CI", "false")
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
     assert len(files(made_up)) == 1
 
 
@@ -209,9 +213,7 @@ def test_xdist_workers_write_a_file_each_that_serves_every_metric(made_up: pytes
 )
 def test_a_wrong_argument_is_one_clear_message(made_up: pytest.Pytester, call: str, words: str) -> None:
     """A limit of the wrong unit, an unknown metric, a limit below 0, a wrong choice."""
-    made_up.makepyfile(
-        test_it=TEST.replace("full_variant)\n", f"full_variant, {call})\n").replace("lora_variant):", "lora_variant):")
-    )
+    made_up.makepyfile(test_it=TEST.replace("full_variant)\n", f"full_variant, {call})\n"))
     result = made_up.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"*{words}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_ftguard.assertions.asking import active_test, check_pair, conclude, limit_of, rule_of, value_of
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.gates.regression import METRICS, Metric, accept, assess_regression
+from pytest_ftguard.gates.regression import METRICS, Metric, accept, assess_regression, pair_problems
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import GROWTH, Limit
 from pytest_ftguard.results import TrainedVariant
@@ -63,8 +63,9 @@ def assert_no_regression(
             test.accepted.write(file, updated)
         return conclude(verdict, on_inconclusive, candidate, baseline)
     verdict = assess_regression(candidate, baseline, limit, rule, metric=metric, file=file)
-    missing = file.history is None and choice == "warn"
-    return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing)
+    # A pair that is unsound by itself fails also where there is nothing to compare it with.
+    missing = file.history is None and not pair_problems(candidate, baseline, limit, rule, metric)
+    return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing and choice == "warn")
 
 
 def _limit(metric: str, argument: float | str | None) -> Limit:

@@ -26,7 +26,7 @@ from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 from pytest_ftguard.units import decimals_apart, format_bytes
 
-__all__ = ["METRICS", "MINIMUM_SEEDS", "Metric", "accept", "assess_regression"]
+__all__ = ["METRICS", "MINIMUM_SEEDS", "Metric", "accept", "assess_regression", "pair_problems"]
 
 Metric = Literal["loss_gap", "memory", "time"]
 METRICS: Final[Mapping[str, str]] = {"loss_gap": NATS_PER_TOKEN, "memory": GROWTH, "time": GROWTH}
@@ -83,7 +83,7 @@ def assess_regression(
         metric: What is judged.
         file: What was accepted.
     """
-    history, problems = file.history, _problems(candidate, baseline, limit, rule, metric)
+    history, problems = file.history, pair_problems(candidate, baseline, limit, rule, metric)
     if history is None:
         problems.append(
             f"there is no accepted result of this test ({file} does not exist): run it with --ftguard-update "
@@ -138,7 +138,7 @@ def accept(
     Returns:
         A verdict, PASS or INVALID, and what is to be written; None where that is nothing.
     """
-    problems = [*refusals, *_problems(candidate, baseline, limit, rule, metric)]
+    problems = [*refusals, *pair_problems(candidate, baseline, limit, rule, metric)]
     history, seeds = file.history, len(candidate.trials)
     if seeds < MINIMUM_SEEDS:
         problems.append(
@@ -177,10 +177,18 @@ def _accepted(now: PairRecord, history: History | None, updated: History, metric
     return f"the result was accepted in the place of the last one; {_standing(now, history.accepted, metric)}"
 
 
-def _problems(
+def pair_problems(
     candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule, metric: Metric
 ) -> list[str]:
-    """Return why the pair by itself can be neither judged nor accepted."""
+    """Return why a pair by itself can be neither judged nor accepted; empty where it can.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+        limit: The largest accepted growth.
+        rule: How it is judged.
+        metric: What is judged.
+    """
     # Learning rates change neither memory nor time.
     comparison = compare(candidate, baseline, same_learning_rate=rule.same_learning_rate or metric != "loss_gap")
     problems = list(comparison.loss_problems)

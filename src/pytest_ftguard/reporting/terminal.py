@@ -289,7 +289,7 @@ def _variant_row(variant: TrainedVariant, label: str) -> list[str]:
     # Only what is all of it is shown as 100%.
     share = "100%" if percent == 100 else f"{percent:.2g}%" if percent < 99.5 else f"{min(percent, 99.9):.1f}%"
     loss, losses, perplexity = variant.loss, variant.losses or (), variant.perplexity
-    spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+    spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 and all(map(math.isfinite, losses)) else ""
     return [
         f"{label} (cached)" if variant.cached else label,
         _UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
