@@ -381,8 +381,8 @@ class Run:
 
 def _name(item: pytest.Item) -> str:
     """Return the name of a test, without the group that xdist's workers add to it under --dist=loadgroup."""
-    grouped = is_worker(item.config) and item.get_closest_marker("xdist_group") is not None
-    return item.nodeid.rpartition("@")[0] or item.nodeid if grouped else item.nodeid
+    grouped = is_worker(item.config) and item.get_closest_marker("xdist_group") and item.config.getoption("loadgroup")
+    return item.nodeid.rpartition("@")[0] if grouped else item.nodeid
 
 
 def _identity(trial: TrialResult) -> tuple[str, bool]:
