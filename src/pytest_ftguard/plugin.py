@@ -213,6 +213,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"ftguard: require_gpu is set by {required.place}, but {problem}")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each worker of xdist the folder that the processes of this run share."""
+    node.config.stash[_RUN].share_with(node.workerinput)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Turn a wrong marker into an error of collection, in the file that has it."""
@@ -285,6 +291,7 @@ def pytest_runtest_makereport(
             "planned": [verdict.to_dict() for verdict in planned],
             "accepted": run.test.new_accepted(),
             "not_run": run.why_not_run(call.excinfo.value) if call.excinfo is not None else None,
+            **run.new_remarks(),
         }
         if any(content.values()):
             report.ftguard = content  # type: ignore[attr-defined]
@@ -296,7 +303,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[_RUN]
     if not (run.trials or run.verdicts or run.not_run or run.problems):
         return
-    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, summary_lines
+    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines
 
     terminalreporter.section("ftguard summary")
     trials = list(run.trials.values())
@@ -304,7 +311,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
-    for note in [*run.notes, *accepted_lines(run.accepted)]:
+    for note in (*reason_lines(run.reasons), *run.notes, *accepted_lines(run.accepted)):
         terminalreporter.write_line(note)
     for problem in run.problems:
         terminalreporter.write_line(problem, red=True)

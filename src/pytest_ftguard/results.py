@@ -197,6 +197,7 @@ class Timing:
         flop_per_step: Floating-point operations of a step's matrix products and attention, forward and backward, as
             torch's counter counts them.
         machine_flop_per_second: What this device reached in a large matrix product, in the precision of the training.
+        disturbance: What else used the device while the steps were timed; None is nothing that is known.
     """
 
     seconds_per_step: float | None
@@ -207,6 +208,7 @@ class Timing:
     tokens_per_second: float | None = None
     flop_per_step: int | None = None
     machine_flop_per_second: float | None = None
+    disturbance: str | None = None
 
     @property
     def share_of_machine(self) -> float | None:
@@ -271,6 +273,9 @@ class TrialResult:
         environment: Machine and versions.
         error: Why the outcome is not "ok".
         cached: Whether the trial was reused instead of trained.
+        measured_elsewhere: Why the bytes and seconds of a cached trial say nothing about the present machine; None
+            where they do.
+        content: SHA-256 of everything that decides the result; None where it is not known.
         model_dir: Folder with the trained weights; None where they were not kept.
         not_kept: Why they were not kept.
     """
@@ -290,13 +295,15 @@ class TrialResult:
     environment: Environment | None = None
     error: TrialError | None = None
     cached: bool = False
+    measured_elsewhere: str | None = None
+    content: str | None = None
     model_dir: str | None = None
     not_kept: str | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the trial."""
-        return self.spec.fingerprint
+        """Identity of the trial: of what decided it, or, where that is not known, of its spec."""
+        return self.content or self.spec.fingerprint
 
     @property
     def failure(self) -> str | None:
@@ -461,7 +468,8 @@ class TrainedVariant:
     def load(self, seed: int | None = None) -> tuple[Any, Any]:
         """Return the trained model (on the CPU, in evaluation mode) and its tokenizer.
 
-        This imports torch and transformers into the present process.
+        This imports torch and transformers into the present process. Results are stored without weights, so those of a
+        cached trial are trained again.
 
         Args:
             seed: Which trial's model; the first one's by default.
@@ -481,7 +489,7 @@ class TrainedVariant:
         if self.loader is None:
             message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"
             raise FtguardError(message)
-        if trial.model_dir is None:
+        if trial.model_dir is None and not trial.cached:
             message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.not_kept}"
             raise FtguardError(message)
         return self.loader(trial)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 import time
+import uuid
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.reporting.terminal import RecordedVerdict
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.running.lab import Lab, Progress
+    from pytest_ftguard.running.store import Store
     from pytest_ftguard.settings import Setting, Settings
     from pytest_ftguard.specs import Full, Variant, Workload
     from pytest_ftguard.statistics import SeedNoise
@@ -32,6 +36,7 @@ __all__ = ["Run", "TestRecord", "is_worker", "write_whole"]
 
 __tracebackhide__ = hide_our_frames
 
+_SHARED_FOLDER: Final = "ftguard_folder"
 _HEARTBEAT_SECONDS: Final = 20.0
 _REDRAW_SECONDS: Final = 0.2
 # A forecast must miss a budget by this factor before the training is not even tried.
@@ -166,6 +171,12 @@ class Run:
         self._sent: set[tuple[str, bool]] = set()
         self._shown: dict[tuple[str, bool], TrialResult] = {}
         self._progress = _ProgressDisplay(config)
+        self._store: Store | None = None
+        self._remarked = (0, 0)
+        self.reasons: dict[tuple[str, str], list[int]] = {}
+        """Seeds that were trained again, by label and by what has changed."""
+        shared = getattr(config, "workerinput", {}).get(_SHARED_FOLDER)
+        self._shared: Path | None = Path(shared) if shared else None
         self.fixtures_from_settings: set[str] = set()
         """Fixtures that were made of settings, or that are known not to be."""
         self.session_variants_to_come: set[str] = set()
@@ -338,11 +349,40 @@ class Run:
                 device=self.settings.value("device", "auto"),
                 timeout_seconds=self.settings.value("timeout", None),
                 keep_at_most_bytes=self.settings.keep_at_most_bytes,
-                threads=_threads(os.environ),
                 foretell=self.settings.value("forecast", "yes") == "yes",
+                root=self._shared,
+                disturbance=_disturbance(self.config),
             )
-            self._lab = Lab(options, self._progress.show)
+            self._store = self._open_store()
+            self._lab = Lab(options, self._progress.show, self._store)
         return self._lab
+
+    def _open_store(self) -> Store | None:
+        from pytest_ftguard.running.store import Store, StoreOptions
+
+        chosen = self.settings.store(self.config.rootpath)
+        if chosen is None and self._shared is not None:
+            # The workers of xdist share what they train, and with nobody else.
+            chosen = StoreOptions(self._shared / "store")
+        run = self._shared.name if self._shared else uuid.uuid4().hex
+        return Store(chosen, run) if chosen is not None else None
+
+    def share_with(self, workerinput: dict[str, Any]) -> None:
+        """Give a worker of xdist the folder that all processes of this run share; the controller removes it."""
+        if self._shared is None:
+            self._shared = Path(tempfile.mkdtemp(prefix="pytest-ftguard-"))
+        workerinput[_SHARED_FOLDER] = str(self._shared)
+
+    def new_remarks(self) -> dict[str, Any]:
+        """Return why trials were trained again and what is wrong with the store, since the last call."""
+        reasons = self._lab.reasons if self._lab else []
+        problems = self._store.problems if self._store else []
+        fresh = {
+            "reasons": [[one.label, one.seed, one.changes] for one in reasons[self._remarked[0] :]],
+            "store_problems": problems[self._remarked[1] :],
+        }
+        self._remarked = (len(reasons), len(problems))
+        return fresh
 
     def show(self, variants: Sequence[TrainedVariant]) -> None:
         """Keep the trials of variants for the summary, among which may be some that were not trained in this run."""
@@ -372,11 +412,18 @@ class Run:
         self.accepted += content.get("accepted", ())
         if content.get("not_run"):
             self.not_run.append(content["not_run"])
+        for label, seed, changes in content.get("reasons", ()):
+            self.reasons.setdefault((label, changes), []).append(seed)
+        self.notes += [
+            f"note: {text}" for text in content.get("store_problems", ()) if f"note: {text}" not in self.notes
+        ]
 
     def close(self) -> None:
         """End what is running and remove what was written."""
         if self._lab is not None:
             self._lab.close()
+        if self._shared is not None and not is_worker(self.config):
+            shutil.rmtree(self._shared, ignore_errors=True)
 
 
 def _name(item: pytest.Item) -> str:
@@ -387,7 +434,7 @@ def _name(item: pytest.Item) -> str:
 
 def _identity(trial: TrialResult) -> tuple[str, bool]:
     """Tell a trial from its twin that was read from a report: a verdict may rest on either."""
-    return trial.fingerprint, trial.cached
+    return trial.spec.fingerprint, trial.cached
 
 
 def _failure(message: str) -> BaseException:
@@ -395,16 +442,15 @@ def _failure(message: str) -> BaseException:
     return pytest.fail.Exception(message, pytrace=False)
 
 
-def _threads(environment: Mapping[str, str]) -> int | None:
-    """Return the CPU threads of one trial where xdist runs several at once; None leaves the choice to torch.
-
-    Trials that together ask for more threads than there are cores wait for one another at every operation.
-    """
-    workers = int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers == 1 or "OMP_NUM_THREADS" in environment:
+def _disturbance(config: pytest.Config) -> str | None:
+    """Return what keeps the processor busy beside a trial: the tests of xdist's other workers, for one."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
         return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
+    return (
+        f"its steps were timed on a processor on which {workers} workers of xdist ran tests: run the time gates in a "
+        "run of their own, without xdist"
+    )
 
 
 def write_whole(path: Path, text: str) -> None:

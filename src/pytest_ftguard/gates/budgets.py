@@ -11,7 +11,7 @@ from pytest_ftguard.comparison import compare
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
 from pytest_ftguard.limits import SHARE, Limit
-from pytest_ftguard.results import Breakdown, TrainedVariant
+from pytest_ftguard.results import Breakdown, TrainedVariant, TrialResult
 from pytest_ftguard.statistics import mean_log_ratio
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
 
@@ -107,6 +107,8 @@ def _memory_problems(variant: TrainedVariant) -> list[str]:
             problems.append(trial.failure)
         elif trial.memory is None or not (trial.memory.peak_bytes or 0) > 0:
             problems.append(f"the peak memory of {variant.label}, seed {trial.spec.seed}, was not measured")
+        elif trial.measured_elsewhere is not None and trial.memory.method == "allocator":
+            problems.append(_measured_elsewhere(trial))
     return problems
 
 
@@ -256,6 +258,8 @@ def _disturbed(variant: TrainedVariant) -> list[str]:
     problems = []
     for trial in variant.trials:
         where = f"{variant.label}, seed {trial.spec.seed}"
+        if trial.time is not None and trial.time.disturbance is not None:
+            problems.append(f"{where}: {trial.time.disturbance}")
         if trial.memory is not None and trial.memory.allocator_retries:
             problems.append(
                 f"{where}: the allocator ran out of room {trial.memory.allocator_retries} times and had to give back "
@@ -275,7 +279,8 @@ def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list
     if len(runs) == 1:
         return []
     return [
-        "the steps were timed in different runs, between which the load of the machine may change: train both in one"
+        "the steps were timed in different runs, between which the load of the machine may change: train both in "
+        "one (--ftguard-no-cache trains what is in the store again)"
     ]
 
 
@@ -293,4 +298,13 @@ def _time_problems(variant: TrainedVariant) -> list[str]:
             problems.append(trial.failure)
         elif seconds is None or not 0 < seconds < float("inf"):
             problems.append(f"the time of a step of {variant.label}, seed {trial.spec.seed}, was not measured")
+        elif trial.measured_elsewhere is not None:
+            problems.append(_measured_elsewhere(trial))
     return problems
+
+
+def _measured_elsewhere(trial: TrialResult) -> str:
+    return (
+        f"{trial.spec.variant.label}, seed {trial.spec.seed}, comes from the store: {trial.measured_elsewhere}; "
+        "--ftguard-no-cache trains it here"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, format_count, format_duration
 
-__all__ = ["RecordedVerdict", "accepted_lines", "plan_lines", "progress_line", "summary_lines"]
+__all__ = ["RecordedVerdict", "accepted_lines", "plan_lines", "progress_line", "reason_lines", "summary_lines"]
 
 _UNMEASURED: Final = "-"
 
@@ -347,6 +347,28 @@ def _bounds(bounds: Sequence[float], decimals: int) -> str:
     return f" [{', '.join(f'{bound:.{decimals}f}' for bound in bounds)}]" if bounds else ""
 
 
+_PHASES: Final = {
+    "wait": "waiting for another training",
+    "start": "starting",
+    "load": "loading",
+    "evaluate": "evaluating",
+    "save": "saving",
+}
+
+
+def reason_lines(reasons: Mapping[tuple[str, str], Sequence[int]]) -> list[str]:
+    """Return why variants were trained although others like them are in the store.
+
+    Args:
+        reasons: Seeds by label and by what has changed.
+    """
+    lines = []
+    for (label, changes), seeds in reasons.items():
+        which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
+        lines += _wrapped(f"trained, not taken from the store: {label}, {which}; changed: {changes}")
+    return lines
+
+
 def progress_line(progress: Progress) -> str:
     """Return one line that says where a trial stands."""
     spec = progress.spec
@@ -358,9 +380,7 @@ def progress_line(progress: Progress) -> str:
     if progress.phase == "train":
         parts.append(f"step {progress.step}/{spec.workload.steps}")
     else:
-        parts.append(
-            {"start": "starting", "load": "loading", "evaluate": "evaluating", "save": "saving"}[progress.phase]
-        )
+        parts.append(_PHASES[progress.phase])
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.3f}")
     if progress.seconds_left is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from pytest_ftguard.errors import FtguardError
 
-__all__ = ["find_accelerator"]
+__all__ = ["CPU_SLOT", "device_slots", "find_accelerator"]
 
 _PROBE: Final = """
 import torch
@@ -16,6 +20,28 @@ found = torch.accelerator.current_accelerator(check_available=True)
 print(f"ftguard:{found.type if found else ''}")
 """
 _PROBE_SECONDS: Final = 120
+_DEVICES: Final = Path("/dev")
+
+CPU_SLOT: Final = "cpu"
+"""The lease of a training on the processor, or on a device of which there is one."""
+
+
+def device_slots(device: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the names of the devices of which one is enough for a trial, as CUDA_VISIBLE_DEVICES takes them.
+
+    Those that the caller hides are left out.
+
+    Args:
+        device: "auto" or a device of torch.
+        environment: Environment variables.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        found = [path for path in _DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+        names = [str(number) for number in range(len(found))]
+    else:
+        names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return (CPU_SLOT,) if device.partition(":")[0] not in ("auto", "cuda") or not names else tuple(names)
 
 
 def find_accelerator() -> str | None:

@@ -1,4 +1,4 @@
-"""Trials asked for, results given: each trial is trained once, one after the other."""
+"""Trials asked for, results given: each trial is trained once, one after the other, and only if no store has it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, hide_our_frames
+from pytest_ftguard.results import Environment, TrainedVariant, TrialResult
 from pytest_ftguard.running import worker
 from pytest_ftguard.running.alternatives import lacks_memory, with_advice
+from pytest_ftguard.running.contents import UnknownContentError
+from pytest_ftguard.running.devices import CPU_SLOT, device_slots
+from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of, machine_facts
+from pytest_ftguard.running.locks import leased
 from pytest_ftguard.running.process import Event, Job, Worker
+from pytest_ftguard.running.store import Store
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
 
-__all__ = ["Lab", "LabOptions", "Progress"]
+__all__ = ["Lab", "LabOptions", "Progress", "Reason"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -47,16 +52,33 @@ class LabOptions:
         device: "auto" or a device of torch.
         timeout_seconds: Time that one trial may take; None is no bound.
         keep_at_most_bytes: Largest size of trained weights that are kept until the lab closes; None is no bound.
-        threads: CPU threads of a trial; None leaves the choice to torch.
         foretell: Whether memory is forecast: a training that will not fit is not started, and one that did not is told
             what would.
+        root: Folder for everything that lives as long as the run, which somebody else removes; None makes one.
+        disturbance: What else keeps the processor busy while trials run on it; None is nothing.
     """
 
     device: str = "auto"
     timeout_seconds: float | None = None
     keep_at_most_bytes: int | None = None
-    threads: int | None = None
     foretell: bool = True
+    root: Path | None = None
+    disturbance: str | None = None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a trial was trained although others like it are in the store.
+
+    Attributes:
+        label: Label of its variant.
+        seed: Its seed.
+        changes: What differs from the nearest stored trial.
+    """
+
+    label: str
+    seed: int
+    changes: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,7 @@ class Progress:
 
     Attributes:
         spec: What is being trained.
-        phase: "start", "load", "evaluate", "train", "save", or "end".
+        phase: "wait", "start", "load", "evaluate", "train", "save", or "end".
         step: Optimizer steps done.
         loss: Training loss of that step, if known.
         elapsed_seconds: Time since the trial started.
@@ -86,22 +108,33 @@ class Lab:
     Args:
         options: How trials are run.
         on_progress: Called a few times a second while a trial runs.
+        store: Where results are kept and looked up; None where they are not.
+
+    Attributes:
+        reasons: Why trials were trained again.
+        more_variants_expected: How many variants are likely to be asked for later; while there are any, the next
+            worker is started early.
     """
 
-    def __init__(self, options: LabOptions, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, options: LabOptions, on_progress: Callable[[Progress], None], store: Store | None = None
+    ) -> None:
         self._options = options
         self._on_progress = on_progress
-        self._run = uuid.uuid4().hex
+        self._store = store
+        self._run = store.run if store else uuid.uuid4().hex
         self._root: Path | None = None
+        self.reasons: list[Reason] = []
+        self.more_variants_expected = 0
         self._results: dict[str, TrialResult] = {}
+        self._reloaded: dict[str, TrialResult] = {}
         self._errors: dict[str, ConfigurationError | DeviceUnavailableError] = {}
         self._bases: dict[str, Any] = {}
         self._plans: dict[str, TrialResult] = {}
         self._hopeless: dict[str, TrialResult] = {}
         self._spare: Worker | None = None
+        self._spare_slot = ""
         self._started = 0
-        self.more_variants_expected = 0
-        """How many variants are likely to be asked for later; while there are any, the next worker is started early."""
         self._texts: dict[str, tuple[int, int]] = {}
 
     @property
@@ -131,7 +164,7 @@ class Lab:
             if spec.fingerprint not in self._results:
                 missing -= 1
                 more_to_come = missing > 0 or self.more_variants_expected > 0
-                self._results[spec.fingerprint] = self._train_one(spec, more_to_come=more_to_come)
+                self._results[spec.fingerprint] = self._obtain(spec, more_to_come=more_to_come)
             trials.append(self._results[spec.fingerprint])
 
         def extend(count: int) -> TrainedVariant:
@@ -139,7 +172,7 @@ class Lab:
             more = itertools.islice(fresh, count - len(workload.seeds))
             return self.train(replace(workload, seeds=(*workload.seeds, *more)), variant)
 
-        return TrainedVariant(workload, variant, tuple(trials), loader=worker.load_trained, extend=extend)
+        return TrainedVariant(workload, variant, tuple(trials), loader=self._load, extend=extend)
 
     def plan(self, workload: Workload, variant: Variant) -> TrainedVariant:
         """Return a variant whose trials are planned and not trained, with the forecast of their memory.
@@ -155,27 +188,123 @@ class Lab:
         key = _memory_key(specs[0])
         if key not in self._plans:
             (self._plans[key],) = self._start_worker().forecast(specs[:1])
-        return TrainedVariant(workload, variant, tuple(replace(self._plans[key], spec=spec) for spec in specs))
+        planned = (replace(self._plans[key], spec=spec, cached=self._is_stored(spec)) for spec in specs)
+        return TrainedVariant(workload, variant, tuple(planned))
+
+    def _is_stored(self, spec: TrialSpec) -> bool:
+        environment, candidates = self._identify(spec)
+        return self._store is not None and self._look_up(spec, candidates, environment) is not None
 
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
         if self._spare is not None:
             self._spare.close()
             self._spare = None
-        if self._root is not None:
+        if self._root is not None and self._options.root is None:
             shutil.rmtree(self._root, ignore_errors=True)
             self._root = None
 
-    def _train_one(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
+    def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
+        """Return the result of a trial, from the store or from a training, of which there is one in all processes."""
+        environment, candidates = self._identify(spec)
+        if self._store is None or not candidates:
+            return self._train_leased(spec, more_to_come=more_to_come)
+        if (found := self._look_up(spec, candidates, environment)) is not None:
+            return self._with_base(found)
+        waiting, since = _ProgressClock(spec, self._on_progress), time.time()
+        with self._store.lock(candidates[0].key, lambda: waiting.take(Event("wait"))):
+            found = self._look_up(spec, candidates, environment)
+            found = found or self._store.find_failure(candidates[0], spec, since)
+            if found is not None:
+                return self._with_base(found)
+            changes = self._store.why_missing(candidates[0])
+            result = self._train_leased(spec, more_to_come=more_to_come)
+            if changes and spec.workload.purpose == "gates":
+                self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
+            if candidates[0].is_complete:
+                result = replace(result, content=candidates[0].key)
+            self._publish(spec, candidates[0], result)
+        return result
+
+    def _look_up(
+        self, spec: TrialSpec, candidates: Sequence[Fingerprint], environment: Environment | None
+    ) -> TrialResult | None:
+        assert self._store is not None
+        found = (self._store.find(one, spec, environment) for one in candidates)
+        return next((result for result in found if result is not None), None)
+
+    def _publish(self, spec: TrialSpec, fingerprint: Fingerprint, result: TrialResult) -> None:
+        assert self._store is not None
+        if result.outcome != "ok":
+            self._store.keep_failure(fingerprint, result)
+        elif [fingerprint] == self._identify(spec)[1]:  # where a file was changed meanwhile, nobody knows what it was
+            self._store.keep(fingerprint, result)
+
+    def _identify(self, spec: TrialSpec) -> tuple[Environment | None, list[Fingerprint]]:
+        """Return the present machine, and what a stored result of the trial may be found by; nothing without a store.
+
+        Where the device that is asked for is not present, the precision that "auto" stands for is not known.
+        """
+        if self._store is None:
+            return None, []
+        facts = machine_facts(spec.device, spec.workload.precision)
+        environment = self._store.environment(facts)
+        if environment is None:
+            environment = self._describe(spec)
+            if environment is not None:
+                self._store.remember_environment(facts, environment)
+        device = environment.device if environment else spec.device.partition(":")[0]
+        known = environment.precision if environment else spec.workload.precision
+        precisions = ["bf16", "fp32"] if known == "auto" else [known]
+        try:
+            return environment, [fingerprint_of(spec, device, one, self._store.digests) for one in precisions]
+        except UnknownContentError as error:
+            self._store.complain(f"{spec.variant.label} was not looked up in the store: {error}")
+            # Other processes of this run ask for the same spec, whatever it leads to.
+            parts = {"kind": spec.variant.kind, "spec": spec.fingerprint, "run": self._run}
+            return environment, [Fingerprint(parts, is_complete=False)]
+
+    def _describe(self, spec: TrialSpec) -> Environment | None:
+        """Ask torch, in a worker that goes on to be the next one."""
+        self._spare = self._take_worker(device_slots(spec.device)[0])
+        return self._spare.describe(spec.device, spec.workload.precision)
+
+    def _with_base(self, result: TrialResult) -> TrialResult:
+        """Keep the base model's losses, which need not be measured again for the next trial."""
+        if (base := worker.base_losses(result)) is not None:
+            self._bases.setdefault(_base_key(result.spec), base)
+        return result
+
+    def _load(self, result: TrialResult) -> tuple[Any, Any]:
+        """Return a trial's model and tokenizer; weights that an earlier run has trained are trained again."""
+        if result.model_dir is None:
+            key = result.spec.fingerprint
+            if key not in self._reloaded:
+                self._reloaded[key] = self._train_leased(result.spec, more_to_come=False)
+            result = self._reloaded[key]
+        if result.model_dir is None:
+            message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
+            raise FtguardError(message)
+        return worker.load_trained(result)
+
+    def _train_leased(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
+        """Train a trial on a device that no other training of this user has meanwhile."""
         if spec.fingerprint in self._errors:
             raise self._errors[spec.fingerprint]
         if (known := self._hopeless.get(_memory_key(spec))) is not None:
             return replace(known, spec=spec)
+        slots = device_slots(spec.device)
+        preferred = sorted(slots, key=lambda slot: slot != self._spare_slot)
+        waiting = _ProgressClock(spec, self._on_progress)
+        with leased(preferred, lambda: waiting.take(Event("wait"))) as slot:
+            return self._train_one(spec, slot, more_to_come=more_to_come)
+
+    def _train_one(self, spec: TrialSpec, slot: str, *, more_to_come: bool) -> TrialResult:
         base_key = _base_key(spec)
-        present = self._take_worker()
+        present = self._take_worker(slot)
         if more_to_come:
             # It imports while the present worker imports or loads, and the present one's steps wait until it is done.
-            self._spare = self._start_worker()
+            self._spare = self._start_worker(slot)
         folder = self._folder()
         job = Job(
             spec=spec,
@@ -200,26 +329,28 @@ class Lab:
             result = with_advice(result, self._start_worker().forecast)
             if result.memory is not None and result.memory.method == "forecast":
                 self._hopeless[_memory_key(spec)] = result  # it was not even started, and no other seed would be
-        if (base := worker.base_losses(result)) is not None:
-            self._bases.setdefault(base_key, base)
-        return result
+        on_cpu = result.environment is not None and result.environment.device == "cpu"
+        if on_cpu and self._options.disturbance and result.time is not None:
+            result = replace(result, time=replace(result.time, disturbance=self._options.disturbance))
+        return self._with_base(result)
 
-    def _take_worker(self) -> Worker:
+    def _take_worker(self, slot: str) -> Worker:
         spare, self._spare = self._spare, None
         if spare is None:
-            return self._start_worker()
-        if spare.has_ended:
+            return self._start_worker(slot)
+        if spare.has_ended or slot != self._spare_slot:
             # It died while it waited, for example for lack of memory beside the trial before: no fault of the next one.
             spare.close()
-            return self._start_worker()
+            return self._start_worker(slot)
         return spare
 
-    def _start_worker(self) -> Worker:
-        return Worker(self._folder(), self._open_root(), self._options.threads)
+    def _start_worker(self, slot: str = CPU_SLOT) -> Worker:
+        self._spare_slot = slot
+        return Worker(self._folder(), self._open_root(), None if slot == CPU_SLOT else slot)
 
     def _open_root(self) -> Path:
         if self._root is None:
-            self._root = Path(tempfile.mkdtemp(prefix="pytest-ftguard-"))
+            self._root = Path(tempfile.mkdtemp(prefix="pytest-ftguard-", dir=self._options.root))
         return self._root
 
     def _folder(self) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
-from pytest_ftguard.results import Outcome, TrialError, TrialResult
+from pytest_ftguard.results import Environment, Outcome, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 
 __all__ = ["KEEP_FREED_MEMORY", "Event", "Job", "Worker"]
@@ -28,6 +28,7 @@ _VMSTAT: Final = Path("/proc/vmstat")
 _IMPORT_SECONDS: Final = 60.0
 _REAPING_SECONDS: Final = 30.0
 _FORECAST_SECONDS: Final = 180.0
+_DESCRIPTION_SECONDS: Final = 120.0
 _LOG_TAIL_LINES: Final = 15
 _LOG_TAIL_BYTES: Final = 16_384
 _STACK_HEAD: Final = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+ ")
@@ -88,10 +89,10 @@ class Worker:
     Args:
         folder: Where its log and its result are written.
         scratch: Folder that it removes where its parent has died and cannot; it holds `folder`.
-        threads: CPU threads that it may use; None leaves the choice to torch.
+        device: The one device that it sees, as CUDA_VISIBLE_DEVICES takes it; None leaves it the first visible one.
     """
 
-    def __init__(self, folder: Path, scratch: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, scratch: Path, device: str | None = None) -> None:
         self._log = folder / "log.txt"
         self._result = folder / "result.json"
         reading, writing = os.pipe()
@@ -105,7 +106,7 @@ class Worker:
                     stderr=subprocess.STDOUT,
                     pass_fds=(writing,),
                     start_new_session=True,
-                    env=_environment(threads),
+                    env=_environment(device),
                 )
         except OSError:
             os.close(reading)
@@ -117,6 +118,7 @@ class Worker:
         self._started = time.monotonic()
         self._is_ready = False
         self._waits = False
+        self._environment: dict[str, Any] | None = None
         self._oom_kills = 0
 
     @property
@@ -161,6 +163,23 @@ class Worker:
         finally:
             # Also when the waiting itself is interrupted, by Ctrl-C or by a test's own time limit.
             self.close()
+
+    def describe(self, device: str, precision: str) -> Environment | None:
+        """Return the environment of a trial on a device; None where there is no such device, or no answer.
+
+        Afterwards the worker waits for a job as before.
+
+        Args:
+            device: "auto" or a device of torch.
+            precision: "auto", "fp32" or "bf16".
+        """
+        self._send({"describe": {"device": device, "precision": precision}})
+        deadline = time.monotonic() + _DESCRIPTION_SECONDS
+        for _ in self._watch():
+            if self._environment is not None or time.monotonic() > deadline:
+                break
+        values = (self._environment or {}).get("environment")
+        return Environment(**values) if values else None
 
     def forecast(self, specs: Sequence[TrialSpec]) -> list[TrialResult]:
         """Return what trials would take, without training them; where there is no forecast, the result says why.
@@ -251,6 +270,8 @@ class Worker:
             match values["phase"]:
                 case "ready":
                     self._is_ready = True
+                case "environment":
+                    self._environment = values
                 case "wait":
                     self._waits = True
                 case phase:
@@ -333,7 +354,7 @@ def _without_forecast(spec: TrialSpec, reason: str) -> TrialResult:
     return TrialResult(spec=spec, outcome="planned", error=TrialError(f"no forecast: {reason}"))
 
 
-def _environment(threads: int | None) -> dict[str, str]:
+def _environment(device: str | None) -> dict[str, str]:
     # The folder that holds this package, for a source tree that is on sys.path but not on PYTHONPATH.
     source = str(Path(__file__).parents[2])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
@@ -349,5 +370,5 @@ def _environment(threads: int | None) -> dict[str, str]:
         **inherited,
         "PYTHONPATH": os.pathsep.join([*paths, source]),
         "PYTHONUNBUFFERED": "1",
-        **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+        **({} if device is None else {"CUDA_VISIBLE_DEVICES": device}),
     }

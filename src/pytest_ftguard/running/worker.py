@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import SequenceLosses, TrialResult
 from pytest_ftguard.specs import TrialSpec
 
@@ -44,6 +44,9 @@ def main(arguments: list[str]) -> None:
 
     send({"phase": "ready", "step": 0, "loss": None})
     job = inbox.get()
+    while "describe" in job:
+        send({"phase": "environment", **_describe(job["describe"])})
+        job = inbox.get()
     # Behind what is there already: a user's data.py must not stand before another package's.
     sys.path.extend(path for path in job["import_path"] if path not in sys.path)
     if "forecasts" in job:
@@ -61,6 +64,17 @@ def main(arguments: list[str]) -> None:
     base = _read_base(job["base"], trial.BaseLosses)
     options = {"run": job["run"], "foretell": job["foretell"]}
     _finish(job, lambda: {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet, **options).to_dict()})
+
+
+def _describe(asked: Message) -> Message:
+    from pytest_ftguard.training import machine
+
+    try:
+        device = machine.resolve_device(asked["device"])
+        precision = machine.resolve_precision(asked["precision"], device)
+    except FtguardError:
+        return {"environment": None}  # the trial says what is wrong
+    return {"environment": asdict(machine.describe(device, precision=precision))}
 
 
 def _plan(values: Message) -> Message:

@@ -12,11 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.settings.keys import BY_NAME, ENVIRONMENT_PREFIX, INI_PREFIX, KEYS, MARKER_KEYS, Key, Place, Setting
+from pytest_ftguard.settings.keys import (
+    BY_NAME,
+    ENVIRONMENT_PREFIX,
+    INI_PREFIX,
+    KEYS,
+    MARKER_KEYS,
+    SIGNING_KEY_VARIABLE,
+    Key,
+    Place,
+    Setting,
+)
 
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_ftguard.running.store import StoreOptions
     from pytest_ftguard.specs import Full, LoRA, Workload
 
 __all__ = [
@@ -33,6 +44,8 @@ __all__ = [
 __tracebackhide__ = hide_our_frames
 
 _KEEP_AUTO_BYTES: Final = 2 * 1000**3
+_CACHE_FOLDER: Final = ".ftguard_cache"
+_CACHE_BYTES: Final = 1000**3
 
 Made = TypeVar("Made")
 
@@ -121,6 +134,26 @@ class Settings:
             culprit = next((setting for field, setting in found.items() if f".{field} " in str(error)), None)
             raise ConfigurationError(f"{error} (set by {culprit.place})" if culprit else str(error)) from None
 
+    def store(self, rootdir: Path, environment: Mapping[str, str] = os.environ) -> StoreOptions | None:
+        """Return where results are stored and which are believed; None where none are.
+
+        Args:
+            rootdir: Where the default folder lies.
+            environment: Where the key of the signatures is.
+        """
+        from pytest_ftguard.running.store import StoreOptions
+
+        if self.value("no_cache", False):
+            return None
+        key = environment.get(SIGNING_KEY_VARIABLE)
+        return StoreOptions(
+            folder=Path(self.value("cache_dir", rootdir / _CACHE_FOLDER)),
+            limit_bytes=self.value("cache_size", _CACHE_BYTES),
+            reads=not self.value("protected", False),
+            signing_key=key.encode() if key else None,
+            requires_signature=self.value("require_signed", False),
+        )
+
     @property
     def keep_at_most_bytes(self) -> int | None:
         """Largest size of trained weights that are kept; None is no bound."""
@@ -161,6 +194,12 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     if "calibrate" in values and "calibration" not in values:
         message = f"calibrate (set by {values['calibrate'].place}) needs a file to write: set ftguard_calibration"
         raise ConfigurationError(message)
+    if settings.value("require_signed", False) and not environment.get(SIGNING_KEY_VARIABLE):
+        message = (
+            f"require_signed (set by {values['require_signed'].place}) needs the key of the signatures: set the "
+            f"environment variable {SIGNING_KEY_VARIABLE}"
+        )
+        raise ConfigurationError(message)
     if values:
         settings.check_specs()
     return settings
@@ -188,7 +227,8 @@ def _ini_names(config: pytest.Config) -> list[str]:
 
 def _refuse_unknown_names(environment: Mapping[str, str], ini_names: Iterable[str], ini_name: str) -> None:
     # A misspelt limit that is silently ignored would be a gate that nobody has.
-    known_variables, known_ini = {key.variable for key in KEYS}, {key.ini for key in KEYS}
+    known_variables = {SIGNING_KEY_VARIABLE, *(key.variable for key in KEYS)}
+    known_ini = {key.ini for key in KEYS}
     for name in environment:
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known_variables:
             raise ConfigurationError(f"the environment variable {name} is unknown{_closest(name, known_variables)}")

@@ -11,7 +11,17 @@ from typing import Any, Final, NamedTuple
 
 from pytest_ftguard.errors import hide_our_frames
 
-__all__ = ["BY_NAME", "ENVIRONMENT_PREFIX", "INI_PREFIX", "KEYS", "MARKER_KEYS", "Key", "Place", "Setting"]
+__all__ = [
+    "BY_NAME",
+    "ENVIRONMENT_PREFIX",
+    "INI_PREFIX",
+    "KEYS",
+    "MARKER_KEYS",
+    "SIGNING_KEY_VARIABLE",
+    "Key",
+    "Place",
+    "Setting",
+]
 
 __tracebackhide__ = hide_our_frames
 
@@ -31,6 +41,8 @@ MARKER_KEYS: Final = (
 )
 ENVIRONMENT_PREFIX: Final = "FTGUARD_"
 INI_PREFIX: Final = "ftguard_"
+# A secret: no option and no ini key, which would be seen by others.
+SIGNING_KEY_VARIABLE: Final = "FTGUARD_SIGNING_KEY"
 
 
 class Place(NamedTuple):
@@ -92,6 +104,19 @@ def _output(value: Any, place: Place) -> str:
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise ValueError(f"nothing can be written to {parent}")
     return path
+
+
+def _folder(value: Any, place: Place) -> str:
+    path = Path(_path(value, place))
+    if path.exists() and not path.is_dir():
+        raise ValueError("it is a file, and a folder is meant")
+    return str(path)
+
+
+def _size(value: Any, place: Place) -> int:
+    from pytest_ftguard.units import parse_bytes
+
+    return parse_bytes(str(value))
 
 
 def _model(value: Any, place: Place) -> str:
@@ -303,6 +328,11 @@ KEYS: Final = (
         _choice("yes", "no"),
         "yes: a training that cannot fit, or must break max_memory, fails before it starts (yes)",
     ),
+    Key("cache_dir", _folder, "folder of stored results (.ftguard_cache beside the ini file)"),
+    Key("no_cache", _flag, "neither look results up nor store them", flag=True),
+    Key("cache_size", _size, "size beyond which results that were long not used are removed ('1 GB')"),
+    Key("protected", _flag, "believe nothing that is stored, for where others may have written it", flag=True),
+    Key("require_signed", _flag, f"believe only results signed with the key in {SIGNING_KEY_VARIABLE}", flag=True),
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
     Key("json", _output, "file to which trials and verdicts are written"),
 )

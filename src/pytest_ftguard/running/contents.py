@@ -1,0 +1,169 @@
+"""What a spec's paths and names lead to, by content: files, revisions on the hub, and the source of user functions."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.machinery
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.specs import Workload
+
+__all__ = ["UnknownContentError", "file_digest", "model_files", "source_files"]
+
+# What from_pretrained reads; a README or a log beside it decides nothing.
+_MODEL_SUFFIXES: Final = frozenset(
+    {".safetensors", ".bin", ".json", ".model", ".txt", ".gguf", ".jinja", ".tiktoken", ".pt", ".msgpack", ".h5"}
+)
+# Left by a Trainer beside the weights.
+_NOT_THE_MODELS: Final = frozenset(
+    {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "trainer_state.json", "all_results.json"}
+)
+# Small files are read each time: it costs less than to be wrong about one that was changed twice within a moment.
+_REMEMBERED_FROM_BYTES: Final = 1 << 20
+_SETTLED_SECONDS: Final = 2.0
+
+
+class UnknownContentError(FtguardError):
+    """What a name leads to cannot be told, so a result cannot be known by it; the message says why."""
+
+
+def file_digest(path: Path, known: MutableMapping[str, list[Any]]) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Args:
+        path: The file.
+        known: Digests of large files by path, each with the size, time, and inode that the file had; extended.
+
+    Raises:
+        UnknownContentError: The file cannot be read.
+    """
+    try:
+        stat = path.stat()
+        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        name = str(path.absolute())
+        if known.get(name, [])[:-1] == mark:
+            return str(known[name][-1])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        message = f"{str(path)!r} cannot be read: {error.strerror or error}"
+        raise UnknownContentError(message) from error
+    # A file that is being written may change again without a change of size or time.
+    if stat.st_size >= _REMEMBERED_FROM_BYTES and time.time() - stat.st_mtime > _SETTLED_SECONDS:
+        known[name] = [*mark, digest]
+    return digest
+
+
+def model_files(name: str, workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, str]:
+    """Return what decides a model or a tokenizer: digests of a folder's files, or the revision on the hub.
+
+    Args:
+        name: Folder or hub id.
+        workload: Its revision and `model_args` say which files are meant.
+        known: See `file_digest`.
+
+    Raises:
+        UnknownContentError: A file cannot be read, or the revision is not known.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return {"revision": _hub_revision(name, workload)}
+    suffixes = _MODEL_SUFFIXES | ({".py"} if workload.model_args.get("trust_remote_code") else set())
+    gguf = workload.model_args.get("gguf_file")
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in suffixes
+        and path.name not in _NOT_THE_MODELS
+        and not any(part.startswith((".", "checkpoint-")) for part in path.relative_to(folder).parts)
+        and (path.suffix != ".gguf" or gguf is None or path.name == Path(str(gguf)).name)
+        and path.is_file()
+    ]
+    return {str(path.relative_to(folder)): file_digest(path, known) for path in files}
+
+
+def _hub_revision(name: str, workload: Workload) -> str:
+    """Return the commit that a name stands for: the hub says so, or, offline, its local cache."""
+    from huggingface_hub import hf_hub_download
+
+    revision = workload.revision if name == workload.model else None
+    try:
+        # Asks for the small file alone; which commit it belongs to is in its path.
+        path = Path(hf_hub_download(name, "config.json", revision=revision))
+    except Exception as error:  # a missing repository, no network, no rights: each has an exception of its own
+        message = f"which revision {name!r} is, the hub does not say: {type(error).__name__}"
+        raise UnknownContentError(message) from error
+    return path.parent.name
+
+
+def source_files(function: str, known: MutableMapping[str, list[Any]]) -> dict[str, str]:
+    """Return the digests of the modules that a function "module:function" is made of.
+
+    These are its module and all that this imports, directly or not, as far as they are the project's own: what is
+    installed is known by its version. Nothing is imported.
+
+    Args:
+        function: Name of the function.
+        known: See `file_digest`.
+
+    Raises:
+        UnknownContentError: The module's source is not found.
+    """
+    found: dict[str, str] = {}
+    queue = [function.partition(":")[0]]
+    while queue:
+        module = queue.pop()
+        path = _source(module)
+        if module in found or path is None or _is_installed(path):
+            continue
+        found[module] = file_digest(path, known)
+        queue += _imports(path, module, is_package=path.name == "__init__.py")
+    if not found:
+        message = f"the source of {function!r} is not found"
+        raise UnknownContentError(message)
+    return found
+
+
+def _source(module: str) -> Path | None:
+    """Return a module's file without importing it or what holds it."""
+    folders: Any = None
+    spec = None
+    name = ""
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        spec = importlib.machinery.PathFinder.find_spec(name, folders)
+        if spec is None:
+            return None
+        folders = spec.submodule_search_locations
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
+def _is_installed(path: Path) -> bool:
+    places = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    return any(path.is_relative_to(place) for place in {*places, sys.base_prefix + "/lib"} if place)
+
+
+def _imports(path: Path, module: str, *, is_package: bool) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # the trial says what is wrong with it
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=name, names=names, level=level):
+                base = [*package[: len(package) - level + 1]] if level else []
+                full = ".".join([*base, *([name] if name else [])])
+                yield from filter(None, [full, *(f"{full}.{alias.name}" if full else alias.name for alias in names)])
+            case _:
+                pass

@@ -1,0 +1,204 @@
+"""The fingerprint of a trial: everything that decides its result, by content, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.results import SCHEMA, Environment
+from pytest_ftguard.running.contents import file_digest, model_files, source_files
+from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, variant_to_dict
+
+__all__ = ["Fingerprint", "changes", "fingerprint_of", "machine_facts"]
+
+_PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
+# Where something lies, which seeds there are besides, and how verdicts are given: none of it reaches the training.
+_UNDECIDING_FIELDS: Final = frozenset(
+    {"model", "tokenizer", "revision", "train", "validation", "reference", "seeds", "most_seeds", "final"}
+)
+_UNDECIDING_ARGUMENTS: Final = frozenset(
+    {
+        "disable_tqdm",
+        "include_num_input_tokens_seen",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "logging_dir",
+        "logging_first_step",
+        "project",
+        "report_to",
+        "run_name",
+        "save_total_limit",
+        "trackio_space_id",
+    }
+)
+# Environment variables by which libraries compute otherwise.
+_VARIABLES: Final = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_LAUNCH_BLOCKING",
+    "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_TUNABLEOP_ENABLED",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_DEVICE_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+_NVIDIA: Final = Path("/proc/driver/nvidia")
+_CPUINFO: Final = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What decides a trial, part by part.
+
+    Attributes:
+        parts: Value of each part by its name; names and values are fit to be read.
+        is_complete: Whether these are all; otherwise it stands for the trial within one run only.
+    """
+
+    parts: Mapping[str, Any]
+    is_complete: bool = True
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the parts."""
+        return hashlib.sha256(canonical_json(dict(self.parts)).encode()).hexdigest()
+
+
+def fingerprint_of(
+    spec: TrialSpec,
+    device: str,
+    precision: str,
+    known: MutableMapping[str, list[Any]],
+    environment: Mapping[str, str] = os.environ,
+) -> Fingerprint:
+    """Return the fingerprint of a trial; torch is not imported.
+
+    Args:
+        spec: What is trained.
+        device: Kind of device that the trial runs on, for its "auto".
+        precision: Precision that it trains in, for its "auto".
+        known: Digests of large files; see `contents.file_digest`.
+        environment: Environment variables.
+
+    Raises:
+        UnknownContentError: What decides the trial is not known in full.
+    """
+    workload = spec.workload
+    parts: dict[str, Any] = {"schema": SCHEMA, "seed": spec.seed, "device": device}
+    parts |= {f"version of {name}": _version(name) for name in _PACKAGES}
+    parts["version of python"] = platform.python_version()
+    parts["code of pytest-ftguard"] = _own_code()
+    parts |= {f"environment variable {name}": environment[name] for name in _VARIABLES if name in environment}
+    parts |= {name: value for name, value in workload.to_dict().items() if name not in _UNDECIDING_FIELDS}
+    parts["precision"] = precision
+    parts["training_args"] = {
+        name: value for name, value in workload.training_args.items() if name not in _UNDECIDING_ARGUMENTS
+    }
+    variant = variant_to_dict(spec.variant)
+    del variant["search_learning_rate"]  # only whether the rate was given or found
+    parts["kind"] = variant.pop("kind")
+    parts |= {f"{spec.variant.kind}_{name}": value for name, value in variant.items()}
+    parts |= _contents(workload, known)
+    return Fingerprint(parts)
+
+
+def _contents(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for role in ("train", "validation", "reference"):
+        path = getattr(workload, role)
+        if path is not None:
+            # Whether it is JSON lines is told by the end of its name.
+            found[f"{role} text"] = [Path(path).suffix.lower(), file_digest(Path(path), known)]
+    names = {"model": workload.model, "tokenizer": workload.tokenizer}
+    for role, name in names.items():
+        if name is not None:
+            files = model_files(name, workload, known)
+            found |= {f"{role}'s {file}": digest for file, digest in files.items()}
+    if workload.training_function is not None:
+        sources = source_files(workload.training_function, known)
+        found |= {f"source of {module}": digest for module, digest in sources.items()}
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _own_code() -> str:
+    """Return a digest of the code that trains and measures: between two versions it may change as well."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parents[1] / "training").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def changes(ours: Fingerprint, theirs: Mapping[str, Any]) -> list[str]:
+    """Return what differs between a fingerprint and the parts of another one, short values with them."""
+    names = sorted(name for name in ours.parts.keys() | theirs.keys() if ours.parts.get(name) != theirs.get(name))
+    return [f"{name}{_values(theirs.get(name), ours.parts.get(name))}" for name in names]
+
+
+def _values(before: Any, now: Any) -> str:
+    texts = ["none" if value is None else str(value) for value in (before, now)]
+    is_digest = any(isinstance(value, list) or len(text) > 40 for value, text in zip((before, now), texts, strict=True))
+    return "" if is_digest else f" ({texts[0]} -> {texts[1]})"
+
+
+def machine_facts(device: str, precision: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return a digest of what "auto" depends on, found without torch: the same facts always give the same device."""
+    variables = (*_DEVICE_VARIABLES, *_THREAD_VARIABLES)
+    facts = [
+        device,
+        precision,
+        platform.system(),
+        platform.machine(),
+        platform.processor(),
+        _processor(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        [_text(path) for path in sorted(_NVIDIA.glob("gpus/*/information"))],
+        _text(_NVIDIA / "version"),
+        sorted(path.name for path in Path("/dev").glob("nvidia*")),
+        Path("/dev/kfd").exists(),
+        {name: environment[name] for name in variables if name in environment},
+        [_version(name) for name in _PACKAGES],
+        platform.python_version(),
+    ]
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def _processor() -> list[str]:
+    lines = _text(_CPUINFO).split("\n\n")[0].splitlines()
+    kept = ("model name", "vendor_id", "flags", "Features")
+    return [line for line in lines if line.partition(":")[0].strip() in kept]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def same_machine(ours: Environment, theirs: Environment) -> bool:
+    """Return whether bytes and seconds of one environment are those of the other."""
+    return (ours.device, ours.device_name, ours.threads, ours.platform) == (
+        theirs.device,
+        theirs.device_name,
+        theirs.threads,
+        theirs.platform,
+    )

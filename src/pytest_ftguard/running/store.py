@@ -1,0 +1,375 @@
+"""Results by fingerprint, in a folder: written whole or not at all, checked when they are read, nothing but JSON.
+
+An entry is a file of two lines: what decides the result, with a checksum of the second line, and the result itself.
+Its name is the digest of the former, so that an entry that was changed anywhere is known by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results import SCHEMA, Environment, TrialResult
+from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
+from pytest_ftguard.running.locks import held
+from pytest_ftguard.specs import TrialSpec, canonical_json
+
+__all__ = ["Store", "StoreOptions"]
+
+_CACHE_TAG: Final = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# This folder is a cache of pytest-ftguard, see https://bford.info/cachedir/\n"
+)
+_ABANDONED_SECONDS: Final = 3600.0
+_COMPARED_ENTRIES: Final = 300
+_MOST_CHANGES: Final = 6
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How a store is used.
+
+    Attributes:
+        folder: Where it lies; made where it is not there yet.
+        limit_bytes: Size beyond which the entries that were not used for longest are removed.
+        reads: Whether anything in it is believed; what is trained is written all the same.
+        signing_key: Key of the signatures; None where there is none.
+        requires_signature: Whether only entries with a valid signature are believed.
+    """
+
+    folder: Path
+    limit_bytes: int = 1000**3
+    reads: bool = True
+    signing_key: bytes | None = None
+    requires_signature: bool = False
+
+
+class _UnsignedError(FtguardError):
+    """An entry has no signature, or one by another key."""
+
+
+class Store:
+    """A folder of results.
+
+    Args:
+        options: Where it lies and how it is used.
+        run: The present run; what it has trained itself is not called cached, and is believed in any case.
+
+    Attributes:
+        run: The present run.
+        digests: Digests of large files that were seen before; see `contents.file_digest`.
+        problems: What went wrong, one sentence each; nothing of it loses a result.
+    """
+
+    def __init__(self, options: StoreOptions, run: str) -> None:
+        self._options = options
+        self.run = run
+        self._folder = options.folder
+        self.problems: list[str] = []
+        # A remembered digest is as good as the result that is found by it, and is not signed.
+        self._trusts_notes = options.reads and not options.requires_signature
+        self.digests: MutableMapping[str, list[Any]] = self._read_notes("digests.json")
+        self._digests_before = len(self.digests)
+
+    def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> TrialResult | None:
+        """Return the result of a trial that was trained before, or None.
+
+        Losses are those of any machine of the kind; where bytes and seconds were measured on another one, the result
+        says so, and no gate on them rests on it.
+
+        Args:
+            fingerprint: What decides the trial.
+            spec: The trial, whose paths the result is given.
+            environment: The present machine; None where it is not known, so that every result is another machine's.
+        """
+        found = [
+            (path, result)
+            for path in self._entries(fingerprint.key)
+            if (result := self._read(path)) is not None and (self._options.reads or _run(result) == self.run)
+        ]
+        if not found:
+            return None
+        path, result = max(found, key=lambda pair: _is_of(pair[1], environment))
+        with suppress(OSError):
+            os.utime(path)  # what is used stays longest
+        if _run(result) == self.run:
+            return replace(result, spec=spec)
+        # The folder of the weights lives as long as the run.
+        result = replace(result, model_dir=None, not_kept="they were trained in an earlier run")
+        elsewhere = None if _is_of(result, environment) else _elsewhere(result, environment)
+        return replace(result, spec=spec, cached=True, measured_elsewhere=elsewhere)
+
+    def keep(self, fingerprint: Fingerprint, result: TrialResult) -> None:
+        """Write a result that ended `ok`."""
+        if result.outcome != "ok" or result.environment is None:
+            return
+        body = json.dumps(result.to_dict(), ensure_ascii=False)
+        parts = dict(fingerprint.parts)
+        header = {
+            "schema": SCHEMA,
+            "parts": parts,
+            "run": self.run,
+            "checksum": hashlib.sha256(body.encode()).hexdigest(),
+            "signature": self._signature(parts, body),
+        }
+        path = self._entry(fingerprint.key, result.environment)
+        try:
+            self._prepare()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_durably(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
+            self._write_digests()
+            self._clean_up()
+        except OSError as error:
+            self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
+
+    @contextmanager
+    def lock(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of a trial, so that of many processes that want it one trains it.
+
+        Args:
+            key: The fingerprint's key.
+            on_wait: Called a few times a second while another process holds it.
+        """
+        try:
+            self._prepare()
+            # Few files for all trials, which are never removed: nobody else may hold a lock that has been.
+            path = self._folder / "locks" / f"{key[:3]}.lock"
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        except OSError as error:
+            # Trained twice is better than not at all.
+            self.complain(f"nothing can be locked in {str(self._folder)!r}: {error.strerror or error}")
+            yield
+            return
+        with held([path], on_wait):
+            yield
+
+    def find_failure(self, fingerprint: Fingerprint, spec: TrialSpec, since: float) -> TrialResult | None:
+        """Return how a trial failed in this run, or in another one while this process waited for it; None otherwise.
+
+        Failures of earlier runs are not remembered: most are worth another try.
+
+        Args:
+            fingerprint: What decides the trial.
+            spec: The trial.
+            since: When this process began to wait, by the clock of the system.
+        """
+        try:
+            values = json.loads(self._failure(fingerprint.key).read_text(encoding="utf-8"))
+            if values["run"] != self.run and not values["time"] > since:
+                return None
+            return replace(TrialResult.from_dict(values["result"]), spec=spec)
+        except (OSError, FtguardError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep_failure(self, fingerprint: Fingerprint, result: TrialResult) -> None:
+        """Write down that a trial failed, for those who wait for it."""
+        path = self._failure(fingerprint.key)
+        with suppress(OSError):
+            self._prepare()
+            path.parent.mkdir(exist_ok=True)
+            for old in path.parent.glob("*.json"):
+                if time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
+                    old.unlink()
+            _write_durably(path, json.dumps({"run": self.run, "time": time.time(), "result": result.to_dict()}))
+
+    def _failure(self, key: str) -> Path:
+        return self._folder / "failures" / f"{key}.json"
+
+    def checkpoints(self, key: str) -> Path:
+        """Return the folder for the checkpoints of a trial; it need not exist."""
+        return self._folder / "checkpoints" / key
+
+    def why_missing(self, fingerprint: Fingerprint) -> str | None:
+        """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind."""
+        if not self._options.reads:
+            return None
+        kind = fingerprint.parts["kind"]
+        others = [parts for parts in self._latest_parts() if parts.get("kind") == kind]
+        if not others:
+            return None
+        found = min((changes(fingerprint, parts) for parts in others), key=len)
+        more = len(found) - _MOST_CHANGES
+        return ", ".join(found[:_MOST_CHANGES]) + (f" and {more} more" if more > 0 else "")
+
+    def environment(self, facts: str) -> Environment | None:
+        """Return the environment that the facts of a machine stand for, where a trial has shown it."""
+        values = self._read_notes("environments.json").get(facts)
+        with suppress(TypeError):
+            return Environment(**values) if values else None
+        return None
+
+    def remember_environment(self, facts: str, environment: Environment) -> None:
+        """Write down what a machine's facts stand for."""
+        if not self._trusts_notes:
+            return
+        known = {**self._read_notes("environments.json"), facts: asdict(environment)}
+        self._write_notes("environments.json", known)
+
+    def _entry(self, key: str, environment: Environment) -> Path:
+        machine = [environment.device, environment.device_name, environment.threads, environment.platform]
+        digest = hashlib.sha256(canonical_json(machine).encode()).hexdigest()
+        return self._folder / "results" / key[:2] / f"{key}-{digest[:12]}.json"
+
+    def _entries(self, key: str) -> list[Path]:
+        return sorted((self._folder / "results" / key[:2]).glob(f"{key}-*.json"))
+
+    def _read(self, path: Path) -> TrialResult | None:
+        """Return an entry's result; a damaged entry is set aside, and one that is not believed is passed over."""
+        try:
+            return self._checked(path)
+        except FileNotFoundError:
+            return None  # removed meanwhile, for want of room
+        except _UnsignedError as error:
+            self.complain(f"the stored result {str(path)!r} is not used: {error}")
+        except OSError as error:
+            self.complain(f"the stored result {str(path)!r} cannot be read: {error.strerror or error}")
+        except (FtguardError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._set_aside(path, f"{type(error).__name__}: {error}")
+        return None
+
+    def _checked(self, path: Path) -> TrialResult:
+        first, _, body = path.read_text(encoding="utf-8").removesuffix("\n").partition("\n")
+        header = json.loads(first)
+        parts = header["parts"]
+        if Fingerprint(parts).key != path.name.partition("-")[0]:
+            raise FtguardError("what it was trained from is not what its name says")
+        if hashlib.sha256(body.encode()).hexdigest() != header["checksum"]:
+            raise FtguardError("its checksum is wrong")
+        if self._options.requires_signature:
+            expected = self._signature(parts, body)
+            if expected is None or not hmac.compare_digest(str(header["signature"]), expected):
+                raise _UnsignedError("it has no signature by this key, and require_signed is set")
+        result = TrialResult.from_dict(json.loads(body))
+        if result.outcome != "ok" or result.environment is None:
+            raise FtguardError(f"its outcome is {result.outcome!r}")
+        return result
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        place = self._folder / "damaged" / path.name
+        try:
+            place.parent.mkdir(exist_ok=True)
+            path.replace(place)
+            moved = f"it was moved to {str(place)!r}"
+        except OSError as error:
+            moved = f"it could not be moved ({error.strerror or error})"
+        self.complain(f"the stored result {str(path)!r} is damaged ({reason}): {moved}, and its trial is trained again")
+
+    def _signature(self, parts: Mapping[str, Any], body: str) -> str | None:
+        if self._options.signing_key is None:
+            return None
+        text = f"{canonical_json(dict(parts))}\n{body}".encode()
+        return hmac.new(self._options.signing_key, text, "sha256").hexdigest()
+
+    def _latest_parts(self) -> Iterator[Mapping[str, Any]]:
+        paths = sorted(self._sizes(), key=lambda entry: -entry[1])[:_COMPARED_ENTRIES]
+        for _, _, path in paths:
+            with suppress(OSError, ValueError, KeyError, TypeError), path.open(encoding="utf-8") as file:
+                header = json.loads(file.readline())
+                if header["run"] != self.run:
+                    yield header["parts"]
+
+    def _sizes(self) -> list[tuple[int, float, Path]]:
+        """Return size, time of last use, and path of each file among the results."""
+        found = []
+        for folder in _listed(self._folder / "results"):
+            for file in _listed(Path(folder.path)):
+                with suppress(OSError):
+                    stat = file.stat()
+                    found.append((stat.st_size, stat.st_mtime, Path(file.path)))
+        return found
+
+    def _clean_up(self) -> None:
+        """Remove what was not used for longest until the rest is within the limit, and what a killed process left."""
+        sizes = self._sizes()
+        total = sum(size for size, _, _ in sizes)
+        now = time.time()
+        for size, used, path in sorted(sizes, key=lambda entry: entry[1]):
+            is_draft = path.suffix == ".draft"
+            if (is_draft and now - used > _ABANDONED_SECONDS) or (not is_draft and total > self._options.limit_bytes):
+                with suppress(OSError):
+                    path.unlink()
+                    total -= size
+
+    def _prepare(self) -> None:
+        """Make the folder, which git and backups leave out."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _CACHE_TAG)):
+            if not (self._folder / name).exists():
+                _write_durably(self._folder / name, text)
+
+    def _write_digests(self) -> None:
+        if self._trusts_notes and len(self.digests) != self._digests_before:
+            self._write_notes("digests.json", {**self._read_notes("digests.json"), **self.digests})
+            self._digests_before = len(self.digests)
+
+    def _read_notes(self, name: str) -> dict[str, Any]:
+        if not self._trusts_notes:
+            return {}
+        try:
+            values = json.loads((self._folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}  # they only save time
+        return values if isinstance(values, dict) else {}
+
+    def _write_notes(self, name: str, values: Mapping[str, Any]) -> None:
+        with suppress(OSError):
+            self._prepare()
+            _write_durably(self._folder / name, json.dumps(values))
+
+    def complain(self, problem: str) -> None:
+        """Note a problem for the summary, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+def _run(result: TrialResult) -> str | None:
+    return result.time.run if result.time else None
+
+
+def _is_of(result: TrialResult, environment: Environment | None) -> bool:
+    return environment is not None and result.environment is not None and same_machine(result.environment, environment)
+
+
+def _elsewhere(result: TrialResult, environment: Environment | None) -> str:
+    def described(one: Environment | None) -> str:
+        return f"{one.device_name} with {one.threads} threads" if one else "a machine without that device"
+
+    return f"it was trained on {described(result.environment)}, and this is {described(environment)}"
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, whoever else writes it and whenever the machine stops.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}-", suffix=".draft")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(draft).unlink()
+        raise

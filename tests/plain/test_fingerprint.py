@@ -1,0 +1,260 @@
+"""A trial's fingerprint changes with everything that decides its result, and with nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.running import devices
+from pytest_ftguard.running import fingerprint as module
+from pytest_ftguard.running.contents import UnknownContentError, file_digest
+from pytest_ftguard.running.devices import device_slots
+from pytest_ftguard.running.fingerprint import Fingerprint, changes, fingerprint_of, machine_facts
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+
+FULL = Full(learning_rate=1e-4)
+LORA = LoRA(learning_rate=1e-3)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Workload:
+    """A workload whose files are there."""
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md", "training_args.bin"):
+        (tmp_path / "model" / name).write_text(name)
+    for name in ("train.txt", "validation.txt"):
+        (tmp_path / name).write_text(name)
+    train, validation = (str(tmp_path / f"{name}.txt") for name in ("train", "validation"))
+    return Workload(model=str(tmp_path / "model"), train=train, validation=validation)
+
+
+def key(
+    workload: Workload,
+    variant: Variant = FULL,
+    *,
+    seed: int = 0,
+    precision: str = "fp32",
+    environment: dict[str, str] | None = None,
+) -> str:
+    trial = TrialSpec(workload=workload, variant=variant, seed=seed)
+    return fingerprint_of(trial, "cpu", precision, known={}, environment=environment or {}).key
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which devices are looked for."""
+    monkeypatch.setattr(devices, "_DEVICES", tmp_path)
+    return tmp_path
+
+
+OTHER: dict[str, Any] = {
+    "task": None,  # there is one only
+    "block_size": 64,
+    "batch_size": 2,
+    "steps": 7,
+    "precision": None,  # as resolved
+    "validation_sequences": 80,
+    "model_args": {"attn_implementation": "eager"},
+    "training_args": {"weight_decay": 0.1},
+    "training_function": "test_fingerprint:key",
+    "purpose": "search",
+}
+SAME: dict[str, Any] = {"seeds": (4, 5, 6), "most_seeds": 8, "final": True}
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(Workload)])
+def test_every_field_of_the_workload_is_thought_of(
+    work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A field decides a trial, or is known not to; a new one must be put on one of the lists."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    if name in ("model", "tokenizer", "revision", "train", "validation", "reference"):
+        return  # by content: see the other tests
+    if name in SAME:
+        assert key(replace(work, **{name: SAME[name]})) == key(work)
+    elif OTHER[name] is not None:
+        assert key(replace(work, **{name: OTHER[name]})) != key(work)
+
+
+def test_variant_seed_and_precision_decide(work: Workload) -> None:
+    """Each of them gives another trial; whether the learning rate was given or found gives the same."""
+    dora = replace(LORA, options={"use_dora": True})
+    variants: list[Variant] = [FULL, replace(FULL, learning_rate=2e-4), LORA, replace(LORA, r=8), dora]
+    keys = {key(work, variant) for variant in variants} | {key(work, seed=1), key(work, precision="bf16")}
+    assert len(keys) == len(variants) + 2
+    assert key(work, replace(LORA, search_learning_rate=True)) == key(work, LORA)
+
+
+def test_paths_do_not_matter_and_contents_do(work: Workload, tmp_path: Path) -> None:
+    """Copied elsewhere it is the same trial; a byte of a text, the weights or the tokenizer makes another."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("model", "train.txt", "validation.txt"):
+        copy = shutil.copytree if (tmp_path / name).is_dir() else shutil.copy
+        copy(tmp_path / name, elsewhere / name)
+    train, validation = (str(elsewhere / f"{name}.txt") for name in ("train", "validation"))
+    moved = replace(work, model=str(elsewhere / "model"), train=train, validation=validation)
+    assert key(moved) == key(work)
+    for name in ("README.md", "training_args.bin"):
+        (elsewhere / "model" / name).write_text("other")
+        assert key(moved) == key(work)
+    seen = {key(work)}
+    for name in ("train.txt", "validation.txt", "model/config.json", "model/model.safetensors", "model/tokenizer.json"):
+        (elsewhere / name).write_text(f"another {name}")
+        assert key(moved) not in seen
+        seen.add(key(moved))
+
+
+def test_the_end_of_a_texts_name_says_how_it_is_read(work: Workload, tmp_path: Path) -> None:
+    """The same bytes as JSON lines are other documents."""
+    shutil.copy(work.train, tmp_path / "train.jsonl")
+    shutil.copy(work.train, tmp_path / "renamed.txt")
+    assert key(replace(work, train=str(tmp_path / "train.jsonl"))) != key(work)
+    assert key(replace(work, train=str(tmp_path / "renamed.txt"))) == key(work)
+
+
+def test_a_reference_and_a_tokenizer_of_its_own_decide(work: Workload, tmp_path: Path) -> None:
+    """The reference's losses are part of the result, and the tokenizer cuts every text."""
+    keys = {key(work), key(replace(work, reference=work.validation)), key(replace(work, tokenizer=work.model))}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [({"run_name": "x", "report_to": "none", "log_level": "error"}, True), ({"max_grad_norm": 0.5}, False)],
+)
+def test_how_a_training_is_logged_does_not_matter(work: Workload, arguments: dict[str, Any], same: bool) -> None:
+    """Names of runs and log levels decide nothing; the optimizer's options do."""
+    assert (key(replace(work, training_args=arguments)) == key(work)) is same
+
+
+@pytest.mark.parametrize(("name", "same"), [("NVIDIA_TF32_OVERRIDE", False), ("HOME", True), ("OMP_NUM_THREADS", True)])
+def test_variables_by_which_libraries_compute_otherwise_decide(work: Workload, name: str, same: bool) -> None:
+    """Others do not; the number of threads belongs to the machine, whose seconds it decides."""
+    assert (key(work, environment={name: "0"}) == key(work)) is same
+
+
+def test_versions_and_our_own_code_decide(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result of another torch, or of code that trains otherwise, is not taken."""
+    before = key(work)
+    monkeypatch.setattr(module, "_version", lambda name: "0" if name == "torch" else "1")
+    assert key(work) != before
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_own_code", lambda: "changed")
+    assert key(work) != before
+
+
+def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
+    work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project's own modules, directly or not, in packages too; what is installed is not read, nothing runs."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "ours").mkdir()
+    files = {
+        "ours/__init__.py": "",
+        "ours/loop.py": "import torch, json\nfrom ours import losses\nfrom .rates import rate\nraise SystemExit\n",
+        "ours/losses.py": "import helper_of_losses\n",
+        "ours/rates.py": "rate = 1\n",
+        "helper_of_losses.py": "x = 1\n",
+        "unrelated.py": "x = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    workload = replace(work, training_function="ours.loop:train")
+    before = key(workload)
+    for name in ("ours/loop.py", "ours/losses.py", "ours/rates.py", "helper_of_losses.py"):
+        (tmp_path / name).write_text(files[name] + "# changed\n")
+        assert key(workload) != before, name
+        (tmp_path / name).write_text(files[name])
+    (tmp_path / "unrelated.py").write_text("x = 2\n")
+    assert key(workload) == before
+    assert "ours" not in sys.modules
+    with pytest.raises(UnknownContentError, match=r"the source of 'nowhere\.loop:train' is not found"):
+        key(replace(work, training_function="nowhere.loop:train"))
+
+
+def test_a_name_on_the_hub_that_nobody_answers_for_is_unknown(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never a guess: what the name stands for may have changed."""
+    with pytest.raises(UnknownContentError, match="which revision 'someone/nothing' is"):
+        key(replace(work, model="someone/nothing"))
+
+
+def test_a_model_on_the_hub_is_known_by_its_commit(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit is part of the path in the local cache; another one is another model."""
+    import huggingface_hub
+
+    def commit(name: str) -> Callable[..., str]:
+        return lambda *_, **__: f"/cache/models--a--b/snapshots/{name}/config.json"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", commit("abc"))
+    hub = replace(work, model="a/b")
+    before = key(hub)
+    assert key(hub) == before
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", commit("def"))
+    assert key(hub) != before
+
+
+def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
+    """Its size, time and inode tell; one that was changed a moment ago is read again, for its time may not."""
+    path = tmp_path / "weights"
+    path.write_bytes(b"a" * (1 << 20))
+    known: dict[str, list[Any]] = {}
+    first = file_digest(path, known)
+    assert known == {}
+    os.utime(path, (1000, 1000))
+    assert file_digest(path, known) == first
+    known[str(path)][-1] = "remembered"
+    assert file_digest(path, known) == "remembered"
+    os.utime(path, (1001, 1001))
+    assert file_digest(path, known) == first
+    with pytest.raises(UnknownContentError, match="cannot be read"):
+        file_digest(tmp_path / "none", known)
+
+
+def test_changes_are_named_with_their_values_where_they_are_short() -> None:
+    """A digest says nothing to a person."""
+    ours = Fingerprint({"steps": 7, "train text": [".txt", "a"], "seed": 0, "weights": "a" * 64})
+    theirs = {"steps": 5, "train text": [".txt", "b"], "seed": 0, "weights": "b" * 64, "lora_r": 4}
+    assert changes(ours, theirs) == ["lora_r (4 -> none)", "steps (5 -> 7)", "train text", "weights"]
+
+
+def test_the_facts_of_a_machine_are_those_that_auto_depends_on() -> None:
+    """The devices that are visible and the threads belong to them."""
+    facts = {
+        machine_facts("auto", "auto", {}),
+        machine_facts("cpu", "auto", {}),
+        machine_facts("auto", "bf16", {}),
+        machine_facts("auto", "auto", {"CUDA_VISIBLE_DEVICES": "1"}),
+        machine_facts("auto", "auto", {"OMP_NUM_THREADS": "1"}),
+    }
+    assert len(facts) == 5
+    assert machine_facts("auto", "auto", {"HOME": "/root"}) == machine_facts("auto", "auto", {})
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "present", "slots"),
+    [
+        ("auto", None, [], ("cpu",)),
+        ("auto", None, ["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"], ("0", "1")),
+        ("cpu", None, ["nvidia0"], ("cpu",)),
+        ("cuda", "2,3", ["nvidia0"], ("2", "3")),
+        ("cuda:0", " GPU-ab , MIG-1/2", [], ("GPU-ab", "MIG-1/2")),
+        ("auto", "", ["nvidia0"], ("cpu",)),
+        ("auto", "-1", ["nvidia0"], ("cpu",)),
+        ("mps", None, ["nvidia0"], ("cpu",)),
+    ],
+)
+def test_a_trial_is_lent_one_of_the_devices_that_its_caller_sees(
+    machine: Path, device: str, visible: str | None, present: list[str], slots: tuple[str, ...]
+) -> None:
+    """Those that the caller hides are never taken."""
+    for name in present:
+        (machine / name).touch()
+    assert device_slots(device, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == slots

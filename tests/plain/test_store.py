@@ -1,0 +1,355 @@
+"""What is read from the store is what was written, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_ftguard.results import Timing, TrialResult
+from pytest_ftguard.running.fingerprint import Fingerprint
+from pytest_ftguard.running.locks import held
+from pytest_ftguard.running.store import Store, StoreOptions
+
+from .builders import ENVIRONMENT, FULL, LORA, trial
+
+PARTS = Fingerprint({"kind": "full", "seed": 0, "steps": 100})
+RESULT = trial(FULL, [20.0, 21.0], time=Timing(0.5, 97, 50.0, run="earlier"))
+
+
+def store(folder: Path, run: str = "now", **options: Any) -> Store:
+    return Store(StoreOptions(folder, **options), run)
+
+
+def find(where: Store, environment: Any = ENVIRONMENT) -> TrialResult | None:
+    return where.find(PARTS, RESULT.spec, environment)
+
+
+def entry(folder: Path) -> Path:
+    (path,) = (folder / "results").rglob("*.json")
+    return path
+
+
+def test_what_was_kept_is_found_by_another_run_and_called_cached(tmp_path: Path) -> None:
+    """All of it but the folder of the weights, which lives no longer than its run; the spec is the one asked for."""
+    store(tmp_path, "earlier").keep(PARTS, replace(RESULT, model_dir="/weights"))
+    found = find(store(tmp_path))
+    assert found is not None
+    assert found.cached
+    assert found.model_dir is None
+    assert replace(found, cached=False, not_kept=None) == RESULT
+    moved = replace(RESULT.spec, workload=replace(RESULT.spec.workload, train="elsewhere.txt"))
+    again = store(tmp_path).find(PARTS, moved, ENVIRONMENT)
+    assert again is not None
+    assert again.spec == moved
+    assert store(tmp_path).find(Fingerprint({**PARTS.parts, "seed": 1}), RESULT.spec, ENVIRONMENT) is None
+
+
+def test_what_this_run_has_trained_is_not_called_cached(tmp_path: Path) -> None:
+    """Another process of the run finds it as if it had trained it, weights included, in protected mode as well."""
+    kept = replace(RESULT, model_dir="/weights")
+    store(tmp_path, "earlier").keep(PARTS, kept)
+    assert find(store(tmp_path, "earlier", reads=False)) == kept
+    assert find(store(tmp_path, "later", reads=False)) is None
+
+
+def test_another_machines_result_says_so_and_ones_own_is_preferred(tmp_path: Path) -> None:
+    """Losses serve everywhere; bytes and seconds are marked where another machine, or none like it, measured them."""
+    other = replace(ENVIRONMENT, device_name="another processor")
+    store(tmp_path).keep(PARTS, RESULT)
+    elsewhere = find(store(tmp_path), other)
+    assert elsewhere is not None
+    assert elsewhere.measured_elsewhere == (
+        "it was trained on a processor with 2 threads, and this is another processor with 2 threads"
+    )
+    nowhere = find(store(tmp_path), None)
+    assert nowhere is not None
+    assert "a machine without that device" in str(nowhere.measured_elsewhere)
+    store(tmp_path).keep(PARTS, replace(RESULT, environment=other))
+    for machine in (ENVIRONMENT, other):
+        found = find(store(tmp_path), machine)
+        assert found is not None
+        assert (found.environment, found.measured_elsewhere) == (machine, None)
+
+
+@given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_byte_that_was_changed_never_gives_another_result(tmp_path: Path, position: float, value: int) -> None:
+    """Wherever it is, the entry is set aside and named, or it is a byte that says nothing about the result."""
+    place = tmp_path / "store"
+    store(place).keep(PARTS, RESULT)
+    path = entry(place)
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] = value
+    path.write_bytes(content)
+    ours = store(place)
+    found = find(ours)
+    assert found is None or replace(found, cached=False, not_kept=None) == RESULT
+    assert (found is None) == ("is damaged" in " ".join(ours.problems))
+    assert (found is None) == (not path.exists())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}\n", b"{}\n{}\n", b"[1]\n2\n", b"\xff\xfe\n", b'{"parts": {}, "checksum": "x"}\n{}\n']
+)
+def test_what_is_no_entry_is_set_aside_and_named(tmp_path: Path, content: bytes) -> None:
+    """The trial is trained again, and its new entry is found."""
+    store(tmp_path).keep(PARTS, RESULT)
+    entry(tmp_path).write_bytes(content)
+    ours = store(tmp_path)
+    assert find(ours) is None
+    (problem,) = ours.problems
+    assert "is damaged" in problem
+    assert "damaged/" in problem
+    ours.keep(PARTS, RESULT)
+    assert find(ours) is not None
+
+
+def test_every_shorter_file_is_noticed(tmp_path: Path) -> None:
+    """Wherever an entry was cut off, it gives no result; only its last line break is missed by nobody."""
+    store(tmp_path).keep(PARTS, RESULT)
+    path, content = entry(tmp_path), entry(tmp_path).read_bytes()
+    for length in range(0, len(content) - 1, 7):
+        path.write_bytes(content[:length])
+        assert find(store(tmp_path)) is None
+
+
+def test_a_result_under_the_name_of_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    """A file that was renamed is known by what it says it was trained from."""
+    store(tmp_path).keep(PARTS, RESULT)
+    other = Fingerprint({**PARTS.parts, "seed": 1})
+    path = entry(tmp_path)
+    moved = path.parents[1] / other.key[:2] / path.name.replace(PARTS.key, other.key)
+    moved.parent.mkdir(exist_ok=True)
+    path.rename(moved)
+    ours = store(tmp_path)
+    assert ours.find(other, RESULT.spec, ENVIRONMENT) is None
+    assert "not what its name says" in ours.problems[0]
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "crashed", "planned"])
+def test_failures_are_not_kept_for_later_runs(tmp_path: Path, outcome: Any) -> None:
+    """They are for the processes of their run, and for those that waited for them."""
+    failed = replace(RESULT, outcome=outcome)
+    ours = store(tmp_path)
+    ours.keep(PARTS, failed)
+    assert not list(tmp_path.rglob("*.json"))
+    ours.keep_failure(PARTS, failed)
+    now = time.time()
+    assert ours.find_failure(PARTS, RESULT.spec, now + 1) == failed
+    later = store(tmp_path, "later")
+    assert later.find_failure(PARTS, RESULT.spec, now - 60) == failed
+    assert later.find_failure(PARTS, RESULT.spec, now + 1) is None
+    assert find(later) is None
+
+
+def test_only_what_is_signed_with_the_key_is_believed_where_signatures_are_required(tmp_path: Path) -> None:
+    """No signature, another key's, or that of another content: each is passed over, named, and left where it is."""
+    required: dict[str, Any] = {"signing_key": b"secret", "requires_signature": True}
+    for key in (None, b"another"):
+        store(tmp_path, signing_key=key).keep(PARTS, RESULT)
+        ours = store(tmp_path, **required)
+        assert find(ours) is None
+        assert "it has no signature by this key" in ours.problems[0]
+        assert entry(tmp_path).exists()
+    store(tmp_path, signing_key=b"secret").keep(PARTS, RESULT)
+    assert find(store(tmp_path, **required)) is not None
+    # Whoever can write to the folder can write a matching checksum, and no signature.
+    header, body = entry(tmp_path).read_text().splitlines()
+    forged = body.replace("20.0", "10.0")
+    values = {**json.loads(header), "checksum": hashlib.sha256(forged.encode()).hexdigest()}
+    entry(tmp_path).write_text(f"{json.dumps(values)}\n{forged}\n")
+    assert find(store(tmp_path)) is not None
+    assert find(store(tmp_path, **required)) is None
+
+
+@pytest.mark.parametrize("options", [{"reads": False}, {"signing_key": b"secret", "requires_signature": True}])
+def test_notes_that_others_may_have_written_are_not_read(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A forged digest of the weights would pass a signed result of other weights off for the present ones'."""
+    ours = store(tmp_path)
+    ours.digests["/model/weights"] = [1, 2, 3, "digest"]
+    ours.keep(PARTS, RESULT)
+    ours.remember_environment("facts", ENVIRONMENT)
+    assert store(tmp_path).digests == ours.digests
+    assert store(tmp_path).environment("facts") == ENVIRONMENT
+    careful = store(tmp_path, **options)
+    assert careful.digests == {}
+    assert careful.environment("facts") is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"facts": {"device": 1}}', '{"facts": 3}'])
+def test_damaged_notes_cost_time_and_nothing_else(tmp_path: Path, text: str) -> None:
+    """They are asked for again."""
+    for name in ("environments.json", "digests.json"):
+        (tmp_path / name).write_text(text)
+    assert store(tmp_path).environment("facts") is None
+    store(tmp_path).remember_environment("facts", ENVIRONMENT)
+    assert store(tmp_path).environment("facts") == ENVIRONMENT
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+    """Beyond its limit the store removes entries, and drafts of killed processes; finding one is using it."""
+    names = [Fingerprint({**PARTS.parts, "seed": seed}) for seed in range(4)]
+    for number, name in enumerate(names[:3]):
+        store(tmp_path).keep(name, RESULT)
+        for path in (tmp_path / "results").rglob(f"{name.key}*"):
+            os.utime(path, (1000 + number, 1000 + number))
+    size = next((tmp_path / "results").rglob("*.json")).stat().st_size
+    draft = tmp_path / "results" / names[0].key[:2] / ".killed.draft"
+    draft.write_text("half")
+    os.utime(draft, (1, 1))
+    assert store(tmp_path).find(names[0], RESULT.spec, ENVIRONMENT) is not None
+    store(tmp_path, limit_bytes=3 * size + size // 2).keep(names[3], RESULT)
+    there = [store(tmp_path).find(name, RESULT.spec, ENVIRONMENT) is not None for name in names]
+    assert there == [True, False, True, True]
+    assert not draft.exists()
+
+
+def test_a_folder_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
+    """It is named, the lock is done without, and what is there is still found."""
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    ours = store(blocked / "store")
+    with ours.lock(PARTS.key, lambda: None):
+        ours.keep(PARTS, RESULT)
+    assert find(ours) is None
+    assert [problem.split(" in ")[0] for problem in ours.problems] == [
+        "nothing can be locked",
+        "the result was not stored",
+    ]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tests.plain.test_store import ENVIRONMENT, PARTS, RESULT, find, store
+place = Path(sys.argv[1])
+store(place / "before").keep(PARTS, RESULT)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))  # a write beyond this fails, as on a full disk
+ours = store(place / "full")
+ours.keep(PARTS, RESULT)
+print(ours.problems, find(ours), find(store(place / "before")) is not None)
+"""
+
+
+def test_a_full_disk_leaves_no_half_an_entry(tmp_path: Path) -> None:
+    """The result is not stored, which is said, and no draft stays; what was stored before is still found."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the result was not stored in" in done.stdout
+    assert "File too large" in done.stdout
+    assert done.stdout.strip().endswith("None True")
+    assert not [path for path in (tmp_path / "full" / "results").rglob("*") if path.is_file()]
+
+
+WRITERS = """
+import os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+from pytest_ftguard.running.fingerprint import Fingerprint
+from tests.plain.test_store import PARTS, RESULT, store
+for number in range(50):
+    child = os.fork()
+    if child == 0:
+        for seed in range(10**6):
+            store(Path(sys.argv[1]), f"run {number}").keep(Fingerprint({**PARTS.parts, "seed": seed % 5}), RESULT)
+    time.sleep(random.uniform(0.0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_entries(tmp_path: Path) -> None:
+    """After fifty kills every entry that is there is right."""
+    command = [sys.executable, "-c", WRITERS, str(tmp_path)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
+    ours = store(tmp_path)
+    found = [ours.find(Fingerprint({**PARTS.parts, "seed": seed}), RESULT.spec, ENVIRONMENT) for seed in range(5)]
+    assert any(found)
+    assert all(one is None or replace(one, cached=False, not_kept=None) == RESULT for one in found)
+    assert ours.problems == []
+    assert not (tmp_path / "damaged").exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pytest_ftguard.running.locks import held
+with held([Path(sys.argv[1])], lambda: None):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock `tmp_path / "lock"`."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_lock_waits_for_its_holder_and_outlives_nobody(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    """While the holder lives others wait, or take the next one; when it is killed the lock is free, its file or not."""
+    with held([tmp_path / "lock", tmp_path / "other"], lambda: None) as taken:
+        assert taken == tmp_path / "other"
+    waited = 0
+
+    def kill_later() -> None:
+        nonlocal waited
+        waited += 1
+        if waited == 3:
+            holder.send_signal(signal.SIGKILL)
+
+    with held([tmp_path / "lock"], kill_later) as taken:
+        assert taken == tmp_path / "lock"
+    assert waited >= 3
+
+
+def test_a_miss_names_what_has_changed_since_an_earlier_run(tmp_path: Path) -> None:
+    """The nearest entry of the same kind is the one to compare with; those of this run explain nothing."""
+    store(tmp_path, "earlier").keep(PARTS, RESULT)
+    store(tmp_path, "earlier").keep(Fingerprint({**PARTS.parts, "seed": 5, "steps": 1}), RESULT)
+    ours = store(tmp_path)
+    ours.keep(Fingerprint({**PARTS.parts, "steps": 7}), RESULT)
+    wanted = Fingerprint({**PARTS.parts, "steps": 7, "train text": [".txt", "ab" * 32]})
+    assert ours.why_missing(wanted) == "steps (100 -> 7), train text"
+    assert ours.why_missing(Fingerprint({**wanted.parts, "kind": "lora"})) is None
+    assert store(tmp_path, reads=False).why_missing(wanted) is None
+
+
+def test_the_folder_keeps_itself_out_of_git_and_backups(tmp_path: Path) -> None:
+    """Nobody commits it by mistake."""
+    store(tmp_path / "cache").keep(PARTS, RESULT)
+    assert (tmp_path / "cache" / ".gitignore").read_text() == "*\n"
+    assert (tmp_path / "cache" / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+
+
+def test_the_store_holds_nothing_that_could_run(tmp_path: Path) -> None:
+    """Entries are JSON: reading one that names code does not run it."""
+    ours = store(tmp_path)
+    ours.keep(PARTS, replace(RESULT, not_kept="__import__('os').abort()"))
+    with suppress(OSError):
+        ours.keep(Fingerprint({"kind": "lora"}), trial(LORA, [1.0]))
+    for path in (tmp_path / "results").rglob("*.json"):
+        for line in path.read_text().splitlines():
+            assert isinstance(json.loads(line), dict)
+    assert find(ours) is not None

@@ -1,0 +1,239 @@
+"""Nothing is trained twice: not by the next run, not by another process at the same time, not by xdist's workers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+GATES = """
+from pytest_ftguard import assert_loss_gap, assert_memory_budget
+
+def test_loss(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant, at_most=3)
+
+def test_memory(full_variant, lora_variant):
+    assert_memory_budget(lora_variant, at_most="99%", of=full_variant)
+"""
+
+
+@pytest.fixture
+def gates(project: pytest.Pytester) -> pytest.Pytester:
+    """The project, with a gate on the loss and one on memory."""
+    project.makepyfile(GATES)
+    return project
+
+
+def report(folder: Path, name: str = "r.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / name).read_text())
+    return found
+
+
+def cached(folder: Path, name: str = "r.json") -> dict[str, bool]:
+    return {trial["label"]: trial["cached"] for trial in report(folder, name)["trials"]}
+
+
+def without_cached(values: dict[str, Any]) -> dict[str, Any]:
+    """The report as it would be had everything been trained in it, in any order."""
+    trials = [{**trial, "cached": None} for trial in values["trials"]]
+    return {**values, "trials": sorted(trials, key=json.dumps), "verdicts": sorted(values["verdicts"], key=json.dumps)}
+
+
+def test_a_second_run_trains_nothing_and_needs_no_torch(gates: pytest.Pytester) -> None:
+    """Verdicts and report are the same but for the word cached, in a process that could not import torch."""
+    first = gates.runpytest_subprocess("--ftguard-json=first.json")
+    first.assert_outcomes(passed=2)
+    assert cached(gates.path, "first.json") == {"full": False, "lora r=4": False}
+    no_torch = gates.mkdir("no_torch")
+    (no_torch / "torch.py").write_text("raise ImportError('torch is not to be imported')")
+    gates.makeconftest(f"import sys; sys.path.insert(0, {str(no_torch)!r})")
+    again = gates.runpytest_subprocess("--ftguard-json=again.json")
+    again.assert_outcomes(passed=2)
+    again.stdout.fnmatch_lines(["full (cached) *", "lora r=4 (cached) *"])
+    assert cached(gates.path, "again.json") == {"full": True, "lora r=4": True}
+    assert without_cached(report(gates.path, "again.json")) == without_cached(report(gates.path, "first.json"))
+
+
+def test_only_what_has_changed_is_trained_and_the_change_is_named(gates: pytest.Pytester) -> None:
+    """Another rank trains LoRA alone; another text trains both."""
+    gates.runpytest_subprocess()
+    rank = gates.runpytest_subprocess("--ftguard-lora-r=2", "--ftguard-json=r.json")
+    rank.assert_outcomes(passed=2)
+    assert cached(gates.path) == {"full": True, "lora r=2": False}
+    rank.stdout.fnmatch_lines(["trained, not taken from the store: lora r=2, seed 0; changed: lora_r (4 -> 2)"])
+    with (gates.path / "train.txt").open("a") as text:
+        text.write("and a little more " * 50)
+    changed = gates.runpytest_subprocess("--ftguard-json=r.json")
+    assert cached(gates.path) == {"full": False, "lora r=4": False}
+    changed.stdout.fnmatch_lines(["trained, not taken from the store: full, seed 0; changed: train text"])
+
+
+@pytest.mark.parametrize("option", ["--ftguard-no-cache", "--ftguard-protected"])
+def test_where_the_store_is_not_to_be_believed_everything_is_trained(gates: pytest.Pytester, option: str) -> None:
+    """Not stored at all without a cache; in protected mode it is written, and read by whoever trusts it."""
+    gates.runpytest_subprocess(option, "--ftguard-json=r.json")
+    assert cached(gates.path) == {"full": False, "lora r=4": False}
+    assert (gates.path / ".ftguard_cache").exists() is (option == "--ftguard-protected")
+    gates.runpytest_subprocess(option, "--ftguard-json=r.json")
+    assert cached(gates.path) == {"full": False, "lora r=4": False}
+
+
+def test_a_damaged_entry_is_named_set_aside_and_trained_again(gates: pytest.Pytester) -> None:
+    """The other entry is still used, and the verdicts stand."""
+    gates.runpytest_subprocess()
+    entries = sorted((gates.path / ".ftguard_cache" / "results").rglob("*.json"))
+    assert len(entries) == 2
+    content = entries[0].read_bytes()
+    entries[0].write_bytes(content[:-200] + bytes([content[-200] ^ 1]) + content[-199:])
+    result = gates.runpytest_subprocess("--ftguard-json=r.json")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["note: the stored result*is damaged*it was moved to*and its trial is trained again"])
+    assert sorted(cached(gates.path).values()) == [False, True]
+
+
+def test_signed_results_are_checked_with_the_key(gates: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Required without a key is an error of usage; unsigned ones are named and trained again, signed ones are used."""
+    refused = gates.runpytest_subprocess("--ftguard-require-signed")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*require_signed*set by the option*FTGUARD_SIGNING_KEY*"])
+    gates.runpytest_subprocess()
+    monkeypatch.setenv("FTGUARD_SIGNING_KEY", "secret")
+    unsigned = gates.runpytest_subprocess("--ftguard-require-signed", "--ftguard-json=r.json")
+    unsigned.stdout.fnmatch_lines(["note: the stored result*is not used: it has no signature by this key*"])
+    assert cached(gates.path) == {"full": False, "lora r=4": False}
+    gates.runpytest_subprocess("--ftguard-require-signed", "--ftguard-json=r.json")
+    assert cached(gates.path) == {"full": True, "lora r=4": True}
+
+
+def test_seconds_of_another_machine_judge_nothing(gates: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other threads the losses and live tensors still serve; a time gate is INVALID and says what to do."""
+    gates.runpytest_subprocess("--ftguard-seeds=0,1")
+    gates.makepyfile(
+        GATES
+        + """
+from pytest_ftguard import assert_time_budget
+
+def test_time(full_variant, lora_variant):
+    assert_time_budget(lora_variant, at_most="1000%", of=full_variant)
+"""
+    )
+    gates.runpytest_subprocess("--ftguard-seeds=0,1").assert_outcomes(passed=3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    elsewhere = gates.runpytest_subprocess("--ftguard-seeds=0,1", "--ftguard-json=r.json")
+    elsewhere.assert_outcomes(passed=2, failed=1)
+    elsewhere.stdout.fnmatch_lines(["*comes from the store: it was trained on*1 threads, and this is*2 threads*"])
+    elsewhere.stdout.fnmatch_lines(["step time * INVALID"])
+    assert cached(gates.path) == {"full": True, "lora r=4": True}
+
+
+def test_processes_at_the_same_time_train_once(gates: pytest.Pytester) -> None:
+    """Four runs that want the same wait for the one that trains it, and get its results."""
+    commands = [[sys.executable, "-m", "pytest", "-q", f"--ftguard-json=r{number}.json"] for number in range(4)]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=gates.path) for command in commands]
+    outputs = [run.communicate(timeout=300)[0].decode() for run in runs]
+    assert [run.returncode for run in runs] == [0] * 4, outputs
+    reports = [report(gates.path, f"r{number}.json") for number in range(4)]
+    for label in ("full", "lora r=4"):
+        trials = [trial for one in reports for trial in one["trials"] if trial["label"] == label]
+        assert [trial["cached"] for trial in trials].count(False) == 1
+        assert len({json.dumps(trial["validation"]) for trial in trials}) == 1
+
+
+COUNTED = """
+import pathlib
+import torch
+
+def train(model, data, spec):
+    with pathlib.Path("calls.txt").open("a") as calls:
+        calls.write(f"{spec.variant.kind}\\n")
+    if spec.variant.kind == "lora":
+        raise RuntimeError("broken on purpose")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.variant.learning_rate)
+    for batch in data:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--ftguard-no-cache"]])
+def test_workers_share_what_was_trained_and_what_has_failed(project: pytest.Pytester, options: list[str]) -> None:
+    """Whichever worker asks, each variant is trained once in the run, with a store and without one."""
+    (project.path / "counted.py").write_text(COUNTED.replace('"calls.txt"', repr(str(project.path / "calls.txt"))))
+    names = [(kind, number) for kind in ("full", "lora") for number in range(3)]
+    project.makepyfile("\n".join(f"def test_{k}_{n}({k}_variant):\n    assert {k}_variant.ok\n" for k, n in names))
+    options = [*options, "--ftguard-training-function=counted:train", "--ftguard-json=r.json", "-p", "no:cacheprovider"]
+    result = project.runpytest_subprocess("-n", "3", "-o", "pythonpath=.", *options)
+    result.assert_outcomes(passed=3, failed=3)
+    assert sorted((project.path / "calls.txt").read_text().split()) == ["full", "lora"]
+    assert cached(project.path) == {"full": False, "lora r=4": False}
+    again = project.runpytest_subprocess("-o", "pythonpath=.", *options)
+    again.assert_outcomes(passed=3, failed=3)
+    # A failure is worth another try.
+    repeated = ["full", "lora"] if "--ftguard-no-cache" in options else ["lora"]
+    assert sorted((project.path / "calls.txt").read_text().split()) == sorted(["full", "lora", *repeated])
+
+
+def test_the_number_of_workers_changes_no_verdict(gates: pytest.Pytester) -> None:
+    """Without xdist and with two workers the losses, verdicts and memory are the same, in any order."""
+    reports = []
+    for name, options in {"none": [], "two": ["-n", "2"]}.items():
+        result = gates.runpytest_subprocess("--ftguard-no-cache", f"--ftguard-json={name}.json", *options)
+        result.assert_outcomes(passed=2)
+        values = without_cached(report(gates.path, f"{name}.json"))
+        for trial in values["trials"]:
+            del trial["time"], trial["memory"]["phases"]
+        reports.append(values)
+    assert reports[0] == reports[1]
+
+
+def test_the_weights_of_a_cached_trial_are_trained_again(gates: pytest.Pytester) -> None:
+    """Results are stored without them, and load() gives a model that has the stored loss."""
+    gates.runpytest_subprocess()
+    gates.makepyfile(
+        """
+        def test_load(lora_variant):
+            assert lora_variant.cached
+            model, tokenizer = lora_variant.load()
+            assert "lora" in str(sorted(name for name, _ in model.named_parameters()))
+            assert lora_variant.cached
+        """
+    )
+    result = gates.runpytest_subprocess("--ftguard-json=r.json")
+    result.assert_outcomes(passed=1)
+    assert cached(gates.path) == {"lora r=4": True}
+
+
+def test_a_plan_says_what_is_cached(gates: pytest.Pytester) -> None:
+    """Before anything is trained, and after."""
+    gates.runpytest_subprocess("--ftguard-plan").stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; *"])
+    gates.runpytest_subprocess()
+    planned = gates.runpytest_subprocess("--ftguard-plan", "--ftguard-lora-r=2")
+    planned.stdout.fnmatch_lines(["plan: 1 trial to train, 1 cached; *", "full (cached) *", "lora r=2 *"])
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--ftguard-cache-dir=train.txt", "it is a file, and a folder is meant"),
+        ("--ftguard-cache-size=5", "a size with a unit"),
+    ],
+)
+def test_wrong_settings_of_the_store_are_errors_of_usage(gates: pytest.Pytester, option: str, words: str) -> None:
+    """Before anything is collected."""
+    result = gates.runpytest_subprocess(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*set by the option --ftguard-cache-*: *{words}*"])
+
+
+def test_a_store_that_cannot_be_written_is_named_and_loses_nothing(gates: pytest.Pytester) -> None:
+    """The gates are judged all the same."""
+    result = gates.runpytest_subprocess("--ftguard-cache-dir=train.txt/below")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["note: the result was not stored in *Not a directory*"])
