@@ -427,9 +427,10 @@ class Run:
 
 
 def _name(item: pytest.Item) -> str:
-    """Return the name of a test, without the group that xdist's workers add to it under --dist=loadgroup."""
-    grouped = is_worker(item.config) and item.get_closest_marker("xdist_group") and item.config.getoption("loadgroup")
-    return item.nodeid.rpartition("@")[0] if grouped else item.nodeid
+    """Return the name of a test, without the groups that xdist's workers may add to it under --dist=loadgroup."""
+    marks = item.iter_markers("xdist_group") if is_worker(item.config) else ()
+    groups = {str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")) for mark in marks}
+    return item.nodeid.removesuffix(f"@{'_'.join(sorted(groups))}") if groups else item.nodeid
 
 
 def _identity(trial: TrialResult) -> tuple[str, bool]:
