@@ -11,6 +11,7 @@ from pytest_ftguard.units import format_bytes, parse_bytes, parse_share
 
 __all__ = [
     "BYTES",
+    "GROWTH",
     "NATS_PER_TOKEN",
     "OF_GAIN",
     "PERPLEXITY",
@@ -19,6 +20,7 @@ __all__ = [
     "format_limit",
     "parse_memory_limit",
     "parse_number_limit",
+    "parse_regression_limit",
     "parse_share_limit",
 ]
 
@@ -29,6 +31,7 @@ PERPLEXITY: Final = "perplexity"
 BYTES: Final = "bytes"
 SHARE: Final = "of baseline"
 OF_GAIN: Final = "of the gain"
+GROWTH: Final = "of the accepted result"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Limit:
 
     Attributes:
         value: The number, in `unit`.
-        unit: "nats per token", "perplexity", "bytes", "of baseline" or "of the gain" (shares: 0.6 is 60 %).
+        unit: "nats per token", "perplexity", "bytes"; or, where it is a share (0.6 is 60 %), "of baseline", "of the
+            gain" or "of the accepted result".
         source: What kind of place set it: "argument", "marker", "command line", "environment" or "ini".
         place: The place itself, as shown to the person whose test fails.
     """
@@ -56,7 +60,7 @@ def format_limit(value: float, unit: str) -> str:
     """Return a limit as it is shown: "900 MB", "60%" or "0.02"."""
     if unit == BYTES:
         return format_bytes(value)
-    return f"{100 * value:.4g}%" if unit in (SHARE, OF_GAIN) else f"{value:g}"
+    return f"{100 * value:.4g}%" if unit in (SHARE, OF_GAIN, GROWTH) else f"{value:g}"
 
 
 def parse_number_limit(value: object, what: str, unit: str, source: str, place: str) -> Limit:
@@ -105,5 +109,26 @@ def parse_memory_limit(value: object, source: str, place: str) -> Limit:
         pass  # one message for every way of being wrong, below
     message = (
         f'a limit of the peak memory must be a size such as "0.9 GB" or a share such as "60%", got {value!r} ({place})'
+    )
+    raise ConfigurationError(message)
+
+
+def parse_regression_limit(value: object, source: str, place: str) -> Limit:
+    """Return the limit that 0.01 (nats per token) or "5%" (growth of memory or time) stands for.
+
+    Raises:
+        ConfigurationError: It is neither, or below 0: what has not changed would fail.
+    """
+    share = isinstance(value, str) and value.strip().endswith("%")
+    try:
+        if isinstance(value, float | int | str) and not isinstance(value, bool):
+            number = float(value.strip().removesuffix("%")) / 100 if isinstance(value, str) and share else float(value)
+            if 0 <= number < math.inf:
+                return Limit(number, GROWTH if share else NATS_PER_TOKEN, source, place)
+    except (ValueError, OverflowError):
+        pass  # one message for every way of being wrong, below
+    message = (
+        f"a limit of the regression must be a number of at least 0 (nats per token of the loss gap), or a share such "
+        f'as "5%" (growth of memory or time), got {value!r} ({place})'
     )
     raise ConfigurationError(message)

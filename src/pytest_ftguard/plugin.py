@@ -289,6 +289,7 @@ def pytest_runtest_makereport(
             "trials": [trial.to_dict() for trial in run.new_trials()],
             "verdicts": [verdict.to_dict() for verdict in verdicts],
             "planned": [verdict.to_dict() for verdict in planned],
+            "accepted": run.test.new_accepted(),
             "not_run": run.why_not_run(call.excinfo.value) if call.excinfo is not None else None,
             **run.new_remarks(),
         }
@@ -302,7 +303,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[_RUN]
     if not (run.trials or run.verdicts or run.not_run or run.problems):
         return
-    from pytest_ftguard.reporting.terminal import plan_lines, reason_lines, summary_lines
+    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines
 
     terminalreporter.section("ftguard summary")
     trials = list(run.trials.values())
@@ -310,7 +311,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
-    for note in (*reason_lines(run.reasons), *run.notes):
+    for note in (*reason_lines(run.reasons), *run.notes, *accepted_lines(run.accepted)):
         terminalreporter.write_line(note)
     for problem in run.problems:
         terminalreporter.write_line(problem, red=True)

@@ -21,6 +21,7 @@ from pytest_ftguard.settings import marker_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_ftguard.accepted_files import AcceptedFiles
     from pytest_ftguard.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.reporting.terminal import RecordedVerdict
@@ -40,6 +41,8 @@ _HEARTBEAT_SECONDS: Final = 20.0
 _REDRAW_SECONDS: Final = 0.2
 # A forecast must miss a budget by this factor before the training is not even tried.
 _CLEARLY: Final = 1.1
+# What the environment variable CI holds where this is no CI.
+_FALSE: Final = ("", "0", "false", "no", "off")
 
 
 class TestRecord:
@@ -58,10 +61,13 @@ class TestRecord:
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
         self._asked: Counter[str] = Counter()
+        self._accepted: AcceptedFiles | None = None
 
     def start(self) -> None:
         """Forget an earlier run of the test: a rerun starts with its properties."""
         self._asked.clear()
+        if self._accepted is not None:
+            self._accepted.start()
         self._item.user_properties[:] = [
             pair for pair in self._item.user_properties if not pair[0].startswith("ftguard.")
         ]
@@ -80,6 +86,35 @@ class TestRecord:
         from pytest_ftguard.calibration import find_seed_noise
 
         return find_seed_noise(self._run.calibrations, candidate, baseline)
+
+    @property
+    def accepted(self) -> AcceptedFiles:
+        """The files of results that were accepted for this test."""
+        if self._accepted is None:
+            from pytest_ftguard.accepted_files import AcceptedFiles
+
+            folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
+            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole)
+        return self._accepted
+
+    def refusals(self) -> list[str]:
+        """Return why nothing may be accepted here and now, whatever was measured."""
+        found = [
+            f"the gate {verdict.gate} of this test ended {verdict.status}, and only what is good is accepted"
+            for verdict in self.verdicts
+            if verdict.status != "PASS"
+        ]
+        ci = os.environ.get("CI", "").strip()
+        if ci.lower() not in _FALSE and not self._settings.value("update_in_ci", False):
+            found.append(
+                f"the environment variable CI is {ci!r}, and nobody reviews what such a run accepts: accept on a "
+                "machine of yours and commit the file, or add --ftguard-update-in-ci"
+            )
+        return found
+
+    def new_accepted(self) -> list[str]:
+        """Return the files of accepted results that were written since the last call."""
+        return self._accepted.new_files() if self._accepted is not None else []
 
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows.
@@ -128,6 +163,8 @@ class Run:
         self.problems: list[str] = []
         """Why a file that was asked for could not be written."""
         self.notes: list[str] = []
+        self.accepted: list[str] = []
+        """The files of accepted results that were written."""
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
@@ -372,6 +409,7 @@ class Run:
             self.trials.setdefault(_identity(trial), trial)
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
         self.planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("planned", ())]
+        self.accepted += content.get("accepted", ())
         if content.get("not_run"):
             self.not_run.append(content["not_run"])
         for label, seed, changes in content.get("reasons", ()):
@@ -386,6 +424,13 @@ class Run:
             self._lab.close()
         if self._shared is not None and not is_worker(self.config):
             shutil.rmtree(self._shared, ignore_errors=True)
+
+
+def _name(item: pytest.Item) -> str:
+    """Return the name of a test, without the groups that xdist's workers may add to it under --dist=loadgroup."""
+    marks = item.iter_markers("xdist_group") if is_worker(item.config) else ()
+    groups = {str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")) for mark in marks}
+    return item.nodeid.removesuffix(f"@{'_'.join(sorted(groups))}") if groups else item.nodeid
 
 
 def _identity(trial: TrialResult) -> tuple[str, bool]:

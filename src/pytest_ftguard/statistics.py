@@ -16,6 +16,7 @@ __all__ = [
     "Effort",
     "Interval",
     "SeedNoise",
+    "change_of_gap",
     "cluster",
     "effort_to_settle",
     "gap_interval",
@@ -41,7 +42,7 @@ class SeedNoise:
     """
 
     tau: float
-    degrees_of_freedom: int
+    degrees_of_freedom: float
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,38 @@ def gap_interval(
         seed_variance=float(seed_variance),
         degrees_of_freedom=float(freedom),
     )
+
+
+def change_of_gap(
+    now: FloatArray, then: FloatArray, tokens: FloatArray, confidence: float, *, paired: bool
+) -> Interval:
+    """Return by how much a gap per token has changed: the difference of differences, with its bounds.
+
+    The sequences are the same on both sides, and so are the seeds where they are paired. Then the
+    seeds' noise is estimated from the pairs alone: each is a difference of two like things, so it is not skewed as a
+    gap is (docs/error-rates.md). Without pairs the noises of both sides are added.
+
+    Args:
+        now: Summed loss of the candidate minus that of the baseline, in nats, shape (k seeds, n sequences).
+        then: Likewise, at the earlier commit; of the same shape where the seeds are paired.
+        tokens: Predicted tokens of each sequence, shape (n,).
+        confidence: One-sided confidence of each bound.
+        paired: Whether the rows of both sides belong to the same seeds.
+
+    Raises:
+        ValueError: As for `gap_interval`; or the seeds are not paired and a side has one only, which shows no noise.
+    """
+    if paired:
+        return gap_interval(now - then, tokens, confidence)
+    if min(len(now), len(then)) < 2:
+        message = f"without pairs each side needs at least two seeds, got {len(now)} and {len(then)}"
+        raise ValueError(message)
+    # As numbers of numpy, which unlike Python's can be divided by a variance of 0.
+    ours, theirs = (np.float64(_seed_variance(side, tokens) / len(side)) for side in (now, then))
+    _, freedom = _half_width(ours, theirs, len(now) - 1, len(then) - 1, confidence)
+    noise = SeedNoise(math.sqrt(ours + theirs), float(freedom))
+    means = now.mean(axis=0, keepdims=True) - then.mean(axis=0, keepdims=True)
+    return gap_interval(means, tokens, confidence, noise)
 
 
 def _seed_variance(values: FloatArray, tokens: FloatArray) -> float:

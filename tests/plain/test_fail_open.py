@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_ftguard import assertions
+from pytest_ftguard.accepted import AcceptedFile, History, record_pair
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.budgets import assess_memory, assess_time
 from pytest_ftguard.gates.quality import (
@@ -19,9 +21,10 @@ from pytest_ftguard.gates.quality import (
     assess_perplexity_gap,
     assess_retention,
 )
+from pytest_ftguard.gates.regression import Metric, accept, assess_regression
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import BYTES, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
+from pytest_ftguard.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.results import CurvePoint, Memory, Timing, TrainedVariant, TrialResult
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
@@ -38,6 +41,18 @@ def generous(value: float, unit: str) -> Limit:
     return Limit(value, unit, "ini", "a limit that anything measured would meet")
 
 
+def regression(candidate: TrainedVariant, baseline: TrainedVariant, metric: Metric, unit: str) -> Verdict:
+    """Against what the sound pair would have been accepted with; or the accepting of a pair, which must be as sound."""
+    then = record_pair(*sound())
+    file = AcceptedFile(Path("accepted.json"), "t.py::test", History("t.py::test", then, then))
+    limit = generous(0.2 if unit == NATS_PER_TOKEN else 99, unit)
+    verdict = assess_regression(candidate, baseline, limit, Rule(), metric=metric, file=file)
+    accepted, updated = accept(candidate, baseline, limit, Rule(), metric=metric, file=file, refusals=[])
+    assert updated is None or not set(REFUSED) & {accepted.status, verdict.status}
+    return verdict
+
+
+REFUSED = ("INVALID", "INCONCLUSIVE", "FAIL")
 GATES: Mapping[str, Callable[[TrainedVariant, TrainedVariant], Verdict]] = {
     "loss gap": lambda c, b: assess_loss_gap(c, b, generous(0.2, NATS_PER_TOKEN), Rule()),
     "perplexity gap": lambda c, b: assess_perplexity_gap(c, b, generous(2, PERPLEXITY), Rule()),
@@ -48,6 +63,9 @@ GATES: Mapping[str, Callable[[TrainedVariant, TrainedVariant], Verdict]] = {
     "memory": lambda c, _: assess_memory(c, generous(1e15, BYTES)),
     "memory of full": lambda c, b: assess_memory(c, generous(99, SHARE), b),
     "time": lambda c, b: assess_time(c, generous(99, SHARE), b, 0.95),
+    "regression": lambda c, b: regression(c, b, "loss_gap", NATS_PER_TOKEN),
+    "regression of memory": lambda c, b: regression(c, b, "memory", GROWTH),
+    "regression of time": lambda c, b: regression(c, b, "time", GROWTH),
 }
 
 
@@ -84,8 +102,10 @@ def bad_losses(value: float, **also: Any) -> dict[str, Any]:
 NO_TIME, NAN_TIME, NO_MEMORY = Timing(None, 0, 1.0), Timing(math.nan, 9, 1.0), Memory(0, "live tensors")
 UNMEASURED: dict[str, Any] = {"validation": None, "reference": None, "curve": (), "memory": None, "time": None}
 EMPTY: dict[str, Any] = {**UNMEASURED, "validation": losses(()), "reference": losses(())}
-QUALITY = {name for name in GATES if "memory" not in name and name != "time"}
-OF_LOSSES = {"loss gap", "perplexity gap", "retention"}
+QUALITY = set(GATES) - {"memory", "memory of full", "time"}
+SINCE = {name for name in GATES if "regression" in name}
+OF_LOSSES = {"loss gap", "perplexity gap", "retention", *SINCE}
+OF_RATES = {"loss gap", "perplexity gap", "retention", "regression"}
 OF_BOTH = set(GATES) - {"forgetting", "convergence", "memory"}
 
 
@@ -137,10 +157,10 @@ CASES: dict[str, tuple[Callable[[], Sides], set[str]]] = {
         for outcome in ("out_of_memory", "diverged", "crashed", "timed_out")
     },
     "full out of memory": (full(outcome="out_of_memory"), OF_BOTH),
-    "NaN time": (lora(time=NAN_TIME), {"time"}),
-    "no time": (full(time=NO_TIME), {"time"}),
-    "no memory": (lora(memory=NO_MEMORY), {"memory", "memory of full"}),
-    "a trial compared with itself under another name": (named_otherwise, OF_LOSSES),
+    "NaN time": (lora(time=NAN_TIME), {"time", "regression of time"}),
+    "no time": (full(time=NO_TIME), {"time", "regression of time"}),
+    "no memory": (lora(memory=NO_MEMORY), {"memory", "memory of full", "regression of memory"}),
+    "a trial compared with itself under another name": (named_otherwise, OF_RATES),
     "unpaired seeds": (with_seeds(0, 2), OF_BOTH - {"memory of full"}),
     "a seed too few": (with_seeds(0), OF_BOTH - {"memory of full"}),
     "duplicate seeds": (repeated, OF_BOTH - {"memory of full"}),
@@ -187,6 +207,7 @@ HELPERS: dict[str, Callable[[TrainedVariant, TrainedVariant], Verdict]] = {
     "assert_converged": lambda candidate, _: assertions.assert_converged(candidate),
     "assert_memory_budget": lambda candidate, baseline: assertions.assert_memory_budget(candidate, of=baseline),
     "assert_time_budget": lambda candidate, baseline: assertions.assert_time_budget(candidate, of=baseline),
+    "assert_no_regression": assertions.assert_no_regression,
 }
 
 

@@ -17,8 +17,8 @@ HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
     **dict.fromkeys(("errors", "units"), 0),
     **dict.fromkeys(("specs", "results", "limits"), 1),
-    **dict.fromkeys(("statistics", "training"), 2),
-    **dict.fromkeys(("comparison", "running"), 3),
+    **dict.fromkeys(("statistics", "training", "accepted"), 2),
+    **dict.fromkeys(("comparison", "running", "accepted_files"), 3),
     **dict.fromkeys(("gates", "advice", "calibration", "trainer_runs"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
     **dict.fromkeys(("assertions", "session"), 6),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 from pytest_ftguard.assertions import active_test, assert_loss_gap
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import BYTES, SHARE
+from pytest_ftguard.limits import BYTES, GROWTH, SHARE
 from pytest_ftguard.reporting.json import json_report, read_report
-from pytest_ftguard.reporting.terminal import RecordedVerdict, plan_lines, progress_line, summary_lines
+from pytest_ftguard.reporting.terminal import RecordedVerdict, accepted_lines, plan_lines, progress_line, summary_lines
 from pytest_ftguard.results import Memory, Parameters, TrialError, TrialResult
 from pytest_ftguard.running.lab import Progress
 from pytest_ftguard.specs import TrialSpec
@@ -42,6 +43,26 @@ def trials() -> list[TrialResult]:
     return [trial(FULL, NLL, seed=s, **BIG) for s in (0, 1)] + [
         trial(LORA, [x + s for x in NLL], seed=s) for s in (0, 1)
     ]
+
+
+def test_losses_that_are_not_finite_are_shown_and_do_not_end_the_summary() -> None:
+    """Two seeds of which one is NaN have no spread, and what else there is to say is said."""
+    broken = [trial(LORA, [math.nan] * 64, seed=seed) for seed in (0, 1)]
+    text = "\n".join(summary_lines([*trials()[:2], *broken], [RecordedVerdict("t.py::test_it", VERDICT)], []))
+    assert "nan" in text
+    assert "INCONCLUSIVE" in text
+
+
+def test_a_regression_is_shown_with_its_sign_and_accepted_files_are_counted() -> None:
+    """A share that has grown is no share of the baseline; what was only accepted has no value."""
+    grown = replace(VERDICT, gate="regression", status="FAIL", value=0.062, interval=None, limit=0.05, unit=GROWTH)
+    accepted = replace(grown, status="PASS", value=None)
+    text = "\n".join(summary_lines([], [RecordedVerdict("t.py::test_it", one) for one in (grown, accepted)], []))
+    assert re.search(r"regression +\+6\.2% +<= 5%  \(ini\) +FAIL", text)
+    assert re.search(r"regression +- +<= 5%  \(ini\) +PASS", text)
+    assert accepted_lines([]) == []
+    assert accepted_lines(["a/b.json", "a/c.json", "a/b.json"]) == ["2 results accepted in a: review and commit"]
+    assert accepted_lines(["a/b.json"]) == ["1 result accepted in a: review and commit"]
 
 
 def test_the_summary_shows_both_variants_the_base_and_the_gates_in_80_columns() -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "different_threads",
     "different_workload",
     "same_base",
+    "same_losses",
     "same_sequences",
     "step_0",
 ]
@@ -79,17 +80,24 @@ def same_sequences(ours: SequenceLosses | None, theirs: SequenceLosses | None) -
 
 def same_base(ours: TrialResult, theirs: TrialResult) -> bool:
     """Return whether the base models say the same of every single sequence, but for rounding."""
-    one, other = ours.base_validation, theirs.base_validation
+    return same_losses(ours.base_validation, theirs.base_validation, _precision(ours))
+
+
+def same_losses(one: SequenceLosses | None, other: SequenceLosses | None, precision: str) -> bool:
+    """Return whether a model says the same of every single sequence on both sides, but for rounding."""
     if one is None or other is None or not same_sequences(one, other):
         return False
-    single, mean = _tolerance(_BASE_TOLERANCE, ours), _tolerance(_MEAN_BASE_TOLERANCE, ours)
+    single, mean = _tolerance(_BASE_TOLERANCE, precision), _tolerance(_MEAN_BASE_TOLERANCE, precision)
     return abs(one.loss - other.loss) <= mean * other.loss and all(
         abs(a - b) <= single * max(1.0, abs(b)) for a, b in zip(one.nll, other.nll, strict=True)
     )
 
 
-def _tolerance(by_precision: Mapping[str, float], trial: TrialResult) -> float:
-    precision = trial.environment.precision if trial.environment else "fp32"
+def _precision(trial: TrialResult) -> str:
+    return trial.environment.precision if trial.environment else "fp32"
+
+
+def _tolerance(by_precision: Mapping[str, float], precision: str) -> float:
     return by_precision.get(precision, min(by_precision.values()))
 
 
@@ -176,7 +184,7 @@ def step_0(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
     if len(starts) != 2:
         yield f"seed {ours.spec.seed}: the loss before training was not measured for both variants"
         return
-    tolerance = _tolerance(_STEP_0_TOLERANCE, ours)
+    tolerance = _tolerance(_STEP_0_TOLERANCE, _precision(ours))
     left, right = starts[0].loss, starts[1].loss
     if not abs(left - right) <= tolerance * max(1.0, abs(right)):
         yield (

@@ -15,7 +15,7 @@ from pytest_ftguard.results import Breakdown, TrainedVariant, TrialResult
 from pytest_ftguard.statistics import mean_log_ratio
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
 
-__all__ = ["assess_memory", "assess_time", "foretell_memory"]
+__all__ = ["assess_memory", "assess_time", "foretell_memory", "memory_problems", "time_problems"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -43,11 +43,7 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
         )
         raise ConfigurationError(message)
     whole = baseline if limit.unit == SHARE else None
-    problems = [*_memory_problems(candidate), *(_memory_problems(whole) if whole else ())]
-    if whole and not problems:
-        comparison = compare(candidate, whole, same_learning_rate=True)
-        problems += [*comparison.different_work, *comparison.different_environment]
-        problems += _different_methods(candidate, whole)
+    problems = memory_problems(candidate, whole) if whole else _memory_problems(candidate)
     peak, of = candidate.peak_memory_bytes, whole.peak_memory_bytes if whole else None
     if problems or peak is None:
         return invalid("memory_budget", candidate, whole, limit, problems)
@@ -87,6 +83,19 @@ def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVa
     return give(
         "memory_budget", status, candidate=candidate, baseline=whole, measured=value, limit=limit, message=message
     )
+
+
+def memory_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    """Return why the peaks of memory of two variants cannot be compared; empty where they can."""
+    problems = [*_memory_problems(candidate), *_memory_problems(baseline)]
+    if problems:
+        return problems
+    comparison = compare(candidate, baseline, same_learning_rate=True)
+    return [
+        *comparison.different_work,
+        *comparison.different_environment,
+        *_different_methods(candidate, baseline),
+    ]
 
 
 def _memory_problems(variant: TrainedVariant) -> list[str]:
@@ -166,12 +175,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         baseline: The variant whose time is the whole.
         confidence: One-sided confidence of each bound.
     """
-    problems = [*_time_problems(candidate), *_time_problems(baseline)]
-    if not problems:
-        comparison = compare(candidate, baseline, same_learning_rate=True)
-        problems += [*comparison.different_work, *comparison.different_environment, *comparison.different_threads]
-        problems += [*comparison.unpaired, *_different_runs(candidate, baseline)]
-        problems += [problem for side in (candidate, baseline) for problem in _disturbed(side)]
+    problems = time_problems(candidate, baseline)
     if not problems and len(candidate.trials) < 2:
         problems.append(
             "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"
@@ -201,6 +205,22 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         limit=limit,
         message="\n".join(lines),
     )
+
+
+def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    """Return why the steps' times of two variants cannot be compared; empty where they can."""
+    problems = [*_time_problems(candidate), *_time_problems(baseline)]
+    if problems:
+        return problems
+    comparison = compare(candidate, baseline, same_learning_rate=True)
+    return [
+        *comparison.different_work,
+        *comparison.different_environment,
+        *comparison.different_threads,
+        *comparison.unpaired,
+        *_different_runs(candidate, baseline),
+        *(problem for side in (candidate, baseline) for problem in _disturbed(side)),
+    ]
 
 
 def _time_advice(status: Status, seeds: int) -> list[str]:

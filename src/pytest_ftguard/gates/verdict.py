@@ -22,6 +22,7 @@ TITLES: Final[Mapping[str, str]] = {
     "convergence": "convergence",
     "memory_budget": "peak memory",
     "time_budget": "step time",
+    "regression": "regression",
 }
 AT_LEAST: Final = frozenset({"retention"})
 """Gates whose limit is the smallest accepted value; that of all others is the largest."""
@@ -32,14 +33,15 @@ class Verdict:
     """The answer of a gate.
 
     Attributes:
-        gate: "loss_gap", "perplexity_gap", "retention", "forgetting", "convergence", "memory_budget" or "time_budget".
+        gate: "loss_gap", "perplexity_gap", "retention", "forgetting", "convergence", "memory_budget", "time_budget" or
+            "regression".
         status: "PASS", "FAIL", "INCONCLUSIVE" or "INVALID".
         candidate: Label of the variant that was judged.
         baseline: Label of the variant that it was judged against, where there was one.
-        value: What was measured, in `unit`; None where nothing may be concluded.
+        value: What was measured, in `unit`; None where nothing may be concluded, or was: a result was accepted.
         interval: One-sided bounds of the value; None where it has none.
         limit: The limit, in `unit`.
-        unit: "nats per token", "perplexity", "bytes", "of baseline" or "of the gain".
+        unit: "nats per token", "perplexity", "bytes", "of baseline", "of the gain" or "of the accepted result".
         limit_source: "argument", "marker", "command line", "environment" or "ini".
         message: What was measured, what was allowed, why the answer is what it is, and what to do.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,14 +14,11 @@ from pytest_ftguard import __version__
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.reporting.terminal import RecordedVerdict
 from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult, trained_variants
-from pytest_ftguard.specs import variant_to_dict
+from pytest_ftguard.specs import readable_json, variant_to_dict
 
 __all__ = ["json_report", "read_report"]
 
 __tracebackhide__ = hide_our_frames
-
-# A list of numbers that json.dumps has spread over lines; a line break inside of a string is escaped, so none matches.
-_SPREAD_NUMBERS: Final = re.compile(r"\[\n\s*([^\[\]{}\"]*?)\n\s*\]")
 
 
 def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict]) -> str:
@@ -40,8 +36,7 @@ def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdic
         "trials": [_trial(trial) for trial in trials],
         "verdicts": [{"nodeid": recorded.nodeid, **recorded.verdict.to_dict()} for recorded in verdicts],
     }
-    text = json.dumps(_strict(report), allow_nan=False, indent=2, ensure_ascii=False) + "\n"
-    return _SPREAD_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+    return readable_json(_strict(report))
 
 
 def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:

@@ -15,14 +15,14 @@ from tabulate import tabulate
 from pytest_ftguard.advice import fairness_notes
 from pytest_ftguard.comparison.same_work import same_base, same_sequences
 from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
-from pytest_ftguard.limits import BYTES, OF_GAIN, SHARE, format_limit
+from pytest_ftguard.limits import BYTES, GROWTH, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.lab import Progress
 from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, format_count, format_duration
 
-__all__ = ["RecordedVerdict", "plan_lines", "progress_line", "reason_lines", "summary_lines"]
+__all__ = ["RecordedVerdict", "accepted_lines", "plan_lines", "progress_line", "reason_lines", "summary_lines"]
 
 _UNMEASURED: Final = "-"
 
@@ -66,6 +66,19 @@ def summary_lines(
         blocks.append([f"{tests} not asked:", *(f"    {reason}" for reason in dict.fromkeys(not_run))])
     lines = [line for block in blocks for line in [*block, ""]]
     return lines[:-1]
+
+
+def accepted_lines(files: Sequence[str]) -> list[str]:
+    """Return how many results were accepted, and where they are.
+
+    Args:
+        files: The files that were written.
+    """
+    count = len(set(files))
+    if not count:
+        return []
+    folders = ", ".join(sorted({str(Path(file).parent) for file in files}))
+    return [f"{count} result{'s' if count > 1 else ''} accepted in {folders}: review and commit"]
 
 
 def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]) -> list[str]:
@@ -276,7 +289,7 @@ def _variant_row(variant: TrainedVariant, label: str) -> list[str]:
     # Only what is all of it is shown as 100%.
     share = "100%" if percent == 100 else f"{percent:.2g}%" if percent < 99.5 else f"{min(percent, 99.9):.1f}%"
     loss, losses, perplexity = variant.loss, variant.losses or (), variant.perplexity
-    spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
+    spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 and all(map(math.isfinite, losses)) else ""
     return [
         f"{label} (cached)" if variant.cached else label,
         _UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
@@ -320,11 +333,11 @@ def _measured_and_limit(verdict: Verdict) -> tuple[str, str]:
     if unit == BYTES:
         return format_bytes_apart(value, limit)
     bounds = verdict.interval or ()
-    if unit in (SHARE, OF_GAIN):
+    if unit in (SHARE, OF_GAIN, GROWTH):
         shares = [100 * number for number in (value, *bounds)]
         decimals = decimals_apart(shares, 100 * limit, 1)
-        what = f"{shares[0]:.{decimals}f}%"
-        whole = f" of {verdict.baseline}" if not bounds else ""
+        what = f"{shares[0]:{'+' if unit == GROWTH else ''}.{decimals}f}%"
+        whole = f" of {verdict.baseline}" if unit == SHARE and not bounds else ""
         return f"{what}{_bounds(shares[1:], decimals)}{whole}", format_limit(limit, unit)
     decimals = decimals_apart((value, *bounds), limit, 3)
     return f"{value:+.{decimals}f}{_bounds(bounds, decimals)}", format_limit(limit, unit)

@@ -33,9 +33,11 @@ MARKER_KEYS: Final = (
     "max_improvement",
     "max_memory",
     "max_time",
+    "max_regression",
     "confidence",
     "gain_factor",
     "on_inconclusive",
+    "on_missing",
 )
 ENVIRONMENT_PREFIX: Final = "FTGUARD_"
 INI_PREFIX: Final = "ftguard_"
@@ -242,6 +244,19 @@ def _memory_limit(value: Any, place: Place) -> Any:
     return parse_memory_limit(value, place.kind, place.name)
 
 
+def _regression_limit(value: Any, place: Place) -> Any:
+    from pytest_ftguard.limits import parse_regression_limit
+
+    return parse_regression_limit(value, place.kind, place.name)
+
+
+def _update(value: Any, place: Place) -> bool:
+    wanted = _flag(value, place)
+    if wanted and place.kind == "ini":
+        raise ValueError("a run that always accepts never fails; give it on the command line, as --ftguard-update")
+    return wanted
+
+
 KEYS: Final = (
     Key("model", _model, "hub id or folder of the base model"),
     Key("revision", _text, "revision of the model on the hub"),
@@ -289,6 +304,7 @@ KEYS: Final = (
         "largest share of the baseline's step time: '80%%'",
     ),
     Key("max_memory", _memory_limit, "largest accepted peak memory: '0.9 GB', or '60%%' of the baseline's"),
+    Key("max_regression", _regression_limit, "growth since accepted: 0.01 nats per token, or '5%%' of memory or time"),
     Key("confidence", _confidence, "one-sided confidence of each bound (0.95)"),
     Key("gain_factor", _gain_factor, "margins that full fine-tuning must gain over the base model (3)"),
     Key("on_inconclusive", _choice("fail", "warn"), "what an INCONCLUSIVE verdict does: fail or warn"),
@@ -302,6 +318,10 @@ KEYS: Final = (
     ),
     Key("calibration", _path, "file of the calibrated noise of seeds"),
     Key("calibrate", _calibration_seeds, "train so many seeds, 10 or more, and write their noise to the calibration"),
+    Key("baseline_dir", _path, "folder of the accepted results (ftguard_baselines)"),
+    Key("update", _update, "accept what the tests with assert_no_regression measure, and write it", flag=True),
+    Key("update_in_ci", _flag, "let --ftguard-update accept also where the variable CI is set", flag=True),
+    Key("on_missing", _choice("fail", "warn"), "what a missing accepted result does: fail or warn"),
     Key("plan", _flag, "train nothing: list the trials with the forecast of their memory", flag=True),
     Key(
         "forecast",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_ftguard.specs.trial import TrialSpec
-from pytest_ftguard.specs.values import FrozenOptions, canonical_json
+from pytest_ftguard.specs.values import FrozenOptions, canonical_json, readable_json
 from pytest_ftguard.specs.variants import Full, LoRA, Variant, variant_from_dict, variant_to_dict, with_learning_rate
 from pytest_ftguard.specs.workload import Workload
 
@@ -15,6 +15,7 @@ __all__ = [
     "Variant",
     "Workload",
     "canonical_json",
+    "readable_json",
     "variant_from_dict",
     "variant_to_dict",
     "with_learning_rate",

@@ -5,15 +5,30 @@ from __future__ import annotations
 import json
 import math
 import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 
-__all__ = ["FrozenOptions", "Spec", "canonical_json", "flag", "one_of", "plain", "positive", "text_value", "whole"]
+__all__ = [
+    "FrozenOptions",
+    "Spec",
+    "canonical_json",
+    "flag",
+    "one_of",
+    "plain",
+    "positive",
+    "readable_json",
+    "text_value",
+    "whole",
+]
 
 __tracebackhide__ = hide_our_frames
+
+# A list of numbers that json.dumps has spread over lines; a line break inside of a string is escaped, so none matches.
+_SPREAD_NUMBERS: Final = re.compile(r"\[\n\s*([^\[\]{}\"]*?)\n\s*\]")
 
 
 class FrozenOptions(Mapping[str, Any]):
@@ -62,6 +77,17 @@ def canonical_json(value: Any) -> str:
         ValueError: The value holds NaN or an infinity.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def readable_json(value: Any, *, sort_keys: bool = False) -> str:
+    """Return the JSON text of a value for people: indented, with each list of numbers on a line of its own.
+
+    Raises:
+        TypeError: The value holds something that JSON has no word for.
+        ValueError: The value holds NaN or an infinity.
+    """
+    text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n"
+    return _SPREAD_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def whole(owner: str, value: Any, least: int) -> int:

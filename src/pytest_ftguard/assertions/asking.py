@@ -1,0 +1,183 @@
+"""What all assertion helpers share: they find the limit, ask the gate, record the verdict, and fail the test."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
+from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
+from pytest_ftguard.gates.verdict import Verdict, needs_seeds
+from pytest_ftguard.limits import Limit
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.settings import Setting, argument_setting
+from pytest_ftguard.statistics import SeedNoise
+
+if TYPE_CHECKING:
+    from pytest_ftguard.accepted_files import AcceptedFiles
+
+__all__ = [
+    "ActiveTest",
+    "active_test",
+    "check_pair",
+    "check_variant",
+    "conclude",
+    "limit_of",
+    "look",
+    "rule_of",
+    "value_of",
+]
+
+__tracebackhide__ = hide_our_frames
+
+DEFAULT_CONFIDENCE = 0.95
+
+Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
+
+
+class ActiveTest(Protocol):
+    """The test that is running: where its limits were set, and where its verdicts go."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the variants are planned only, and not trained."""
+
+    @property
+    def accepted(self) -> AcceptedFiles:
+        """The files of results that were accepted for this test."""
+
+    def refusals(self) -> list[str]:
+        """Return why nothing may be accepted here and now, whatever was measured."""
+
+    def setting(self, name: str) -> Setting | None:
+        """Return a setting from the marker, the command line, the environment or the ini file."""
+
+    def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
+        """Return the calibrated noise of seeds for two variants, where there is one."""
+
+    def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
+        """Keep a verdict, and the variants that it is about, for the summary and the files."""
+
+
+active_test: ContextVar[ActiveTest | None] = ContextVar("ftguard_active_test", default=None)
+
+
+def check_pair(helper: str, candidate: object, baseline: object, usage: str = "lora_variant, full_variant") -> None:
+    """Raise the error of a candidate and a baseline that are no pair, or stand the wrong way round."""
+    ours, theirs = check_variant(helper, candidate), check_variant(helper, baseline)
+    if ours.variant.kind == "full" and theirs.variant.kind != "full":
+        message = (
+            f"{helper} was given {ours.label} as the candidate and {theirs.label} as the baseline; "
+            f"the other way round is meant: {helper}({usage})"
+        )
+        raise ConfigurationError(message)
+    # Also where one of the two was read from a report: the same variant cannot be worse than itself.
+    if ours is theirs or ours.variant == theirs.variant:
+        message = (
+            f"{helper} was given {ours.label} as the candidate and as the baseline: such a gate cannot fail; "
+            f"give two variants: {helper}({usage})"
+        )
+        raise ConfigurationError(message)
+
+
+def rule_of(confidence: float | None, same_learning_rate: bool = False) -> Rule:
+    """Return how a gate decides, by argument and settings."""
+    return Rule(
+        confidence=value_of("confidence", confidence, DEFAULT_CONFIDENCE),
+        gain_factor=value_of("gain_factor", None, GAIN_FACTOR),
+        same_learning_rate=same_learning_rate,
+    )
+
+
+def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
+    """Ask a gate, and where it is in doubt and the workload allows it, ask again with more seeds."""
+    # Each side keeps the seeds that it has; only what was trained in this run, with the same ones, is extended.
+    both = candidate.extend and baseline.extend and candidate.workload.looks == baseline.workload.looks
+    looks = candidate.workload.looks if both else ()
+    rule = _calibrated(rule, candidate, baseline)
+    if len(looks) < 2:
+        # Whoever stopped a run in another one, at the look that answered, owes that look's share of the error.
+        elsewhere = [side.workload.looks for side in (candidate, baseline) if side.extend is None]
+        taken = max(elsewhere, key=len, default=looks)
+        if len(taken) > 1:
+            rule = rule.at_look(1 + sum(len(candidate.trials) > seeds for seeds in taken), len(taken))
+        return assess(candidate, baseline, limit, rule)
+    for look, seeds in enumerate(looks, start=1):
+        sides = candidate.with_seeds(seeds), baseline.with_seeds(seeds)
+        verdict = assess(*sides, limit, rule.at_look(look, len(looks)))
+        if not needs_seeds(verdict):
+            break
+    return verdict
+
+
+def _calibrated(rule: Rule, candidate: TrainedVariant, baseline: TrainedVariant) -> Rule:
+    test = active_test.get()
+    return rule if test is None else replace(rule, seed_noise=test.seed_noise(candidate, baseline))
+
+
+def check_variant(helper: str, value: object) -> TrainedVariant:
+    """Return what a helper was given, if it is a trained variant."""
+    if not isinstance(value, TrainedVariant):
+        message = f"{helper} takes trained variants, such as the fixture lora_variant gives, got {value!r}"
+        raise ConfigurationError(message)
+    return value
+
+
+def setting_of(name: str, argument: Any) -> Setting | None:
+    """Return a setting: that of the argument, or else of the running test."""
+    if argument is not None:
+        return argument_setting(name, argument)
+    test = active_test.get()
+    return test.setting(name) if test else None
+
+
+def value_of(name: str, argument: Any, default: Any) -> Any:
+    """Return a setting's value, or the default where it was not made."""
+    setting = setting_of(name, argument)
+    return default if setting is None else setting.value
+
+
+def limit_of(helper: str, name: str, argument: Any) -> Limit:
+    """Return the limit of a gate; that there is none is an error."""
+    setting = setting_of(name, argument)
+    if setting is None:
+        message = (
+            f"{helper} has no limit, and a gate without a limit is never green: pass {_argument(name)}=..., mark the "
+            f"test with ftguard({name}=...), or set ftguard_{name} in the ini file"
+        )
+        raise ConfigurationError(message)
+    limit: Limit = setting.value
+    return limit
+
+
+def _argument(name: str) -> str:
+    return "at_least" if name.startswith("min_") else "at_most"
+
+
+def conclude(
+    verdict: Verdict, on_inconclusive: str | None, *variants: TrainedVariant, warn_of_invalid: bool = False
+) -> Verdict:
+    """Record a verdict, and fail the test or warn where it is not a PASS; to be called by a helper itself.
+
+    Args:
+        verdict: The verdict.
+        on_inconclusive: The argument of that name.
+        variants: What the verdict is about.
+        warn_of_invalid: Whether INVALID only warns too.
+    """
+    choice = value_of("on_inconclusive", on_inconclusive, "fail")
+    test = active_test.get()
+    if test is not None:
+        test.record(verdict, variants)
+        if test.is_planned:  # nothing was trained, so nothing is decided
+            return verdict
+    if verdict.status == "PASS":
+        return verdict
+    if (verdict.status, choice) == ("INCONCLUSIVE", "warn") or (verdict.status == "INVALID" and warn_of_invalid):
+        # The frame that called the helper, two above this one, is where the user looks.
+        warnings.warn(FtguardWarning(verdict.message), stacklevel=3)
+        return verdict
+    raise (LimitExceeded if verdict.status == "FAIL" else GateFailure)(verdict.message)

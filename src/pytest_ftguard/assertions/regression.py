@@ -1,0 +1,83 @@
+"""The assertion helper across commits: it finds what was accepted, asks the gate, or accepts."""
+
+from __future__ import annotations
+
+from pytest_ftguard.assertions.asking import active_test, check_pair, conclude, limit_of, rule_of, value_of
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.gates.regression import METRICS, Metric, accept, assess_regression, pair_problems
+from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.limits import GROWTH, Limit
+from pytest_ftguard.results import TrainedVariant
+
+__all__ = ["assert_no_regression"]
+
+__tracebackhide__ = hide_our_frames
+
+
+def assert_no_regression(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    *,
+    metric: Metric = "loss_gap",
+    at_most: float | str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: str | None = None,
+    same_learning_rate: bool = False,
+    on_missing: str | None = None,
+) -> Verdict:
+    """Fail the test unless the candidate, beside its baseline, is about as good as when it was accepted.
+
+    What is judged is the growth of the difference between both, so that the baseline absorbs what the machine has
+    changed. Under `--ftguard-update` nothing is judged: the result is accepted, and written to the file that belongs
+    to the test; put this helper after the other gates of the test, which must have passed.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA. Its settings may have changed: they are on trial.
+        baseline: The variant that it is judged against, usually full fine-tuning, with the settings it had.
+        metric: "loss_gap", "memory" or "time".
+        at_most: The largest accepted growth: of the loss gap in nats per token (0.01), or of memory or time as a share
+            ("5%"); by default `max_regression` of marker, option, environment or ini.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        on_missing: What a missing accepted result does, "fail" or "warn"; by default `on_missing`, or "fail".
+
+    Returns:
+        The verdict: PASS; or INCONCLUSIVE, or INVALID for want of an accepted result, where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE, or the result was not accepted.
+        ConfigurationError: There is no limit, no running test, an argument is wrong, or the file is damaged.
+    """
+    check_pair("assert_no_regression", candidate, baseline)
+    limit = _limit(metric, at_most)
+    rule, choice = rule_of(confidence, same_learning_rate), value_of("on_missing", on_missing, "fail")
+    test = active_test.get()
+    if test is None:
+        raise ConfigurationError("assert_no_regression finds what was accepted by the test's name: call it in a test")
+    file = test.accepted.find(candidate, baseline)
+    if value_of("update", None, False):
+        verdict, updated = accept(candidate, baseline, limit, rule, metric=metric, file=file, refusals=test.refusals())
+        if updated is not None:
+            test.accepted.write(file, updated)
+        return conclude(verdict, on_inconclusive, candidate, baseline)
+    verdict = assess_regression(candidate, baseline, limit, rule, metric=metric, file=file)
+    # A pair that is unsound by itself fails also where there is nothing to compare it with.
+    missing = file.history is None and not pair_problems(candidate, baseline, limit, rule, metric)
+    return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing and choice == "warn")
+
+
+def _limit(metric: str, argument: float | str | None) -> Limit:
+    if metric not in METRICS:
+        message = f"assert_no_regression takes the metric {', '.join(map(repr, METRICS))}, got {metric!r}"
+        raise ConfigurationError(message)
+    limit = limit_of("assert_no_regression", "max_regression", argument)
+    if limit.unit != METRICS[metric]:
+        wanted = 'a share such as "5%"' if METRICS[metric] == GROWTH else "a number such as 0.01 (nats per token)"
+        message = (
+            f"max_regression is {limit} (set by {limit.place}), and a limit for the metric {metric!r} is {wanted}: "
+            "pass at_most=..., or mark the test with ftguard(max_regression=...)"
+        )
+        raise ConfigurationError(message)
+    return limit

@@ -1,0 +1,171 @@
+"""One pair of variants at two commits: whether both did the same work, what else has changed, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from pytest_ftguard.accepted import WORK, PairRecord
+from pytest_ftguard.comparison.same_work import same_losses, same_sequences
+from pytest_ftguard.specs import variant_to_dict
+from pytest_ftguard.statistics import FloatArray, Interval, change_of_gap, cluster, mean_log_ratio
+
+__all__ = [
+    "MemoryGrowth",
+    "differences_since",
+    "differing_work",
+    "gap_change",
+    "memory_growth",
+    "paired_seeds",
+    "same_machine",
+    "time_growth",
+]
+
+# How the learning rate was found does not change what was trained.
+_HOW_FOUND: Final = "search_learning_rate"
+_DECIMALS: Final = 12
+
+
+@dataclass(frozen=True)
+class MemoryGrowth:
+    """By which share memory has grown.
+
+    Attributes:
+        ratio: Growth of the candidate's share of the baseline's peak.
+        absolute: Growth of the candidate's peak itself; None on another machine or with other versions.
+    """
+
+    ratio: float
+    absolute: float | None
+
+    @property
+    def value(self) -> float:
+        """The larger of both."""
+        return self.ratio if self.absolute is None else max(self.ratio, self.absolute)
+
+
+def differing_work(now: PairRecord, then: PairRecord) -> list[str]:
+    """Return what forbids to compare a pair with its earlier self, apart from the candidate, which is judged."""
+    return [*_differing_settings(now, then), *_differing_content(now, then)]
+
+
+def _differing_settings(now: PairRecord, then: PairRecord) -> Iterator[str]:
+    ours = {**now.work, "precision": now.environment.precision}
+    theirs = {**then.work, "precision": then.environment.precision}
+    for name in (*WORK, "precision"):
+        if ours.get(name) != theirs.get(name):
+            yield f"{name} is {ours.get(name)!r} now, and was {theirs.get(name)!r}"
+    for name, one, other in _variant_differences(now, then, "baseline"):
+        yield f"the {name} of {now.baseline.variant.label}, the reference, is {one!r} now, and was {other!r}"
+
+
+def _differing_content(now: PairRecord, then: PairRecord) -> Iterator[str]:
+    if not same_sequences(now.base, then.base):
+        yield "the validation sequences are not the same: other text, other tokenizer or another number of them"
+    elif not same_losses(now.base, then.base, now.environment.precision):
+        yield "the base model is another one, as its losses on the same sequences show"
+    orders = dict(zip(then.seeds, then.data_orders, strict=True))
+    shared = [seed for seed in now.seeds if seed in orders]
+    if not shared:
+        yield (
+            f"there is no seed in common ({_listed(now.seeds)} now, {_listed(then.seeds)} then), so nothing shows that "
+            "the training text is the same"
+        )
+    changed = [seed for seed, order in zip(now.seeds, now.data_orders, strict=True) if orders.get(seed, order) != order]
+    if changed:
+        yield f"the training batches of seed {_listed(changed)} are not the same, or not in the same order"
+
+
+def _listed(seeds: Any) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _variant_differences(now: PairRecord, then: PairRecord, side: str) -> Iterator[tuple[str, Any, Any]]:
+    ours, theirs = (variant_to_dict(getattr(record, side).variant) for record in (now, then))
+    for name in {**ours, **theirs}:
+        if name != _HOW_FOUND and ours.get(name) != theirs.get(name):
+            yield name, ours.get(name), theirs.get(name)
+
+
+def differences_since(now: PairRecord, then: PairRecord) -> list[str]:
+    """Return what else has changed and may explain a regression: settings of the candidate, machine and versions."""
+    found = [f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")]
+    for name in ("device", "device_name", "platform"):
+        found += _changes(name, getattr(now.environment, name), getattr(then.environment, name))
+    ours, theirs = now.environment.versions, then.environment.versions
+    found += [change for name in {**ours, **theirs} for change in _changes(name, ours.get(name), theirs.get(name))]
+    return [*found, *_changes("pytest-ftguard", now.ftguard_version, then.ftguard_version)]
+
+
+def _changes(name: str, now: object, then: object) -> list[str]:
+    return [] if now == then else [f"{name} {then} -> {now}"]
+
+
+def same_machine(now: PairRecord, then: PairRecord) -> bool:
+    """Return whether bytes can be compared: they belong to their device and to the versions on it."""
+    ours, theirs = (replace(record.environment, threads=0) for record in (now, then))
+    return ours == theirs
+
+
+def paired_seeds(now: PairRecord, then: PairRecord) -> tuple[int, ...]:
+    """Return the seeds by which both are paired; none where each side has seeds that the other lacks.
+
+    The same seeds share the order of the data and the adapters' first weights.
+    """
+    shared = tuple(seed for seed in now.seeds if seed in then.seeds)
+    return shared if len(shared) in (len(now.seeds), len(then.seeds)) else ()
+
+
+def gap_change(now: PairRecord, then: PairRecord, confidence: float) -> Interval:
+    """Return by how much the loss gap has grown, in nats per token; both must have done the same work."""
+    shared = paired_seeds(now, then)
+    tokens = np.array(now.base.tokens, dtype=np.float64)
+    ours, theirs = (_rows(record, shared or record.seeds) for record in (now, then))
+    if now.base.documents is not None:
+        ours, theirs, tokens = (cluster(array, now.base.documents) for array in (ours, theirs, tokens))
+    return change_of_gap(ours, theirs, tokens, confidence, paired=bool(shared))
+
+
+def _rows(record: PairRecord, seeds: tuple[int, ...]) -> FloatArray:
+    by_seed: Mapping[int, tuple[float, ...]] = dict(zip(record.seeds, record.differences, strict=True))
+    return np.array([by_seed[seed] for seed in seeds], dtype=np.float64)
+
+
+def memory_growth(now: PairRecord, then: PairRecord) -> MemoryGrowth | None:
+    """Return by how much memory has grown; None where it was not measured on both sides, in the same way."""
+    ours, theirs = (_peaks(record) for record in (now, then))
+    if ours is None or theirs is None or now.memory_method != then.memory_method:
+        return None
+    # Rounded, because 630 / 600 - 1 is not 5 % to the last digit, and a growth of just the limit is allowed.
+    ratio = round((ours[0] / ours[1]) / (theirs[0] / theirs[1]) - 1, _DECIMALS)
+    absolute = round(ours[0] / theirs[0] - 1, _DECIMALS) if same_machine(now, then) else None
+    return MemoryGrowth(ratio, absolute)
+
+
+def _peaks(record: PairRecord) -> tuple[int, int] | None:
+    ours, theirs = record.candidate.peak_bytes, record.baseline.peak_bytes
+    return (ours, theirs) if ours and theirs and record.memory_method else None
+
+
+def time_growth(now: PairRecord, then: PairRecord, confidence: float) -> Interval | None:
+    """Return by how much the candidate's share of the baseline's step time has grown; None with too few measured.
+
+    The share is compared, on the same machine too: seconds change with its load, which slows both variants.
+    """
+    shared = [seed for seed in now.seeds if seed in then.seeds]
+    ours, theirs = (_shares(record, shared) for record in (now, then))
+    if len(shared) < 2 or ours is None or theirs is None:
+        return None
+    ratio = mean_log_ratio(ours, theirs, confidence)
+    return replace(ratio, value=ratio.value - 1, lower=ratio.lower - 1, upper=ratio.upper - 1)
+
+
+def _shares(record: PairRecord, seeds: list[int]) -> FloatArray | None:
+    ours, theirs = record.candidate.seconds_per_step, record.baseline.seconds_per_step
+    if ours is None or theirs is None:
+        return None
+    by_seed = dict(zip(record.seeds, (a / b for a, b in zip(ours, theirs, strict=True)), strict=True))
+    return np.array([by_seed[seed] for seed in seeds], dtype=np.float64)

@@ -1,0 +1,342 @@
+"""The gate across commits: a pair of variants now against what was accepted of it, and the accepting itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.comparison import compare
+from pytest_ftguard.comparison.since import (
+    differences_since,
+    differing_work,
+    gap_change,
+    memory_growth,
+    paired_seeds,
+    time_growth,
+)
+from pytest_ftguard.gates import explain
+from pytest_ftguard.gates.budgets import memory_problems, time_problems
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
+from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.statistics import Interval
+from pytest_ftguard.units import decimals_apart, format_bytes
+
+__all__ = ["METRICS", "MINIMUM_SEEDS", "Metric", "accept", "assess_regression", "pair_problems"]
+
+Metric = Literal["loss_gap", "memory", "time"]
+METRICS: Final[Mapping[str, str]] = {"loss_gap": NATS_PER_TOKEN, "memory": GROWTH, "time": GROWTH}
+"""The unit of each metric's limit."""
+MINIMUM_SEEDS: Final = 3
+"""Fewer seeds show next to nothing of their noise, and whatever is accepted is what later commits are held to."""
+
+# Which answer counts where the last accepted result and the anchor give two.
+_GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
+_LAST, _ANCHOR = "the accepted result", "the anchor, which was accepted first"
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How a pair stands to one result that was accepted.
+
+    Attributes:
+        against: Which one that is.
+        then: The result.
+        status: The answer.
+        measured: By how much it has grown, in the limit's unit; None where nothing may be concluded.
+        sentences: What was measured, or why nothing may be concluded.
+    """
+
+    against: str
+    then: PairRecord
+    status: Status
+    measured: Interval | float | None
+    sentences: tuple[str, ...]
+
+    @property
+    def gravity(self) -> tuple[int, float]:
+        """How much this answer weighs beside another one."""
+        value = self.measured.value if isinstance(self.measured, Interval) else self.measured
+        return _GRAVITY.index(self.status), -math.inf if value is None else value
+
+
+def assess_regression(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    limit: Limit,
+    rule: Rule,
+    *,
+    metric: Metric,
+    file: AcceptedFile,
+) -> Verdict:
+    """Judge by how much a pair has become worse since it was accepted: last, and for the first time.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against, and which absorbs what the machine has changed.
+        limit: The largest accepted growth: of the loss gap in nats per token, or of memory or time as a share.
+        rule: How it is judged; a calibrated noise is not used, for it is that of one gap and not of two.
+        metric: What is judged.
+        file: What was accepted.
+    """
+    history, problems = file.history, pair_problems(candidate, baseline, limit, rule, metric)
+    if history is None:
+        problems.append(
+            f"there is no accepted result of this test ({file} does not exist): run it with --ftguard-update "
+            "on the commit that it is to be held to, review the file and commit it; or set ftguard_on_missing = warn"
+        )
+    if problems or history is None:
+        return invalid("regression", candidate, baseline, limit, problems)
+    now = record_pair(candidate, baseline)
+    changes = [_change(now, history.accepted, _LAST, limit=limit, rule=rule, metric=metric)]
+    if history.anchor != history.accepted:
+        changes.append(_change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric))
+    worst = max(changes, key=lambda change: change.gravity)
+    lines = [
+        f"regression {worst.status}: {_standing(now, history.accepted, metric)}",
+        *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
+        f"Allowed: a growth of at most {limit}, set by {limit.place}. The accepted result is {file}.",
+        *(_advice(now, worst, limit, metric, file) if worst.status != "PASS" else _better(changes[0], limit)),
+        *_notes(now, history.accepted, limit, metric),
+    ]
+    return give(
+        "regression",
+        worst.status,
+        candidate=candidate,
+        baseline=baseline,
+        measured=worst.measured,
+        limit=limit,
+        message="\n".join(lines),
+    )
+
+
+def accept(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    limit: Limit,
+    rule: Rule,
+    *,
+    metric: Metric,
+    file: AcceptedFile,
+    refusals: Sequence[str],
+) -> tuple[Verdict, History | None]:
+    """Accept what a pair of variants measured, or refuse to.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+        limit: The limit that later commits are held to.
+        rule: How they are judged.
+        metric: What they are judged by.
+        file: What was accepted before, and where this belongs.
+        refusals: Why nothing may be accepted here and now, whatever was measured.
+
+    Returns:
+        A verdict, PASS or INVALID, and what is to be written; None where that is nothing.
+    """
+    problems = [*refusals, *pair_problems(candidate, baseline, limit, rule, metric)]
+    history, seeds = file.history, len(candidate.trials)
+    if seeds < MINIMUM_SEEDS:
+        problems.append(
+            f"{candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}, and what later commits are "
+            f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
+        )
+    now = None if problems else record_pair(candidate, baseline)
+    differing = differing_work(now, history.anchor) if now and history else []
+    problems += [f"it cannot be compared with {_ANCHOR}: {one}" for one in differing]
+    if differing:
+        problems.append(f"to begin anew, delete {file} and accept again")
+    if problems or now is None:
+        lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
+        updated = None
+    else:
+        updated = history.accept(now) if history else History(file.test, now, now)
+        lines = [f"regression PASS: {_accepted(now, history, updated, metric)}", f"The file is {file}."]
+        updated = updated if updated != history else None
+    verdict = give(
+        "regression",
+        "INVALID" if problems else "PASS",
+        candidate=candidate,
+        baseline=baseline,
+        measured=None,
+        limit=limit,
+        message="\n".join(lines),
+    )
+    return verdict, updated
+
+
+def _accepted(now: PairRecord, history: History | None, updated: History, metric: Metric) -> str:
+    if updated == history:
+        return "this very result was accepted already, and nothing was written or compared."
+    if history is None:
+        return "the result was accepted, the first one of this test, and nothing was compared; review and commit it."
+    return f"the result was accepted in the place of the last one; {_standing(now, history.accepted, metric)}"
+
+
+def pair_problems(
+    candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule, metric: Metric
+) -> list[str]:
+    """Return why a pair by itself can be neither judged nor accepted; empty where it can.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+        limit: The largest accepted growth.
+        rule: How it is judged.
+        metric: What is judged.
+    """
+    # Learning rates change neither memory nor time.
+    comparison = compare(candidate, baseline, same_learning_rate=rule.same_learning_rate or metric != "loss_gap")
+    problems = list(comparison.loss_problems)
+    if metric == "memory":
+        problems += memory_problems(candidate, baseline)
+    elif metric == "time":
+        problems += time_problems(candidate, baseline)
+    elif not problems:
+        # Where full fine-tuning learns nothing either, a gap that has not grown says nothing.
+        gain = comparison.losses.gain(rule.confidence)
+        if not gain.lower > rule.gain_factor * limit.value:
+            problems.append(explain.no_gain(baseline, gain, rule, limit.value, limit))
+    return list(dict.fromkeys(problems))
+
+
+def _change(now: PairRecord, then: PairRecord, against: str, *, limit: Limit, rule: Rule, metric: Metric) -> _Change:
+    differing = differing_work(now, then)
+    if differing:
+        return _Change(against, then, "INVALID", None, ("not the same work:", "; ".join(differing) + "."))
+    if metric == "memory":
+        return _memory_change(now, then, against, limit)
+    interval = (
+        gap_change(now, then, rule.confidence) if metric == "loss_gap" else time_growth(now, then, rule.confidence)
+    )
+    if interval is None:
+        unmeasured = "the time of a step was not measured in both, with at least two seeds in common."
+        return _Change(against, then, "INVALID", None, (unmeasured,))
+    status = decide("regression", interval, limit.value)
+    if status == "INVALID":
+        return _Change(against, then, status, None, ("the change or its bounds are not finite numbers.",))
+    if metric == "loss_gap" and now.differences == then.differences and now.seeds == then.seeds:
+        same = "both are the same to the last digit, for every seed and sequence, so there is nothing to be unsure of."
+        return _Change(against, then, status, interval, (same,))
+    what = "the loss gap has grown" if metric == "loss_gap" else "the share of a step's time has grown"
+    value, lower, upper = _texts((interval.value, interval.lower, interval.upper), limit)
+    sentence = (
+        f"{what} by {value}. Judging from {_basis(now, then, metric)}, the true growth lies between {lower} and "
+        f"{upper} ({explain.ends_err(rule.confidence)})."
+    )
+    return _Change(against, then, status, interval, (sentence,))
+
+
+def _memory_change(now: PairRecord, then: PairRecord, against: str, limit: Limit) -> _Change:
+    growth = memory_growth(now, then)
+    if growth is None or not math.isfinite(growth.value):
+        unmeasured = "the peaks of memory were not measured in both, or not in the same way."
+        return _Change(against, then, "INVALID", None, (unmeasured,))
+    status: Status = "PASS" if growth.value <= limit.value else "FAIL"
+    (ratio,) = _texts((growth.ratio,), limit)
+    sentences = [f"the share of {now.baseline.variant.label}'s peak has grown by {ratio}"]
+    if growth.absolute is None:
+        sentences.append("and bytes are not compared, because machine or versions are not the same.")
+    else:
+        (absolute,) = _texts((growth.absolute,), limit)
+        sentences.append(f"and the peak itself, on the same machine, by {absolute}.")
+    return _Change(against, then, status, growth.value, tuple(sentences))
+
+
+def _texts(values: Sequence[float], limit: Limit) -> list[str]:
+    """Return numbers with their sign, and as many digits as it takes to see on which side of the limit they are."""
+    if limit.unit == GROWTH:
+        shares = [100 * value for value in values]
+        return [f"{share:+.{decimals_apart(shares, 100 * limit.value, 1)}f}%" for share in shares]
+    return [f"{value:+.{decimals_apart(values, limit.value, 4)}f}" for value in values]
+
+
+def _basis(now: PairRecord, then: PairRecord, metric: Metric) -> str:
+    shared = paired_seeds(now, then)
+    if metric == "time":
+        return f"the {len(set(now.seeds) & set(then.seeds))} seeds in common"
+    documents = now.base.documents
+    units = f"{len(now.base.tokens)} sequences" if documents is None else f"{len(set(documents))} documents"
+    if len(shared) == 1:
+        return f"{units} and the one seed in common, which says nothing of other seeds"
+    if shared:
+        return f"{units} and {len(shared)} seeds, each paired with the same one then"
+    return f"{units}, {len(now.seeds)} seeds now and {len(then.seeds)} others then"
+
+
+def _standing(now: PairRecord, then: PairRecord, metric: Metric) -> str:
+    """Return where the pair stands, and where it stood."""
+    label, reference = now.candidate.variant.label, now.baseline.variant.label
+    was = "" if then.candidate.variant.label == label else f" ({then.candidate.variant.label})"
+    if metric == "loss_gap":
+        return (
+            f"the loss gap of {label} against {reference} is {now.gap:+.4f} nats per token, and was {then.gap:+.4f}"
+            f"{was} when it was accepted."
+        )
+    what = "the peak memory" if metric == "memory" else "a step"
+    ours, theirs = (_side(record, metric) for record in (now, then))
+    return f"{what} of {label} is {ours} of {reference}'s, and was {theirs}{was} when it was accepted."
+
+
+def _side(record: PairRecord, metric: Metric) -> str:
+    ours, theirs = record.candidate, record.baseline
+    if metric == "memory":
+        if not ours.peak_bytes or not theirs.peak_bytes:
+            return "unmeasured"
+        return f"{format_bytes(ours.peak_bytes)}, {100 * ours.peak_bytes / theirs.peak_bytes:.1f}%"
+    if ours.seconds_per_step is None or theirs.seconds_per_step is None:
+        return "unmeasured"
+    return f"{100 * sum(ours.seconds_per_step) / sum(theirs.seconds_per_step):.1f}%"
+
+
+def _advice(now: PairRecord, worst: _Change, limit: Limit, metric: Metric, file: AcceptedFile) -> list[str]:
+    """Return why the answer is what it is, and what to do."""
+    changed = differences_since(now, worst.then)
+    since = (
+        f"Changed since then: {'; '.join(changed)}."
+        if changed
+        else "No setting of the candidate and no version changed."
+    )
+    again = "accept it with --ftguard-update" if worst.against == _LAST else f"delete {file} and accept anew"
+    if worst.status == "FAIL":
+        chance = "" if metric == "memory" else "Even the better of the two ends is beyond the limit. "
+        return [f"{chance}{since}", f"What to do: find the change that caused it; or, if it is meant, {again}."]
+    if worst.status == "INVALID":
+        return [
+            "What to do: undo what differs; or, if it is meant, delete "
+            f"{file} and accept anew with --ftguard-update, on this commit once it was reviewed."
+        ]
+    more = "more validation text and more seeds bring the ends closer, once a result with as much of them is accepted"
+    if metric == "time":
+        more = "more seeds, more steps and a machine with nothing else to do bring the ends closer"
+    return [
+        f"The limit, {limit}, lies between the two ends, so neither answer is safe. {since}",
+        f"What to do: {more}.",
+    ]
+
+
+def _better(change: _Change, limit: Limit) -> list[str]:
+    """Say that an improvement beyond the limit is lost again unseen unless it is accepted."""
+    most = change.measured.upper if isinstance(change.measured, Interval) else change.measured
+    if most is None or not most < -limit.value:
+        return []
+    return ["It has become better by more than the limit: accept it with --ftguard-update, so that it is held to that."]
+
+
+def _notes(now: PairRecord, then: PairRecord, limit: Limit, metric: Metric) -> list[str]:
+    """Return what does not decide but should be known."""
+    shared = sorted(set(now.seeds) & set(then.seeds))
+    if metric != "loss_gap" or not shared:
+        return []
+    ours, theirs = (dict(zip(record.seeds, record.baseline.losses, strict=True)) for record in (now, then))
+    moved = sum(ours[seed] - theirs[seed] for seed in shared) / len(shared)
+    if abs(moved) <= limit.value:
+        return []
+    return [
+        f"Note: the loss of {now.baseline.variant.label} itself has moved by {moved:+.4f} nats per token, which is "
+        "more than the limit: find out why before you rely on the gap."
+    ]

@@ -1,0 +1,185 @@
+"""The files of accepted results: what is written is what is read, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.accepted import History, PairRecord, file_name, read_history, record_pair, write_history
+from pytest_ftguard.accepted_files import AcceptedFiles
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.session import write_whole
+from pytest_ftguard.specs import LoRA
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
+
+N = 64
+PLACE = Path("accepted.json")
+
+
+def pair(gap: float = 0.1, variant: LoRA = LORA, seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[TrainedVariant, ...]:
+    workload = replace(WORKLOAD, seeds=seeds)
+    sides = []
+    for one, level in ((variant, 2 + gap), (FULL, 2.0)):
+        nll = [10 * level + 0.123456789 * i for i in range(N)]
+        sides.append(trained(one, *(trial(one, nll, seed=seed, workload=workload) for seed in seeds)))
+    return tuple(sides)
+
+
+def record(*arguments: Any) -> PairRecord:
+    return record_pair(*pair(*arguments))
+
+
+HISTORY = History("test_it.py::test_it", record(), record())
+
+
+def test_what_is_written_is_what_is_read() -> None:
+    """Also after a second result was accepted, beside which the first one stays as the anchor."""
+    assert read_history(write_history(HISTORY), PLACE) == HISTORY
+    moved = HISTORY.accept(record(0.2, LoRA(r=8, learning_rate=1e-3, target_modules=("q", "v"))))
+    again = read_history(write_history(moved), PLACE)
+    assert again == moved
+    assert again.anchor == HISTORY.accepted
+    assert again.accept(record(0.3)).anchor == HISTORY.accepted
+
+
+def test_the_gap_of_a_record_is_the_mean_difference_per_token() -> None:
+    """0.1 nats per token, whatever the sequences' own losses are."""
+    assert record(0.1).gap == pytest.approx(0.1)
+
+
+def test_a_file_is_small_and_shows_what_changed() -> None:
+    """Sorted keys, a line for each list of numbers, and one copy of the numbers while last and first are the same."""
+    text = write_history(HISTORY)
+    assert len(text) < 10_000
+    assert '"anchor": null' in text
+    assert list(json.loads(text)) == sorted(json.loads(text))
+    assert sum(line.count(",") > 10 for line in text.splitlines()) == 5  # three seeds, the base model, the tokens
+    one, other = (
+        text.splitlines(),
+        write_history(History(HISTORY.test, *[record(0.1, LoRA(r=8, learning_rate=1e-3))] * 2)),
+    )
+    changed = [line for line in other.splitlines() if line not in one]
+    assert changed == ['        "r": 8,']
+
+
+def test_digits_far_below_the_noise_are_left_out() -> None:
+    """A hundredth of a thousandth of a nat in a sequence changes no line of the file."""
+    ours, theirs = pair()
+    moved = [
+        replace(one, validation=losses([nll + 1e-6 for nll in one.validation.nll]))
+        for one in ours.trials
+        if one.validation
+    ]
+    assert record_pair(trained(LORA, *moved), theirs).differences == record().differences
+
+
+Change = Callable[[dict[str, Any]], Any]
+DAMAGES: dict[str, Change] = {
+    "no record": lambda c: c.pop("accepted"),
+    "no anchor": lambda c: c.pop("anchor"),
+    "a list for a record": lambda c: c.update(accepted=[1, 2]),
+    "a text for the anchor": lambda c: c.update(anchor="the first"),
+    "no differences": lambda c: c["accepted"].pop("differences"),
+    "a seed too few": lambda c: c["accepted"]["differences"].pop(),
+    "a seed twice": lambda c: c["accepted"].update(seeds=[0, 0, 1]),
+    "a seed that is a text": lambda c: c["accepted"].update(seeds=["0", "1", "2"]),
+    "a sequence too few": lambda c: c["accepted"]["differences"][1].pop(),
+    "a difference that is null": lambda c: c["accepted"]["differences"][1].__setitem__(0, None),
+    "a difference that is true": lambda c: c["accepted"]["differences"][1].__setitem__(0, True),
+    "a difference that is NaN": lambda c: c["accepted"]["differences"][1].__setitem__(0, float("nan")),
+    "a difference that is infinite": lambda c: c["accepted"]["differences"][1].__setitem__(0, float("inf")),
+    "a difference beyond a float": lambda c: c["accepted"]["differences"][1].__setitem__(0, 10**400),
+    "no tokens": lambda c: c["accepted"]["base"].update(tokens=[0] * N),
+    "documents of another number": lambda c: c["accepted"]["base"].update(documents=[0]),
+    "an unknown field": lambda c: c["accepted"].update(run="rm -r"),
+    "an unknown setting": lambda c: c["accepted"]["candidate"]["variant"].update(rank=8),
+    "an unknown kind": lambda c: c["accepted"]["candidate"]["variant"].update(kind="os.system"),
+    "no memory at all": lambda c: c["accepted"]["baseline"].update(peak_bytes=0),
+    "a time of 0": lambda c: c["accepted"]["baseline"].update(seconds_per_step=[0.0, 0.1, 0.1]),
+    "versions in a list": lambda c: c["accepted"]["environment"].update(versions=["torch"]),
+    "no work": lambda c: c["accepted"].update(work=None),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_one_clear_error(name: str) -> None:
+    """The message names the file and says what to do; nothing of it is used."""
+    content = json.loads(write_history(HISTORY))
+    DAMAGES[name](content)
+    with pytest.raises(ConfigurationError, match=r"accepted.json' is not a file of accepted results.*restore it"):
+        read_history(json.dumps(content), PLACE)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not a file of accepted results"),
+        (write_history(HISTORY)[:-100], "is not a file of accepted results"),
+        ("[]", "is not a file of accepted results"),
+        ("null", "is not a file of accepted results"),
+        ('{"schema": 1, "trials": []}', "is not a file of accepted results"),
+        ("[" * 100_000, "is not a file of accepted results"),
+        ('{"schema": 2}', "have schema 2, and this version of pytest-ftguard reads 1"),
+        ('{"schema": true, "accepted": {}}', "."),
+    ],
+)
+def test_what_is_no_file_of_accepted_results_is_one_clear_error(text: str, words: str) -> None:
+    """Cut short, empty, another program's, too deep, or of another schema."""
+    with pytest.raises(ConfigurationError, match=rf"accepted.json' {words}|{words}.*delete it"):
+        read_history(text, PLACE)
+
+
+def test_names_of_files_are_readable_and_never_the_same() -> None:
+    """Long names are cut, signs that a file cannot have are replaced, and a digest tells apart what then is alike."""
+    names = {
+        file_name(test, number)
+        for test in (
+            "tests/test_it.py::test_rank[4]",
+            "tests/test_it.py::test_rank[a/b]",
+            "tests/test_it.py::test_rank[a-b]",
+        )
+        for number in (1, 2)
+    }
+    names.add(file_name("t.py::test[" + "x" * 500 + "]", 1))
+    assert len(names) == 7
+    assert all(len(name) < 160 and "/" not in name for name in names)
+    assert file_name("tests/test_it.py::test_rank[4]", 1).startswith("tests-test_it.test_rank[4]-")
+
+
+def test_a_test_has_a_file_for_each_pair_in_the_order_in_which_it_asks(tmp_path: Path) -> None:
+    """Another metric of the same pair is in the same file; a rerun counts anew; settings do not name the file."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    one, other = pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3))
+    first = files.find(*one)
+    assert first.history is None
+    assert files.find(*other).place != first.place
+    assert files.find(*one).place == first.place
+    files.write(first, HISTORY)
+    assert files.new_files() == [str(first.place)]
+    assert files.new_files() == []
+    files.start()
+    assert files.find(*other).history == HISTORY
+
+
+@pytest.mark.parametrize("kind", ["folder", "bytes"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
+    """A folder in its place, or bytes that are no text."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    place = files.find(*pair()).place
+    place.mkdir() if kind == "folder" else place.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match=f"accepted results in '.*{place.name}' cannot be read"):
+        files.find(*pair())
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file in the folder's place."""
+    (tmp_path / "taken").write_text("")
+    files = AcceptedFiles("t.py::test", tmp_path / "taken" / "further", write_whole)
+    with pytest.raises(ConfigurationError, match="cannot be"):
+        files.write(files.find(*pair()), HISTORY)

@@ -1,0 +1,442 @@
+"""The gate across commits: the difference of differences, what may be compared, and what may be accepted."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from contextvars import copy_context
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.assertions import active_test, assert_no_regression
+from pytest_ftguard.comparison.since import gap_change, paired_seeds
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.gates.regression import Metric, accept, assess_regression
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.verdict import Verdict, decide
+from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
+from pytest_ftguard.results import Memory, Timing, TrainedVariant
+from pytest_ftguard.specs import Full, LoRA, Workload
+from pytest_ftguard.statistics import change_of_gap
+from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
+
+N = 64
+SEEDS = (0, 1, 2)
+LAZY = Rule(gain_factor=0)
+SMALLER = LoRA(r=8, learning_rate=1e-3)
+Pair = tuple[TrainedVariant, TrainedVariant]
+
+
+def pair(
+    gap: float = 0.1,
+    *,
+    seeds: tuple[int, ...] = SEEDS,
+    noise: float = 0.0,
+    lora: LoRA = LORA,
+    full: Full = FULL,
+    level: float = 2.0,
+    work: Workload = WORKLOAD,
+    text: str = "text",
+    batches: str = "order",
+    both: dict[str, Any] | None = None,
+    ours: dict[str, Any] | None = None,
+) -> Pair:
+    """LoRA beside full, with so large a gap in nats per token, and noise of each seed and sequence on top."""
+    workload = replace(work, seeds=seeds)
+    random = np.random.default_rng(7)
+    sides = []
+    for variant, loss, changes in ((lora, level + gap, ours or {}), (full, level, {})):
+        trials = []
+        for seed in seeds:
+            nll = 10 * (loss + (noise if variant is lora else 0) * random.normal(0, 1, N)) + np.linspace(0, 1, N)
+            content = {
+                "validation": losses(nll.tolist(), digest=text),
+                "base_validation": losses([30.0] * N, digest=text),
+                "data_order": f"{batches} {seed}",
+            }
+            values = {**content, **(both or {}), **changes}
+            trials.append(trial(variant, nll.tolist(), seed=seed, workload=workload, **values))
+        sides.append(trained(variant, *trials))
+    return sides[0], sides[1]
+
+
+def limit(value: float | str) -> Limit:
+    return parse_regression_limit(value, "ini", "ftguard_max_regression in pytest.ini")
+
+
+def file(*records: PairRecord) -> AcceptedFile:
+    """A file whose first record is the anchor and whose last one was accepted last; there is none without records."""
+    history = History("t.py::test", records[-1], records[0]) if records else None
+    return AcceptedFile(Path("accepted.json"), "t.py::test", history)
+
+
+def judge(
+    now: Pair, then: AcceptedFile | Pair, at_most: float | str, metric: Metric = "loss_gap", rule: Rule = LAZY
+) -> Verdict:
+    held = then if isinstance(then, AcceptedFile) else file(record_pair(*then))
+    return assess_regression(*now, limit(at_most), rule, metric=metric, file=held)
+
+
+@pytest.mark.parametrize(("at_most", "status"), [(0.011, "PASS"), (0.009, "FAIL"), (0.0, "FAIL")])
+def test_a_planted_regression_is_judged_on_both_sides_of_the_limit(at_most: float, status: str) -> None:
+    """A gap of 0.11 that was 0.10."""
+    verdict = judge(pair(0.11), pair(0.10), at_most)
+    assert verdict.status == status
+    assert verdict.value == pytest.approx(0.01)
+    assert "is +0.1100 nats per token, and was +0.1000 when it was accepted" in verdict.message
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_same_training_again_is_exactly_the_same(noise: float) -> None:
+    """However noisy seeds and sequences are: 0 within [0, 0], which even a limit of 0 allows."""
+    verdict = judge(pair(noise=noise), pair(noise=noise), 0)
+    assert (verdict.status, verdict.value, verdict.interval) == ("PASS", 0.0, (0.0, 0.0))
+    assert "the same to the last digit" in verdict.message
+
+
+def test_doubt_is_no_pass() -> None:
+    """A limit between the bounds."""
+    now, then = pair(0.3, noise=0.3), pair(0.1)
+    value = judge(now, then, 9).value
+    assert value is not None
+    verdict = judge(now, then, value + 0.01)
+    assert verdict.status == "INCONCLUSIVE"
+    assert "lies between the two ends" in verdict.message
+
+
+def test_what_happens_to_both_variants_alike_is_absorbed() -> None:
+    """Another machine moves full and LoRA by 0.5: no regression, and a note says that full itself has moved."""
+    verdict = judge(pair(0.1, level=2.5), pair(0.1), 0.01)
+    assert verdict.status == "PASS"
+    assert "the loss of full itself has moved by +0.5000" in verdict.message
+    assert "Note" not in judge(pair(0.1, level=2.005), pair(0.1), 0.01).message
+
+
+def test_an_improvement_beyond_the_limit_asks_to_be_accepted() -> None:
+    """It passes; a smaller one passes without a word."""
+    better = judge(pair(0.05), pair(0.1), 0.02)
+    assert better.status == "PASS"
+    assert "accept it with --ftguard-update" in better.message
+    assert "accept it" not in judge(pair(0.09), pair(0.1), 0.02).message
+
+
+def test_settings_of_the_candidate_may_change_and_are_named() -> None:
+    """A smaller rank is what is on trial."""
+    verdict = judge(pair(0.2, lora=SMALLER), pair(0.1), 0.05)
+    assert verdict.status == "FAIL"
+    assert "Changed since then: r 16 -> 8" in verdict.message
+    assert "(lora r=16) when it was accepted" in verdict.message
+
+
+def test_slow_decay_is_caught_by_the_anchor() -> None:
+    """Each step of 0.04 is within the limit of 0.05, and the second one is beyond it since the first result."""
+    first, second, third = (pair(gap) for gap in (0.1, 0.14, 0.18))
+    assert judge(second, first, 0.05).status == "PASS"
+    held = file(record_pair(*first), record_pair(*second))
+    verdict = judge(third, held, 0.05)
+    assert verdict.status == "FAIL"
+    assert verdict.value == pytest.approx(0.08)
+    assert "Against the anchor, which was accepted first: the loss gap has grown by +0.0800" in verdict.message
+    assert "delete 'accepted.json' and accept anew" in verdict.message
+
+
+def test_after_an_improvement_was_accepted_it_is_what_counts() -> None:
+    """Back to where the anchor stands is a regression."""
+    verdict = judge(pair(0.2), file(record_pair(*pair(0.2)), record_pair(*pair(0.1))), 0.05)
+    assert verdict.status == "FAIL"
+    assert verdict.value == pytest.approx(0.1)
+
+
+def longer(**changes: Any) -> Pair:
+    return pair(work=replace(WORKLOAD, **changes))
+
+
+OTHER_BASE = {"base_validation": losses([31.0] * N)}
+NOT_THE_SAME: dict[str, tuple[Pair, str]] = {
+    "steps": (longer(steps=200), "steps is 200 now, and was 100"),
+    "batch": (longer(batch_size=8), "batch_size is 8 now"),
+    "block": (longer(block_size=64), "block_size is 64 now"),
+    "training arguments": (longer(training_args={"max_grad_norm": 2}), "training_args is"),
+    "precision": (pair(both={"environment": replace(ENVIRONMENT, precision="bf16")}), "precision is 'bf16' now"),
+    "validation text": (pair(text="other"), "the validation sequences are not the same"),
+    "base model": (pair(both=OTHER_BASE), "the base model is another one"),
+    "training text": (pair(batches="other"), "the training batches of seed 0"),
+    "full": (pair(full=Full(learning_rate=2e-4)), "the learning_rate of full, the reference, is 0.0002 now"),
+    "seeds": (pair(seeds=(3, 4, 5)), "there is no seed in common"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_THE_SAME)
+def test_what_is_not_the_same_work_is_invalid(name: str) -> None:
+    """The message names what differs; such a result cannot follow in the same file either."""
+    now, words = NOT_THE_SAME[name]
+    verdict = judge(now, pair(), 99)
+    assert verdict.status == "INVALID"
+    assert verdict.value is None
+    assert words in verdict.message
+    assert "delete 'accepted.json' and accept anew" in verdict.message
+    held = file(record_pair(*pair()))
+    refused, updated = accept(*now, limit(99), LAZY, metric="loss_gap", file=held, refusals=[])
+    assert (refused.status, updated) == ("INVALID", None)
+    assert words in refused.message
+    assert "delete 'accepted.json' and accept again" in refused.message
+
+
+def test_beside_a_full_that_learns_nothing_either_nothing_is_concluded() -> None:
+    """Both trainings broken: a gap that has not grown, and no PASS; nor can that be accepted."""
+    broken = pair(0.0, level=3.0)
+    for verdict in (
+        judge(broken, pair(), 0.05, rule=Rule()),
+        accept(*broken, limit(0.05), Rule(), metric="loss_gap", file=file(), refusals=[])[0],
+    ):
+        assert verdict.status == "INVALID"
+        assert "cannot tell good from bad" in verdict.message
+
+
+def test_without_an_accepted_result_nothing_is_concluded() -> None:
+    """The message names the file and how to make it."""
+    verdict = judge(pair(), file(), 99)
+    assert verdict.status == "INVALID"
+    assert "'accepted.json' does not exist" in verdict.message
+    assert "--ftguard-update" in verdict.message
+
+
+def test_some_seeds_in_common_pair_where_one_side_has_no_others() -> None:
+    """Three of five are paired; where each side has others, the means are compared with the noise of both."""
+    three, five, others = (record_pair(*pair(seeds=seeds)) for seeds in ((0, 1, 2), (0, 1, 2, 3, 4), (2, 3, 4)))
+    assert paired_seeds(three, five) == paired_seeds(five, three) == (0, 1, 2)
+    assert paired_seeds(three, others) == ()
+    noisy = judge(pair(noise=0.3, seeds=(2, 3, 4)), pair(noise=0.3), 0.01)
+    assert noisy.status == "INCONCLUSIVE"
+    assert "3 seeds now and 3 others then" in noisy.message
+    one = judge(pair(seeds=(1,)), pair(), 0.01)
+    assert one.status == "PASS"
+    assert "the one seed in common, which says nothing of other seeds" in one.message
+
+
+def test_documents_are_the_unit_where_sequences_were_cut_from_them() -> None:
+    """Sequences of one document that go up and down together are one observation."""
+    documents = tuple(i // 2 for i in range(2 * N))
+
+    def side(variant: Any, level: float, noise: float) -> TrainedVariant:
+        per_document = np.random.default_rng(3).normal(0, noise, N).repeat(2)
+        nll = tuple((10 * (level + per_document)).tolist())
+        work = replace(WORKLOAD, seeds=SEEDS)
+        texts = {
+            name: losses(values, documents=documents)
+            for name, values in (("validation", nll), ("base_validation", [30.0] * 2 * N))
+        }
+        return trained(variant, *(trial(variant, nll, seed=seed, workload=work, **texts) for seed in SEEDS))
+
+    now, then = (side(LORA, 2.1, 0.2), side(FULL, 2.0, 0)), (side(LORA, 2.1, 0), side(FULL, 2.0, 0))
+    change = gap_change(record_pair(*now), record_pair(*then), 0.95)
+    assert change.degrees_of_freedom == N - 1
+    assert "64 documents" in judge(now, then, 0.01).message
+
+
+# --- memory and time
+
+
+def memory(candidate: int, baseline: int = 1000, **both: Any) -> Pair:
+    one, other = pair(
+        ours={"memory": Memory(candidate, "live tensors")}, both={"memory": Memory(baseline, "live tensors"), **both}
+    )
+    return one, other
+
+
+@pytest.mark.parametrize(("peak", "status"), [(630, "PASS"), (631, "FAIL"), (500, "PASS")])
+def test_memory_may_grow_by_its_share(peak: int, status: str) -> None:
+    """600 of 1000 may become 630 at 5 %; less asks to be accepted."""
+    verdict = judge(memory(peak), memory(600), "5%", "memory")
+    assert verdict.status == status
+    assert verdict.value == pytest.approx(peak / 600 - 1)
+    assert verdict.unit == GROWTH
+    assert ("It has become better" in verdict.message) == (peak == 500)
+
+
+def test_bytes_are_compared_on_the_same_machine_only() -> None:
+    """Both variants take 10 % more: a regression here, and on another machine a matter of the machine."""
+    assert judge(memory(660, 1100), memory(600), "5%", "memory").status == "FAIL"
+    elsewhere = memory(660, 1100, environment=replace(ENVIRONMENT, device_name="another processor"))
+    verdict = judge(elsewhere, memory(600), "5%", "memory")
+    assert verdict.status == "PASS"
+    assert "bytes are not compared" in verdict.message
+    threads = memory(660, 1100, environment=replace(ENVIRONMENT, threads=7))
+    assert judge(threads, memory(600), "5%", "memory").status == "FAIL"
+
+
+def test_peaks_that_were_measured_in_another_way_are_not_compared() -> None:
+    """Live tensors on the CPU and an allocator's peak are different things."""
+    allocator = pair(both={"memory": Memory(600, "allocator")})
+    assert judge(allocator, memory(600), "5%", "memory").status == "INVALID"
+
+
+def timed(shares: tuple[float, ...], **both: Any) -> Pair:
+    one, other = pair(**both)
+    ours = [replace(t, time=Timing(0.5 * share, 97, 1.0)) for t, share in zip(one.trials, shares, strict=True)]
+    return replace(one, trials=tuple(ours)), other
+
+
+def test_time_is_judged_by_the_share_of_the_baselines_step() -> None:
+    """0.8 that becomes 0.88 has grown by 10 %; how long a step takes on this machine is of no account."""
+    now, then = timed((0.88, 0.88, 0.88)), timed((0.8, 0.8, 0.8))
+    assert judge(now, then, "9%", "time").status == "FAIL"
+    verdict = judge(now, then, "11%", "time")
+    assert verdict.status == "PASS"
+    assert verdict.value == pytest.approx(0.1)
+    assert judge(timed((0.7, 0.88, 1.1)), then, "11%", "time").status == "INCONCLUSIVE"
+    assert judge(timed((0.88,), seeds=(0,)), then, "99%", "time").status == "INVALID"
+
+
+def test_what_the_accepted_result_does_not_hold_is_invalid() -> None:
+    """Time or memory that was not measured then is neither 0 nor equal."""
+    then = record_pair(*pair())
+    metrics: tuple[Metric, ...] = ("memory", "time")
+    for metric in metrics:
+        bare = replace(
+            then, memory_method=None, candidate=replace(then.candidate, peak_bytes=None, seconds_per_step=None)
+        )
+        verdict = judge(pair(), file(bare), "99%", metric)
+        assert verdict.status == "INVALID", metric
+
+
+# --- accepting
+
+
+def test_accepting_starts_a_history_and_goes_on_with_it() -> None:
+    """The first result is the anchor; the second one takes the place of the last, and says where it stands."""
+    arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
+    verdict, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), **arguments)
+    assert first is not None
+    assert verdict.status == "PASS"
+    assert verdict.value is None
+    held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
+    verdict, second = accept(*pair(0.2), limit(0.05), LAZY, file=held, **arguments)
+    assert second is not None
+    assert second.anchor == first.accepted == record_pair(*pair(0.1))
+    assert second.accepted == record_pair(*pair(0.2))
+    assert "is +0.2000 nats per token, and was +0.1000 when it was accepted" in verdict.message
+    verdict, third = accept(*pair(0.1), limit(0.05), LAZY, file=held, **arguments)
+    assert third is None
+    assert "was accepted already" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("now", "metric", "words"),
+    [
+        (pair(seeds=(0, 1)), "loss_gap", "2 seeds, and what later commits are held to needs at least 3"),
+        (pair(ours={"outcome": "diverged"}), "loss_gap", "ended diverged"),
+        (pair(ours={"memory": None}), "memory", "peak memory of lora r=16, seed 0, was not measured"),
+        (pair(ours={"time": None}), "time", "time of a step of lora r=16, seed 0, was not measured"),
+    ],
+)
+def test_what_is_not_sound_is_not_accepted(now: Pair, metric: Metric, words: str) -> None:
+    """Too few seeds, a trial that failed, or a value that was not measured."""
+    at_most = limit(0.05) if metric == "loss_gap" else limit("5%")
+    verdict, updated = accept(*now, at_most, LAZY, metric=metric, file=file(), refusals=[])
+    assert (verdict.status, updated) == ("INVALID", None)
+    assert words in verdict.message
+
+
+def test_a_refusal_from_outside_holds_whatever_was_measured() -> None:
+    """CI, or a gate that did not pass."""
+    verdict, updated = accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=["CI is set"])
+    assert (verdict.status, updated) == ("INVALID", None)
+    assert "was not accepted.\n- CI is set" in verdict.message
+
+
+def test_without_a_running_test_there_is_no_file() -> None:
+    """A script that calls the helper is told so, and nothing is green."""
+
+    def ask() -> None:
+        active_test.set(None)
+        assert_no_regression(*pair(), at_most=0.01)
+
+    with pytest.raises(ConfigurationError, match="call it in a test"):
+        copy_context().run(ask)
+
+
+# --- laws
+
+GAPS = st.floats(-1, 1)
+
+
+@given(GAPS, GAPS, st.floats(-0.5, 0.5), st.floats(0, 0.3))
+def test_a_constant_on_both_sides_changes_nothing(now: float, then: float, constant: float, noise: float) -> None:
+    """But for the digits that the records leave out."""
+    held = record_pair(*pair(then, noise=noise))
+    plain, moved = (record_pair(*pair(now, noise=noise, level=2 + one)) for one in (0.0, constant))
+    one, other = gap_change(plain, held, 0.95), gap_change(moved, held, 0.95)
+    assert other.value == pytest.approx(one.value, abs=2e-5)
+    assert other.upper == pytest.approx(one.upper, abs=2e-4)
+
+
+@given(GAPS, GAPS, st.floats(0, 0.3), st.sampled_from([SEEDS, (0, 1, 2, 3, 4), (2, 3, 4)]))
+def test_swapping_now_and_then_turns_the_sign(now: float, then: float, noise: float, seeds: tuple[int, ...]) -> None:
+    """Of the estimate, and of the bounds, which change places; whether seeds are paired or not."""
+    one, other = record_pair(*pair(now, noise=noise)), record_pair(*pair(then, noise=2 * noise, seeds=seeds))
+    there, back = gap_change(one, other, 0.95), gap_change(other, one, 0.95)
+    assert (back.value, back.lower, back.upper) == pytest.approx((-there.value, -there.upper, -there.lower), abs=1e-12)
+
+
+@given(st.floats(0.01, 0.5), st.floats(0, 0.3))
+def test_a_regression_is_measured_at_its_size(planted: float, noise: float) -> None:
+    """The estimate is the planted growth, and with the same noise on both sides there is nothing to be unsure of."""
+    change = gap_change(record_pair(*pair(0.1 + planted, noise=noise)), record_pair(*pair(0.1, noise=noise)), 0.95)
+    assert change.value == pytest.approx(planted, abs=2e-5)
+    assert change.upper - change.lower < 1e-4
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_at_the_limit_it_errs_as_rarely_as_promised(paired: bool) -> None:
+    """Three seeds, a regression of exactly the limit, and noise of seeds, of sequences, and of both: 5 % each way."""
+    random, draws, margin = np.random.default_rng(1), 2000, 0.05
+    tokens, counts = np.full(N, 127.0), Counter[str]()
+    for _ in range(draws):
+        items = random.normal(0, 0.058, (2, 1, N))
+        seeds = random.normal(0, 0.006, (2, 3, 1)) + random.normal(0, 0.03, (2, 3, N))
+        now, then = 127 * (items + seeds + np.array([margin, 0]).reshape(2, 1, 1))
+        counts[decide("regression", change_of_gap(now, then, tokens, 0.95, paired=paired), margin)] += 1
+    assert counts["INVALID"] == 0
+    assert counts["PASS"] / draws <= 0.07
+    assert counts["FAIL"] / draws <= 0.07
+
+
+def test_without_pairs_one_seed_shows_no_noise() -> None:
+    """And so is refused instead of being taken for no noise at all."""
+    with pytest.raises(ValueError, match="at least two seeds, got 1 and 3"):
+        change_of_gap(np.zeros((1, N)), np.zeros((3, N)), np.ones(N), 0.95, paired=False)
+
+
+# --- the limit
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "unit"),
+    [
+        (0.01, 0.01, NATS_PER_TOKEN),
+        ("0.01", 0.01, NATS_PER_TOKEN),
+        (0, 0, NATS_PER_TOKEN),
+        ("5%", 0.05, GROWTH),
+        (" 0 % ", 0, GROWTH),
+    ],
+)
+def test_a_limit_is_a_number_or_a_share(value: Any, number: float, unit: str) -> None:
+    """Nats per token of the loss gap, or growth of memory and time; 0 is a limit too."""
+    found = limit(value)
+    assert found.value == pytest.approx(number)
+    assert found.unit == unit
+
+
+@pytest.mark.parametrize("value", [-0.01, "-5%", "nan", "nan%", "inf", math.nan, math.inf, True, "five", "", "%", None])
+def test_what_is_no_limit_is_refused(value: Any) -> None:
+    """Below 0 the same result would fail; the rest is no number."""
+    with pytest.raises(Exception, match=r"limit of the regression must be.*ftguard_max_regression in pytest.ini"):
+        limit(value)
