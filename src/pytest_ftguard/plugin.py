@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, hide_our_frames
-from pytest_ftguard.session import Run, TestRecord, is_worker, write_whole
-from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, marker_settings, read_settings
+from pytest_ftguard.session import Run, TestRecord, is_worker, memory_budget, write_whole
+from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant
@@ -58,7 +58,7 @@ class Ftguard:
             variant,
             lambda: workload or _spec(self._request, "ftguard_workload"),
             lambda: _spec(self._request, "ftguard_full"),
-            [self._run.test.setting("max_memory") if self._run.test else None],
+            [memory_budget(self._request.node, self.settings)],
         )
 
 
@@ -186,11 +186,15 @@ class _Plan:
 
 
 def _skip_on_error() -> Generator[None, object, object]:
-    """Run the rest of a hook; an error skips the test, unless it is one of ours, which tells a mistake."""
+    """Run the rest of a hook; an error skips the test, unless it is one of ours, which tells a mistake.
+
+    A mistake in a test, such as a helper without a limit, would fail the run as well, after the training.
+    """
     try:
         return (yield)
     except (Exception, pytest.fail.Exception) as error:
-        if isinstance(error, pytest.fail.Exception) and str(error).startswith("ftguard:"):
+        is_ours = isinstance(error, pytest.fail.Exception) and str(error).startswith("ftguard:")
+        if is_ours or isinstance(error, ConfigurationError):
             raise
         reason = f"ftguard plan: nothing was trained, so it stopped at {type(error).__name__}: {error}"
     pytest.skip(reason)
@@ -245,8 +249,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     run.session_variants_to_come = set(used) - {"ftguard"}
     for item in session.items:
         for name in _FIXTURES.intersection(getattr(item, "fixturenames", ())):
-            budget = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard")).get("max_memory")
-            run.fixture_budgets.setdefault(name, []).append(budget or run.settings.get("max_memory"))
+            run.fixture_budgets.setdefault(name, []).append(memory_budget(item, run.settings))
 
 
 @pytest.hookimpl(wrapper=True)

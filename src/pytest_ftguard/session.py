@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.specs import Full, Variant, Workload
     from pytest_ftguard.statistics import SeedNoise
 
-__all__ = ["Run", "TestRecord", "is_worker", "write_whole"]
+__all__ = ["Run", "TestRecord", "is_worker", "memory_budget", "write_whole"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -254,6 +254,8 @@ class Run:
         from pytest_ftguard.limits import SHARE
 
         candidate = lab.plan(workload, variant)
+        if candidate.cached:
+            return
         broken = []
         for budget in filter(None, budgets):
             limit = replace(budget.value, value=_CLEARLY * budget.value.value)
@@ -264,7 +266,7 @@ class Run:
             broken.append(f"{budget.value} (set by {budget.place})")
         message = (
             f"ftguard: {foretold.message}, which breaks the budget of {' and '.join(dict.fromkeys(broken))} by a clear "
-            "margin, so nothing was trained; ftguard_forecast = no trains all the same"
+            "margin, so it was not trained; ftguard_forecast = no trains all the same"
         )
         raise _failure(message)
 
@@ -441,6 +443,17 @@ def _identity(trial: TrialResult) -> tuple[str, bool]:
 def _failure(message: str) -> BaseException:
     """Return what pytest.fail raises, for use with `from None`: a chained exception would be printed as well."""
     return pytest.fail.Exception(message, pytrace=False)
+
+
+def memory_budget(item: pytest.Item, settings: Settings) -> Setting | None:
+    """Return the memory budget of a test; None where it has none, or is not known to ask for memory.
+
+    A budget of the ini file holds for the tests that call the helper, and the others have a use for the training.
+    """
+    budget = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard")).get("max_memory")
+    code = getattr(getattr(item, "function", None), "__code__", None)
+    asks = code is not None and "assert_memory_budget" in code.co_names
+    return budget or (settings.get("max_memory") if asks else None)
 
 
 def _disturbance(config: pytest.Config) -> str | None:

@@ -130,6 +130,13 @@ def test_lora_trains_at_ten_times_fulls_rate_by_default(rate: float) -> None:
         TrialSpec(workload=WORKLOAD, variant=LoRA(), seed=0)
 
 
+@pytest.mark.parametrize("count", [0, -1, 1.5, "two", True])
+def test_an_accumulation_of_no_batches_is_refused(count: object) -> None:
+    """The Trainer would take it, and divide by zero when the weights are loaded."""
+    with pytest.raises(ConfigurationError, match="gradient_accumulation_steps must be a whole number of at least 1"):
+        replace(WORKLOAD, training_args={"gradient_accumulation_steps": count})
+
+
 def test_the_fingerprint_depends_on_what_decides_a_trial_alone() -> None:
     """Other seeds of the workload do not matter; the trial's seed, steps and rank do."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +121,60 @@ def test_one_tests_budget_does_not_take_the_variant_from_the_others(project: pyt
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*peak memory FAIL*"])
+
+
+def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: pytest.Pytester) -> None:
+    """A test on the loss alone has a use for the training, whatever its memory; the other one fails afterwards."""
+    project.makepyfile(
+        """
+        from pytest_ftguard import assert_loss_gap, assert_memory_budget
+
+        def test_loss(full_variant, lora_variant):
+            assert_loss_gap(lora_variant, full_variant, at_most=3)
+
+        def test_memory(lora_variant):
+            assert_memory_budget(lora_variant)
+        """
+    )
+    result = project.runpytest_subprocess("--ftguard-max-memory=100 KB")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["peak memory * FAIL"])
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has the device")
+def test_a_plan_needs_no_device(project: pytest.Pytester) -> None:
+    """For a GPU that is not here the trials are listed with their forecast, and the heading says what was assumed."""
+    project.makepyfile("def test_it(full_variant, lora_variant): pass")
+    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-device=cuda", "--ftguard-precision=auto")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; *", "* | cuda, which is not here, bf16"])
+    result.stdout.fnmatch_lines(["full * MB", "lora r=4 * MB *%"])
+
+
+def test_a_plan_says_what_will_not_fit(project: pytest.Pytester) -> None:
+    """As the run would, which does not start it."""
+    project.makepyfile("def test_it(full_variant): pass")
+    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-batch-size=100000000")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["full: it will not fit: * has * to give, and its"])
+
+
+def test_a_mistake_in_a_test_fails_the_plan(project: pytest.Pytester) -> None:
+    """A share of nothing, or a helper without a limit, would fail the run as well, after it has trained."""
+    project.makepyfile(
+        """
+        from pytest_ftguard import assert_loss_gap, assert_memory_budget
+
+        def test_share(lora_variant):
+            assert_memory_budget(lora_variant, at_most="60%")
+
+        def test_no_limit(full_variant, lora_variant):
+            assert_loss_gap(lora_variant, full_variant)
+        """
+    )
+    result = project.runpytest_subprocess("--ftguard-plan")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*is a share of another variant's peak*"])
 
 
 def test_a_plan_says_where_a_test_stopped_and_is_no_report(project: pytest.Pytester) -> None:

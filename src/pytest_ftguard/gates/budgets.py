@@ -36,13 +36,7 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
     Raises:
         ConfigurationError: The limit is a share and there is no baseline.
     """
-    if limit.unit == SHARE and baseline is None:
-        message = (
-            f"a memory limit of {limit} (set by {limit.place}) is a share of another variant's peak: "
-            "pass of=full_variant, or give a size such as '0.9 GB'"
-        )
-        raise ConfigurationError(message)
-    whole = baseline if limit.unit == SHARE else None
+    whole = _whole(limit, baseline)
     problems = memory_problems(candidate, whole) if whole else _memory_problems(candidate)
     peak, of = candidate.peak_memory_bytes, whole.peak_memory_bytes if whole else None
     if problems or peak is None:
@@ -60,6 +54,17 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
     )
 
 
+def _whole(limit: Limit, baseline: TrainedVariant | None) -> TrainedVariant | None:
+    """Return the variant of whose peak the limit is a share; None where it is a size."""
+    if limit.unit == SHARE and baseline is None:
+        message = (
+            f"a memory limit of {limit} (set by {limit.place}) is a share of another variant's peak: "
+            "pass of=full_variant, or give a size such as '0.9 GB'"
+        )
+        raise ConfigurationError(message)
+    return baseline if limit.unit == SHARE else None
+
+
 def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
     """Say how `assess_memory` would decide if the forecasts came true; INVALID where there is no forecast.
 
@@ -67,11 +72,14 @@ def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVa
         candidate: The variant, planned or trained.
         limit: The budget, in bytes or as a share.
         baseline: The variant whose peak is the whole of a share.
+
+    Raises:
+        ConfigurationError: The limit is a share and there is no baseline.
     """
-    whole = baseline if limit.unit == SHARE else None
+    whole = _whole(limit, baseline)
     sides = [candidate] if whole is None else [candidate, whole]
     missing = [side.label for side in sides if side.forecast_memory_bytes is None]
-    if missing or (limit.unit == SHARE and whole is None):
+    if missing:
         return invalid("memory_budget", candidate, whole, limit, [f"no forecast for {label}" for label in missing])
     value = float(candidate.forecast_memory_bytes or 0)
     if whole is not None:

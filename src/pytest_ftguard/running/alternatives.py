@@ -17,7 +17,9 @@ Forecast = Callable[[Sequence[TrialSpec]], list[TrialResult]]
 
 def lacks_memory(result: TrialResult) -> bool:
     """Return whether a trial ended, or most likely ended, for lack of memory."""
-    killed = result.outcome == "crashed" and result.error is not None and "SIGKILL" in result.error.message
+    message = result.error.message if result.error else ""
+    # Before it has loaded anything a process takes little memory, so it was killed for something else.
+    killed = result.outcome == "crashed" and "SIGKILL" in message and "in phase 'start'" not in message
     return result.outcome == "out_of_memory" or killed
 
 
@@ -50,7 +52,13 @@ def with_advice(result: TrialResult, forecast: Forecast) -> TrialResult:
     except FtguardError:
         return result  # the trial's own error is what the user must see
     peaks = [one.memory.forecast_bytes if one.memory else None for one in planned]
-    known = [f"{name}: {format_bytes(peak)}" for name, peak in zip(ways, peaks, strict=True) if peak is not None]
+    whole = peaks[0]
+    # A way that takes no less is no way out, as LoRA where activations are nearly all.
+    known = [
+        f"{name}: {format_bytes(peak)}"
+        for number, (name, peak) in enumerate(zip(ways, peaks, strict=True))
+        if peak is not None and (number == 0 or whole is None or peak < whole)
+    ]
     if not known or result.error is None:
         return result
     message = f"{result.error.message}. Forecast of the peak memory: {'; '.join(known)}"

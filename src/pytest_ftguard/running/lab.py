@@ -219,7 +219,7 @@ class Lab:
                 return self._with_base(found)
             changes = self._store.why_missing(candidates[0])
             result = self._train_leased(spec, self._store.checkpoints(candidates[0]), more_to_come=more_to_come)
-            if changes and spec.workload.purpose == "gates":
+            if changes and result.outcome == "ok" and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
             if candidates[0].is_complete:
                 result = replace(result, content=candidates[0].key)

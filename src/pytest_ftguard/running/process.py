@@ -287,9 +287,10 @@ class Worker:
         self._process.send_signal(signal.SIGUSR1)  # the worker writes its stacks to its log
         time.sleep(_STACK_DUMP_SECONDS)
         self.close()
+        fewer = ", or train for fewer steps" if latest.phase not in ("start", "load") else ": no step was reached"
         message = (
             f"it took longer than the timeout of {job.timeout_seconds:g} s, in phase {latest.phase!r} at step "
-            f"{latest.step}: raise ftguard_timeout, or train for fewer steps"
+            f"{latest.step}: raise ftguard_timeout{fewer}"
         )
         return TrialResult(spec=job.spec, outcome="timed_out", error=TrialError(message, self._last_stack()))
 

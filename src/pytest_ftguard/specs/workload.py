@@ -102,6 +102,9 @@ class Workload(Spec):
                     f"because they are the Trainer's, got {dict(self.training_args)!r}: set them in the function"
                 )
                 raise ConfigurationError(message)
+        if "gradient_accumulation_steps" in self.training_args:
+            count = self.training_args["gradient_accumulation_steps"]
+            whole("Workload.training_args' gradient_accumulation_steps", count, 1)
         for field_name, refused in (("training_args", REFUSED_TRAINING_ARGS), ("model_args", REFUSED_MODEL_ARGS)):
             for name in getattr(self, field_name):
                 if name in refused:

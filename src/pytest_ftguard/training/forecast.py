@@ -19,11 +19,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer, TrainingArguments, masking_utils
 
-from pytest_ftguard.results import Memory, TrialError, TrialResult
+from pytest_ftguard.errors import DeviceUnavailableError
+from pytest_ftguard.results import Environment, Memory, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import machine, models
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.memory import LiveTensorMeter
+from pytest_ftguard.units import format_bytes
 
 __all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]
 
@@ -56,7 +58,7 @@ def forecast(spec: TrialSpec) -> Memory:
         if (name in _NOT_FOLLOWED and value) or (name == "optim" and re.search("paged|bit", str(value))):
             message = f"what training_args {name}={value} does to the memory is not followed"
             raise NoForecastError(message)
-    bf16 = machine.resolve_precision(workload.precision, machine.resolve_device(spec.device)) == "bf16"
+    bf16 = _environment(spec).precision == "bf16"
     arguments = training_arguments(spec, Path(), torch.device("cpu"), bf16=bf16)
     model = cast(Any, _build(spec))
     try:
@@ -80,14 +82,41 @@ def plan_trial(spec: TrialSpec) -> TrialResult:
     Raises:
         ConfigurationError: The spec cannot be carried out.
     """
-    parameters = None
+    environment = _environment(spec)
+    planned = TrialResult(spec=spec, outcome="planned", environment=environment)
     try:
-        parameters = models.count_parameters(_build(spec))
-        return TrialResult(spec=spec, outcome="planned", parameters=parameters, memory=forecast(spec))
+        planned = replace(planned, parameters=models.count_parameters(_build(spec)))
+        planned = replace(planned, memory=forecast(spec))
     except NoForecastError as error:
-        return TrialResult(
-            spec=spec, outcome="planned", parameters=parameters, error=TrialError(f"no forecast: {error}")
-        )
+        return replace(planned, error=TrialError(f"no forecast: {error}"))
+    peak = planned.memory.forecast_bytes if planned.memory else None
+    available = _available(spec)
+    if peak is None or available is None or peak <= available:
+        return planned
+    has = f"{environment.device_name} has {format_bytes(available)} to give"
+    return replace(planned, error=TrialError(f"it will not fit: {has}, and its forecast is {format_bytes(peak)}"))
+
+
+def _environment(spec: TrialSpec) -> Environment:
+    """Return the environment that a trial would have; where its device is not here, bf16 stands for "auto".
+
+    Raises:
+        ConfigurationError: torch does not know the device, or it cannot compute in the precision.
+    """
+    try:
+        device = machine.resolve_device(spec.device)
+        return machine.describe(device, precision=machine.resolve_precision(spec.workload.precision, device))
+    except DeviceUnavailableError:
+        kind, precision = spec.device.partition(":")[0], spec.workload.precision
+        here = machine.describe(torch.device("cpu"), precision="bf16" if precision == "auto" else precision)
+        return replace(here, device=kind, device_name=f"{kind}, which is not here")
+
+
+def _available(spec: TrialSpec) -> int | None:
+    try:
+        return machine.memory_bytes(machine.resolve_device(spec.device))
+    except DeviceUnavailableError:
+        return None
 
 
 def surely_fits(spec: TrialSpec, available: int) -> bool:
@@ -173,10 +202,11 @@ def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) ->
     meter.follow_state(tensor for state in optimizer.state.values() for tensor in state.values())
     model.register_forward_hook(lambda *_: meter.end_stage("forward"))
     meter.begin_step(0)
-    for _ in range(arguments.gradient_accumulation_steps):
+    for _ in range(min(2, arguments.gradient_accumulation_steps)):  # the third takes what the second took
         ids = torch.zeros(shape, dtype=torch.int64)
+        labels = ids.clone()  # the collator stacks each by itself
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.bf16):
-            loss = model(input_ids=ids, labels=ids).loss
+            loss = model(input_ids=ids, labels=labels).loss
         (loss / arguments.gradient_accumulation_steps).backward()
         del loss
         meter.end_stage("backward")
