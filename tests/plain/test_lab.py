@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_ftguard.errors import DeviceUnavailableError
 from pytest_ftguard.results import Memory, TrialError, TrialResult
 from pytest_ftguard.running import lab
+from pytest_ftguard.running.fingerprint import fingerprint_of
 from pytest_ftguard.running.process import Job
+from pytest_ftguard.running.store import Store, StoreOptions
 from pytest_ftguard.specs import Full, TrialSpec, Workload
+
+from .builders import ENVIRONMENT, FULL, trial
 
 
 class HopelessWorker:
@@ -35,6 +41,42 @@ class HopelessWorker:
 
     def close(self) -> None:
         pass
+
+
+class AbsentDevice(HopelessWorker):
+    """Stands for a process on a machine that has no such device."""
+
+    def describe(self, *_: Any) -> None:
+        return None
+
+    def run(self, job: Job, *_: Any) -> TrialResult:
+        raise DeviceUnavailableError("device is 'cuda', but this machine has no such device")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_results_of_a_gpu_serve_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Their losses are judged, in whichever precision "auto" was there; their bytes and seconds are marked."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+    spec = TrialSpec(workload=workload, variant=FULL, seed=0, device="cuda")
+    environment = replace(ENVIRONMENT, device="cuda", device_name="a GPU", precision=precision)
+    options = StoreOptions(tmp_path / "store", signing_key=b"key", requires_signature=True)
+    there = Store(options, "there")
+    there.keep(fingerprint_of(spec, "cuda", precision, {}), trial(FULL, [1.0], environment=environment))
+    monkeypatch.setattr(lab, "Worker", AbsentDevice)
+    ours = lab.Lab(lab.LabOptions(device="cuda"), lambda _: None, Store(options, "here"))
+    (found,) = ours.train(workload, FULL).trials
+    assert found.cached
+    assert found.environment == environment
+    assert "a machine without that device" in str(found.measured_elsewhere)
+    with pytest.raises(DeviceUnavailableError):
+        ours.train(replace(workload, steps=7), FULL)
+    ours.close()
 
 
 def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
