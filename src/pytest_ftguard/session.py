@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
-import time
 import uuid
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
+from pytest_ftguard.progress import ProgressDisplay
 from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.reporting.terminal import RecordedVerdict
     from pytest_ftguard.results import TrainedVariant, TrialResult
-    from pytest_ftguard.running.lab import Lab, Progress
+    from pytest_ftguard.running.lab import Lab
     from pytest_ftguard.running.store import Store
     from pytest_ftguard.settings import Setting, Settings
     from pytest_ftguard.specs import Full, Variant, Workload
@@ -37,8 +35,6 @@ __all__ = ["Run", "TestRecord", "is_worker", "memory_budget", "write_whole"]
 __tracebackhide__ = hide_our_frames
 
 _SHARED_FOLDER: Final = "ftguard_folder"
-_HEARTBEAT_SECONDS: Final = 20.0
-_REDRAW_SECONDS: Final = 0.2
 # A forecast must miss a budget by this factor before the training is not even tried.
 _CLEARLY: Final = 1.1
 # What the environment variable CI holds where this is no CI.
@@ -170,7 +166,7 @@ class Run:
         self._lab: Lab | None = None
         self._sent: set[tuple[str, bool]] = set()
         self._shown: dict[tuple[str, bool], TrialResult] = {}
-        self._progress = _ProgressDisplay(config)
+        self._progress = ProgressDisplay(config)
         self._store: Store | None = None
         self._remarked = (0, 0)
         self.reasons: dict[tuple[str, str], list[int]] = {}
@@ -502,65 +498,3 @@ def _absolute(workload: Workload, root: Path) -> Workload:
         validation=os.path.normpath(root / workload.validation),
         reference=text(workload.reference),
     )
-
-
-class _ProgressDisplay:
-    """Shows a running trial past pytest's capturing: a line that is redrawn at a terminal, heartbeats elsewhere.
-
-    Args:
-        config: pytest's configuration.
-    """
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._last = 0.0
-        self._width = 0
-
-    def show(self, progress: Progress) -> None:
-        """Show where a trial stands, if it is time to."""
-        now = time.monotonic()
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        at_terminal = reporter is not None and reporter.isatty
-        if progress.phase == "end":
-            self._erase(reporter)
-            return
-        if progress.phase == "start" and now - self._last > _HEARTBEAT_SECONDS:
-            self._last = now  # pytest itself was heard of until now
-            return
-        if now - self._last < (_REDRAW_SECONDS if at_terminal else _HEARTBEAT_SECONDS):
-            return
-        self._last = now
-        from pytest_ftguard.reporting.terminal import progress_line
-
-        line = progress_line(progress)
-        if at_terminal:
-            self._redraw(reporter, line)
-        else:
-            self._write_line(reporter, line)
-
-    def _redraw(self, reporter: Any, line: str) -> None:
-        line = line[: reporter._tw.fullwidth - 1]
-        with self._uncaptured():
-            if not self._width:
-                reporter.ensure_newline()
-            reporter.write("\r" + line.ljust(self._width), flush=True)
-        self._width = len(line)
-
-    def _erase(self, reporter: Any) -> None:
-        if self._width:
-            with self._uncaptured():
-                reporter.write("\r" + " " * self._width + "\r", flush=True)
-            self._width = 0
-
-    def _write_line(self, reporter: Any, line: str) -> None:
-        with self._uncaptured():
-            if reporter is not None:
-                reporter.ensure_newline()
-                reporter.write_line(line, flush=True)
-            else:  # an xdist worker: its standard error is the controller's
-                print(line, file=sys.stderr, flush=True)
-
-    def _uncaptured(self) -> Any:
-
-        capture = self._config.pluginmanager.get_plugin("capturemanager")
-        return capture.global_and_fixture_disabled() if capture else nullcontext()

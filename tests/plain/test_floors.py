@@ -21,8 +21,9 @@ FLOORS = {
     **dict.fromkeys(("comparison", "running", "accepted_files"), 3),
     **dict.fromkeys(("gates", "advice", "calibration", "trainer_runs"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
-    **dict.fromkeys(("assertions", "session"), 6),
-    "plugin": 7,
+    "progress": 6,
+    **dict.fromkeys(("assertions", "session"), 7),
+    "plugin": 8,
 }
 # results are made of specs, the one neighbourly import of the ground floor's data.
 NEIGHBOURS = {("results", "specs")}

@@ -1,0 +1,38 @@
+"""What a trial measured, as frozen plain data that is complete: every later stage works from it alone."""
+
+from __future__ import annotations
+
+from pytest_ftguard.results.parts import (
+    Breakdown,
+    CurvePoint,
+    Environment,
+    Memory,
+    Parameters,
+    SequenceLosses,
+    Timing,
+    TrialError,
+    evenly_spaced,
+    log_digests,
+)
+from pytest_ftguard.results.trained import TrainedVariant, by_variant, trained_variants
+from pytest_ftguard.results.trial import SCHEMA, TRAINER_RUN_FILE, Outcome, TrialResult
+
+__all__ = [
+    "SCHEMA",
+    "TRAINER_RUN_FILE",
+    "Breakdown",
+    "CurvePoint",
+    "Environment",
+    "Memory",
+    "Outcome",
+    "Parameters",
+    "SequenceLosses",
+    "Timing",
+    "TrainedVariant",
+    "TrialError",
+    "TrialResult",
+    "by_variant",
+    "evenly_spaced",
+    "log_digests",
+    "trained_variants",
+]

@@ -1,0 +1,240 @@
+"""What a trial measures, each part by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pytest_ftguard.errors import FtguardError
+
+__all__ = [
+    "Breakdown",
+    "CurvePoint",
+    "Environment",
+    "Memory",
+    "Parameters",
+    "SequenceLosses",
+    "Timing",
+    "TrialError",
+    "evenly_spaced",
+    "log_digests",
+    "perplexity_of",
+]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of the model's parameters, with the adapters' included in both.
+
+    Attributes:
+        total: All parameters; shared ones count once.
+        trainable: Those that the optimizer changes.
+    """
+
+    total: int
+    trainable: int
+
+
+@dataclass(frozen=True)
+class SequenceLosses:
+    """Losses of one model on a text, per sequence.
+
+    Attributes:
+        nll: Negative log-likelihood of each sequence, in nats, summed over its predicted tokens.
+        tokens: Predicted tokens of each sequence.
+        documents: Number of the document that each sequence was cut from; None where the text is one document.
+        digest: SHA-256 of the sequences' tokens, so that losses on other data are not taken for these.
+    """
+
+    nll: tuple[float, ...]
+    tokens: tuple[int, ...]
+    documents: tuple[int, ...] | None
+    digest: str
+
+    @property
+    def loss(self) -> float:
+        """Mean loss in nats per token."""
+        return math.fsum(self.nll) / sum(self.tokens)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinity where that is beyond a float."""
+        return perplexity_of(self.loss)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the losses that `dataclasses.asdict` wrote."""
+        documents = values["documents"]
+        sizes = {len(values["nll"]), len(values["tokens"]), len(values["nll"] if documents is None else documents)}
+        if len(sizes) != 1:
+            message = f"losses, token counts and documents of a text differ in number: {sorted(sizes)}"
+            raise FtguardError(message)
+        return cls(
+            nll=tuple(values["nll"]),
+            tokens=tuple(values["tokens"]),
+            documents=None if documents is None else tuple(documents),
+            digest=values["digest"],
+        )
+
+
+def log_digests(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the SHA-256 of each entry of a Trainer's log, by which files of one run are told to belong together."""
+    texts = (json.dumps(dict(entry), sort_keys=True, default=str) for entry in entries)
+    return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+
+
+def evenly_spaced(count: int, at_most: int) -> list[int]:
+    """Return at most so many of the indices 0 to count - 1, evenly spaced and in order."""
+    chosen = min(count, at_most)
+    return [index * count // chosen for index in range(chosen)]
+
+
+def perplexity_of(loss: float) -> float:
+    """Return exp(loss); infinity where that is beyond a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Validation loss during training, on the evenly spaced part of the sequences that the curve uses.
+
+    Attributes:
+        step: Optimizer steps done; 0 is the wrapped model before training.
+        loss: Mean loss in nats per token.
+        nll: Summed negative log-likelihood of each sequence of that part, in nats.
+    """
+
+    step: int
+    loss: float
+    nll: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """What the memory of a training step is taken by.
+
+    Attributes:
+        weights_bytes: Parameters and buffers.
+        gradients_bytes: Gradients of the trained parameters, once all are there.
+        optimizer_bytes: What else stays from step to step: the optimizer's state above all, and workspaces of the
+            device's libraries where they have any.
+        activations_bytes: What the forward pass keeps for the backward pass, the loss included.
+        peak_stage: In which part of a step the peak came: "forward", "backward" or "optimizer".
+    """
+
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    peak_stage: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of the training phase, which gates, and what belongs to it.
+
+    Attributes:
+        peak_bytes: Largest sum of live tensors, or the allocator's peak of allocated bytes; None where it was forecast
+            only.
+        method: How it was measured: "live tensors" (CPU), "allocator" (accelerators), or "forecast".
+        reserved_bytes: The allocator's peak of reserved bytes; None on CPU.
+        forecast_bytes: The peak that was forecast; None where there was no forecast.
+        allocator_retries: How often the allocator had to give back its cache to find room; None on CPU.
+        others_bytes: Memory of the device that is neither free nor of this process's tensors; None where it is not
+            known.
+        breakdown: What the memory is taken by.
+        phases: Peak of each phase, "load", "train" and "evaluate": the allocator's on accelerators; on the CPU the
+            process's high-water mark, in which interpreter and libraries count too.
+    """
+
+    peak_bytes: int | None
+    method: str
+    reserved_bytes: int | None = None
+    forecast_bytes: int | None = None
+    allocator_retries: int | None = None
+    others_bytes: int | None = None
+    breakdown: Breakdown | None = None
+    phases: Mapping[str, int] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the memory that `dataclasses.asdict` wrote."""
+        breakdown = values.get("breakdown")
+        return cls(**{**values, "breakdown": Breakdown(**breakdown) if breakdown else None})
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Duration of the training phase, without loading, saving and evaluation.
+
+    Attributes:
+        seconds_per_step: Median of the synchronised steps after the warm-up; None where there were too few.
+        measured_steps: How many steps the median rests on.
+        train_seconds: Sum of all steps, those of the warm-up included.
+        run: Identity of the run that measured it; the load of a machine changes from one run to the next.
+        seconds_spread: Interquartile range of the steps that the median rests on.
+        tokens_per_second: Tokens trained on in a second, at the median.
+        flop_per_step: Floating-point operations of a step's matrix products and attention, forward and backward, as
+            torch's counter counts them.
+        machine_flop_per_second: What this device reached in a large matrix product, in the precision of the training.
+        disturbance: What else used the device while the steps were timed; None is nothing that is known.
+    """
+
+    seconds_per_step: float | None
+    measured_steps: int
+    train_seconds: float
+    run: str = ""
+    seconds_spread: float | None = None
+    tokens_per_second: float | None = None
+    flop_per_step: int | None = None
+    machine_flop_per_second: float | None = None
+    disturbance: str | None = None
+
+    @property
+    def share_of_machine(self) -> float | None:
+        """Share of what the device can do that the training's arithmetic makes use of."""
+        known = (self.flop_per_step, self.seconds_per_step, self.machine_flop_per_second)
+        if None in known:
+            return None
+        return self.flop_per_step / self.seconds_per_step / self.machine_flop_per_second  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the versions that a trial ran with.
+
+    Attributes:
+        device: Kind of device: "cpu", "cuda", ...
+        device_name: Its name, as the driver or the operating system gives it.
+        precision: "fp32" or "bf16", as resolved; a Trainer run of the user's own may have others.
+        threads: CPU threads that torch used.
+        platform: Operating system and processor architecture.
+        versions: Versions of Python and of the packages that decide a result.
+    """
+
+    device: str
+    device_name: str
+    precision: str
+    threads: int
+    platform: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TrialError:
+    """Why a trial did not end `ok`.
+
+    Attributes:
+        message: What happened, in one or a few sentences.
+        log_tail: The last lines that the trial's process printed.
+    """
+
+    message: str
+    log_tail: str = ""

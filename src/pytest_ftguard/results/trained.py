@@ -1,0 +1,183 @@
+"""The results of one variant, over its seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results.parts import Parameters, perplexity_of
+from pytest_ftguard.results.trial import TrialResult
+from pytest_ftguard.specs import Variant, Workload
+
+__all__ = ["Loader", "TrainedVariant", "by_variant", "trained_variants"]
+
+Loader = Callable[[TrialResult], tuple[Any, Any]]
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedVariant:
+    """All seeds of one variant on one workload: what the fixtures hand to a test.
+
+    The figures are None unless every trial ended `ok` and measured them: an average over the seeds that
+    happened to survive would flatter the variant.
+
+    Attributes:
+        workload: What was held fixed.
+        variant: The way of adapting the weights, its learning rate filled in.
+        trials: One result per seed, in the order of the workload's seeds.
+    """
+
+    workload: Workload
+    variant: Variant
+    trials: tuple[TrialResult, ...]
+    loader: Loader | None = field(default=None, compare=False)
+    extend: Callable[[int], TrainedVariant] | None = field(default=None, compare=False)
+
+    def with_seeds(self, count: int) -> TrainedVariant:
+        """Return the variant trained with so many seeds in all; those that are missing are trained now.
+
+        Raises:
+            FtguardError: It was not trained in this run, so no more of it can be.
+        """
+        if count == len(self.trials):
+            return self
+        if self.extend is None:
+            message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
+            raise FtguardError(message)
+        return self.extend(count)
+
+    def __repr__(self) -> str:
+        """Return one short line: pytest shows it beside every failing test."""
+        loss = "no loss" if self.loss is None else f"loss {self.loss:.4f}"
+        return f"<TrainedVariant {self.label}: {len(self.trials)} trials, {loss}>"
+
+    @property
+    def label(self) -> str:
+        """The variant's name in the summary."""
+        return self.variant.label
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are trials and all of them ended `ok`."""
+        return bool(self.trials) and all(trial.outcome == "ok" for trial in self.trials)
+
+    @property
+    def losses(self) -> tuple[float, ...] | None:
+        """Validation loss of each seed, in nats per token."""
+        losses = [trial.validation.loss for trial in self.trials if trial.validation is not None]
+        return tuple(losses) if self.ok and len(losses) == len(self.trials) else None
+
+    @property
+    def loss(self) -> float | None:
+        """Validation loss in nats per token, mean over the seeds."""
+        return statistics.fmean(self.losses) if self.losses else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss)."""
+        return None if self.loss is None else perplexity_of(self.loss)
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Peak memory of training, the largest over the seeds."""
+        peaks = [trial.memory.peak_bytes for trial in self.trials if trial.memory is not None]
+        measured = [peak for peak in peaks if peak is not None]
+        return max(measured) if self.ok and len(measured) == len(self.trials) else None
+
+    @property
+    def forecast_memory_bytes(self) -> int | None:
+        """Peak memory of training as it was forecast; None where it was not."""
+        forecasts = [trial.memory.forecast_bytes for trial in self.trials if trial.memory is not None]
+        return next((forecast for forecast in forecasts if forecast is not None), None)
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Time of an optimizer step, median over the seeds."""
+        times = [trial.time.seconds_per_step for trial in self.trials if trial.time is not None]
+        measured = [seconds for seconds in times if seconds is not None]
+        return statistics.median(measured) if self.ok and len(measured) == len(self.trials) else None
+
+    @property
+    def trainable_parameters(self) -> int | None:
+        """Number of parameters that the optimizer changes."""
+        return self._parameters.trainable if self._parameters else None
+
+    @property
+    def total_parameters(self) -> int | None:
+        """Number of all parameters, the adapters' included."""
+        return self._parameters.total if self._parameters else None
+
+    @property
+    def _parameters(self) -> Parameters | None:
+        return next((trial.parameters for trial in self.trials if trial.parameters is not None), None)
+
+    @property
+    def cached(self) -> bool:
+        """Whether every trial was reused instead of trained."""
+        return bool(self.trials) and all(trial.cached for trial in self.trials)
+
+    def load(self, seed: int | None = None) -> tuple[Any, Any]:
+        """Return the trained model (on the CPU, in evaluation mode) and its tokenizer.
+
+        This imports torch and transformers into the present process. Results are stored without weights, so those of a
+        cached trial are trained again.
+
+        Args:
+            seed: Which trial's model; the first one's by default.
+
+        Raises:
+            FtguardError: There is no such trial, it did not end `ok`, or its weights were not kept.
+        """
+        seeds = [trial.spec.seed for trial in self.trials]
+        wanted = seeds[0] if seed is None and seeds else seed
+        trial = next((trial for trial in self.trials if trial.spec.seed == wanted), None)
+        if trial is None:
+            message = f"{self.label} has no trial with seed {seed!r}; its seeds are {seeds}"
+            raise FtguardError(message)
+        if trial.outcome != "ok":
+            message = f"{self.label}, seed {wanted}, has no trained model: the trial ended {trial.outcome}"
+            raise FtguardError(message)
+        if self.loader is None:
+            message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"
+            raise FtguardError(message)
+        if trial.model_dir is None and not trial.cached:
+            message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.not_kept}"
+            raise FtguardError(message)
+        return self.loader(trial)
+
+
+def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...]:
+    """Return the trials put together, one variant for each workload and way of adapting the weights.
+
+    Those of a search for a learning rate are left out: they are not what gates judge.
+    """
+    groups: dict[tuple[Workload, Variant], dict[int, TrialResult]] = {}
+    for trial in trials:
+        if trial.spec.workload.purpose == "search":
+            continue
+        # More seeds of a variant are still that variant on that workload.
+        work = replace(trial.spec.workload, seeds=(0,), most_seeds=0)
+        groups.setdefault((work, trial.spec.variant), {}).setdefault(trial.spec.seed, trial)
+    return tuple(
+        TrainedVariant(_declared(tuple(by_seed.values())), variant, tuple(by_seed.values()))
+        for (_, variant), by_seed in groups.items()
+    )
+
+
+def _declared(trials: Sequence[TrialResult]) -> Workload:
+    """Return the workload of one variant's trials, with the seeds that it had before a gate in doubt asked for more."""
+    work = min((trial.spec.workload for trial in trials), key=lambda workload: len(workload.seeds))
+    return work if work.most_seeds else replace(work, seeds=tuple(trial.spec.seed for trial in trials))
+
+
+def by_variant(trials: Iterable[TrialResult]) -> list[tuple[TrainedVariant, list[TrainedVariant]]]:
+    """Return for each workload its full variants, each with the variants that are judged against it."""
+    trained = trained_variants(trials)
+    return [
+        (full, [other for other in trained if other.workload == full.workload and other.variant.kind != "full"])
+        for full in trained
+        if full.variant.kind == "full"
+    ]
