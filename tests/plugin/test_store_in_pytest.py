@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,37 @@ def test_the_number_of_workers_changes_no_verdict(gates: pytest.Pytester) -> Non
             del trial["time"], trial["memory"]["phases"]
         reports.append(values)
     assert reports[0] == reports[1]
+
+
+OFTEN = """
+from functools import partial
+from pytest_ftguard.running import lab
+
+lab.Job = partial(lab.Job, checkpoint_seconds=0.0)
+"""
+
+
+def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> None:
+    """Whatever kills pytest in the midst of a training, the next run ends with the losses of an uninterrupted one."""
+    project.makepyfile("def test_it(full_variant):\n    assert full_variant.ok\n")
+    project.makeconftest(OFTEN)
+    options = ["--ftguard-steps=300", "--ftguard-json=r.json"]
+    project.runpytest_subprocess("--ftguard-no-cache", *options).assert_outcomes(passed=1)
+    (whole,) = report(project.path)["trials"]
+    killed = subprocess.Popen([sys.executable, "-m", "pytest", "-q", *options], cwd=project.path)
+    checkpoints = project.path / ".ftguard_cache" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/*/ftguard_measured.json")):
+        assert time.monotonic() < deadline, "no checkpoint was made"
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    project.runpytest_subprocess(*options).assert_outcomes(passed=1)
+    (resumed,) = report(project.path)["trials"]
+    assert "was resumed at step" in resumed["time"]["disturbance"]
+    for name in ("validation", "curve", "data_order"):
+        assert resumed[name] == whole[name]
+    assert not list(checkpoints.glob("*"))
 
 
 def test_the_weights_of_a_cached_trial_are_trained_again(gates: pytest.Pytester) -> None:
