@@ -64,8 +64,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, tiny_model: Path, texts: Path) -> pytest.Pytester:
-    """A project whose ini file says what is trained."""
+def project(
+    pytester: pytest.Pytester, tiny_model: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> pytest.Pytester:
+    """A project whose ini file says what is trained, on a machine that seems to have no other pytest run."""
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
     for name in ("train.txt", "validation.txt"):
         (pytester.path / name).write_bytes((texts / name).read_bytes())
     pytester.makeini(INI.format(model=tiny_model))

@@ -343,6 +343,7 @@ class Run:
         from pytest_ftguard.running.lab import Lab, LabOptions
 
         if self._lab is None:
+            self._store = self._open_store()
             options = LabOptions(
                 device=self.settings.value("device", "auto"),
                 timeout_seconds=self.settings.value("timeout", None),
@@ -351,25 +352,27 @@ class Run:
                 root=self._shared,
                 disturbance=_disturbance(self.config),
             )
-            self._store = self._open_store()
             self._lab = Lab(options, self._progress.show, self._store)
         return self._lab
 
-    def _open_store(self) -> Store | None:
+    def _open_store(self) -> Store:
         from pytest_ftguard.running.store import Store, StoreOptions
 
         chosen = self.settings.store(self.config.rootpath)
-        if chosen is None and self._shared is not None:
-            # The workers of xdist share what they train, and with nobody else.
-            chosen = StoreOptions(self._shared / "store")
-        run = self._shared.name if self._shared else uuid.uuid4().hex
-        return Store(chosen, run) if chosen is not None else None
+        if chosen is None:
+            # One that ends with the run: the workers of xdist share what they train, and with nobody else.
+            chosen = StoreOptions(self._share() / "store")
+        return Store(chosen, self._shared.name if self._shared else uuid.uuid4().hex)
 
-    def share_with(self, workerinput: dict[str, Any]) -> None:
-        """Give a worker of xdist the folder that all processes of this run share; the controller removes it."""
+    def _share(self) -> Path:
+        """Return the folder that all processes of this run share; the controller removes it."""
         if self._shared is None:
             self._shared = Path(tempfile.mkdtemp(prefix="pytest-ftguard-"))
-        workerinput[_SHARED_FOLDER] = str(self._shared)
+        return self._shared
+
+    def share_with(self, workerinput: dict[str, Any]) -> None:
+        """Give a worker of xdist the folder that all processes of this run share."""
+        workerinput[_SHARED_FOLDER] = str(self._share())
 
     def new_remarks(self) -> dict[str, Any]:
         """Return why trials were trained again and what is wrong with the store, since the last call."""

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pytest_ftguard.results import Timing, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint
-from pytest_ftguard.running.locks import held
+from pytest_ftguard.running.locks import Neighbours, held, leased
 from pytest_ftguard.running.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, trial
@@ -322,6 +322,50 @@ def test_a_lock_waits_for_its_holder_and_outlives_nobody(holder: subprocess.Pope
     with held([tmp_path / "lock"], kill_later) as taken:
         assert taken == tmp_path / "lock"
     assert waited >= 3
+
+
+def test_trainings_at_the_same_time_know_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both that which came first and that which came later; one that was killed disturbs nobody, nor one that ended."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Neighbours() as alone:
+        pass
+    assert not alone.were_there
+    with Neighbours() as first:
+        with Neighbours() as second:
+            assert second.were_there
+        assert first.were_there
+    with Neighbours() as later:
+        assert not later.were_there
+    (folder,) = tmp_path.iterdir()
+    assert not list(folder.glob("*.met"))
+    (folder / "killed.running").touch()
+    with Neighbours() as after_a_kill:
+        assert not after_a_kill.were_there
+    assert not (folder / "killed.running").exists()
+
+
+def test_gpus_are_leased_and_the_processor_is_shared_between_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trainings take two GPUs; on the processor those of one run take turns, those of others do not wait."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    waits: list[int] = []
+
+    def give_up() -> None:
+        waits.append(1)
+        raise TimeoutError
+
+    with leased(["0", "1"], None, give_up) as one, leased(["0", "1"], None, give_up) as other:
+        assert (one, other) == ("0", "1")
+        with pytest.raises(TimeoutError), leased(["0", "1"], None, give_up):
+            pass
+    with leased(["cpu"], tmp_path, give_up) as slot:
+        assert slot == "cpu"
+        with pytest.raises(TimeoutError), leased(["cpu"], tmp_path, give_up):
+            pass
+        with leased(["cpu"], None, give_up):
+            pass
+    assert len(waits) == 2
 
 
 def test_a_miss_names_what_has_changed_since_an_earlier_run(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import shutil
 import signal
 import threading
@@ -232,6 +233,28 @@ def test_the_memory_of_two_attempts_is_the_larger_of_both(
 ) -> None:
     """Retries add up, whatever was reserved or taken by others counts at its worst."""
     assert largest(one, other) == largest(other, one) == expected
+
+
+def test_a_full_disk_costs_the_checkpoints_and_not_the_training(
+    work: Workload, tmp_path: Path, full_checkpoint: Path
+) -> None:
+    """No file may grow beyond a limit, as on a full disk: the trial ends with its losses, and leaves nothing."""
+    short = replace(work, steps=10)
+    folder = tmp_path / "full"
+    folder.mkdir()
+    worker = Worker(folder, folder)
+    spec = TrialSpec(workload=short, variant=FULL, seed=0, device="cpu")
+    job = Job(spec, folder, 0, None, None, "run", checkpoints=tmp_path / "checkpoints", checkpoint_seconds=0.0)
+
+    def take(event: Event) -> None:
+        if event.phase == "load":  # the weights of the model are larger than this, and the result is smaller
+            resource.prlimit(worker._process.pid, resource.RLIMIT_FSIZE, (120_000, 120_000))
+
+    result = worker.run(job, take, lambda: True)
+    assert result.outcome == "ok", result.failure
+    assert "no other will be made" in (folder / "log.txt").read_text()
+    assert result.validation == run(short, FULL, tmp_path / "whole", None)[0].validation
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_training_that_ends_leaves_no_checkpoint(work: Workload, tmp_path: Path) -> None:

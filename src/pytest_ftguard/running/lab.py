@@ -19,7 +19,7 @@ from pytest_ftguard.running.alternatives import lacks_memory, with_advice
 from pytest_ftguard.running.contents import UnknownContentError
 from pytest_ftguard.running.devices import CPU_SLOT, device_slots
 from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of, machine_facts
-from pytest_ftguard.running.locks import leased
+from pytest_ftguard.running.locks import Neighbours, leased
 from pytest_ftguard.running.process import Event, Job, Worker
 from pytest_ftguard.running.store import Store
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
@@ -42,6 +42,9 @@ _BASE_FIELDS: Final = (
     "purpose",
     "model_args",
 )
+
+
+_NEIGHBOURS: Final = "another pytest run trained on the processor while its steps were timed: run one after the other"
 
 
 @dataclass(frozen=True)
@@ -296,8 +299,12 @@ class Lab:
         slots = device_slots(spec.device)
         preferred = sorted(slots, key=lambda slot: slot != self._spare_slot)
         waiting = _ProgressClock(spec, self._on_progress)
-        with leased(preferred, lambda: waiting.take(Event("wait"))) as slot:
-            return self._train_one(spec, slot, checkpoints, more_to_come=more_to_come)
+        with leased(preferred, self._options.root, lambda: waiting.take(Event("wait"))) as slot:
+            if slot != CPU_SLOT:
+                return self._train_one(spec, slot, checkpoints, more_to_come=more_to_come)
+            with Neighbours() as neighbours:
+                result = self._train_one(spec, slot, checkpoints, more_to_come=more_to_come)
+                return self._with_disturbance(result, neighbours.were_there)
 
     def _train_one(self, spec: TrialSpec, slot: str, checkpoints: Path | None, *, more_to_come: bool) -> TrialResult:
         base_key = _base_key(spec)
@@ -330,10 +337,15 @@ class Lab:
             result = with_advice(result, self._start_worker().forecast)
             if result.memory is not None and result.memory.method == "forecast":
                 self._hopeless[_memory_key(spec)] = result  # it was not even started, and no other seed would be
-        on_cpu = result.environment is not None and result.environment.device == "cpu"
-        if on_cpu and self._options.disturbance and result.time is not None and result.time.disturbance is None:
-            result = replace(result, time=replace(result.time, disturbance=self._options.disturbance))
         return self._with_base(result)
+
+    def _with_disturbance(self, result: TrialResult, neighbours: bool) -> TrialResult:
+        """Return a result that says what else has used the processor while its steps were timed."""
+        known = self._options.disturbance or (_NEIGHBOURS if neighbours else None)
+        on_cpu = result.environment is not None and result.environment.device == "cpu"
+        if not on_cpu or known is None or result.time is None or result.time.disturbance is not None:
+            return result
+        return replace(result, time=replace(result.time, disturbance=known))
 
     def _take_worker(self, slot: str) -> Worker:
         spare, self._spare = self._spare, None

@@ -190,9 +190,16 @@ class Store:
         return self._folder / "failures" / f"{key}.json"
 
     def checkpoints(self, fingerprint: Fingerprint) -> Path | None:
-        """Return the folder for a trial's checkpoints, which need not exist; None where they would not be believed."""
-        usable = self._trusts_notes and fingerprint.is_complete
-        return self._folder / "checkpoints" / fingerprint.key if usable else None
+        """Return the folder for a trial's checkpoints; None where there can be none, or they would not be believed."""
+        if not (self._trusts_notes and fingerprint.is_complete):
+            return None
+        folder = self._folder / "checkpoints" / fingerprint.key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.complain(f"no checkpoints are kept in {str(self._folder)!r}: {error.strerror or error}")
+            return None
+        return folder
 
     def why_missing(self, fingerprint: Fingerprint) -> str | None:
         """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind."""

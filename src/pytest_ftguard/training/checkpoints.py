@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-__all__ = ["CheckpointSaver", "newest_complete"]
+__all__ = ["CheckpointSaver", "CheckpointedTrainer", "newest_complete"]
 
 _OUR_FILE: Final = "ftguard_measured.json"
 # A pickle, which the Trainer writes and nobody reads. The others that are not safetensors or JSON (optimizer, schedule,
@@ -56,12 +58,35 @@ class CheckpointSaver(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Complete the checkpoint, and only then remove the one before."""
         root = Path(args.output_dir)
-        _complete(root / f"checkpoint-{state.global_step}", self._measured())
+        present = root / f"checkpoint-{state.global_step}"
+        try:
+            if not present.exists():
+                message = "the Trainer could not write it"
+                raise FileNotFoundError(message)
+            _complete(present, self._measured())
+        except OSError as error:
+            # The training itself needs no disk.
+            print(f"pytest-ftguard: {present} is not complete, and no other will be made: {error}")
+            shutil.rmtree(present, ignore_errors=True)
+            self._pause = math.inf
+            return
         for folder in _by_age(root)[1:]:
             shutil.rmtree(folder, ignore_errors=True)
         self._last = time.monotonic()
         if self._pause:
             self._pause = max(self._pause, _PAUSE_FACTOR * (self._last - self._began))
+
+
+class CheckpointedTrainer(Trainer):
+    """A Trainer that goes on where a checkpoint cannot be written, for example because the disk is full."""
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except Exception:  # torch, safetensors and the system each have an error of their own for a full disk
+            traceback.print_exc()
+            output = Path(str(self.args.output_dir))
+            shutil.rmtree(output / f"checkpoint-{self.state.global_step}", ignore_errors=True)
 
 
 def _complete(folder: Path, measured: State) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from pytest_ftguard.results import (
     Environment,
@@ -25,7 +25,7 @@ from pytest_ftguard.results import (
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import data, machine, models
 from pytest_ftguard.training.arguments import training_arguments
-from pytest_ftguard.training.checkpoints import CheckpointSaver, newest_complete
+from pytest_ftguard.training.checkpoints import CheckpointedTrainer, CheckpointSaver, newest_complete
 from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
@@ -263,10 +263,9 @@ class _Trial:
 
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
             if checkpoints is not None:
-                checkpoints.mkdir(parents=True, exist_ok=True)
                 trainable = models.count_parameters(model).trainable
                 hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured))
-            trainer = Trainer(
+            trainer = CheckpointedTrainer(
                 model=model, args=arguments, train_dataset=blocks, data_collator=collator, callbacks=hooks
             )
             trainer.remove_callback(PrinterCallback)
