@@ -166,13 +166,18 @@ class AcceptedFile:
         return repr(str(self.place))
 
 
-def record_pair(candidate: TrainedVariant, baseline: TrainedVariant) -> PairRecord:
+def record_pair(
+    candidate: TrainedVariant, baseline: TrainedVariant, *, sound_memory: bool = True, sound_time: bool = True
+) -> PairRecord:
     """Return what a later commit needs of two variants, which must be comparable.
 
     Args:
         candidate: The variant that is judged.
         baseline: The variant that it is judged against, trained with the same seeds.
+        sound_memory: Whether their peaks of memory can be compared; otherwise none is recorded.
+        sound_time: Whether the times of their steps can be compared; otherwise none is recorded.
     """
+    sound = {"sound_memory": sound_memory, "sound_time": sound_time}
     ours, theirs = (sorted(side.trials, key=lambda trial: trial.spec.seed) for side in (candidate, baseline))
     pairs = [(_validation(one), _validation(other)) for one, other in zip(ours, theirs, strict=True)]
     base, environment = theirs[0].base_validation, theirs[0].environment
@@ -181,8 +186,8 @@ def record_pair(candidate: TrainedVariant, baseline: TrainedVariant) -> PairReco
     methods = {trial.memory.method for trial in (*ours, *theirs) if trial.memory is not None}
     work = baseline.workload.to_dict()
     return PairRecord(
-        candidate=_record_side(candidate, ours),
-        baseline=_record_side(baseline, theirs),
+        candidate=_record_side(candidate, ours, **sound),
+        baseline=_record_side(baseline, theirs, **sound),
         seeds=tuple(trial.spec.seed for trial in theirs),
         differences=tuple(
             tuple(_rounded(a - b) for a, b in zip(one.nll, other.nll, strict=True)) for one, other in pairs
@@ -195,14 +200,16 @@ def record_pair(candidate: TrainedVariant, baseline: TrainedVariant) -> PairReco
     )
 
 
-def _record_side(side: TrainedVariant, trials: Sequence[TrialResult]) -> SideRecord:
+def _record_side(
+    side: TrainedVariant, trials: Sequence[TrialResult], *, sound_memory: bool, sound_time: bool
+) -> SideRecord:
     seconds = [trial.time.seconds_per_step if trial.time else None for trial in trials]
     measured = tuple(float(f"{value:.6g}") for value in seconds if value is not None and 0 < value < math.inf)
     return SideRecord(
         variant=side.variant,
         losses=tuple(round(_validation(trial).loss, 6) for trial in trials),
-        peak_bytes=side.peak_memory_bytes or None,
-        seconds_per_step=measured if len(measured) == len(trials) else None,
+        peak_bytes=side.peak_memory_bytes or None if sound_memory else None,
+        seconds_per_step=measured if sound_time and len(measured) == len(trials) else None,
     )
 
 

@@ -14,6 +14,8 @@ __all__ = ["AcceptedFiles"]
 
 __tracebackhide__ = hide_our_frames
 
+_MOST_FILES = 20
+
 
 class AcceptedFiles:
     """The accepted results of one test, one file for each pair of variants that it asks about.
@@ -56,7 +58,24 @@ class AcceptedFiles:
             reason = error.strerror if isinstance(error, OSError) else error
             message = f"the accepted results in {str(place)!r} cannot be read: {reason}"
             raise ConfigurationError(message) from None
+        if history is not None and history.accepted.candidate.variant != candidate.variant:
+            self._refuse_exchanged(candidate, history, place)
         return AcceptedFile(place, self._test, history)
+
+    def _refuse_exchanged(self, candidate: TrainedVariant, history: History, place: Path) -> None:
+        """Refuse a file where another one of the test holds the pair: it asks otherwise than when it was accepted."""
+        for number in range(1, _MOST_FILES):
+            other = self._folder / file_name(self._test, number)
+            if other == place or not other.is_file():
+                continue
+            if read_history(other.read_text(encoding="utf-8"), other).accepted.candidate.variant == candidate.variant:
+                recorded = history.accepted.candidate.variant.label
+                message = (
+                    f"the accepted result in {str(place)!r} is that of {recorded}, and that of "
+                    f"{candidate.label} is in {other.name!r}: ask in the order in which they were accepted, or remove "
+                    "the files and accept anew"
+                )
+                raise ConfigurationError(message)
 
     def write(self, file: AcceptedFile, history: History) -> None:
         """Write what a file is to hold.

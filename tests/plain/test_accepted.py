@@ -183,3 +183,22 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     files = AcceptedFiles("t.py::test", tmp_path / "taken" / "further", write_whole)
     with pytest.raises(ConfigurationError, match="cannot be"):
         files.write(files.find(*pair()), HISTORY)
+
+
+def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) -> None:
+    """Where a test asks in another order than when they were accepted, or no longer about one, it is told so."""
+    eight, two = LoRA(r=8, learning_rate=1e-3), LoRA(r=2, learning_rate=1e-3)
+    asked: list[tuple[TrainedVariant, ...]] = [pair(0.0, eight), pair(0.2, two)]
+    accepting = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    for one in asked:
+        held = record_pair(*one)
+        accepting.write(accepting.find(*one), History("t.py::test", held, held))
+    same = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    assert all(same.find(*one).history is not None for one in asked)
+    exchanged = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    with pytest.raises(ConfigurationError, match=r"is that of lora r=8, and that of lora r=2 is in '.*\.2\.json'"):
+        exchanged.find(*asked[1])
+    # Another variant in the place of the first is what a regression may come from.
+    renewed = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    assert renewed.find(*pair(0.0, LoRA(r=4, learning_rate=1e-3))).history is not None
+    assert renewed.find(*asked[1]).history is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.running import devices
+from pytest_ftguard.running import contents, devices
 from pytest_ftguard.running import fingerprint as module
 from pytest_ftguard.running.contents import UnknownContentError, file_digest
 from pytest_ftguard.running.devices import device_slots
@@ -120,6 +120,28 @@ def test_the_end_of_a_texts_name_says_how_it_is_read(work: Workload, tmp_path: P
     assert key(replace(work, train=str(tmp_path / "renamed.txt"))) == key(work)
 
 
+def test_the_files_that_are_loaded_are_those_that_count(work: Workload, tmp_path: Path) -> None:
+    """A subfolder of any name, behind a link as well, and a GGUF file however its name is spelt; none is no model."""
+    model = tmp_path / "model"
+    (tmp_path / "real").mkdir()
+    (model / "checkpoint-5").mkdir()
+    (model / "linked").symlink_to(tmp_path / "real")
+    for options, path in {
+        "subfolder=checkpoint-5": model / "checkpoint-5" / "model.safetensors",
+        "subfolder=linked": tmp_path / "real" / "model.safetensors",
+        "gguf_file=W.GGUF": model / "W.GGUF",
+    }.items():
+        name, _, value = options.partition("=")
+        chosen = replace(work, model_args={name: value})
+        path.write_text("before")
+        before = key(chosen)
+        path.write_text("after")
+        assert key(chosen) != before, options
+    (model / "empty").mkdir()
+    with pytest.raises(UnknownContentError, match="has no file that is known to belong to one"):
+        key(replace(work, model_args={"subfolder": "empty"}))
+
+
 def test_a_reference_and_a_tokenizer_of_its_own_decide(work: Workload, tmp_path: Path) -> None:
     """The reference's losses are part of the result, and the tokenizer cuts every text."""
     keys = {key(work), key(replace(work, reference=work.validation)), key(replace(work, tokenizer=work.model))}
@@ -159,7 +181,7 @@ def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
     (tmp_path / "ours").mkdir()
     files = {
         "ours/__init__.py": "",
-        "ours/loop.py": "import torch, json\nfrom ours import losses\nfrom .rates import rate\nraise SystemExit\n",
+        "ours/loop.py": "import numpy, json\nfrom ours import losses\nfrom .rates import rate\nraise SystemExit\n",
         "ours/losses.py": "import helper_of_losses\n",
         "ours/rates.py": "rate = 1\n",
         "helper_of_losses.py": "x = 1\n",
@@ -169,10 +191,17 @@ def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
         (tmp_path / name).write_text(text)
     workload = replace(work, training_function="ours.loop:train")
     before = key(workload)
-    for name in ("ours/loop.py", "ours/losses.py", "ours/rates.py", "helper_of_losses.py"):
+    for name in ("ours/__init__.py", "ours/loop.py", "ours/losses.py", "ours/rates.py", "helper_of_losses.py"):
         (tmp_path / name).write_text(files[name] + "# changed\n")
         assert key(workload) != before, name
         (tmp_path / name).write_text(files[name])
+    with monkeypatch.context() as other_numpy:
+        other_numpy.setattr("importlib.metadata.version", lambda _: "0")
+        assert contents.source_files("ours.loop:train", {})["installed numpy"] == "0"
+    (tmp_path / "ours" / "losses.py").write_text("import found_by_nobody\n")
+    with pytest.raises(UnknownContentError, match="the source of 'found_by_nobody' is not found"):
+        key(workload)
+    (tmp_path / "ours" / "losses.py").write_text(files["ours/losses.py"])
     (tmp_path / "unrelated.py").write_text("x = 2\n")
     assert key(workload) == before
     assert "ours" not in sys.modules
@@ -201,19 +230,21 @@ def test_a_model_on_the_hub_is_known_by_its_commit(work: Workload, monkeypatch: 
     assert key(hub) != before
 
 
-def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
-    """Its size, time and inode tell; one that was changed a moment ago is read again, for its time may not."""
+def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size, inode and times tell; one that was changed a moment ago is read again, for its time may not."""
     path = tmp_path / "weights"
     path.write_bytes(b"a" * (1 << 20))
     known: dict[str, list[Any]] = {}
     first = file_digest(path, known)
     assert known == {}
+    monkeypatch.setattr(contents, "_SETTLED_SECONDS", -1.0)
     os.utime(path, (1000, 1000))
     assert file_digest(path, known) == first
     known[str(path)][-1] = "remembered"
     assert file_digest(path, known) == "remembered"
-    os.utime(path, (1001, 1001))
-    assert file_digest(path, known) == first
+    path.write_bytes(b"b" * (1 << 20))
+    os.utime(path, (1000, 1000))  # as copying tools do, and models of one architecture have one size
+    assert file_digest(path, known) not in (first, "remembered")
     with pytest.raises(UnknownContentError, match="cannot be read"):
         file_digest(tmp_path / "none", known)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.errors import DeviceUnavailableError
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Memory, TrialError, TrialResult
 from pytest_ftguard.running import lab
 from pytest_ftguard.running.fingerprint import fingerprint_of
@@ -76,6 +76,24 @@ def test_results_of_a_gpu_serve_where_there_is_none(
     assert "a machine without that device" in str(found.measured_elsewhere)
     with pytest.raises(DeviceUnavailableError):
         ours.train(replace(workload, steps=7), FULL)
+    ours.close()
+
+
+@pytest.mark.parametrize("role", ["model", "train"])
+def test_a_path_keeps_its_content_within_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    """Trials are told apart by paths in one run: one model's losses must not be taken for another's."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+    monkeypatch.setattr(lab, "Worker", HopelessWorker)
+    ours = lab.Lab(lab.LabOptions(), lambda _: None)
+    ours.train(workload, FULL)
+    ours.train(workload, FULL)
+    (tmp_path / ("model/config.json" if role == "model" else role)).write_text("something else")
+    with pytest.raises(ConfigurationError, match=f"the workload's {role}, was changed after it was first used"):
+        ours.train(workload, FULL)
     ours.close()
 
 

@@ -440,3 +440,17 @@ def test_what_is_no_limit_is_refused(value: Any) -> None:
     """Below 0 the same result would fail; the rest is no number."""
     with pytest.raises(Exception, match=r"limit of the regression must be.*ftguard_max_regression in pytest.ini"):
         limit(value)
+
+
+def test_seconds_and_bytes_that_judge_nothing_are_not_recorded() -> None:
+    """Accepted for the loss, a disturbed time or another machine's peak would make later regressions look good."""
+    disturbed = pair(ours={"time": Timing(0.9, 97, 50.0, disturbance="xdist")})
+    elsewhere = pair(ours={"memory": Memory(900, "allocator"), "measured_elsewhere": "another GPU"})
+    for now, missing in ((disturbed, "seconds_per_step"), (elsewhere, "peak_bytes")):
+        verdict, history = accept(*now, limit(0.1), LAZY, metric="loss_gap", file=file(), refusals=[])
+        assert verdict.status == "PASS", verdict.message
+        assert history is not None
+        assert getattr(history.accepted.candidate, missing) is None
+        assert getattr(history.accepted.baseline, missing) is None
+    quiet, _ = accept(*pair(), limit(0.1), LAZY, metric="loss_gap", file=file(), refusals=[])
+    assert quiet.status == "PASS"

@@ -140,7 +140,7 @@ def test_a_result_under_the_name_of_another_is_not_taken_for_it(tmp_path: Path) 
     assert "not what its name says" in ours.problems[0]
 
 
-@pytest.mark.parametrize("outcome", ["diverged", "crashed", "planned"])
+@pytest.mark.parametrize("outcome", ["diverged", "crashed"])
 def test_failures_are_not_kept_for_later_runs(tmp_path: Path, outcome: Any) -> None:
     """They are for the processes of their run, and for those that waited for them."""
     failed = replace(RESULT, outcome=outcome)
@@ -152,8 +152,24 @@ def test_failures_are_not_kept_for_later_runs(tmp_path: Path, outcome: Any) -> N
     assert ours.find_failure(PARTS, RESULT.spec, now + 1) == failed
     later = store(tmp_path, "later")
     assert later.find_failure(PARTS, RESULT.spec, now - 60) == failed
+    for options in ({"reads": False}, {"signing_key": b"key", "requires_signature": True}):
+        careful: Any = options
+        assert store(tmp_path, "now", **careful).find_failure(PARTS, RESULT.spec, now - 60) is None
     assert later.find_failure(PARTS, RESULT.spec, now + 1) is None
     assert find(later) is None
+
+
+@pytest.mark.parametrize("outcome", ["ok", "planned", "timed_out", "out_of_memory"])
+def test_a_failure_of_another_run_is_one_that_this_run_would_have_as_well(tmp_path: Path, outcome: Any) -> None:
+    """A result is none, whoever wrote it there; room and patience are another run's own; nor does one from ahead."""
+    other = store(tmp_path, "other")
+    other.keep_failure(PARTS, replace(RESULT, outcome=outcome))
+    assert store(tmp_path).find_failure(PARTS, RESULT.spec, 0.0) is None
+    assert (other.find_failure(PARTS, RESULT.spec, 0.0) is not None) is (outcome in ("timed_out", "out_of_memory"))
+    (path,) = (tmp_path / "failures").glob("*.json")
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "time": 1e18}))
+    assert store(tmp_path).find_failure(PARTS, RESULT.spec, 0.0) is None
 
 
 def test_only_what_is_signed_with_the_key_is_believed_where_signatures_are_required(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_a_text_that_changes_during_the_run_is_refused(project: pytest.Pytester)
     )
     result = project.runpytest_subprocess(timeout=300)
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*train.txt' was changed after it was first trained*"])
+    result.stdout.fnmatch_lines(["*train.txt', the workload's train, was changed after it was first used*"])
 
 
 @pytest.mark.torch

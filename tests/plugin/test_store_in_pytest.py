@@ -121,7 +121,7 @@ def test_seconds_of_another_machine_judge_nothing(gates: pytest.Pytester, monkey
 from pytest_ftguard import assert_time_budget
 
 def test_time(full_variant, lora_variant):
-    assert_time_budget(lora_variant, at_most="1000%", of=full_variant)
+    assert_time_budget(lora_variant, at_most="10000000%", of=full_variant)
 """
     )
     gates.runpytest_subprocess("--ftguard-seeds=0,1").assert_outcomes(passed=3)

@@ -128,6 +128,23 @@ def test_what_makes_it_equal_is_in_the_checkpoint(
         assert result.validation != expected.validation
 
 
+def test_another_machines_checkpoint_is_left_alone(work: Workload, tmp_path: Path, full_checkpoint: Path) -> None:
+    """Its peak of memory would pass for this machine's: the training starts anew."""
+    root = tmp_path / "checkpoints"
+    shutil.copytree(full_checkpoint, root)
+    found = newest_complete(root)
+    assert found is not None
+    path = found[0] / "ftguard_measured.json"
+    content = json.loads(path.read_text())
+    content["measured"]["environment"]["device_name"] = "another processor"
+    path.write_text(json.dumps(content))
+    result, losses = run(work, FULL, tmp_path / "here", root)
+    assert result.outcome == "ok"
+    assert min(losses) == 1
+    assert result.time is not None
+    assert result.time.disturbance is None
+
+
 def damage(path: Path, how: str) -> None:
     content = path.read_bytes()
     match how:

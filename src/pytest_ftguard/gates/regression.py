@@ -64,6 +64,16 @@ class _Change:
         return _GRAVITY.index(self.status), -math.inf if value is None else value
 
 
+def _record(candidate: TrainedVariant, baseline: TrainedVariant) -> PairRecord:
+    """Return the record of a pair; bytes and seconds that their own gates would refuse are not in it."""
+    return record_pair(
+        candidate,
+        baseline,
+        sound_memory=not memory_problems(candidate, baseline),
+        sound_time=not time_problems(candidate, baseline),
+    )
+
+
 def assess_regression(
     candidate: TrainedVariant,
     baseline: TrainedVariant,
@@ -91,7 +101,7 @@ def assess_regression(
         )
     if problems or history is None:
         return invalid("regression", candidate, baseline, limit, problems)
-    now = record_pair(candidate, baseline)
+    now = _record(candidate, baseline)
     changes = [_change(now, history.accepted, _LAST, limit=limit, rule=rule, metric=metric)]
     if history.anchor != history.accepted:
         changes.append(_change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric))
@@ -145,7 +155,7 @@ def accept(
             f"{candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}, and what later commits are "
             f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
         )
-    now = None if problems else record_pair(candidate, baseline)
+    now = None if problems else _record(candidate, baseline)
     differing = differing_work(now, history.anchor) if now and history else []
     problems += [f"it cannot be compared with {_ANCHOR}: {one}" for one in differing]
     if differing:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.machinery
+import importlib.metadata
+import os
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +48,8 @@ def file_digest(path: Path, known: MutableMapping[str, list[Any]]) -> str:
     """
     try:
         stat = path.stat()
-        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        # The time of the last change of the inode too: tools set that of the content, and sizes are often equal.
+        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
         name = str(path.absolute())
         if known.get(name, [])[:-1] == mark:
             return str(known[name][-1])
@@ -56,79 +59,110 @@ def file_digest(path: Path, known: MutableMapping[str, list[Any]]) -> str:
         message = f"{str(path)!r} cannot be read: {error.strerror or error}"
         raise UnknownContentError(message) from error
     # A file that is being written may change again without a change of size or time.
-    if stat.st_size >= _REMEMBERED_FROM_BYTES and time.time() - stat.st_mtime > _SETTLED_SECONDS:
+    settled = time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_SECONDS
+    if stat.st_size >= _REMEMBERED_FROM_BYTES and settled:
         known[name] = [*mark, digest]
     return digest
 
 
-def model_files(name: str, workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, str]:
+def model_files(role: str, workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, str]:
     """Return what decides a model or a tokenizer: digests of a folder's files, or the revision on the hub.
 
     Args:
-        name: Folder or hub id.
-        workload: Its revision and `model_args` say which files are meant.
+        role: "model" or "tokenizer", a field of the workload.
+        workload: Its revision and `model_args` say which files are meant; a tokenizer of its own has neither.
         known: See `file_digest`.
 
     Raises:
-        UnknownContentError: A file cannot be read, or the revision is not known.
+        UnknownContentError: A file cannot be read, or there is none, or the revision is not known.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        return {"revision": _hub_revision(name, workload)}
-    suffixes = _MODEL_SUFFIXES | ({".py"} if workload.model_args.get("trust_remote_code") else set())
-    gguf = workload.model_args.get("gguf_file")
+    name = getattr(workload, role)
+    options = workload.model_args if role == "model" else {}
+    root = Path(name)
+    if not root.is_dir():
+        return {"revision": _hub_revision(name, workload.revision if role == "model" else None, options)}
+    folder = root / str(options.get("subfolder") or "")
+    suffixes = _MODEL_SUFFIXES | ({".py"} if options.get("trust_remote_code") else set())
+    gguf = options.get("gguf_file")
     files = [
         path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in suffixes
+        for place, _, names in os.walk(folder, followlinks=True)
+        for path in (Path(place) / one for one in names)
+        if path.suffix.lower() in suffixes
+        and (path.suffix.lower() != ".gguf" or gguf is None)
         and path.name not in _NOT_THE_MODELS
         and not any(part.startswith((".", "checkpoint-")) for part in path.relative_to(folder).parts)
-        and (path.suffix != ".gguf" or gguf is None or path.name == Path(str(gguf)).name)
-        and path.is_file()
     ]
-    return {str(path.relative_to(folder)): file_digest(path, known) for path in files}
+    if gguf is not None:
+        files.append(folder / str(gguf))
+    if not files:
+        message = f"the {role} {str(folder)!r} has no file that is known to belong to one"
+        raise UnknownContentError(message)
+    return {str(path.relative_to(folder)): file_digest(path, known) for path in sorted(files)}
 
 
-def _hub_revision(name: str, workload: Workload) -> str:
+def _hub_revision(name: str, revision: str | None, options: Mapping[str, Any]) -> str:
     """Return the commit that a name stands for: the hub says so, or, offline, its local cache."""
     from huggingface_hub import hf_hub_download
 
-    revision = workload.revision if name == workload.model else None
+    where = {key: options[key] for key in ("cache_dir", "local_files_only", "subfolder") if key in options}
     try:
         # Asks for the small file alone; which commit it belongs to is in its path.
-        path = Path(hf_hub_download(name, "config.json", revision=revision))
+        path = Path(hf_hub_download(name, "config.json", revision=revision, **where))
     except Exception as error:  # a missing repository, no network, no rights: each has an exception of its own
         message = f"which revision {name!r} is, the hub does not say: {type(error).__name__}"
         raise UnknownContentError(message) from error
-    return path.parent.name
+    return path.parts[path.parts.index("snapshots") + 1]
 
 
 def source_files(function: str, known: MutableMapping[str, list[Any]]) -> dict[str, str]:
     """Return the digests of the modules that a function "module:function" is made of.
 
-    These are its module and all that this imports, directly or not, as far as they are the project's own: what is
-    installed is known by its version. Nothing is imported.
+    These are its module, the packages that hold it, and all that they import, directly or not, as far as they are the
+    project's own. Of what is installed the versions are named. Nothing is imported.
 
     Args:
         function: Name of the function.
         known: See `file_digest`.
 
     Raises:
-        UnknownContentError: The module's source is not found.
+        UnknownContentError: The source of a module is not found.
     """
     found: dict[str, str] = {}
+    installed: set[str] = set()
+    seen: set[str] = set()
     queue = [function.partition(":")[0]]
     while queue:
         module = queue.pop()
-        path = _source(module)
-        if module in found or path is None or _is_installed(path):
+        if module in seen or module.partition(".")[0] in sys.stdlib_module_names:
             continue
-        found[module] = file_digest(path, known)
-        queue += _imports(path, module, is_package=path.name == "__init__.py")
+        seen.add(module)
+        queue += [module.rpartition(".")[0]] if "." in module else []
+        path = _source(module)
+        if path is not None and not _is_installed(path):
+            found[module] = file_digest(path, known)
+            queue += _imports(path, module, is_package=path.name == "__init__.py")
+        elif "." not in module:
+            installed.add(module)
     if not found:
         message = f"the source of {function!r} is not found"
         raise UnknownContentError(message)
-    return found
+    return found | _installed_versions(installed)
+
+
+def _installed_versions(modules: Collection[str]) -> dict[str, str]:
+    """Return the versions of the distributions that modules belong to.
+
+    Raises:
+        UnknownContentError: One belongs to none, as the modules of some editable installations.
+    """
+    owners = importlib.metadata.packages_distributions()
+    strange = sorted(set(modules) - owners.keys())
+    if strange:
+        message = f"the source of {', '.join(map(repr, strange))} is not found"
+        raise UnknownContentError(message)
+    names = sorted({name for module in modules for name in owners[module]})
+    return {f"installed {name}": importlib.metadata.version(name) for name in names}
 
 
 def _source(module: str) -> Path | None:

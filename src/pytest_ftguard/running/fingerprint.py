@@ -124,7 +124,7 @@ def _contents(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict
     names = {"model": workload.model, "tokenizer": workload.tokenizer}
     for role, name in names.items():
         if name is not None:
-            files = model_files(name, workload, known)
+            files = model_files(role, workload, known)
             found |= {f"{role}'s {file}": digest for file, digest in files.items()}
     if workload.training_function is not None:
         sources = source_files(workload.training_function, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import tempfile
 import time
@@ -44,6 +45,8 @@ _BASE_FIELDS: Final = (
 )
 
 
+# Two machines round differently, and training lets that grow; seeds differ by more.
+_SAME_LOSS: Final = 0.01
 _NEIGHBOURS: Final = "another pytest run trained on the processor while its steps were timed: run one after the other"
 
 
@@ -138,7 +141,7 @@ class Lab:
         self._spare: Worker | None = None
         self._spare_slot = ""
         self._started = 0
-        self._texts: dict[str, tuple[int, int]] = {}
+        self._files: dict[str, list[tuple[int, int]]] = {}
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -156,7 +159,7 @@ class Lab:
             ConfigurationError: The spec cannot be carried out.
             DeviceUnavailableError: The device is not present.
         """
-        self._refuse_changed_texts(workload)
+        self._refuse_changed_files(workload)
         specs = [
             TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
             for seed in workload.seeds
@@ -216,12 +219,12 @@ class Lab:
             return self._with_base(found)
         waiting, since = _ProgressClock(spec, self._on_progress), time.time()
         with self._store.lock(candidates[0].key, lambda: waiting.take(Event("wait"))):
-            found = self._look_up(spec, candidates, environment)
-            found = found or self._store.find_failure(candidates[0], spec, since)
-            if found is not None:
+            if (found := self._look_up(spec, candidates, environment)) is not None:
                 return self._with_base(found)
+            if (failed := self._store.find_failure(candidates[0], spec, since)) is not None:
+                return failed
             changes = self._store.why_missing(candidates[0])
-            result = self._train_leased(spec, self._store.checkpoints(candidates[0]), more_to_come=more_to_come)
+            result = self._train_leased(spec, candidates[0], more_to_come=more_to_come)
             if changes and result.outcome == "ok" and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
             if candidates[0].is_complete:
@@ -280,17 +283,27 @@ class Lab:
 
     def _load(self, result: TrialResult) -> tuple[Any, Any]:
         """Return a trial's model and tokenizer; weights that an earlier run has trained are trained again."""
+        judged = result
         if result.model_dir is None:
             key = result.spec.fingerprint
             if key not in self._reloaded:
+                self._refuse_changed_files(result.spec.workload)
                 self._reloaded[key] = self._train_leased(result.spec, more_to_come=False)
             result = self._reloaded[key]
         if result.model_dir is None:
             message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
             raise FtguardError(message)
+        if not _is_the_same_training(judged, result):
+            message = (
+                f"the weights of {result.spec.variant.label}, seed {result.spec.seed}, are not at hand: trained again, "
+                "it did not come to the stored losses; --ftguard-no-cache judges what is trained here"
+            )
+            raise FtguardError(message)
         return worker.load_trained(result)
 
-    def _train_leased(self, spec: TrialSpec, checkpoints: Path | None = None, *, more_to_come: bool) -> TrialResult:
+    def _train_leased(
+        self, spec: TrialSpec, fingerprint: Fingerprint | None = None, *, more_to_come: bool
+    ) -> TrialResult:
         """Train a trial on a device that no other training of this user has meanwhile."""
         if spec.fingerprint in self._errors:
             raise self._errors[spec.fingerprint]
@@ -301,12 +314,14 @@ class Lab:
         waiting = _ProgressClock(spec, self._on_progress)
         with leased(preferred, self._options.root, lambda: waiting.take(Event("wait"))) as slot:
             if slot != CPU_SLOT:
-                return self._train_one(spec, slot, checkpoints, more_to_come=more_to_come)
+                return self._train_one(spec, slot, fingerprint, more_to_come=more_to_come)
             with Neighbours() as neighbours:
-                result = self._train_one(spec, slot, checkpoints, more_to_come=more_to_come)
+                result = self._train_one(spec, slot, fingerprint, more_to_come=more_to_come)
                 return self._with_disturbance(result, neighbours.were_there)
 
-    def _train_one(self, spec: TrialSpec, slot: str, checkpoints: Path | None, *, more_to_come: bool) -> TrialResult:
+    def _train_one(
+        self, spec: TrialSpec, slot: str, fingerprint: Fingerprint | None, *, more_to_come: bool
+    ) -> TrialResult:
         base_key = _base_key(spec)
         present = self._take_worker(slot)
         if more_to_come:
@@ -321,7 +336,7 @@ class Lab:
             timeout_seconds=self._options.timeout_seconds,
             run=self._run,
             foretell=self._options.foretell,
-            checkpoints=checkpoints,
+            checkpoints=self._checkpoints(spec, fingerprint),
         )
         progress = _ProgressClock(spec, self._on_progress)
         spare = self._spare
@@ -338,6 +353,12 @@ class Lab:
             if result.memory is not None and result.memory.method == "forecast":
                 self._hopeless[_memory_key(spec)] = result  # it was not even started, and no other seed would be
         return self._with_base(result)
+
+    def _checkpoints(self, spec: TrialSpec, fingerprint: Fingerprint | None) -> Path | None:
+        """Return the folder for a trial's checkpoints, unless a file was changed while it waited for its device."""
+        if self._store is None or fingerprint is None or [fingerprint] != self._identify(spec)[1]:
+            return None
+        return self._store.checkpoints(fingerprint)
 
     def _with_disturbance(self, result: TrialResult, neighbours: bool) -> TrialResult:
         """Return a result that says what else has used the processor while its steps were timed."""
@@ -372,20 +393,36 @@ class Lab:
         folder.mkdir()
         return folder
 
-    def _refuse_changed_texts(self, workload: Workload) -> None:
-        """Trials are told apart by the paths of their texts, so within one run a path must keep its content."""
-        for path in filter(None, (workload.train, workload.validation, workload.reference)):
-            try:
-                stat = Path(path).stat()
-            except OSError:
-                continue  # the worker says what is wrong with it
-            found = (stat.st_size, stat.st_mtime_ns)
-            if self._texts.setdefault(path, found) != found:
+    def _refuse_changed_files(self, workload: Workload) -> None:
+        """Trials are told apart by paths within one run, so in it a path must keep its content."""
+        for role in ("train", "validation", "reference", "model", "tokenizer"):
+            path = getattr(workload, role)
+            if path is None or (found := _stats(Path(path))) is None:
+                continue  # a name on the hub; or the worker says what is wrong with it
+            if self._files.setdefault(path, found) != found:
                 message = (
-                    f"the text {path!r} was changed after it was first trained or evaluated on in this run: "
-                    "write each text to a path of its own"
+                    f"{path!r}, the workload's {role}, was changed after it was first used in this run: "
+                    f"write each {role} to a path of its own"
                 )
                 raise ConfigurationError(message)
+
+
+def _stats(path: Path) -> list[tuple[int, int]] | None:
+    """Return size and time of a file, or of each file in a folder; None where there is none."""
+    try:
+        inside = sorted(one for one in path.rglob("*") if one.is_file() and one.suffix != ".pyc")
+        stats = [one.stat() for one in (inside if path.is_dir() else [path])]
+    except OSError:
+        return None
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _is_the_same_training(one: TrialResult, other: TrialResult) -> bool:
+    """Return whether two trials saw the same and came to the same, but for another machine's rounding."""
+    if one.validation is None or other.validation is None or one.data_order != other.data_order:
+        return False
+    close = math.isclose(one.validation.loss, other.validation.loss, rel_tol=_SAME_LOSS)
+    return close and one.validation.digest == other.validation.digest
 
 
 def _memory_key(spec: TrialSpec) -> str:

@@ -35,6 +35,7 @@ _ABANDONED_SECONDS: Final = 3600.0
 # A training that was killed is tried again soon, or never.
 _GIVEN_UP_SECONDS: Final = 7 * 24 * 3600.0
 _COMPARED_ENTRIES: Final = 300
+_FAILURES: Final = frozenset({"out_of_memory", "diverged", "crashed", "timed_out"})
 _MOST_CHANGES: Final = 6
 
 
@@ -167,11 +168,15 @@ class Store:
             spec: The trial.
             since: When this process began to wait, by the clock of the system.
         """
+        if not self._trusts_notes:
+            return None
         try:
             values = json.loads(self._failure(fingerprint.key).read_text(encoding="utf-8"))
-            if values["run"] != self.run and not values["time"] > since:
-                return None
-            return replace(TrialResult.from_dict(values["result"]), spec=spec)
+            result = TrialResult.from_dict(values["result"])
+            # Room and patience are those of a run; what diverges or crashes does so in another one as well.
+            waited_for = since < values["time"] <= time.time() and result.outcome in ("diverged", "crashed")
+            believed = result.outcome in _FAILURES and (values["run"] == self.run or waited_for)
+            return replace(result, spec=spec) if believed else None
         except (OSError, FtguardError, ValueError, KeyError, TypeError):
             return None
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -256,10 +256,14 @@ class _Trial:
         place = checkpoints or self.folder.path / "trainer"
         arguments = training_arguments(self.spec, place, self.device, bf16=self.bf16)
         self.earlier = newest_complete(checkpoints) if checkpoints else None
+        if self.earlier and self.earlier[1].get("environment") != asdict(self.environment):
+            print(f"pytest-ftguard: {self.earlier[0]} is another machine's, so the training starts anew")
+            self.earlier = None
 
         def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
             def measured() -> dict[str, Any]:
-                return {"steps": record.measured(), "order": collator.order_after(record.batches)}
+                order = collator.order_after(record.batches)
+                return {"steps": record.measured(), "order": order, "environment": asdict(self.environment)}
 
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
             if checkpoints is not None:
