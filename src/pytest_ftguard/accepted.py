@@ -34,6 +34,8 @@ WORK: Final = (
 
 # A ten-thousandth of a nat in the sum over a sequence is far below all noise, and keeps the files short.
 _DECIMALS: Final = 4
+# What rounding the losses of both sides and the differences can add up to, in nats per token.
+_ROUNDING: Final = 1e-4
 _LONGEST_NAME: Final = 120
 
 
@@ -118,6 +120,10 @@ class PairRecord:
             raise ValueError("there is not one row of differences and one data order for each seed, or no sequence")
         if not (all(isinstance(order, str) for order in orders) and isinstance(environment.versions, dict)):
             raise ValueError("a data order is not a text, or the versions are not a mapping")
+        for row, ours, theirs in zip(rows, sides["candidate"].losses, sides["baseline"].losses, strict=True):
+            gap = math.fsum(_numbers(row, "differences", sequences)) / sum(base.tokens)
+            if not abs(gap - (ours - theirs)) <= _ROUNDING:
+                raise ValueError(f"differences of {gap:.6f} nats per token beside losses of {ours} and {theirs}")
         return cls(
             base=base,
             seeds=seeds,

@@ -202,3 +202,11 @@ def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) ->
     renewed = AcceptedFiles("t.py::test", tmp_path, write_whole)
     assert renewed.find(*pair(0.0, LoRA(r=4, learning_rate=1e-3))).history is not None
     assert renewed.find(*asked[1]).history is not None
+
+
+def test_differences_that_are_not_those_of_the_losses_are_no_record(tmp_path: Path) -> None:
+    """A hand that loosens the gate in one place of the file is noticed by the other."""
+    values = record().to_dict()
+    values["differences"] = [[value + 10 for value in row] for row in values["differences"]]
+    with pytest.raises(ValueError, match="nats per token beside losses of"):
+        PairRecord.from_dict(values)

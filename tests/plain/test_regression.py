@@ -318,14 +318,26 @@ def test_accepting_starts_a_history_and_goes_on_with_it() -> None:
     assert verdict.status == "PASS"
     assert verdict.value is None
     held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
-    verdict, second = accept(*pair(0.2), limit(0.05), LAZY, file=held, **arguments)
+    verdict, second = accept(*pair(0.13), limit(0.05), LAZY, file=held, **arguments)
     assert second is not None
     assert second.anchor == first.accepted == record_pair(*pair(0.1))
-    assert second.accepted == record_pair(*pair(0.2))
-    assert "is +0.2000 nats per token, and was +0.1000 when it was accepted" in verdict.message
+    assert second.accepted == record_pair(*pair(0.13))
+    assert "is +0.1300 nats per token, and was +0.1000 when it was accepted" in verdict.message
     verdict, third = accept(*pair(0.1), limit(0.05), LAZY, file=held, **arguments)
     assert third is None
     assert "was accepted already" in verdict.message
+
+
+def test_what_every_later_run_would_fail_is_not_accepted() -> None:
+    """Beyond the limit from the anchor, which never moves: it is told how to begin anew instead of a green run."""
+    _, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), metric="loss_gap", refusals=[])
+    held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
+    for gap, status in ((0.149, "PASS"), (0.151, "INVALID")):
+        verdict, updated = accept(*pair(gap), limit(0.05), LAZY, file=held, metric="loss_gap", refusals=[])
+        assert verdict.status == status, verdict.message
+        assert (updated is None) is (status == "INVALID")
+    assert "every later run would fail" in verdict.message
+    assert "to begin anew, delete 'accepted.json' and accept again" in verdict.message
 
 
 @pytest.mark.parametrize(

@@ -393,6 +393,8 @@ def test_a_miss_names_what_has_changed_since_an_earlier_run(tmp_path: Path) -> N
     wanted = Fingerprint({**PARTS.parts, "steps": 7, "train text": [".txt", "ab" * 32]})
     assert ours.why_missing(wanted) == "steps (100 -> 7), train text"
     assert ours.why_missing(Fingerprint({**wanted.parts, "kind": "lora"})) is None
+    # Another seed is no change.
+    assert ours.why_missing(Fingerprint({**PARTS.parts, "seed": 9})) == ""
     assert store(tmp_path, reads=False).why_missing(wanted) is None
 
 

@@ -158,6 +158,11 @@ def accept(
     now = None if problems else _record(candidate, baseline)
     differing = differing_work(now, history.anchor) if now and history else []
     problems += [f"it cannot be compared with {_ANCHOR}: {one}" for one in differing]
+    if now and history and not differing:
+        change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
+        if change.status == "FAIL":
+            differing = [f"it is worse than {_ANCHOR} by more than {limit}, so every later run would fail"]
+            problems += differing
     if differing:
         problems.append(f"to begin anew, delete {file} and accept again")
     if problems or now is None:

@@ -214,7 +214,10 @@ class Store:
         others = [parts for parts in self._latest_parts() if parts.get("kind") == kind]
         if not others:
             return None
-        found = min((changes(fingerprint, parts) for parts in others), key=len)
+        # Another seed is no change, and what differs in nothing else was trained, or is new, or was damaged.
+        seed = fingerprint.parts["seed"]
+        others.sort(key=lambda parts: parts.get("seed") != seed)
+        found = min((changes(fingerprint, {**parts, "seed": seed}) for parts in others), key=len)
         more = len(found) - _MOST_CHANGES
         return ", ".join(found[:_MOST_CHANGES]) + (f" and {more} more" if more > 0 else "")
 
