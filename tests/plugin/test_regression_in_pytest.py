@@ -68,7 +68,7 @@ def files(project: pytest.Pytester) -> list[Path]:
 
 
 def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: pytest.Pytester) -> None:
-    """Missing, broken, accepted, the same, worse, accepted all the same: then the anchor holds."""
+    """Missing, broken, accepted, the same, worse, refused, and worse in small steps: there the anchor holds."""
     missing = made_up.runpytest_subprocess()
     missing.assert_outcomes(failed=1)
     missing.stdout.fnmatch_lines(["*there is no accepted result of this test*--ftguard-update*", "regression *INVALID"])
@@ -105,7 +105,13 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
     worse = made_up.runpytest_subprocess()
     worse.assert_outcomes(failed=1)
     worse.stdout.fnmatch_lines(["*the loss gap has grown by +0.0300*", "regression *FAIL"])
+    refused = made_up.runpytest_subprocess("--ftguard-update")
+    refused.assert_outcomes(failed=1)
+    refused.stdout.fnmatch_lines(["*so every later run would fail*", "*to begin anew, delete *"])
+    assert file.read_text() == first
+    made_up.path.joinpath("gap.txt").write_text("0.115")
     made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.path.joinpath("gap.txt").write_text("0.13")
     still = made_up.runpytest_subprocess()
     still.assert_outcomes(failed=1)
     still.stdout.fnmatch_lines(["*Against the anchor, which was accepted first: the loss gap has grown by +0.0300*"])
