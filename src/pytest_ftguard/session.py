@@ -436,7 +436,7 @@ def _name(item: pytest.Item) -> str:
 
 def _identity(trial: TrialResult) -> tuple[str, bool]:
     """Tell a trial from its twin that was read from a report: a verdict may rest on either."""
-    return trial.spec.fingerprint, trial.cached
+    return trial.fingerprint, trial.cached
 
 
 def _failure(message: str) -> BaseException:
