@@ -227,10 +227,7 @@ class Lab:
             result = self._train_leased(spec, candidates[0], more_to_come=more_to_come)
             if changes and result.outcome == "ok" and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
-            if candidates[0].is_complete:
-                result = replace(result, content=candidates[0].key)
-            self._publish(spec, candidates[0], result)
-        return result
+            return self._publish(spec, candidates[0], result)
 
     def _look_up(
         self, spec: TrialSpec, candidates: Sequence[Fingerprint], environment: Environment | None
@@ -239,12 +236,18 @@ class Lab:
         found = (self._store.find(one, spec, environment) for one in candidates)
         return next((result for result in found if result is not None), None)
 
-    def _publish(self, spec: TrialSpec, fingerprint: Fingerprint, result: TrialResult) -> None:
+    def _publish(self, spec: TrialSpec, fingerprint: Fingerprint, result: TrialResult) -> TrialResult:
+        """Keep a result for others, and return it with its fingerprint, if that is still what it was trained from."""
         assert self._store is not None
-        if result.outcome != "ok":
-            self._store.keep_failure(fingerprint, result)
-        elif [fingerprint] == self._identify(spec)[1]:  # where a file was changed meanwhile, nobody knows what it was
+        if [fingerprint] != self._identify(spec)[1]:
+            return result  # a file was changed meanwhile: nobody knows what was trained on
+        if fingerprint.is_complete:
+            result = replace(result, content=fingerprint.key)
+        if result.outcome == "ok":
             self._store.keep(fingerprint, result)
+        else:
+            self._store.keep_failure(fingerprint, result)
+        return result
 
     def _identify(self, spec: TrialSpec) -> tuple[Environment | None, list[Fingerprint]]:
         """Return the present machine, and what a stored result of the trial may be found by; nothing without a store.
@@ -272,7 +275,8 @@ class Lab:
 
     def _describe(self, spec: TrialSpec) -> Environment | None:
         """Ask torch, in a worker that goes on to be the next one."""
-        self._spare = self._take_worker(device_slots(spec.device)[0])
+        slot = device_slots(spec.device)[0]
+        self._spare, self._spare_slot = self._take_worker(slot), slot
         return self._spare.describe(spec.device, spec.workload.precision)
 
     def _with_base(self, result: TrialResult) -> TrialResult:
@@ -326,7 +330,7 @@ class Lab:
         present = self._take_worker(slot)
         if more_to_come:
             # It imports while the present worker imports or loads, and the present one's steps wait until it is done.
-            self._spare = self._start_worker(slot)
+            self._spare, self._spare_slot = self._start_worker(slot), slot
         folder = self._folder()
         job = Job(
             spec=spec,
@@ -379,7 +383,6 @@ class Lab:
         return spare
 
     def _start_worker(self, slot: str = CPU_SLOT) -> Worker:
-        self._spare_slot = slot
         return Worker(self._folder(), self._open_root(), None if slot == CPU_SLOT else slot)
 
     def _open_root(self) -> Path:
