@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from pytest_ftguard.running import contents, devices
 from pytest_ftguard.running import fingerprint as module
-from pytest_ftguard.running.contents import UnknownContentError, file_digest
+from pytest_ftguard.running.contents import UnknownContentError, file_digest, installed_version
 from pytest_ftguard.running.devices import device_slots
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, fingerprint_of, machine_facts
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
@@ -166,11 +167,79 @@ def test_variables_by_which_libraries_compute_otherwise_decide(work: Workload, n
 def test_versions_and_our_own_code_decide(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result of another torch, or of code that trains otherwise, is not taken."""
     before = key(work)
-    monkeypatch.setattr(module, "_version", lambda name: "0" if name == "torch" else "1")
+    monkeypatch.setattr(module, "installed_version", lambda name: "0" if name == "torch" else "1")
     assert key(work) != before
     monkeypatch.undo()
     monkeypatch.setattr(module, "_own_code", lambda: "changed")
     assert key(work) != before
+
+
+def install(site: Path, origin: dict[str, Any] | None, code_hash: str = "abc") -> None:
+    """Put a distribution of version 1 into a folder of packages, as an installer does."""
+    info = site / "madeup-1.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: madeup\nVersion: 1\n")
+    record = f"madeup/core.py,sha256={code_hash},9\nmadeup/core.pyc,,\n../../bin/madeup,sha256=x{site.name},9\n"
+    (info / "RECORD").write_text(record)
+    (info / "direct_url.json").unlink(missing_ok=True)
+    if origin is not None:
+        (info / "direct_url.json").write_text(json.dumps(origin))
+
+
+def test_an_index_tells_code_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an index gave under a version stays what it is."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert installed_version("madeup") == "not installed"
+    install(tmp_path, None)
+    assert installed_version("madeup") == "1"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {"url": "https://example.org/madeup", "vcs_info": {"vcs": "git", "commit_id": "0" * 40}},
+        {"url": "https://example.org/madeup.zip", "archive_info": {}},
+        {"url": "file:///src/madeup", "dir_info": {}},
+    ],
+)
+def test_what_is_not_from_an_index_is_told_by_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: dict[str, Any]
+) -> None:
+    """A branch, an archive or a folder keeps its version while it changes; where it is installed does not matter."""
+    found = []
+    for site, code in (("one", "abc"), ("two", "abc"), ("three", "def")):
+        with monkeypatch.context() as at_site:
+            at_site.syspath_prepend(str(tmp_path / site))
+            install(tmp_path / site, origin, code)
+            found.append(installed_version("madeup"))
+    assert found[0] == found[1] != found[2]
+    assert all(version.startswith("1 ") for version in found)
+
+
+def test_an_editable_installation_is_told_by_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's developer changes them without a new version; tests and hidden folders are not what is imported."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    project = tmp_path / "a project"
+    for name in ("src/madeup", "tests", ".venv/lib"):
+        (project / name).mkdir(parents=True)
+    core = project / "src" / "madeup" / "core.py"
+    core.write_text("x = 1\n")
+    install(tmp_path / "site", {"url": project.as_uri(), "dir_info": {"editable": True}})
+    before = installed_version("madeup")
+    for name in ("tests/test_core.py", ".venv/lib/other.py", "src/madeup/notes.txt"):
+        (project / name).write_text("y = 1\n")
+    assert installed_version("madeup") == before
+    core.write_text("x = 2\n")
+    assert installed_version("madeup") != before
+
+
+def test_a_file_that_a_setting_names_decides_by_its_content(work: Workload, tmp_path: Path) -> None:
+    """`accelerator_config` may be one; where it lies does not matter."""
+    keys = []
+    for name, text in (("one.json", "{}"), ("two.json", "{}"), ("three.json", '{"split_batches": true}')):
+        (tmp_path / name).write_text(text)
+        keys.append(key(replace(work, training_args={"accelerator_config": str(tmp_path / name)})))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
@@ -196,7 +265,7 @@ def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
         assert key(workload) != before, name
         (tmp_path / name).write_text(files[name])
     with monkeypatch.context() as other_numpy:
-        other_numpy.setattr("importlib.metadata.version", lambda _: "0")
+        other_numpy.setattr(contents, "installed_version", lambda _: "0")
         assert contents.source_files("ours.loop:train", {})["installed numpy"] == "0"
     (tmp_path / "ours" / "losses.py").write_text("import found_by_nobody\n")
     with pytest.raises(UnknownContentError, match="the source of 'found_by_nobody' is not found"):

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.machinery
 import importlib.metadata
+import json
 import os
 import sys
 import sysconfig
@@ -13,11 +14,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import Workload
 
-__all__ = ["UnknownContentError", "file_digest", "model_files", "source_files"]
+__all__ = ["UnknownContentError", "file_digest", "installed_version", "model_files", "source_files"]
 
 # What from_pretrained reads; a README or a log beside it decides nothing.
 _MODEL_SUFFIXES: Final = frozenset(
@@ -30,6 +33,8 @@ _NOT_THE_MODELS: Final = frozenset(
 # Small files are read each time: it costs less than to be wrong about one that was changed twice within a moment.
 _REMEMBERED_FROM_BYTES: Final = 1 << 20
 _SETTLED_SECONDS: Final = 2.0
+# Folders of a checkout that hold no code of what is installed from it.
+_NO_CODE: Final = frozenset({"build", "dist", "docs", "examples", "node_modules", "test", "tests", "venv"})
 
 
 class UnknownContentError(FtguardError):
@@ -162,7 +167,50 @@ def _installed_versions(modules: Collection[str]) -> dict[str, str]:
         message = f"the source of {', '.join(map(repr, strange))} is not found"
         raise UnknownContentError(message)
     names = sorted({name for module in modules for name in owners[module]})
-    return {f"installed {name}": importlib.metadata.version(name) for name in names}
+    return {f"installed {name}": installed_version(name) for name in names}
+
+
+def installed_version(distribution: str) -> str:
+    """Return the version of what is installed, with a digest of its code where versions do not tell it.
+
+    What comes from an index is told by its version. What was installed from a folder, a repository or an archive may
+    keep its version while its code changes: https://packaging.python.org/en/latest/specifications/direct-url/
+
+    Args:
+        distribution: Its name.
+    """
+    try:
+        found = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+    try:
+        origin = json.loads(found.read_text("direct_url.json") or "null")
+        is_editable = bool(origin and origin.get("dir_info", {}).get("editable"))
+        if not origin:
+            return found.version
+        code = _code_in(Path(url2pathname(urlsplit(origin["url"]).path))) if is_editable else _recorded_code(found)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return found.version
+    return f"{found.version} {code[:12]}"
+
+
+def _code_in(root: Path) -> str:
+    """Return a digest of the Python files of a project, but for those in hidden folders and environments."""
+    digest = hashlib.sha256()
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_CODE)
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = Path(place) / name
+                digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _recorded_code(found: importlib.metadata.Distribution) -> str:
+    """Return a digest of what the installer wrote down of each file; compiled and generated ones have no hash there."""
+    files = found.files or ()
+    hashes = sorted(f"{file} {file.hash.value}" for file in files if file.hash is not None and file.suffix == ".py")
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _source(module: str) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, MutableMapping
@@ -11,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pytest_ftguard import __version__
 from pytest_ftguard.results import SCHEMA, Environment
-from pytest_ftguard.running.contents import file_digest, model_files, source_files
+from pytest_ftguard.running.contents import file_digest, installed_version, model_files, source_files
 from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, variant_to_dict
 
 __all__ = ["Fingerprint", "changes", "fingerprint_of", "machine_facts"]
 
-_PACKAGES: Final = ("pytest-ftguard", "torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
+_PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Where something lies, which seeds there are besides, and how verdicts are given: none of it reaches the training.
 _UNDECIDING_FIELDS: Final = frozenset(
     {"model", "tokenizer", "revision", "train", "validation", "reference", "seeds", "most_seeds", "final"}
@@ -97,14 +97,17 @@ def fingerprint_of(
     """
     workload = spec.workload
     parts: dict[str, Any] = {"schema": SCHEMA, "seed": spec.seed, "device": device}
-    parts |= {f"version of {name}": _version(name) for name in _PACKAGES}
+    parts |= {f"version of {name}": installed_version(name) for name in _PACKAGES}
+    parts["version of pytest-ftguard"] = __version__
     parts["version of python"] = platform.python_version()
     parts["code of pytest-ftguard"] = _own_code()
     parts |= {f"environment variable {name}": environment[name] for name in _VARIABLES if name in environment}
     parts |= {name: value for name, value in workload.to_dict().items() if name not in _UNDECIDING_FIELDS}
     parts["precision"] = precision
     parts["training_args"] = {
-        name: value for name, value in workload.training_args.items() if name not in _UNDECIDING_ARGUMENTS
+        name: _by_content(value, known)
+        for name, value in workload.training_args.items()
+        if name not in _UNDECIDING_ARGUMENTS
     }
     variant = variant_to_dict(spec.variant)
     del variant["search_learning_rate"]  # only whether the rate was given or found
@@ -132,11 +135,10 @@ def _contents(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict
     return found
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _by_content(value: Any, known: MutableMapping[str, list[Any]]) -> Any:
+    """Return a setting, or what it names where that is a file: `accelerator_config` may be one."""
+    is_file = isinstance(value, str) and Path(value).is_file()
+    return [file_digest(Path(value), known)] if is_file else value
 
 
 def _own_code() -> str:
@@ -175,7 +177,7 @@ def machine_facts(device: str, precision: str, environment: Mapping[str, str] = 
         sorted(path.name for path in Path("/dev").glob("nvidia*")),
         Path("/dev/kfd").exists(),
         {name: environment[name] for name in variables if name in environment},
-        [_version(name) for name in _PACKAGES],
+        [installed_version(name) for name in _PACKAGES],
         platform.python_version(),
     ]
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
