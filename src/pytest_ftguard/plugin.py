@@ -286,13 +286,15 @@ def pytest_runtest_makereport(
     """Attach what was trained and decided to the report, which travels from xdist's workers to the controller."""
     report = yield
     run = item.config.stash[_RUN]
-    if run.test is not None:
-        verdicts, planned = run.test.new_verdicts()
+    test = run.test
+    # A fixture of ours that a test asks for by name while it runs is not among its fixtures.
+    if test is not None or run.has_trained:
+        verdicts, planned = test.new_verdicts() if test else ([], [])
         content: dict[str, Any] = {
             "trials": [trial.to_dict() for trial in run.new_trials()],
             "verdicts": [verdict.to_dict() for verdict in verdicts],
             "planned": [verdict.to_dict() for verdict in planned],
-            "accepted": run.test.new_accepted(),
+            "accepted": test.new_accepted() if test else [],
             "not_run": run.why_not_run(call.excinfo.value) if call.excinfo is not None else None,
             **run.new_remarks(),
         }

@@ -361,7 +361,7 @@ class Run:
         chosen = self.settings.store(self.config.rootpath)
         if chosen is None:
             # One that ends with the run: the workers of xdist share what they train, and with nobody else.
-            chosen = StoreOptions(self._share() / "store")
+            chosen = StoreOptions(self._share() / "store", keeps_weights=False)
         return Store(chosen, self._shared.name if self._shared else uuid.uuid4().hex)
 
     def _share(self) -> Path:
@@ -373,6 +373,11 @@ class Run:
     def share_with(self, workerinput: dict[str, Any]) -> None:
         """Give a worker of xdist the folder that all processes of this run share."""
         workerinput[_SHARED_FOLDER] = str(self._share())
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether anything was trained, taken from the store, or planned."""
+        return self._lab is not None
 
     def new_remarks(self) -> dict[str, Any]:
         """Return why trials were trained again and what is wrong with the store, since the last call."""

@@ -26,6 +26,7 @@ from pytest_ftguard.running.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, trial
 
+ROOT = Path(__file__).parents[2]
 PARTS = Fingerprint({"kind": "full", "seed": 0, "steps": 100})
 RESULT = trial(FULL, [20.0, 21.0], time=Timing(0.5, 97, 50.0, run="earlier"))
 
@@ -45,7 +46,9 @@ def entry(folder: Path) -> Path:
 
 def test_what_was_kept_is_found_by_another_run_and_called_cached(tmp_path: Path) -> None:
     """All of it but the folder of the weights, which lives no longer than its run; the spec is the one asked for."""
-    store(tmp_path, "earlier").keep(PARTS, replace(RESULT, model_dir="/weights"))
+    earlier = store(tmp_path, "earlier")
+    earlier.keep(PARTS, replace(RESULT, model_dir="/weights"))
+    assert earlier.problems == [f"weights were not stored in {str(tmp_path)!r}: No such file or directory"]
     found = find(store(tmp_path))
     assert found is not None
     assert found.cached
@@ -63,7 +66,9 @@ def test_what_this_run_has_trained_is_not_called_cached(tmp_path: Path) -> None:
     kept = replace(RESULT, model_dir="/weights")
     store(tmp_path, "earlier").keep(PARTS, kept)
     assert find(store(tmp_path, "earlier", reads=False)) == kept
-    assert find(store(tmp_path, "later", reads=False)) is None
+    later = store(tmp_path, "later", reads=False)
+    assert find(later) is None
+    assert later.problems == [f"protected is set, so nothing that is stored in {str(tmp_path)!r} was believed"]
 
 
 def test_another_machines_result_says_so_and_ones_own_is_preferred(tmp_path: Path) -> None:
@@ -234,6 +239,58 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     assert not draft.exists()
 
 
+def test_a_size_that_is_too_small_for_one_run_is_named(tmp_path: Path) -> None:
+    """Results of this run that were removed again will be trained again; older ones make room without a word."""
+    ours = store(tmp_path, limit_bytes=1)
+    store(tmp_path).keep(PARTS, RESULT)
+    os.utime(entry(tmp_path), (1000, 1000))
+    ours._clean_up()
+    assert not list((tmp_path / "results").rglob("*.json"))
+    assert ours.problems == []
+    ours.keep(PARTS, RESULT)
+    assert ours.problems == ["cache_size is 1 B, too small for this run: results of it were removed again"]
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from tests.plain.test_store import PARTS, RESULT, find, store
+os.chdir(sys.argv[1])  # what lies above it may be closed to others, as the tests' own folder is
+if os.geteuid() == 0:  # to whom modes do not matter
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+ours = store(Path(sys.argv[2]))
+with ours.lock(PARTS.key, lambda: None):
+    ours.keep(PARTS, RESULT)
+print(find(ours) is not None, ours.problems)
+"""
+
+
+def test_a_folder_that_may_only_be_read_serves_and_is_named(tmp_path: Path) -> None:
+    """What is there is found, what cannot be written is said, or that not even that may be; nothing ends the run."""
+    folder = tmp_path / "store"
+    store(folder).keep(PARTS, RESULT)
+    for name in ("locks", "closed"):
+        (folder / name).mkdir()
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    (folder / "closed").chmod(0)
+    command = [sys.executable, "-c", READ_ONLY, str(folder)]
+    done = [
+        subprocess.run([*command, place], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for place in (".", "closed")
+    ]
+    for path in paths:
+        path.chmod(0o755)
+    assert done[0].startswith("True ")
+    assert "nothing can be locked in '.': Permission denied" in done[0]
+    assert "the result was not stored in '.': Permission denied" in done[0]
+    assert done[1].startswith("False ")
+    assert "'closed' cannot be read: Permission denied" in done[1]
+
+
 def test_a_folder_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
     """It is named, the lock is done without, and what is there is still found."""
     blocked = tmp_path / "file"
@@ -265,7 +322,7 @@ print(ours.problems, find(ours), find(store(place / "before")) is not None)
 def test_a_full_disk_leaves_no_half_an_entry(tmp_path: Path) -> None:
     """The result is not stored, which is said, and no draft stays; what was stored before is still found."""
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert "the result was not stored in" in done.stdout
     assert "File too large" in done.stdout
@@ -293,7 +350,7 @@ for number in range(50):
 def test_a_writer_killed_at_any_moment_leaves_whole_entries(tmp_path: Path) -> None:
     """After fifty kills every entry that is there is right."""
     command = [sys.executable, "-c", WRITERS, str(tmp_path)]
-    subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
+    subprocess.run(command, cwd=ROOT, check=True)
     ours = store(tmp_path)
     found = [ours.find(Fingerprint({**PARTS.parts, "seed": seed}), RESULT.spec, ENVIRONMENT) for seed in range(5)]
     assert any(found)

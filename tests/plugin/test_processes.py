@@ -35,7 +35,10 @@ def test_no_worker_outlives_pytest(project: pytest.Pytester, name: str) -> None:
     """Workers that train, and those that wait, end with pytest in the middle of a trial, and leave no files behind."""
     project.makepyfile("def test_it(full_variant, lora_variant): pass")
     command = [sys.executable, "-m", "pytest", "-o", "ftguard_steps=1000000", "-p", "no:cacheprovider"]
+    # A shell lets what it runs in the background ignore SIGINT, and all that starts from there inherits it.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, ours)
     try:
         assert wait_for(lambda: len(workers(process)) == 2, 120), "the present and the next worker were not started"
         found = workers(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ def test_a_second_run_trains_nothing_and_needs_no_torch(gates: pytest.Pytester) 
     again.stdout.fnmatch_lines(["full (cached) *", "lora r=4 (cached) *"])
     assert cached(gates.path, "again.json") == {"full": True, "lora r=4": True}
     assert without_cached(report(gates.path, "again.json")) == without_cached(report(gates.path, "first.json"))
+
+
+def test_a_variant_of_which_some_seeds_are_cached_stands_in_one_row(gates: pytest.Pytester) -> None:
+    """With how many they are: another row would look like another variant."""
+    gates.runpytest_subprocess("--ftguard-seeds=0,1")
+    more = gates.runpytest_subprocess("--ftguard-seeds=0,1,2")
+    more.stdout.fnmatch_lines(["variant *", "base model *", "full (2 of 3 cached) *", "lora r=4 (2 of 3 cached) *"])
+    assert sum("lora r=4 (2 of" in line for line in more.outlines) == 1
+    planned = gates.runpytest_subprocess("--ftguard-seeds=0,1,2,3", "--ftguard-plan")
+    planned.stdout.fnmatch_lines(["full (3 of 4 cached) * 4 *"])
 
 
 def test_only_what_has_changed_is_trained_and_the_change_is_named(gates: pytest.Pytester) -> None:
@@ -217,7 +228,9 @@ def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> N
         time.sleep(0.01)
     killed.kill()
     killed.wait()
-    project.runpytest_subprocess(*options).assert_outcomes(passed=1)
+    again = project.runpytest_subprocess(*options)
+    again.assert_outcomes(passed=1)
+    again.stdout.fnmatch_lines(["note: full, seed 0: a training that was killed went on from checkpoint-*"])
     (resumed,) = report(project.path)["trials"]
     assert "was resumed at step" in resumed["time"]["disturbance"]
     for name in ("validation", "curve", "data_order"):
@@ -225,21 +238,40 @@ def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> N
     assert not list(checkpoints.glob("*"))
 
 
-def test_the_weights_of_a_cached_trial_are_trained_again(gates: pytest.Pytester) -> None:
-    """Results are stored without them, and load() gives a model that has the stored loss."""
-    gates.runpytest_subprocess()
-    gates.makepyfile(
-        """
-        def test_load(lora_variant):
-            assert lora_variant.cached
-            model, tokenizer = lora_variant.load()
-            assert "lora" in str(sorted(name for name, _ in model.named_parameters()))
-            assert lora_variant.cached
-        """
-    )
-    result = gates.runpytest_subprocess("--ftguard-json=r.json")
-    result.assert_outcomes(passed=1)
-    assert cached(gates.path) == {"lora r=4": True}
+LOAD = """
+    import pytest, torch
+    from pathlib import Path
+    from pytest_ftguard.running.lab import Lab
+
+    @pytest.mark.parametrize("name", ["full_variant", "lora_variant"])
+    def test_load(request, name, monkeypatch):
+        trained = []
+        monkeypatch.setattr(Lab, "_train_leased", lambda lab, spec, **_: trained.append(spec) or TRAIN(lab, spec, **_))
+        variant = request.getfixturevalue(name)
+        assert variant.cached
+        model, tokenizer = variant.load()
+        text = Path(variant.workload.validation).read_text()
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"][:variant.workload.block_size])
+        with torch.no_grad():
+            loss = float(model(input_ids=ids[None], labels=ids[None]).loss)
+        (trial,) = variant.trials
+        assert loss * (len(ids) - 1) == pytest.approx(trial.validation.nll[0], rel=1e-4)
+        assert len(trained) == EXPECTED
+
+    TRAIN = Lab._train_leased
+"""
+
+
+@pytest.mark.parametrize(("options", "trainings"), [((), 0), (("--ftguard-cache-size=25 kB",), 1)])
+def test_load_gives_the_trained_model_of_a_cached_trial(
+    gates: pytest.Pytester, options: tuple[str, ...], trainings: int
+) -> None:
+    """From the store, or, where its weights were too large for it, from a training anew; the loss is the stored one."""
+    gates.runpytest_subprocess(*options)
+    gates.makepyfile(f"EXPECTED = {trainings}\n" + textwrap.dedent(LOAD))
+    result = gates.runpytest_subprocess("--ftguard-json=r.json", *options)
+    result.assert_outcomes(passed=2)
+    assert cached(gates.path) == {"full": True, "lora r=4": True}
 
 
 def test_a_plan_says_what_is_cached(gates: pytest.Pytester) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import shutil
 import signal
@@ -100,6 +101,7 @@ def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
     assert result.time is not None
     assert result.time.disturbance is not None
     assert "was resumed at step" in result.time.disturbance
+    assert "a training that was killed went on from checkpoint-" in result.notes[-1]
     assert result.memory is not None
     assert expected.memory is not None
     assert result.memory.peak_bytes == pytest.approx(expected.memory.peak_bytes, rel=0.02)
@@ -116,7 +118,7 @@ def test_what_makes_it_equal_is_in_the_checkpoint(
     for name in ("optimizer.pt", *(["rng_state.pth"] if variant == LORA else [])):
         checkpoints = tmp_path / f"without {name}"
         run(work, variant, tmp_path / f"killed {name}", checkpoints, kill_at=50)
-        newest = newest_complete(checkpoints)
+        newest = newest_complete(checkpoints, print)
         assert newest is not None
         folder, _ = newest
         (folder / name).unlink()
@@ -132,7 +134,7 @@ def test_another_machines_checkpoint_is_left_alone(work: Workload, tmp_path: Pat
     """Its peak of memory would pass for this machine's: the training starts anew."""
     root = tmp_path / "checkpoints"
     shutil.copytree(full_checkpoint, root)
-    found = newest_complete(root)
+    found = newest_complete(root, print)
     assert found is not None
     path = found[0] / "ftguard_measured.json"
     content = json.loads(path.read_text())
@@ -143,6 +145,7 @@ def test_another_machines_checkpoint_is_left_alone(work: Workload, tmp_path: Pat
     assert min(losses) == 1
     assert result.time is not None
     assert result.time.disturbance is None
+    assert result.notes == (f"its {found[0].name} is another machine's, so the training started anew",)
 
 
 def damage(path: Path, how: str) -> None:
@@ -172,11 +175,13 @@ def test_a_damaged_checkpoint_is_removed_and_the_training_starts_anew(
     """Whatever is wrong with it: it is never trained on from something else than what was written."""
     root = tmp_path / "checkpoints"
     shutil.copytree(full_checkpoint, root)
-    found = newest_complete(root)
+    found = newest_complete(root, print)
     assert found is not None
     damage(found[0] / name, how)
-    assert newest_complete(root) is None
+    remarks: list[str] = []
+    assert newest_complete(root, remarks.append) is None
     assert not found[0].exists()
+    assert re.match(rf"its {found[0].name} was not complete, so it was removed \(\w+: .+\)", remarks[0])
 
 
 @pytest.fixture(scope="module")
@@ -193,15 +198,15 @@ def test_an_older_complete_checkpoint_serves_where_the_newest_is_half_written(
     """A process that was killed while it saved leaves the one before, and a folder without our file."""
     root = tmp_path / "checkpoints"
     shutil.copytree(full_checkpoint, root)
-    found = newest_complete(root)
+    found = newest_complete(root, print)
     assert found is not None
     half = root / "checkpoint-99"
     shutil.copytree(found[0], half)
     (half / "ftguard_measured.json").unlink()
     (root / "checkpoint-nonsense").mkdir()
-    assert newest_complete(root) == found
+    assert newest_complete(root, print) == found
     assert not half.exists()
-    assert newest_complete(tmp_path / "nowhere") is None
+    assert newest_complete(tmp_path / "nowhere", print) is None
 
 
 def test_kills_at_random_moments_change_nothing(work: Workload, tmp_path: Path) -> None:

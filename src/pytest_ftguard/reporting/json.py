@@ -108,6 +108,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "time": asdict(trial.time) if trial.time else None,
         "environment": asdict(trial.environment) if trial.environment else None,
         "error": asdict(trial.error) if trial.error else None,
+        "notes": trial.notes,
     }
 
 
@@ -142,6 +143,7 @@ def _read_trial(values: Mapping[str, Any]) -> TrialResult:
                 {**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]
             ],
             "cached": True,
+            "notes": values.get("notes", ()),
         }
     )
 

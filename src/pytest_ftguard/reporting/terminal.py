@@ -113,7 +113,7 @@ def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]
 def _plan_row(variant: TrainedVariant, label: str, whole: int | None) -> list[str]:
     trainable, peak = variant.trainable_parameters, variant.forecast_memory_bytes
     return [
-        f"{label} (cached)" if variant.cached else label,
+        f"{label}{_cached(variant)}",
         str(len(variant.trials)),
         _UNMEASURED if trainable is None else format_count(trainable),
         "no forecast" if peak is None else format_bytes(peak),
@@ -166,11 +166,17 @@ def _without_places(workload: Workload) -> Workload:
 
 
 def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
-    groups: dict[tuple[Variant, bool], dict[int, TrialResult]] = {}
+    groups: dict[Variant, dict[bool, dict[int, TrialResult]]] = {}
     for trial in trials:
-        groups.setdefault((trial.spec.variant, trial.cached), {}).setdefault(trial.spec.seed, trial)
-    work = trials[0].spec.workload
-    trained = [TrainedVariant(work, variant, tuple(by_seed.values())) for (variant, _), by_seed in groups.items()]
+        by_origin = groups.setdefault(trial.spec.variant, {})
+        by_origin.setdefault(trial.cached, {}).setdefault(trial.spec.seed, trial)
+    work, trained = trials[0].spec.workload, []
+    for variant, by_origin in groups.items():
+        parts = list(by_origin.values())
+        # Some seeds from the store and some trained are one variant; twins of the same seeds come from a report.
+        if len(parts) == 2 and parts[0].keys().isdisjoint(parts[1]):
+            parts = [dict(sorted({**parts[0], **parts[1]}.items()))]
+        trained += [TrainedVariant(work, variant, tuple(by_seed.values())) for by_seed in parts]
     # Full fine-tuning is what the others are read against, whenever it was trained.
     return sorted(trained, key=lambda variant: variant.variant.kind != "full")
 
@@ -190,8 +196,14 @@ def _workload_block(trials: Sequence[TrialResult], searches: Sequence[TrialResul
     headers = ("variant", "trainable", "val loss", "ppl", "peak memory", "s/step")
     align = ("left", "right", "left", "right", "right", "right")
     yield from tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
-    for note in fairness_notes(variants):
+    for note in [*fairness_notes(variants), *_trial_notes(trials)]:
         yield from _wrapped(f"note: {note}")
+
+
+def _trial_notes(trials: Sequence[TrialResult]) -> Iterator[str]:
+    for trial in trials:
+        for note in () if trial.cached else trial.notes:
+            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}: {note}"
 
 
 def _wrapped(text: str) -> list[str]:
@@ -283,6 +295,11 @@ def _base_row(trials: Sequence[TrialResult]) -> list[str] | None:
     return ["base model", "", f"{base.loss:.3f}", f"{base.perplexity:.2f}", "", ""] if base else None
 
 
+def _cached(variant: TrainedVariant) -> str:
+    count, cached = len(variant.trials), sum(trial.cached for trial in variant.trials)
+    return "" if not cached else " (cached)" if cached == count else f" ({cached} of {count} cached)"
+
+
 def _variant_row(variant: TrainedVariant, label: str) -> list[str]:
     trainable, total = variant.trainable_parameters, variant.total_parameters
     percent = 100 * trainable / total if trainable is not None and total else 100.0
@@ -291,7 +308,7 @@ def _variant_row(variant: TrainedVariant, label: str) -> list[str]:
     loss, losses, perplexity = variant.loss, variant.losses or (), variant.perplexity
     spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 and all(map(math.isfinite, losses)) else ""
     return [
-        f"{label} (cached)" if variant.cached else label,
+        f"{label}{_cached(variant)}",
         _UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
         _UNMEASURED if loss is None else f"{loss:.3f}{spread}",
         _UNMEASURED if perplexity is None else f"{perplexity:.2f}",

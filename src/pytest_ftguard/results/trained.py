@@ -122,8 +122,8 @@ class TrainedVariant:
     def load(self, seed: int | None = None) -> tuple[Any, Any]:
         """Return the trained model (on the CPU, in evaluation mode) and its tokenizer.
 
-        This imports torch and transformers into the present process. Results are stored without weights, so those of a
-        cached trial are trained again.
+        This imports torch and transformers into the present process. The weights of a cached trial are trained again
+        where the store does not have them.
 
         Args:
             seed: Which trial's model; the first one's by default.

@@ -51,6 +51,7 @@ class TrialResult:
         content: SHA-256 of everything that decides the result; None where it is not known.
         model_dir: Folder with the trained weights; None where they were not kept.
         not_kept: Why they were not kept.
+        notes: What else happened to the trial that its reader should know.
     """
 
     spec: TrialSpec
@@ -72,6 +73,7 @@ class TrialResult:
     content: str | None = None
     model_dir: str | None = None
     not_kept: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -114,6 +116,7 @@ class TrialResult:
             rest["spec"] = TrialSpec.from_dict(rest["spec"])
             points = rest.get("curve", ())
             rest["curve"] = tuple(CurvePoint(point["step"], point["loss"], tuple(point["nll"])) for point in points)
+            rest["notes"] = tuple(rest.get("notes", ()))
             for name, read in _PARTS.items():
                 if rest.get(name) is not None:
                     rest[name] = read(rest[name])

@@ -9,6 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -286,13 +287,15 @@ class Lab:
         return result
 
     def _load(self, result: TrialResult) -> tuple[Any, Any]:
-        """Return a trial's model and tokenizer; weights that an earlier run has trained are trained again."""
+        """Return a trial's model and tokenizer; weights that are not at hand are trained again."""
         judged = result
         if result.model_dir is None:
             key = result.spec.fingerprint
             if key not in self._reloaded:
                 self._refuse_changed_files(result.spec.workload)
-                self._reloaded[key] = self._train_leased(result.spec, more_to_come=False)
+                self._reloaded[key] = self._with_stored_weights(result) or self._train_leased(
+                    result.spec, more_to_come=False
+                )
             result = self._reloaded[key]
         if result.model_dir is None:
             message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
@@ -304,6 +307,11 @@ class Lab:
             )
             raise FtguardError(message)
         return worker.load_trained(result)
+
+    def _with_stored_weights(self, result: TrialResult) -> TrialResult | None:
+        folder = self._folder() / "model"
+        stored = self._store is not None and self._store.take_weights(result, folder)
+        return replace(result, model_dir=str(folder)) if stored else None
 
     def _train_leased(
         self, spec: TrialSpec, fingerprint: Fingerprint | None = None, *, more_to_come: bool
@@ -352,6 +360,9 @@ class Lab:
         finally:
             progress.take(Event("end"))
             shutil.rmtree(folder / "trainer", ignore_errors=True)
+            if job.checkpoints is not None:
+                with suppress(OSError):
+                    job.checkpoints.rmdir()  # where no checkpoint was made, there is nothing to go on from
         if self._options.foretell and lacks_memory(result):
             result = with_advice(result, self._start_worker().forecast)
             if result.memory is not None and result.memory.method == "forecast":

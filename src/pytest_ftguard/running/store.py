@@ -23,7 +23,9 @@ from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import SCHEMA, Environment, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
+from pytest_ftguard.running.weights import DamagedWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.specs import TrialSpec, canonical_json
+from pytest_ftguard.units import format_bytes
 
 __all__ = ["Store", "StoreOptions"]
 
@@ -37,6 +39,8 @@ _GIVEN_UP_SECONDS: Final = 7 * 24 * 3600.0
 _COMPARED_ENTRIES: Final = 300
 _FAILURES: Final = frozenset({"out_of_memory", "diverged", "crashed", "timed_out"})
 _MOST_CHANGES: Final = 6
+# Weights beyond this share of the store's size are not kept: those of a few seeds would fill it.
+_SHARE_FOR_WEIGHTS: Final = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class StoreOptions:
         folder: Where it lies; made where it is not there yet.
         limit_bytes: Size beyond which the entries that were not used for longest are removed.
         reads: Whether anything in it is believed; what is trained is written all the same.
+        keeps_weights: Whether trained weights are kept too, where they take little of the store's size.
         signing_key: Key of the signatures; None where there is none.
         requires_signature: Whether only entries with a valid signature are believed.
     """
@@ -54,6 +59,7 @@ class StoreOptions:
     folder: Path
     limit_bytes: int = 1000**3
     reads: bool = True
+    keeps_weights: bool = True
     signing_key: bytes | None = None
     requires_signature: bool = False
 
@@ -84,6 +90,8 @@ class Store:
         self._trusts_notes = options.reads and not options.requires_signature
         self.digests: MutableMapping[str, list[Any]] = self._read_notes("digests.json")
         self._digests_before = len(self.digests)
+        self._began = time.time()
+        self._checksums: dict[str, str] = {}
 
     def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> TrialResult | None:
         """Return the result of a trial that was trained before, or None.
@@ -96,12 +104,11 @@ class Store:
             spec: The trial, whose paths the result is given.
             environment: The present machine; None where it is not known, so that every result is another machine's.
         """
-        found = [
-            (path, result)
-            for path in self._entries(fingerprint.key)
-            if (result := self._read(path)) is not None and (self._options.reads or _run(result) == self.run)
-        ]
+        read = [(path, result) for path in self._entries(fingerprint.key) if (result := self._read(path)) is not None]
+        found = [(path, result) for path, result in read if self._options.reads or _run(result) == self.run]
         if not found:
+            if read:
+                self.complain(f"protected is set, so nothing that is stored in {str(self._folder)!r} was believed")
             return None
         path, result = max(found, key=lambda pair: _is_of(pair[1], environment))
         with suppress(OSError):
@@ -118,23 +125,55 @@ class Store:
         if result.outcome != "ok" or result.environment is None:
             return
         body = json.dumps(result.to_dict(), ensure_ascii=False)
-        parts = dict(fingerprint.parts)
+        parts, checksum = dict(fingerprint.parts), hashlib.sha256(body.encode()).hexdigest()
         header = {
             "schema": SCHEMA,
             "parts": parts,
             "run": self.run,
-            "checksum": hashlib.sha256(body.encode()).hexdigest(),
+            "checksum": checksum,
             "signature": self._signature(parts, body),
         }
         path = self._entry(fingerprint.key, result.environment)
         try:
             self._prepare()
+            if result.model_dir is not None and self._options.keeps_weights:
+                self._keep_weights(Path(result.model_dir), path, checksum)
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_durably(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
             self._write_digests()
             self._clean_up()
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
+
+    def _keep_weights(self, trained: Path, entry: Path, checksum: str) -> None:
+        try:
+            if size_of(trained) <= _SHARE_FOR_WEIGHTS * self._options.limit_bytes:
+                keep_weights(trained, self._weights(entry), checksum, self._sign)
+        except OSError as error:
+            self.complain(f"weights were not stored in {str(self._folder)!r}: {error.strerror or error}")
+
+    def take_weights(self, result: TrialResult, target: Path) -> bool:
+        """Copy the weights of a result that was found to a folder of one's own, which is made.
+
+        Returns:
+            Whether there are any that are believed; otherwise there may be a folder with some of them.
+        """
+        if result.content is None or result.environment is None or not self._options.reads:
+            return False
+        entry = self._entry(result.content, result.environment)
+        place = self._weights(entry)
+        if entry.name not in self._checksums or not place.is_dir():
+            return False
+        try:
+            sign = self._sign if self._options.requires_signature else None
+            take_weights(place, target, self._checksums[entry.name], sign)
+            os.utime(place)
+        except (DamagedWeightsError, OSError) as error:
+            if sign is None:
+                _remove(place)
+            self.complain(f"the stored weights {str(place)!r} are not used, and trained again: {error}")
+            return False
+        return True
 
     @contextmanager
     def lock(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -240,8 +279,15 @@ class Store:
         digest = hashlib.sha256(canonical_json(machine).encode()).hexdigest()
         return self._folder / "results" / key[:2] / f"{key}-{digest[:12]}.json"
 
+    def _weights(self, entry: Path) -> Path:
+        return self._folder / "weights" / entry.stem
+
     def _entries(self, key: str) -> list[Path]:
-        return sorted((self._folder / "results" / key[:2]).glob(f"{key}-*.json"))
+        try:
+            return sorted((self._folder / "results" / key[:2]).glob(f"{key}-*.json"))
+        except OSError as error:
+            self.complain(f"{str(self._folder)!r} cannot be read: {error.strerror or error}")
+            return []
 
     def _read(self, path: Path) -> TrialResult | None:
         """Return an entry's result; a damaged entry is set aside, and one that is not believed is passed over."""
@@ -272,6 +318,7 @@ class Store:
         result = TrialResult.from_dict(json.loads(body))
         if result.outcome != "ok" or result.environment is None:
             raise FtguardError(f"its outcome is {result.outcome!r}")
+        self._checksums[path.name] = header["checksum"]
         return result
 
     def _set_aside(self, path: Path, reason: str) -> None:
@@ -285,10 +332,11 @@ class Store:
         self.complain(f"the stored result {str(path)!r} is damaged ({reason}): {moved}, and its trial is trained again")
 
     def _signature(self, parts: Mapping[str, Any], body: str) -> str | None:
-        if self._options.signing_key is None:
-            return None
-        text = f"{canonical_json(dict(parts))}\n{body}".encode()
-        return hmac.new(self._options.signing_key, text, "sha256").hexdigest()
+        return self._sign(f"{canonical_json(dict(parts))}\n{body}")
+
+    def _sign(self, text: str) -> str | None:
+        key = self._options.signing_key
+        return None if key is None else hmac.new(key, text.encode(), "sha256").hexdigest()
 
     def _latest_parts(self) -> Iterator[Mapping[str, Any]]:
         paths = sorted(self._sizes(), key=lambda entry: -entry[1])[:_COMPARED_ENTRIES]
@@ -297,6 +345,14 @@ class Store:
                 header = json.loads(file.readline())
                 if header["run"] != self.run:
                     yield header["parts"]
+
+    def _sizes_of_weights(self) -> list[tuple[int, float, Path]]:
+        found = []
+        for folder in _listed(self._folder / "weights"):
+            with suppress(OSError):
+                path = Path(folder.path)
+                found.append((size_of(path), folder.stat().st_mtime, path))
+        return found
 
     def _sizes(self) -> list[tuple[int, float, Path]]:
         """Return size, time of last use, and path of each file among the results."""
@@ -309,21 +365,26 @@ class Store:
         return found
 
     def _clean_up(self) -> None:
-        """Remove what was not used for longest until the rest is within the limit, and what a killed process left."""
-        sizes = self._sizes()
-        total = sum(size for size, _, _ in sizes)
+        """Remove what was not used for longest until the rest is within the limit, and what a killed process left.
+
+        Weights go before results, which are small and spare whole trainings.
+        """
+        weights, results = self._sizes_of_weights(), self._sizes()
+        total = sum(size for size, _, _ in (*weights, *results))
         now = time.time()
-        for size, used, path in sorted(sizes, key=lambda entry: entry[1]):
+        for size, used, path in (*sorted(weights, key=_use), *sorted(results, key=_use)):
             is_draft = path.suffix == ".draft"
             if (is_draft and now - used > _ABANDONED_SECONDS) or (not is_draft and total > self._options.limit_bytes):
-                with suppress(OSError):
-                    path.unlink()
-                    total -= size
+                _remove(path)
+                total -= size
+                if used >= self._began and path.suffix == ".json":
+                    limit = format_bytes(self._options.limit_bytes)
+                    self.complain(f"cache_size is {limit}, too small for this run: results of it were removed again")
 
         for folder in _listed(self._folder / "checkpoints"):
             with suppress(OSError):
                 if now - folder.stat().st_mtime > _GIVEN_UP_SECONDS:
-                    shutil.rmtree(folder.path, ignore_errors=True)
+                    _remove(Path(folder.path))
 
     def _prepare(self) -> None:
         """Make the folder, which git and backups leave out."""
@@ -355,6 +416,18 @@ class Store:
         """Note a problem for the summary, once."""
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _use(entry: tuple[int, float, Path]) -> float:
+    return entry[1]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _run(result: TrialResult) -> str | None:

@@ -99,13 +99,14 @@ def _complete(folder: Path, measured: State) -> None:
     draft.replace(folder / _OUR_FILE)
 
 
-def newest_complete(root: Path) -> tuple[Path, State] | None:
+def newest_complete(root: Path, remark: Callable[[str], None]) -> tuple[Path, State] | None:
     """Return the newest checkpoint that is complete, and what was measured until then; None where there is none.
 
     One that is not, because the process was killed while it was written or a file was damaged since, is removed.
 
     Args:
         root: Folder of a training's checkpoints; it need not exist.
+        remark: Called with what is wrong with one that is removed.
     """
     for folder in _by_age(root):
         try:
@@ -117,7 +118,7 @@ def newest_complete(root: Path) -> tuple[Path, State] | None:
             return folder, dict(content["measured"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            print(f"pytest-ftguard: {folder} is no complete checkpoint, so it is removed ({reason})")
+            remark(f"its {folder.name} was not complete, so it was removed ({reason})")
             shutil.rmtree(folder, ignore_errors=True)
     return None
 

@@ -278,22 +278,25 @@ def apply_variant(model: PreTrainedModel, variant: Variant) -> nn.Module:
             return _wrap(model, variant)
 
 
-def _wrap(model: PreTrainedModel, variant: LoRA) -> nn.Module:
+def _lora_config(variant: LoRA) -> LoraConfig:
     targets = variant.target_modules
+    return LoraConfig(
+        **{
+            "task_type": "CAUSAL_LM",
+            "r": variant.r,
+            "lora_alpha": variant.alpha,
+            "target_modules": targets if isinstance(targets, str) else list(targets),
+            "lora_dropout": variant.dropout,
+            "bias": variant.bias,
+            **variant.options,
+        }
+    )
+
+
+def _wrap(model: PreTrainedModel, variant: LoRA) -> nn.Module:
     try:
-        config = LoraConfig(
-            **{
-                "task_type": "CAUSAL_LM",
-                "r": variant.r,
-                "lora_alpha": variant.alpha,
-                "target_modules": targets if isinstance(targets, str) else list(targets),
-                "lora_dropout": variant.dropout,
-                "bias": variant.bias,
-                **variant.options,
-            }
-        )
         with _without_pefts_warnings():
-            return cast(nn.Module, get_peft_model(model, config))
+            return cast(nn.Module, get_peft_model(model, _lora_config(variant)))
     except (ValueError, TypeError) as error:
         message = f"peft cannot apply {variant!r} to {type(model).__name__}: {error}"
         raise ConfigurationError(message) from error
@@ -322,15 +325,28 @@ def _parameters(model: nn.Module) -> Iterator[nn.Parameter]:
 def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
     """Return a trained model that `run_trial` kept, on the CPU in evaluation mode, with its tokenizer.
 
+    The folder gives the weights alone. What they are put into comes from the spec, so that nothing in the folder, which
+    others may have written, says which code runs.
+
     Args:
         spec: What was trained.
-        folder: Where its weights are.
+        folder: Where its weights are, as safetensors.
     """
     tokenizer = load_tokenizer(spec.workload)
     match spec.variant:
         case Full():
-            model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            made = _made_like_base(spec.workload)
+            weights = {"config": made.config, "dtype": torch.float32, "use_safetensors": True}
+            model: nn.Module = cast(Any, type(made)).from_pretrained(folder, **weights)
         case LoRA():
             with _without_pefts_warnings():
-                model = PeftModel.from_pretrained(load_base(spec.workload), folder)
+                config = _lora_config(spec.variant)
+                model = PeftModel.from_pretrained(load_base(spec.workload), folder, config=config)
     return model.eval(), tokenizer
+
+
+def _made_like_base(workload: Workload) -> PreTrainedModel:
+    try:
+        return build_without_weights(workload)
+    except NeedsWeightsError:
+        return load_base(workload)

@@ -119,7 +119,8 @@ def run_trial(
         trial = _Trial(spec, folder, report, environment, device)
         hopeless = trial.will_not_fit() if foretell else None
         result = hopeless or trial.run(base, wait_for_quiet)
-        return replace(result, time=replace(result.time, run=run)) if result.time else result
+        timed = replace(result.time, run=run) if result.time else None
+        return replace(result, time=timed, notes=tuple(trial.notes))
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -158,6 +159,7 @@ class _Trial:
         self.bf16 = environment.precision == "bf16"
         self.evaluator = Evaluator(spec.workload.batch_size, self.bf16)
         self.earlier: tuple[Path, dict[str, Any]] | None = None
+        self.notes: list[str] = []
 
     def will_not_fit(self) -> TrialResult | None:
         """Return the outcome of a training whose forecast exceeds the device's memory; None where it may fit."""
@@ -204,8 +206,6 @@ class _Trial:
         model = models.apply_variant(loaded, self.spec.variant)
         set_seed(self.spec.seed)
         phases.end("evaluate")
-        if self.earlier:
-            print(f"pytest-ftguard: the training goes on from {self.earlier[0]}")
         measured = self.earlier[1] if self.earlier else None
         steps = self.workload.steps
         before = measured["steps"] if measured else None
@@ -255,10 +255,12 @@ class _Trial:
         checkpoints = self.folder.checkpoints
         place = checkpoints or self.folder.path / "trainer"
         arguments = training_arguments(self.spec, place, self.device, bf16=self.bf16)
-        self.earlier = newest_complete(checkpoints) if checkpoints else None
+        self.earlier = newest_complete(checkpoints, self._note) if checkpoints else None
         if self.earlier and self.earlier[1].get("environment") != asdict(self.environment):
-            print(f"pytest-ftguard: {self.earlier[0]} is another machine's, so the training starts anew")
+            self._note(f"its {self.earlier[0].name} is another machine's, so the training started anew")
             self.earlier = None
+        if self.earlier:
+            self._note(f"a training that was killed went on from {self.earlier[0].name}")
 
         def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
             def measured() -> dict[str, Any]:
@@ -276,6 +278,10 @@ class _Trial:
             trainer.train(resume_from_checkpoint=str(self.earlier[0]) if self.earlier else None)
 
         return train
+
+    def _note(self, text: str) -> None:
+        print(f"pytest-ftguard: {text}")  # for the log of a trial that does not end ok
+        self.notes.append(text)
 
     def _function(self) -> _Train:
         function = load_function(str(self.workload.training_function))

@@ -1,0 +1,103 @@
+"""Trained weights beside their result: a folder of safetensors and JSON, with a list of what each file must be."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.specs import canonical_json
+
+__all__ = ["DamagedWeightsError", "keep_weights", "size_of", "take_weights"]
+
+_LIST: Final = "ftguard_weights.json"
+# Nothing that could run: no pickle, no Python.
+_SUFFIXES: Final = frozenset({".safetensors", ".json"})
+
+Sign = Callable[[str], str | None]
+"""Returns the signature of a text; None without a key."""
+
+
+class DamagedWeightsError(FtguardError):
+    """Weights are not those that belong to a result; the message says in what."""
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the weights in a folder."""
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def keep_weights(trained: Path, place: Path, result: str, sign: Sign) -> None:
+    """Copy trained weights to their place, in which they are whole or not at all.
+
+    Args:
+        trained: Folder that a trial has saved them to.
+        place: Folder that they are kept in; what was there is replaced.
+        result: SHA-256 of the result that they belong to.
+        sign: Signs the list of the files.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=".", suffix=".draft"))
+    try:
+        for path in _files(trained):
+            shutil.copyfile(path, draft / path.name)
+        content = {"result": result, "files": {path.name: _digest(path) for path in _files(draft)}}
+        text = canonical_json(content)
+        (draft / _LIST).write_text(json.dumps({"content": content, "signature": sign(text)}), encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)
+        draft.rename(place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> None:
+    """Copy kept weights to a folder of one's own, and check there that they are what was kept.
+
+    Args:
+        place: Folder that they are kept in.
+        target: Folder that is made; nobody else writes to it.
+        result: SHA-256 of the result that they must belong to.
+        sign: Signs the list as `keep_weights` did; None believes one without a signature.
+
+    Raises:
+        DamagedWeightsError: A file is not what it was, or they belong to another result.
+        OSError: They cannot be read.
+    """
+    try:
+        kept = json.loads((place / _LIST).read_text(encoding="utf-8"))
+        content = kept["content"]
+        files: Mapping[str, str] = dict(content["files"])
+        belongs, signature = content["result"], kept["signature"]
+        text = canonical_json(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedWeightsError(f"{type(error).__name__}: {error}") from error
+    if sign is not None:
+        expected = sign(text)
+        if expected is None or not hmac.compare_digest(str(signature), expected):
+            raise DamagedWeightsError("they have no signature by this key, and require_signed is set")
+    if belongs != result:
+        raise DamagedWeightsError("they belong to another result")
+    target.mkdir(parents=True)
+    for path in _files(place):
+        shutil.copyfile(path, target / path.name)
+    if {path.name: _digest(path) for path in _files(target)} != files:
+        raise DamagedWeightsError("a file is not what was written")
+
+
+def _files(folder: Path) -> list[Path]:
+    paths = (path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.name != _LIST)
+    return sorted(path for path in paths if path.is_file())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,176 @@
+"""Trained weights beside their results: what is taken is what was kept, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.results import TrialResult
+from pytest_ftguard.running.fingerprint import Fingerprint
+from pytest_ftguard.running.store import Store
+
+from .builders import ENVIRONMENT
+from .test_store import PARTS, RESULT, entry, store
+
+FILES = {"model.safetensors": b"weights" * 20, "config.json": b"{}"}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> TrialResult:
+    """A result whose weights are at hand, with files beside them that are not kept."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    for name, content in {**FILES, "modeling.py": b"raise SystemExit", "training_args.bin": b"pickle"}.items():
+        (folder / name).write_bytes(content)
+    return replace(RESULT, model_dir=str(folder), content=PARTS.key)
+
+
+def take(ours: Store, target: Path) -> bool:
+    found = ours.find(PARTS, RESULT.spec, ENVIRONMENT)
+    return found is not None and ours.take_weights(found, target)
+
+
+def weights(folder: Path) -> Path:
+    (place,) = (folder / "weights").iterdir()
+    return place
+
+
+def test_weights_of_an_earlier_run_are_at_hand_again(trained: TrialResult, tmp_path: Path) -> None:
+    """Safetensors and JSON, the same bytes, in a folder that is the taker's; nothing that could run is kept."""
+    store(tmp_path / "store", "earlier").keep(PARTS, trained)
+    assert {path.suffix for path in weights(tmp_path / "store").iterdir()} == {".json", ".safetensors"}
+    assert take(store(tmp_path / "store"), tmp_path / "taken")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "taken").iterdir()} == FILES
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def add_code(path: Path) -> None:
+    path.with_name("added.json").write_text("{}")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "ftguard_weights.json"])
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink, add_code])
+def test_damaged_weights_are_named_removed_and_not_taken(
+    trained: TrialResult, tmp_path: Path, name: str, damage: Any
+) -> None:
+    """A changed, missing or added file: the trial is trained again, and the result itself stays."""
+    store(tmp_path / "store").keep(PARTS, trained)
+    damage(weights(tmp_path / "store") / name)
+    ours = store(tmp_path / "store", "later")
+    assert not take(ours, tmp_path / "taken")
+    assert len(ours.problems) == 1
+    assert "are not used, and trained again: " in ours.problems[0]
+    assert not list((tmp_path / "store" / "weights").iterdir())
+    assert entry(tmp_path / "store").exists()
+
+
+def test_weights_of_another_result_are_not_taken(trained: TrialResult, tmp_path: Path) -> None:
+    """The list names the result by its digest: one that was trained anew meanwhile has others."""
+    store(tmp_path / "store").keep(PARTS, trained)
+    old = weights(tmp_path / "store").rename(tmp_path / "old")
+    store(tmp_path / "store").keep(PARTS, replace(trained, data_order="another"))
+    new = weights(tmp_path / "store")
+    new.rename(tmp_path / "new")
+    old.rename(new)
+    ours = store(tmp_path / "store", "later")
+    assert not take(ours, tmp_path / "taken")
+    assert "they belong to another result" in ours.problems[0]
+
+
+@pytest.mark.parametrize("key", [None, b"another", b"secret"])
+def test_only_signed_weights_are_taken_where_signatures_are_required(
+    trained: TrialResult, tmp_path: Path, key: bytes | None
+) -> None:
+    """The list is signed as results are, and whoever has no key cannot make one for other files."""
+    store(tmp_path / "store", signing_key=b"secret").keep(PARTS, trained)
+    path = weights(tmp_path / "store") / "ftguard_weights.json"
+    store(tmp_path / "other", signing_key=key).keep(PARTS, trained)
+    path.write_text((weights(tmp_path / "other") / path.name).read_text())
+    ours = store(tmp_path / "store", "later", signing_key=b"secret", requires_signature=True)
+    assert take(ours, tmp_path / "taken") is (key == b"secret")
+    assert path.exists()
+    without = store(tmp_path / "store", "later", signing_key=None, requires_signature=True)
+    assert not take(without, tmp_path / "never")
+
+
+def test_protected_takes_no_weights(trained: TrialResult, tmp_path: Path) -> None:
+    """Not even those of a result of this run that another process may have written."""
+    store(tmp_path / "store", "now").keep(PARTS, trained)
+    assert not take(store(tmp_path / "store", "now", reads=False), tmp_path / "taken")
+
+
+def test_weights_that_would_fill_the_store_are_not_kept(trained: TrialResult, tmp_path: Path) -> None:
+    """An eighth of its size is the most; the results are kept all the same."""
+    size = sum(map(len, FILES.values()))
+    for name, limit in (("most", 8 * size), ("beyond", 8 * size - 1)):
+        ours = store(tmp_path / name, limit_bytes=limit)
+        ours._keep_weights(Path(str(trained.model_dir)), Path("entry.json"), "digest")
+        assert (tmp_path / name / "weights" / "entry").exists() is (name == "most")
+        assert ours.problems == []
+
+
+def test_weights_go_before_results(trained: TrialResult, tmp_path: Path) -> None:
+    """However fresh they are: a result spares a whole training, and the oldest weights go first."""
+    names = [Fingerprint({**PARTS.parts, "seed": seed}) for seed in range(3)]
+    for number, name in enumerate(names):
+        store(tmp_path / "store").keep(name, replace(trained, content=name.key))
+        for path in (tmp_path / "store").glob(f"*/**/{name.key}*"):
+            os.utime(path, (1000 + number, 1000 + number))
+    total = sum(path.stat().st_size for path in (tmp_path / "store" / "results").rglob("*.json"))
+    held = 3 * sum(map(len, FILES.values()))
+    ours = store(tmp_path / "store", limit_bytes=total + held - 1)
+    ours._clean_up()
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "store" / "weights").iterdir()) == sorted(
+        name.key for name in names[1:]
+    )
+    ours = store(tmp_path / "store", limit_bytes=total)
+    ours._clean_up()
+    assert not list((tmp_path / "store" / "weights").iterdir())
+    assert len(list((tmp_path / "store" / "results").rglob("*.json"))) == 3
+    assert ours.problems == []
+
+
+WRITERS = """
+import os, random, signal, sys, time
+from pathlib import Path
+from tests.plain.test_store import store
+for number in range(50):
+    child = os.fork()
+    if child == 0:
+        while True:
+            store(Path(sys.argv[1]))._keep_weights(Path(sys.argv[2]), Path("entry.json"), f"run {number}")
+    time.sleep(random.uniform(0.0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_weights(trained: TrialResult, tmp_path: Path) -> None:
+    """Or none, for they can be trained again; what it left half is removed an hour later."""
+    command = [sys.executable, "-c", WRITERS, str(tmp_path / "store"), str(trained.model_dir)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
+    left = list((tmp_path / "store" / "weights").iterdir())
+    whole = [path for path in left if path.name == "entry"]
+    for place in whole:
+        assert {path.name for path in place.iterdir()} == {*FILES, "ftguard_weights.json"}
+        assert all((place / name).read_bytes() == content for name, content in FILES.items())
+        json.loads((place / "ftguard_weights.json").read_text())
+    for path in left:
+        os.utime(path, (1000, 1000))
+    store(tmp_path / "store")._clean_up()
+    assert list((tmp_path / "store" / "weights").iterdir()) == whole
