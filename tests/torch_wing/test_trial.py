@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -143,6 +145,61 @@ def test_the_kept_model_has_the_loss_that_was_measured(workload: Workload, varia
         loss = float(model(input_ids=ids[None], labels=ids[None]).loss)
     assert result.validation is not None
     assert loss * 31 == pytest.approx(result.validation.nll[0], rel=1e-4)
+
+
+EVIL = "import pathlib\npathlib.Path({place!r}).touch()\nfrom transformers import GPT2LMHeadModel as Model\n"
+
+
+@pytest.mark.parametrize("variant", [FULL, LORA])
+def test_what_lies_beside_kept_weights_never_runs(
+    workload: Workload, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes there chooses no code, where the base's is trusted too, and no module for an adapter to import."""
+    trusting = replace(workload, model_args={"trust_remote_code": True})
+    folder = Path(str(train(trusting, variant, tmp_path).model_dir))
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("evil.py", "evil_core.py"):
+        (folder / name).write_text(EVIL.format(place=str(tmp_path / "ran")))
+    changes: dict[str, dict[str, Any]] = {
+        "config.json": {"auto_map": {"AutoModelForCausalLM": "evil.Model"}},
+        "adapter_config.json": {"megatron_config": {"x": 1}, "megatron_core": "evil_core"},
+    }
+    for name, change in changes.items():
+        if (folder / name).exists():
+            content = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps({**content, **change}))
+    model, _ = load_trained(TrialSpec(workload=trusting, variant=variant, seed=0, device="cpu"), str(folder))
+    assert not model.training
+    assert not (tmp_path / "ran").exists()
+
+
+REMOTE = """
+from transformers import GPT2Config, GPT2LMHeadModel
+
+class RemoteConfig(GPT2Config):
+    model_type = "ftguard-remote"
+
+class RemoteModel(GPT2LMHeadModel):
+    config_class = RemoteConfig
+"""
+
+
+@pytest.mark.parametrize("variant", [FULL, LORA])
+def test_a_model_with_code_of_its_own_is_trained_and_loaded(
+    workload: Workload, variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `trust_remote_code` is set; the code comes from the base model's folder."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    base = tmp_path / "base"
+    shutil.copytree(workload.model, base)
+    (base / "remote.py").write_text(REMOTE)
+    config = json.loads((base / "config.json").read_text())
+    own = {"AutoConfig": "remote.RemoteConfig", "AutoModelForCausalLM": "remote.RemoteModel"}
+    (base / "config.json").write_text(json.dumps({**config, "model_type": "ftguard-remote", "auto_map": own}))
+    remote = replace(workload, model=str(base), model_args={"trust_remote_code": True})
+    result = train(remote, variant, tmp_path)
+    model, _ = load_trained(result.spec, result.model_dir or "")
+    assert "RemoteModel" in {type(module).__name__ for module in model.modules()}
 
 
 def test_weights_beyond_the_bound_are_not_kept(workload: Workload, tmp_path: Path) -> None:
