@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -84,10 +84,10 @@ class PairRecord:
     environment: Environment
     ftguard_version: str = __version__
 
-    @property
-    def gap(self) -> float:
-        """Loss gap in nats per token, mean over the seeds."""
-        return math.fsum(map(math.fsum, self.differences)) / (len(self.seeds) * sum(self.base.tokens))
+    def gap(self, seeds: Collection[int]) -> float:
+        """Return the loss gap in nats per token, mean over some of the seeds."""
+        rows = [row for seed, row in zip(self.seeds, self.differences, strict=True) if seed in seeds]
+        return math.fsum(map(math.fsum, rows)) / (len(rows) * sum(self.base.tokens))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as values that JSON can hold."""

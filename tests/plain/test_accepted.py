@@ -49,8 +49,11 @@ def test_what_is_written_is_what_is_read() -> None:
 
 
 def test_the_gap_of_a_record_is_the_mean_difference_per_token() -> None:
-    """0.1 nats per token, whatever the sequences' own losses are."""
-    assert record(0.1).gap == pytest.approx(0.1)
+    """0.1 nats per token, whatever the sequences' own losses are; of the seeds that are asked for."""
+    held = record(0.1)
+    assert held.gap(held.seeds) == pytest.approx(0.1)
+    first = replace(held, differences=(tuple(2 * one for one in held.differences[0]), *held.differences[1:]))
+    assert [first.gap(seeds) for seeds in ((0,), (1, 2), (0, 2))] == pytest.approx([0.2, 0.1, 0.15])
 
 
 def test_a_file_is_small_and_shows_what_changed() -> None:

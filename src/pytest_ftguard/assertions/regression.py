@@ -62,7 +62,7 @@ def assert_no_regression(
         if updated is not None:
             test.accepted.write(file, updated)
         return conclude(verdict, on_inconclusive, candidate, baseline)
-    verdict = assess_regression(candidate, baseline, limit, rule, metric=metric, file=file)
+    verdict = assess_regression(candidate, baseline, limit, rule, metric=metric, file=file, on_missing=choice)
     # A pair that is unsound by itself fails also where there is nothing to compare it with.
     missing = file.history is None and not pair_problems(candidate, baseline, limit, rule, metric)
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing and choice == "warn")

@@ -317,6 +317,14 @@ def _gate_block(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
     for line, recorded in zip(lines, verdicts, strict=True):
         yield line
         yield f"    {recorded.nodeid}"
+        yield from _indented(recorded.verdict.note or "")
+
+
+def _indented(text: str) -> list[str]:
+    indent = "    "
+    return textwrap.wrap(
+        text, 80, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _gate_row(verdict: Verdict) -> list[str]:
