@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, GateFailure, hide_our_frames
 from pytest_ftguard.progress import ProgressDisplay
 from pytest_ftguard.settings import marker_settings
 
@@ -56,12 +56,16 @@ class TestRecord:
         self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
-        self._asked: Counter[str] = Counter()
         self._accepted: AcceptedFiles | None = None
+        self.start()
 
     def start(self) -> None:
         """Forget an earlier run of the test: a rerun starts with its properties."""
-        self._asked.clear()
+        self.call_is_over = False
+        self._asked: Counter[str] = Counter()
+        self._not_passed: list[Verdict] = []
+        self._has_failed = False
+        self._is_dropped = False
         if self._accepted is not None:
             self._accepted.start()
         self._item.user_properties[:] = [
@@ -95,11 +99,9 @@ class TestRecord:
 
     def refusals(self) -> list[str]:
         """Return why nothing may be accepted here and now, whatever was measured."""
-        found = [
-            f"the gate {verdict.gate} of this test ended {verdict.status}, and only what is good is accepted"
-            for verdict in self.verdicts
-            if verdict.status != "PASS"
-        ]
+        found = self._refused_by()
+        if self.call_is_over:
+            found.append("the test is over, and a result is accepted only with a test that passes: ask before it ends")
         ci = os.environ.get("CI", "").strip()
         if ci.lower() not in _FALSE and not self._settings.value("update_in_ci", False):
             found.append(
@@ -108,9 +110,40 @@ class TestRecord:
             )
         return found
 
-    def new_accepted(self) -> list[str]:
-        """Return the files of accepted results that were written since the last call."""
-        return self._accepted.new_files() if self._accepted is not None else []
+    def _refused_by(self) -> list[str]:
+        return [
+            f"the gate {verdict.gate} of this test ended {verdict.status}, and only what is good is accepted"
+            for verdict in self._not_passed
+        ]
+
+    def settle(self, report: pytest.TestReport) -> None:
+        """Write what the test has accepted once it has passed by all that is known, and forget it where it has not.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+            GateFailure: The test has passed, and one of its gates has not: it only warned.
+        """
+        # A subtest has a report of its own, before that of its test, which is not known yet to have failed with it.
+        self._has_failed |= report.failed
+        if self._accepted is None or not (self.call_is_over if report.when == "call" else not report.passed):
+            return
+        self.call_is_over = True
+        has_passed = report.passed and not self._has_failed
+        if has_passed and not self._not_passed:
+            self._accepted.write()
+            return
+        self._is_dropped |= self._accepted.is_queued
+        self._accepted.drop()
+        if has_passed and self._is_dropped:
+            raise GateFailure("\n".join(["the result was not accepted.", *(f"- {one}" for one in self._refused_by())]))
+
+    def new_accepted(self) -> dict[str, Any]:
+        """Return what became, since the last call, of the results that the test accepted."""
+        if self._accepted is None:
+            return {}
+        (written, unchanged), dropped = self._accepted.news(), self._is_dropped
+        self._is_dropped = False
+        return {"accepted": written, "unchanged": unchanged, "not_accepted": dropped}
 
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows.
@@ -122,6 +155,7 @@ class TestRecord:
             self.planned += [verdict] if verdict.gate == "memory_budget" else []
             return
         self.verdicts.append(verdict)
+        self._not_passed += [verdict] if verdict.status != "PASS" else []
         self._asked[verdict.gate] += 1
         times = self._asked[verdict.gate]
         prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
@@ -161,6 +195,10 @@ class Run:
         self.notes: list[str] = []
         self.accepted: list[str] = []
         """The files of accepted results that were written."""
+        self.unchanged: list[str] = []
+        """Those that were accepted as they are."""
+        self.not_accepted: set[str] = set()
+        """The tests that accepted a result and then did not pass."""
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
@@ -411,6 +449,11 @@ class Run:
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
         self.planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("planned", ())]
         self.accepted += content.get("accepted", ())
+        self.unchanged += content.get("unchanged", ())
+        if content.get("not_accepted"):
+            self.not_accepted.add(nodeid)
+        elif content.get("accepted") or content.get("unchanged"):  # a rerun has passed
+            self.not_accepted.discard(nodeid)
         if content.get("not_run"):
             self.not_run.append(content["not_run"])
         for label, seed, changes in content.get("reasons", ()):

@@ -36,6 +36,7 @@ def record(*arguments: Any) -> PairRecord:
 
 
 HISTORY = History("test_it.py::test_it", record(), record())
+OURS = replace(HISTORY, test="t.py::test")
 
 
 def test_what_is_written_is_what_is_read() -> None:
@@ -163,11 +164,55 @@ def test_a_test_has_a_file_for_each_pair_in_the_order_in_which_it_asks(tmp_path:
     assert first.history is None
     assert files.find(*other).place != first.place
     assert files.find(*one).place == first.place
-    files.write(first, HISTORY)
-    assert files.new_files() == [str(first.place)]
-    assert files.new_files() == []
+    files.queue(first, OURS)
+    files.write()
     files.start()
-    assert files.find(*other).history == HISTORY
+    assert files.find(*other).history == OURS
+
+
+def test_what_a_test_accepts_is_seen_by_it_and_written_when_it_has_passed(tmp_path: Path) -> None:
+    """Until then nothing is on disk; a rerun starts without it, and what is dropped is never written."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    first = files.find(*pair())
+    files.queue(first, OURS)
+    assert files.find(*pair()).history == OURS
+    assert files.is_queued
+    assert list(tmp_path.iterdir()) == []
+    for forget in (files.start, files.drop):
+        files.queue(first, OURS)
+        forget()
+        assert not files.is_queued
+        assert files.find(*pair()).history is None
+        files.write()
+        assert list(tmp_path.iterdir()) == []
+    files.queue(files.find(*pair()), OURS)
+    files.write()
+    assert files.news() == ([str(first.place)], [])
+    assert files.news() == ([], [])
+    assert not files.is_queued
+    assert files.find(*pair()).history == OURS
+
+
+def test_what_is_accepted_as_it_is_is_counted_apart(tmp_path: Path) -> None:
+    """A second metric of a pair that is written is not unchanged."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    one, other = (files.find(*asked) for asked in (pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3))))
+    files.queue(one, OURS)
+    files.queue(one, None)
+    files.queue(other, None)
+    files.write()
+    assert files.news() == ([str(one.place)], [str(other.place)])
+
+
+def test_a_file_of_another_test_is_refused_by_both_names(tmp_path: Path) -> None:
+    """It was copied or renamed: whether that is meant is for the user to say, in the file."""
+    files = AcceptedFiles("t.py::test_new", tmp_path, write_whole)
+    place = files.find(*pair()).place
+    place.write_text(write_history(OURS))
+    with pytest.raises(ConfigurationError, match=r"'t.py::test', and this is the test 't.py::test_new'.*delete it"):
+        files.find(*pair())
+    place.write_text(place.read_text().replace('"t.py::test"', '"t.py::test_new"'))
+    assert files.find(*pair()).history == replace(OURS, test="t.py::test_new")
 
 
 @pytest.mark.parametrize("kind", ["folder", "bytes"])
@@ -181,11 +226,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file in the folder's place."""
+    """A file in the folder's place, which shows when it is to be written."""
+    files = AcceptedFiles("t.py::test", tmp_path / "taken", write_whole)
+    asked = files.find(*pair())
     (tmp_path / "taken").write_text("")
-    files = AcceptedFiles("t.py::test", tmp_path / "taken" / "further", write_whole)
-    with pytest.raises(ConfigurationError, match="cannot be"):
-        files.write(files.find(*pair()), HISTORY)
+    files.queue(asked, OURS)
+    with pytest.raises(ConfigurationError, match=f"accepted results '.*{asked.place.name}' cannot be written"):
+        files.write()
 
 
 def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) -> None:
@@ -195,7 +242,8 @@ def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) ->
     accepting = AcceptedFiles("t.py::test", tmp_path, write_whole)
     for one in asked:
         held = record_pair(*one)
-        accepting.write(accepting.find(*one), History("t.py::test", held, held))
+        accepting.queue(accepting.find(*one), History("t.py::test", held, held))
+    accepting.write()
     same = AcceptedFiles("t.py::test", tmp_path, write_whole)
     assert all(same.find(*one).history is not None for one in asked)
     exchanged = AcceptedFiles("t.py::test", tmp_path, write_whole)

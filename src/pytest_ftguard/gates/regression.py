@@ -204,10 +204,11 @@ def accept(
 
 def _accepted(now: PairRecord, history: History | None, updated: History, metric: Metric) -> str:
     if updated == history:
-        return "this very result was accepted already, and nothing was written or compared."
+        return "this very result was accepted already, and nothing is written or compared."
+    once = "the result is accepted once the test has passed"
     if history is None:
-        return "the result was accepted, the first one of this test, and nothing was compared; review and commit it."
-    return f"the result was accepted in the place of the last one; {_standing(now, history.accepted, metric)}"
+        return f"{once}, the first one of this test, and nothing was compared; review and commit it."
+    return f"{once}, in the place of the last one; {_standing(now, history.accepted, metric)}"
 
 
 def pair_problems(
