@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_ftguard.accepted import AcceptedFile, History, file_name, read_history, write_history
+from pytest_ftguard.accepted import (
+    AcceptedFile,
+    History,
+    UnusedFile,
+    file_name,
+    file_number,
+    read_history,
+    read_test,
+    write_history,
+)
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant
 
-__all__ = ["AcceptedFiles"]
+__all__ = ["AcceptedFiles", "find_unused", "unused_note"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -28,12 +37,16 @@ class AcceptedFiles:
         test: pytest's name of the test.
         folder: Where the files are.
         write: Writes a file so that it is there whole or not at all.
+        unused: The files that no test looks for.
     """
 
-    def __init__(self, test: str, folder: Path, write: Callable[[Path, str], None]) -> None:
+    def __init__(
+        self, test: str, folder: Path, write: Callable[[Path, str], None], unused: Sequence[UnusedFile] = ()
+    ) -> None:
         self._test = test
         self._folder = folder
         self._write = write
+        self._unused = unused
         self._pairs: list[Any] = []
         self._queue: dict[Path, History] = {}
         self._same: set[Path] = set()
@@ -54,11 +67,21 @@ class AcceptedFiles:
         pair = [(side.workload, side.variant) for side in (candidate, baseline)]
         if pair not in self._pairs:
             self._pairs.append(pair)
-        place = self._folder / file_name(self._test, 1 + self._pairs.index(pair))
+        number = 1 + self._pairs.index(pair)
+        place = self._folder / file_name(self._test, number)
         history = self._held(place)
         if history is not None and history.accepted.candidate.variant != candidate.variant:
             self._refuse_exchanged(candidate, history, place)
-        return AcceptedFile(place, self._test, history)
+        renamed = () if history is not None else tuple(self._earlier_names(number))
+        return AcceptedFile(place, self._test, history, renamed)
+
+    def _earlier_names(self, number: int) -> Iterator[UnusedFile]:
+        """Yield the unused files that may have been those of this test: it was renamed in its file, or its file was."""
+        file, _, name = self._test.partition("::")
+        for unused in self._unused:
+            other_file, _, other_name = unused.test.partition("::")
+            if unused.number == number and (other_file == file or other_name == name):
+                yield unused
 
     def _held(self, place: Path) -> History | None:
         """Return what a file of this test holds, or will hold; None where there is none."""
@@ -134,3 +157,40 @@ class AcceptedFiles:
         news = self._written, self._unchanged
         self._written, self._unchanged = [], []
         return news
+
+
+def find_unused(folder: Path, tests: Collection[str], has_looked_for: Callable[[str], bool]) -> list[UnusedFile]:
+    """Return the files of accepted results that no test looks for.
+
+    Args:
+        folder: Where the files are.
+        tests: pytest's names of all tests that were collected.
+        has_looked_for: Whether a test would have been collected, had there been one of a name.
+    """
+    names, found = {file_name(test, 1) for test in tests}, []
+    for place in sorted(folder.glob("*.json")):
+        first, number = file_number(place.name)
+        if first in names:
+            continue
+        try:
+            test = read_test(place.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            continue
+        if test is not None and has_looked_for(test):
+            found.append(UnusedFile(place, test, number))
+    return found
+
+
+def unused_note(unused: UnusedFile, tests: Collection[str]) -> str:
+    """Return what is to be done about a file that no test looks for.
+
+    Args:
+        unused: The file.
+        tests: pytest's names of all tests that were collected.
+    """
+    if unused.test in tests:
+        return f"{unused}, which looks for it in {file_name(unused.test, unused.number)!r}: rename it, or delete it"
+    return (
+        f"{unused}, which was not collected and seems to be no test any more: delete it; or, if the test was renamed, "
+        'rename the file and write the new name into its "test", as the message of the renamed test says'
+    )

@@ -273,6 +273,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Keep the names of all tests, before anything takes some away: accepted results of the others are unused."""
+    config.stash[_RUN].collected = [item.nodeid for item in items]
+    return (yield)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Count what will be trained, so that the next worker can be started early."""
     run = session.config.stash[_RUN]

@@ -17,8 +17,9 @@ from pytest_ftguard.progress import ProgressDisplay
 from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from pytest_ftguard.accepted import UnusedFile
     from pytest_ftguard.accepted_files import AcceptedFiles
     from pytest_ftguard.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
@@ -94,7 +95,8 @@ class TestRecord:
             from pytest_ftguard.accepted_files import AcceptedFiles
 
             folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
-            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole)
+            unused = self._run.find_unused(folder, map(_name, self._item.session.items))
+            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole, unused)
         return self._accepted
 
     def refusals(self) -> list[str]:
@@ -197,6 +199,10 @@ class Run:
         """The files of accepted results that were written."""
         self.unchanged: list[str] = []
         """Those that were accepted as they are."""
+        self.collected: Sequence[str] = ()
+        """pytest's names of all tests, also of those that were then left out."""
+        self._unused: Sequence[UnusedFile] | None = None
+        self._unused_notes: list[str] = []
         self.not_accepted: set[str] = set()
         """The tests that accepted a result and then did not pass."""
         self._calibrations: tuple[Calibration, ...] | None = None
@@ -348,6 +354,22 @@ class Run:
             self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
         return self._calibrations
 
+    def find_unused(self, folder: Path, tests: Iterable[str]) -> Sequence[UnusedFile]:
+        """Return the files of accepted results that no test looks for, and note them for the summary.
+
+        Args:
+            folder: Where the files are.
+            tests: pytest's names of the tests that are run.
+        """
+        if self._unused is None:
+            from pytest_ftguard.accepted_files import find_unused, unused_note
+            from pytest_ftguard.collected import collected
+
+            found = collected(self.config, {*self.collected, *tests})
+            self._unused = find_unused(folder, found.names, found.has_looked_for)
+            self._unused_notes = [unused_note(unused, found.names) for unused in self._unused]
+        return self._unused
+
     def calibrate(self) -> None:
         """Write the noise of seeds of all that was trained, where that was asked for, and say so in the summary."""
         if not self.settings.value("calibrate", 0) or self.is_planned:
@@ -413,12 +435,13 @@ class Run:
         workerinput[_SHARED_FOLDER] = str(self._share())
 
     def new_remarks(self) -> dict[str, Any]:
-        """Return why trials were trained again and what is wrong with the store, since the last call."""
+        """Return why trials were trained again, and what is wrong with kept files, since the last call."""
         reasons = self._lab.reasons if self._lab else []
         problems = self._store.problems if self._store else []
+        unused, self._unused_notes = self._unused_notes, []
         fresh = {
             "reasons": [[one.label, one.seed, one.changes] for one in reasons[self._remarked[0] :]],
-            "store_problems": problems[self._remarked[1] :],
+            "notes": [*problems[self._remarked[1] :], *unused],
         }
         self._remarked = (len(reasons), len(problems))
         return fresh
@@ -458,9 +481,7 @@ class Run:
             self.not_run.append(content["not_run"])
         for label, seed, changes in content.get("reasons", ()):
             self.reasons.setdefault((label, changes), []).append(seed)
-        self.notes += [
-            f"note: {text}" for text in content.get("store_problems", ()) if f"note: {text}" not in self.notes
-        ]
+        self.notes += [f"note: {text}" for text in content.get("notes", ()) if f"note: {text}" not in self.notes]
 
     def close(self) -> None:
         """End what is running and remove what was written."""

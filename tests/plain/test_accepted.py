@@ -10,8 +10,17 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.accepted import History, PairRecord, file_name, read_history, record_pair, write_history
-from pytest_ftguard.accepted_files import AcceptedFiles
+from pytest_ftguard.accepted import (
+    History,
+    PairRecord,
+    UnusedFile,
+    file_name,
+    read_history,
+    record_pair,
+    write_history,
+)
+from pytest_ftguard.accepted_files import AcceptedFiles, find_unused, unused_note
+from pytest_ftguard.collected import Collected
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.session import write_whole
@@ -213,6 +222,66 @@ def test_a_file_of_another_test_is_refused_by_both_names(tmp_path: Path) -> None
         files.find(*pair())
     place.write_text(place.read_text().replace('"t.py::test"', '"t.py::test_new"'))
     assert files.find(*pair()).history == replace(OURS, test="t.py::test_new")
+
+
+def test_files_that_no_test_looks_for_are_found(tmp_path: Path) -> None:
+    """Those of tests that are gone, whatever the number of the pair; not those of tests that may only be left out."""
+    gone, kept, left_out = "t.py::test_gone", "t.py::test_kept", "u.py::test_left_out"
+    for test in (gone, kept, left_out):
+        for number in (1, 2):
+            (tmp_path / file_name(test, number)).write_text(write_history(replace(HISTORY, test=test)))
+    misnamed = tmp_path / "copy.json"
+    misnamed.write_text(write_history(replace(HISTORY, test=kept)))
+    for name, text in (("other.json", "{}"), ("list.json", "[]"), ("text.json", "no JSON"), ("note.txt", gone)):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "folder.json").mkdir()
+    found = find_unused(tmp_path, [kept], lambda test: test != left_out)
+    assert {(unused.place.name, unused.test, unused.number) for unused in found} == {
+        (file_name(gone, 1), gone, 1),
+        (file_name(gone, 2), gone, 2),
+        ("copy.json", kept, 1),
+    }
+    notes = [unused_note(unused, [kept]) for unused in found]
+    assert [file_name(kept, 1) in note for note in notes] == [unused.test == kept for unused in found]
+    assert sum("t.py::test_gone, which was not collected" in note for note in notes) == 2
+    assert find_unused(tmp_path / "nothing", [kept], bool) == []
+
+
+def test_a_missing_file_may_be_one_of_an_earlier_name(tmp_path: Path) -> None:
+    """Of the same pair, in the same file or with the same name in another one."""
+    tests = {"t.py::test_old": 1, "t.py::test_older": 2, "u.py::test_new": 1, "u.py::test_other": 1}
+    unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests.items()]
+    files = AcceptedFiles("t.py::test_new", tmp_path, write_whole, unused)
+    asked = files.find(*pair())
+    assert [one.test for one in asked.renamed] == ["t.py::test_old", "u.py::test_new"]
+    second = files.find(*pair(0.1, LoRA(r=8, learning_rate=1e-3)))
+    assert [one.test for one in second.renamed] == ["t.py::test_older"]
+    asked.place.write_text(write_history(replace(OURS, test="t.py::test_new")))
+    assert files.find(*pair()).renamed == ()
+
+
+@pytest.mark.parametrize(
+    ("test", "changes", "known"),
+    [
+        ("t.py::test_gone", {}, True),
+        ("gone.py::test_it", {}, True),
+        ("gone.py::test_it", {"partly": ["t.py"]}, True),
+        ("t.py::test_gone", {"partly": ["t.py"]}, False),
+        ("t.py::test_gone", {"partly": ["u.py"]}, True),
+        ("u.py::test_gone", {}, False),  # a file that was not collected at all
+        ("t.py::test_gone", {"only_some": True}, False),
+        ("gone.py::test_it", {"only_some": True}, False),
+    ],
+)
+def test_only_of_files_that_were_collected_whole_it_is_known_what_is_gone(
+    tmp_path: Path, test: str, changes: dict[str, Any], known: bool
+) -> None:
+    """Or of files that do not exist; where anything may be left out, nothing is known."""
+    for name in ("t.py", "u.py"):
+        (tmp_path / name).touch()
+    partly = frozenset((tmp_path / name).resolve() for name in changes.pop("partly", ()))
+    found = Collected(frozenset(["t.py::test_kept"]), tmp_path, partly, changes.pop("only_some", False))
+    assert found.has_looked_for(test) is known
 
 
 @pytest.mark.parametrize("kind", ["folder", "bytes"])

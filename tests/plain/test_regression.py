@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, UnusedFile, record_pair
 from pytest_ftguard.assertions import active_test, assert_no_regression
 from pytest_ftguard.comparison.since import gap_change, paired_seeds
 from pytest_ftguard.errors import ConfigurationError
@@ -266,6 +266,23 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
     warned = assess_regression(*pair(), limit(99), LAZY, metric="loss_gap", file=file(), on_missing="warn")
     assert "--ftguard-update" in warned.message
     assert "on_missing" not in warned.message  # it is what gave this warning
+
+
+def test_what_was_accepted_of_an_earlier_name_is_told_with_the_new_one() -> None:
+    """How to rename at most three files; where the result is accepted anew instead, its note says so too."""
+    renamed = tuple(UnusedFile(Path(f"{name}.json"), f"t.py::test_{name}", 1) for name in "abcd")
+    missing = replace(file(), renamed=renamed)
+    verdict = judge(pair(), missing, 99)
+    words = "test_c, which was not collected: if that is the earlier name of this test, rename the file to "
+    assert f"- 'c.json' holds what was accepted of t.py::{words}'accepted.json' and write" in verdict.message
+    assert "'d.json'" not in verdict.message
+    assert "- and 1 more, which the summary names" in verdict.message
+    accepting: dict[str, Any] = {"metric": "loss_gap", "file": missing}
+    accepted, _ = accept(*pair(), limit(0.05), LAZY, **accepting, refusals=[])
+    assert accepted.note is not None
+    assert words in accepted.note
+    assert accept(*pair(), limit(0.05), LAZY, **accepting, refusals=["no"])[0].note is None
+    assert accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=[])[0].note is None
 
 
 def test_some_seeds_in_common_pair_where_one_side_has_no_others() -> None:

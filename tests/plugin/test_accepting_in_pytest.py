@@ -283,3 +283,72 @@ def test_a_file_of_another_test_is_named_with_both(made_up: pytest.Pytester) -> 
             ["*are those of the test 'test_it.py::test_old', and this is*'test_it.py::test_it'*"]
         )
         assert "pytest_ftguard/" not in result.stdout.str()
+
+
+UNUSED = "*test_it.test_it-*.json' holds what was accepted of test_it.py::test_it, which was not collected*delete it*"
+
+
+def rename_test(project: pytest.Pytester, *more: str) -> None:
+    """Rename the test whose result was accepted, in its file, beside some other tests."""
+    text = project.path.joinpath("test_it.py").read_text().replace("def test_it", "def test_new")
+    project.path.joinpath("test_it.py").write_text(text + "".join(f"\ndef {name}(): pass\n" for name in more))
+
+
+def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
+    """Once in the summary, also by two workers; and with the new name where the result is missing or accepted anew."""
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    (old,) = files(made_up)
+    text = made_up.path.joinpath("test_it.py").read_text()
+    made_up.makepyfile(test_it=text + "\n" + text.replace("test_it", "test_more"))
+    rename_test(made_up)
+    for options in ([], ["-n2"], ["-k", "new"], ["test_it.py"]):
+        result = made_up.runpytest_subprocess(*options)
+        result.stdout.fnmatch_lines(
+            [
+                "*if that is the earlier name of this test, rename the file to 'test_it.test_new-*.json' and write"
+                " 'test_it.py::test_new' into its \"test\"",
+                f"note: {UNUSED}",
+            ]
+        )
+        assert result.stdout.str().count("\nnote: '") == 1
+    accepted = made_up.runpytest_subprocess("--ftguard-update", "-k", "new")
+    accepted.assert_outcomes(passed=1, deselected=1)
+    assert "earlier name of this test" in " ".join(accepted.stdout.str().split())
+    accepted.stdout.fnmatch_lines([f"note: {UNUSED}"])
+    new = next(file for file in files(made_up) if file != old)
+    new.unlink()
+    new.write_text(old.read_text().replace("test_it.py::test_it", "test_it.py::test_new"))
+    old.unlink()
+    followed = made_up.runpytest_subprocess("-k", "new")
+    followed.assert_outcomes(passed=1, deselected=1)
+    followed.stdout.no_fnmatch_line("note: '*")
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_a_test_that_may_only_be_left_out_is_not_called_gone(made_up: pytest.Pytester, workers: list[str]) -> None:
+    """By an argument with ::, by another file alone, by --lf, by -k or by --deselect."""
+    made_up.makepyfile(test_u=made_up.path.joinpath("test_it.py").read_text().replace("test_it", "test_u"))
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=2)
+    for options in (["-k", "test_u"], ["--deselect", "test_it.py::test_it"], ["test_u.py"]):
+        left_out = made_up.runpytest_subprocess(*options, *workers)
+        assert left_out.parseoutcomes()["passed"] == 1
+        left_out.stdout.no_fnmatch_line("note: '*")
+    rename_test(made_up, "test_good", "test_bad")
+    made_up.runpytest_subprocess("-p", "no:cacheprovider").stdout.fnmatch_lines([f"note: {UNUSED}"])
+    for options in (["test_it.py::test_new"], ["test_u.py", "test_it.py::test_good"], ["test_u.py"], ["--lf"]):
+        part = made_up.runpytest_subprocess(*options, *workers)
+        part.stdout.no_fnmatch_line("note: '*")
+    made_up.path.joinpath("test_it.py").unlink()
+    removed = made_up.runpytest_subprocess("test_u.py::test_u", *workers)
+    removed.assert_outcomes(passed=1)
+    removed.stdout.fnmatch_lines([f"note: {UNUSED}"])
+
+
+def test_names_with_groups_of_xdist_are_those_of_tests(made_up: pytest.Pytester) -> None:
+    """Under --dist=loadgroup a worker's names end in the group, and no file is called unused for that."""
+    test = made_up.path.joinpath("test_it.py")
+    test.write_text("import pytest\n" + test.read_text().replace("def test", "@pytest.mark.xdist_group('a')\ndef test"))
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    result = made_up.runpytest_subprocess("-n2", "--dist=loadgroup")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("note: '*")

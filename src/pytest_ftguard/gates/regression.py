@@ -38,6 +38,7 @@ MINIMUM_SEEDS: Final = 3
 
 # Which answer counts where the last accepted result and the anchor give two.
 _GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
+_MOST_NAMED: Final = 3
 # What is so beside the anchor, which stays, would be so in every later run.
 _REFUSED: Final = ("FAIL", "INVALID")
 _LAST, _ANCHOR = "the accepted result", "the anchor, which was accepted first"
@@ -136,7 +137,21 @@ def _missing(file: AcceptedFile, on_missing: str) -> str:
         f"there is no accepted result of this test ({file} does not exist): run it with --ftguard-update on the commit "
         "that it is to be held to, review the file and commit it"
         + ("" if on_missing == "warn" else "; or set ftguard_on_missing = warn")
+        + "".join(f"\n- {one}" for one in _renamed(file))
     )
+
+
+def _renamed(file: AcceptedFile) -> list[str]:
+    """Return how to keep what was accepted of this test under an earlier name."""
+    more = len(file.renamed) - _MOST_NAMED
+    return [
+        *(
+            f"{unused}, which was not collected: if that is the earlier name of this test, rename the file to "
+            f'{file.place.name!r} and write {file.test!r} into its "test"'
+            for unused in file.renamed[:_MOST_NAMED]
+        ),
+        *([f"and {more} more, which the summary names"] if more > 0 else []),
+    ]
 
 
 def accept(
@@ -198,6 +213,7 @@ def accept(
         measured=None,
         limit=limit,
         message="\n".join(lines),
+        note=None if problems else "; ".join(_renamed(file)) or None,
     )
     return verdict, updated
 
