@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,19 @@ class AcceptedFiles:
         history = self._held(place)
         if history is not None and history.accepted.candidate.variant != candidate.variant:
             self._refuse_exchanged(candidate, history, place)
-        renamed = () if history is not None else tuple(self._earlier_names(number))
+        renamed = () if history is not None else self._earlier_names(number)
         return AcceptedFile(place, self._test, history, renamed)
 
-    def _earlier_names(self, number: int) -> Iterator[UnusedFile]:
-        """Yield the unused files that may have been those of this test: it was renamed in its file, or its file was."""
+    def _earlier_names(self, number: int) -> tuple[UnusedFile, ...]:
+        """Return the unused files that may be of this test, the likeliest first: it was renamed, or its file was."""
         file, _, name = self._test.partition("::")
-        for unused in self._unused:
-            other_file, _, other_name = unused.test.partition("::")
-            if unused.number == number and (other_file == file or other_name == name):
-                yield unused
+        found = [
+            unused
+            for unused in self._unused
+            if unused.number == number
+            and (unused.test.partition("::")[0] == file or unused.test.partition("::")[2] == name)
+        ]
+        return tuple(sorted(found, key=lambda unused: -SequenceMatcher(None, unused.test, self._test).ratio()))
 
     def _held(self, place: Path) -> History | None:
         """Return what a file of this test holds, or will hold; None where there is none."""
@@ -167,8 +171,9 @@ def find_unused(folder: Path, tests: Collection[str], has_looked_for: Callable[[
         tests: pytest's names of all tests that were collected.
         has_looked_for: Whether a test would have been collected, had there been one of a name.
     """
-    names, found = {file_name(test, 1) for test in tests}, []
-    for place in sorted(folder.glob("*.json")):
+    places, found = sorted(folder.glob("*.json")), []
+    names = {file_name(test, 1) for test in tests} if places else set()
+    for place in places:
         first, number = file_number(place.name)
         if first in names:
             continue

@@ -248,14 +248,14 @@ def test_files_that_no_test_looks_for_are_found(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_may_be_one_of_an_earlier_name(tmp_path: Path) -> None:
-    """Of the same pair, in the same file or with the same name in another one."""
-    tests = {"t.py::test_old": 1, "t.py::test_older": 2, "u.py::test_new": 1, "u.py::test_other": 1}
+    """Of the same pair, in the same file or with the same name in another one; what is most alike comes first."""
+    tests = {"t.py::test_a": 1, "t.py::test_newer": 1, "t.py::test_old": 2, "u.py::test_new": 1, "u.py::test_other": 1}
     unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests.items()]
     files = AcceptedFiles("t.py::test_new", tmp_path, write_whole, unused)
     asked = files.find(*pair())
-    assert [one.test for one in asked.renamed] == ["t.py::test_old", "u.py::test_new"]
+    assert [one.test for one in asked.renamed] == ["t.py::test_newer", "u.py::test_new", "t.py::test_a"]
     second = files.find(*pair(0.1, LoRA(r=8, learning_rate=1e-3)))
-    assert [one.test for one in second.renamed] == ["t.py::test_older"]
+    assert [one.test for one in second.renamed] == ["t.py::test_old"]
     asked.place.write_text(write_history(replace(OURS, test="t.py::test_new")))
     assert files.find(*pair()).renamed == ()
 

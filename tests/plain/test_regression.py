@@ -417,6 +417,21 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
     assert "to begin anew, delete 'accepted.json' and accept again" in verdict.message
 
 
+def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
+    """Later runs will be INCONCLUSIVE as well, and whoever accepts it is told so."""
+    now, held = pair(0.2, noise=0.3), file(record_pair(*pair(0.1)))
+    at_most = limit(gap_change(record_pair(*now), record_pair(*pair(0.1)), 0.95).value + 0.01)
+    arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
+    verdict, updated = accept(*now, at_most, LAZY, file=held, **arguments)
+    assert verdict.status == "PASS"
+    assert verdict.note is not None
+    assert "this result is INCONCLUSIVE, and so will be later ones like it" in verdict.note
+    assert verdict.note in verdict.message
+    later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
+    assert later.status == "INCONCLUSIVE"
+    assert accept(*pair(0.11), limit(0.05), LAZY, file=held, **arguments)[0].note is None
+
+
 def test_what_the_anchor_does_not_hold_cannot_be_accepted_beside_it() -> None:
     """A metric that was not measured at first would be INVALID beside the anchor in every later run."""
     now = record_pair(*pair())

@@ -186,24 +186,25 @@ def accept(
             f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
         )
     now = None if problems else _record(candidate, baseline)
-    differing = differing_work(now, history.anchor) if now and history else []
-    problems += [f"it cannot be compared with {_ANCHOR}: {one}" for one in differing]
-    if now and history and not differing:
+    notes = _renamed(file)
+    if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
         if change.status in _REFUSED:
-            what = f"it is worse than {_ANCHOR} by more than {limit}"
+            why = f"it is worse than {_ANCHOR} by more than {limit}"
             if change.status == "INVALID":
-                what = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
-            differing = [f"{what}, so every later run would fail"]
-            problems += differing
-    if differing:
-        problems.append(f"to begin anew, delete {file} and accept again")
+                why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
+            problems += [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
+        elif change.status == "INCONCLUSIVE":
+            notes.append(
+                f"Beside {_ANCHOR} this result is INCONCLUSIVE, and so will be later ones like it: to make it the "
+                f"anchor, delete {file} and accept it anew."
+            )
     if problems or now is None:
         lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
         updated = None
     else:
         updated = history.accept(now) if history else History(file.test, now, now)
-        lines = [f"regression PASS: {_accepted(now, history, updated, metric)}", f"The file is {file}."]
+        lines = [f"regression PASS: {_accepted(now, history, updated, metric)}", f"The file is {file}.", *notes]
         updated = updated if updated != history else None
     verdict = give(
         "regression",
@@ -213,7 +214,7 @@ def accept(
         measured=None,
         limit=limit,
         message="\n".join(lines),
-        note=None if problems else "; ".join(_renamed(file)) or None,
+        note=None if problems else "; ".join(notes) or None,
     )
     return verdict, updated
 
