@@ -202,11 +202,12 @@ class _Accepting:
             if self._run.test is not None:
                 self._run.test.call_is_over = True
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # after whatever else may still let the test fail
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Write what a test accepts where its report says that it has passed; where that cannot be done, it fails.
 
-        Some failures are known to the report alone: that of a method of unittest, or of an xfail that is strict.
+        Some failures are known to the report alone: that of a method of unittest, or of an xfail that is strict. The
+        report of the teardown brings the summary what became of it.
         """
         report = yield
         if self._run.test is not None:
@@ -318,7 +319,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         test.start()
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the wrapper that writes what was accepted
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -196,7 +196,8 @@ def test_a_rerun_accepts_what_it_measured_itself(made_up: pytest.Pytester) -> No
     assert not file.name.endswith(".2.json")
 
 
-def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester) -> None:
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, workers: list[str]) -> None:
     """With one message that names it, and without a traceback; the other tests go on."""
     append(
         made_up,
@@ -207,7 +208,7 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester) 
     )
     write_test(made_up)
     append(made_up, "test_it.py", "def test_other(): pass\n")
-    result = made_up.runpytest_subprocess("--ftguard-update", "--junitxml=junit.xml")
+    result = made_up.runpytest_subprocess("--ftguard-update", "--junitxml=junit.xml", *workers)
     result.assert_outcomes(failed=1, passed=1)
     message = "ftguard: the accepted results '*.json' cannot be written: No space left on device"
     result.stdout.fnmatch_lines([message, "FAILED test_it.py::test_it - ftguard: the accepted*"])
