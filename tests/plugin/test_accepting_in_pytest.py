@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, 
     result = made_up.runpytest_subprocess("--ftguard-update", "--junitxml=junit.xml", *workers)
     result.assert_outcomes(failed=1, passed=1)
     message = "ftguard: the accepted results '*.json' cannot be written: No space left on device"
-    result.stdout.fnmatch_lines([message, "FAILED test_it.py::test_it - ftguard: the accepted*"])
+    result.stdout.fnmatch_lines([message, "FAILED test_it.py::test_it*"])
     assert "raceback" not in result.stdout.str()
     assert ".py:" not in result.stdout.str().replace("test_it.py::", "")
     assert files(made_up) == []
