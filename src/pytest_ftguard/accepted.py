@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,7 +16,20 @@ from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_fra
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict
 
-__all__ = ["WORK", "History", "PairRecord", "SideRecord", "file_name", "read_history", "record_pair", "write_history"]
+__all__ = [
+    "WORK",
+    "AcceptedFile",
+    "History",
+    "PairRecord",
+    "SideRecord",
+    "UnusedFile",
+    "file_name",
+    "file_number",
+    "read_history",
+    "read_test",
+    "record_pair",
+    "write_history",
+]
 
 __tracebackhide__ = hide_our_frames
 
@@ -84,10 +97,10 @@ class PairRecord:
     environment: Environment
     ftguard_version: str = __version__
 
-    @property
-    def gap(self) -> float:
-        """Loss gap in nats per token, mean over the seeds."""
-        return math.fsum(map(math.fsum, self.differences)) / (len(self.seeds) * sum(self.base.tokens))
+    def gap(self, seeds: Collection[int]) -> float:
+        """Return the loss gap in nats per token, mean over some of the seeds."""
+        rows = [row for seed, row in zip(self.seeds, self.differences, strict=True) if seed in seeds]
+        return math.fsum(map(math.fsum, rows)) / (len(rows) * sum(self.base.tokens))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as values that JSON can hold."""
@@ -154,6 +167,25 @@ class History:
 
 
 @dataclass(frozen=True)
+class UnusedFile:
+    """A file that no test looks for: its test was renamed or removed, or the file was.
+
+    Attributes:
+        place: Where it is.
+        test: The test that it belongs to, by what is written in it.
+        number: Of which of the test's pairs of variants it is, from 1.
+    """
+
+    place: Path
+    test: str
+    number: int
+
+    def __str__(self) -> str:
+        """Return what it is, as messages show it."""
+        return f"{str(self.place)!r} holds what was accepted of {self.test}"
+
+
+@dataclass(frozen=True)
 class AcceptedFile:
     """The file that belongs to a pair of variants in a test.
 
@@ -161,11 +193,13 @@ class AcceptedFile:
         place: Where it is, or would be.
         test: pytest's name of the test.
         history: What it holds; None where there is none.
+        renamed: Files that no test looks for, which may be this one under an earlier name of the test.
     """
 
     place: Path
     test: str
     history: History | None
+    renamed: tuple[UnusedFile, ...] = ()
 
     def __str__(self) -> str:
         """Return the place as messages show it."""
@@ -238,6 +272,22 @@ def file_name(test: str, number: int) -> str:
         "-."
     )
     return f"{shown}-{digest}{f'.{number}' if number > 1 else ''}.json"
+
+
+def file_number(name: str) -> tuple[str, int]:
+    """Return the name of the first file of a test, and the number of the pair, from the name of one of its files."""
+    found = re.fullmatch(r"(.*)\.(\d+)\.json", name)
+    return (f"{found[1]}.json", int(found[2])) if found else (name, 1)
+
+
+def read_test(text: str) -> str | None:
+    """Return the test that a file of accepted results belongs to; None for another file."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    test = content.get("test") if isinstance(content, dict) and {"schema", "accepted"} <= content.keys() else None
+    return test if isinstance(test, str) else None
 
 
 def write_history(history: History) -> str:

@@ -1,16 +1,26 @@
-"""The files of accepted results that one test asks about: found by its name, read, and written whole."""
+"""The files of accepted results that one test asks about: found by its name, read, and written once it has passed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from pytest_ftguard.accepted import AcceptedFile, History, file_name, read_history, write_history
+from pytest_ftguard.accepted import (
+    AcceptedFile,
+    History,
+    UnusedFile,
+    file_name,
+    file_number,
+    read_history,
+    read_test,
+    write_history,
+)
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant
 
-__all__ = ["AcceptedFiles"]
+__all__ = ["AcceptedFiles", "find_unused", "unused_note"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -21,54 +31,89 @@ class AcceptedFiles:
     """The accepted results of one test, one file for each pair of variants that it asks about.
 
     The files are told by the order in which the test first asks about each pair, not by the variants' settings: a
-    changed setting is what a regression may come from.
+    changed setting is what a regression may come from. What the test accepts is queued, and seen by what it asks later,
+    until it has passed or failed.
 
     Args:
         test: pytest's name of the test.
         folder: Where the files are.
         write: Writes a file so that it is there whole or not at all.
+        unused: The files that no test looks for.
     """
 
-    def __init__(self, test: str, folder: Path, write: Callable[[Path, str], None]) -> None:
+    def __init__(
+        self, test: str, folder: Path, write: Callable[[Path, str], None], unused: Sequence[UnusedFile] = ()
+    ) -> None:
         self._test = test
         self._folder = folder
         self._write = write
+        self._unused = unused
         self._pairs: list[Any] = []
-        self._fresh: list[str] = []
+        self._queue: dict[Path, History] = {}
+        self._same: set[Path] = set()
+        self._written: list[str] = []
+        self._unchanged: list[str] = []
 
     def start(self) -> None:
-        """Count the pairs anew: a rerun of the test asks about the same ones."""
+        """Forget an earlier run of the test: a rerun asks about the same pairs, and accepts anew."""
         self._pairs.clear()
+        self.drop()
 
     def find(self, candidate: TrainedVariant, baseline: TrainedVariant) -> AcceptedFile:
         """Return the file of a pair of variants, read where there is one.
 
         Raises:
-            ConfigurationError: It cannot be read, or is not a file of accepted results.
+            ConfigurationError: It cannot be read, is not a file of accepted results, or is that of another test.
         """
         pair = [(side.workload, side.variant) for side in (candidate, baseline)]
         if pair not in self._pairs:
             self._pairs.append(pair)
-        place = self._folder / file_name(self._test, 1 + self._pairs.index(pair))
+        number = 1 + self._pairs.index(pair)
+        place = self._folder / file_name(self._test, number)
+        history = self._held(place)
+        if history is not None and history.accepted.candidate.variant != candidate.variant:
+            self._refuse_exchanged(candidate, history, place)
+        renamed = () if history is not None else self._earlier_names(number)
+        return AcceptedFile(place, self._test, history, renamed)
+
+    def _earlier_names(self, number: int) -> tuple[UnusedFile, ...]:
+        """Return the unused files that may be of this test, the likeliest first: it was renamed, or its file was."""
+        file, _, name = self._test.partition("::")
+        found = [
+            unused
+            for unused in self._unused
+            if unused.number == number
+            and (unused.test.partition("::")[0] == file or unused.test.partition("::")[2] == name)
+        ]
+        return tuple(sorted(found, key=lambda unused: -SequenceMatcher(None, unused.test, self._test).ratio()))
+
+    def _held(self, place: Path) -> History | None:
+        """Return what a file of this test holds, or will hold; None where there is none."""
+        if place in self._queue:
+            return self._queue[place]
         try:
             history = read_history(place.read_text(encoding="utf-8"), place)
         except FileNotFoundError:
-            history = None
+            return None
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             message = f"the accepted results in {str(place)!r} cannot be read: {reason}"
             raise ConfigurationError(message) from None
-        if history is not None and history.accepted.candidate.variant != candidate.variant:
-            self._refuse_exchanged(candidate, history, place)
-        return AcceptedFile(place, self._test, history)
+        if history.test != self._test:
+            message = (
+                f"the accepted results in {str(place)!r} are those of the test {history.test!r}, and this is the test "
+                f'{self._test!r}: if the file was renamed on purpose, write this name into its "test"; otherwise '
+                "delete it and accept anew with --ftguard-update"
+            )
+            raise ConfigurationError(message)
+        return history
 
     def _refuse_exchanged(self, candidate: TrainedVariant, history: History, place: Path) -> None:
         """Refuse a file where another one of the test holds the pair: it asks otherwise than when it was accepted."""
         for number in range(1, _MOST_FILES):
             other = self._folder / file_name(self._test, number)
-            if other == place or not other.is_file():
-                continue
-            if read_history(other.read_text(encoding="utf-8"), other).accepted.candidate.variant == candidate.variant:
+            held = None if other == place else self._held(other)
+            if held is not None and held.accepted.candidate.variant == candidate.variant:
                 recorded = history.accepted.candidate.variant.label
                 message = (
                     f"the accepted result in {str(place)!r} is that of {recorded}, and that of "
@@ -77,20 +122,80 @@ class AcceptedFiles:
                 )
                 raise ConfigurationError(message)
 
-    def write(self, file: AcceptedFile, history: History) -> None:
-        """Write what a file is to hold.
+    def queue(self, file: AcceptedFile, history: History | None) -> None:
+        """Keep what a file is to hold once the test has passed; None leaves it as it is."""
+        if history is not None:
+            self._queue[file.place] = history
+        elif file.place not in self._queue:
+            self._same.add(file.place)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether the test has accepted something that is not written yet."""
+        return bool(self._queue)
+
+    def write(self) -> None:
+        """Write what is queued, for a test that has passed.
 
         Raises:
             ConfigurationError: It cannot be written.
         """
-        try:
-            self._write(file.place, write_history(history))
-        except OSError as error:
-            message = f"the accepted results {file} cannot be written: {error.strerror or error}"
-            raise ConfigurationError(message) from None
-        self._fresh.append(str(file.place))
+        self._unchanged += map(str, self._same)
+        self._same.clear()
+        queue, self._queue = self._queue, {}
+        for place, history in queue.items():
+            try:
+                self._write(place, write_history(history))
+            except OSError as error:
+                message = f"the accepted results {str(place)!r} cannot be written: {error.strerror or error}"
+                raise ConfigurationError(message) from None
+            self._written.append(str(place))
 
-    def new_files(self) -> list[str]:
-        """Return the files that were written since the last call."""
-        fresh, self._fresh = self._fresh, []
-        return fresh
+    def drop(self) -> None:
+        """Forget what is queued."""
+        self._queue.clear()
+        self._same.clear()
+
+    def news(self) -> tuple[list[str], list[str]]:
+        """Return the files that were written since the last call, and those that were accepted as they are."""
+        news = self._written, self._unchanged
+        self._written, self._unchanged = [], []
+        return news
+
+
+def find_unused(folder: Path, tests: Collection[str], has_looked_for: Callable[[str], bool]) -> list[UnusedFile]:
+    """Return the files of accepted results that no test looks for.
+
+    Args:
+        folder: Where the files are.
+        tests: pytest's names of all tests that were collected.
+        has_looked_for: Whether a test would have been collected, had there been one of a name.
+    """
+    places, found = sorted(folder.glob("*.json")), []
+    names = {file_name(test, 1) for test in tests} if places else set()
+    for place in places:
+        first, number = file_number(place.name)
+        if first in names:
+            continue
+        try:
+            test = read_test(place.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            continue
+        if test is not None and has_looked_for(test):
+            found.append(UnusedFile(place, test, number))
+    return found
+
+
+def unused_note(unused: UnusedFile, tests: Collection[str]) -> str:
+    """Return what is to be done about a file that no test looks for.
+
+    Args:
+        unused: The file.
+        tests: pytest's names of all tests that were collected.
+    """
+    if unused.test in tests:
+        return f"{unused}, which looks for it in {file_name(unused.test, unused.number)!r}: rename it, or delete it"
+    return (
+        f"{unused}, which was not collected and seems to be no test any more: delete it; or, if the test was renamed, "
+        'rename the file and write the new name into its "test", as the message of the renamed test says'
+    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, GateFailure, hide_our_frames
 from pytest_ftguard.session import Run, TestRecord, is_worker, memory_budget, write_whole
 from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
 
@@ -149,6 +149,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Collector(run), "ftguard-collector")
     if run.is_planned:
         config.pluginmanager.register(_Plan(), "ftguard-plan")
+    elif run.settings.value("update", False):
+        config.pluginmanager.register(_Accepting(run), "ftguard-accepting")
 
 
 class _Collector:
@@ -183,6 +185,37 @@ class _Plan:
         """Let a test name its gates, and take whatever comes of it for a skip."""
         yield from _skip_on_error()
         pytest.skip("ftguard plan: nothing was trained")
+
+
+class _Accepting:
+    """Writes what a test accepts once it has passed; registered under --ftguard-update only, so nobody else pays."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        """Tell the report of a test from those of its subtests, which come before the call is over."""
+        try:
+            return (yield)
+        finally:
+            if self._run.test is not None:
+                self._run.test.call_is_over = True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # after whatever else may still let the test fail
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Write what a test accepts where its report says that it has passed; where that cannot be done, it fails.
+
+        Some failures are known to the report alone: that of a method of unittest, or of an xfail that is strict. The
+        report of the teardown brings the summary what became of it.
+        """
+        report = yield
+        if self._run.test is not None:
+            try:
+                self._run.test.settle(report)
+            except (ConfigurationError, GateFailure) as error:
+                report.outcome, report.longrepr = "failed", f"ftguard: {error}"
+        return report
 
 
 def _skip_on_error() -> Generator[None, object, object]:
@@ -241,6 +274,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Keep the names of all tests, before anything takes some away: accepted results of the others are unused."""
+    config.stash[_RUN].collected = [item.nodeid for item in items]
+    return (yield)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Count what will be trained, so that the next worker can be started early."""
     run = session.config.stash[_RUN]
@@ -294,7 +334,7 @@ def pytest_runtest_makereport(
             "trials": [trial.to_dict() for trial in run.new_trials()],
             "verdicts": [verdict.to_dict() for verdict in verdicts],
             "planned": [verdict.to_dict() for verdict in planned],
-            "accepted": test.new_accepted() if test else [],
+            **(test.new_accepted() if test else {}),
             "not_run": run.why_not_run(call.excinfo.value) if call.excinfo is not None else None,
             **run.new_remarks(),
         }
@@ -316,7 +356,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
-    for note in (*reason_lines(run.reasons), *run.notes, *accepted_lines(run.accepted)):
+    for note in (
+        *reason_lines(run.reasons),
+        *run.notes,
+        *accepted_lines(run.accepted, run.unchanged, run.not_accepted),
+    ):
         terminalreporter.write_line(note)
     for problem in run.problems:
         terminalreporter.write_line(problem, red=True)

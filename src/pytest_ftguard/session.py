@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, GateFailure, hide_our_frames
 from pytest_ftguard.progress import ProgressDisplay
 from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from pytest_ftguard.accepted import UnusedFile
     from pytest_ftguard.accepted_files import AcceptedFiles
     from pytest_ftguard.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
@@ -56,12 +57,16 @@ class TestRecord:
         self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
-        self._asked: Counter[str] = Counter()
         self._accepted: AcceptedFiles | None = None
+        self.start()
 
     def start(self) -> None:
         """Forget an earlier run of the test: a rerun starts with its properties."""
-        self._asked.clear()
+        self.call_is_over = False
+        self._asked: Counter[str] = Counter()
+        self._not_passed: list[Verdict] = []
+        self._has_failed = False
+        self._is_dropped = False
         if self._accepted is not None:
             self._accepted.start()
         self._item.user_properties[:] = [
@@ -90,16 +95,15 @@ class TestRecord:
             from pytest_ftguard.accepted_files import AcceptedFiles
 
             folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
-            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole)
+            unused = self._run.find_unused(folder, map(_name, self._item.session.items))
+            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole, unused)
         return self._accepted
 
     def refusals(self) -> list[str]:
         """Return why nothing may be accepted here and now, whatever was measured."""
-        found = [
-            f"the gate {verdict.gate} of this test ended {verdict.status}, and only what is good is accepted"
-            for verdict in self.verdicts
-            if verdict.status != "PASS"
-        ]
+        found = self._refused_by()
+        if self.call_is_over:
+            found.append("the test is over, and a result is accepted only with a test that passes: ask before it ends")
         ci = os.environ.get("CI", "").strip()
         if ci.lower() not in _FALSE and not self._settings.value("update_in_ci", False):
             found.append(
@@ -108,9 +112,40 @@ class TestRecord:
             )
         return found
 
-    def new_accepted(self) -> list[str]:
-        """Return the files of accepted results that were written since the last call."""
-        return self._accepted.new_files() if self._accepted is not None else []
+    def _refused_by(self) -> list[str]:
+        return [
+            f"the gate {verdict.gate} of this test ended {verdict.status}, and only what is good is accepted"
+            for verdict in self._not_passed
+        ]
+
+    def settle(self, report: pytest.TestReport) -> None:
+        """Write what the test has accepted once it has passed by all that is known, and forget it where it has not.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+            GateFailure: The test has passed, and one of its gates has not: it only warned.
+        """
+        # A subtest has a report of its own, before that of its test, which is not known yet to have failed with it.
+        self._has_failed |= report.failed
+        if self._accepted is None or not (self.call_is_over if report.when == "call" else not report.passed):
+            return
+        self.call_is_over = True
+        has_passed = report.passed and not self._has_failed
+        if has_passed and not self._not_passed:
+            self._accepted.write()
+            return
+        self._is_dropped |= self._accepted.is_queued
+        self._accepted.drop()
+        if has_passed and self._is_dropped:
+            raise GateFailure("\n".join(["the result was not accepted.", *(f"- {one}" for one in self._refused_by())]))
+
+    def new_accepted(self) -> dict[str, Any]:
+        """Return what became, since the last call, of the results that the test accepted."""
+        if self._accepted is None:
+            return {}
+        (written, unchanged), dropped = self._accepted.news(), self._is_dropped
+        self._is_dropped = False
+        return {"accepted": written, "unchanged": unchanged, "not_accepted": dropped}
 
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows.
@@ -122,6 +157,7 @@ class TestRecord:
             self.planned += [verdict] if verdict.gate == "memory_budget" else []
             return
         self.verdicts.append(verdict)
+        self._not_passed += [verdict] if verdict.status != "PASS" else []
         self._asked[verdict.gate] += 1
         times = self._asked[verdict.gate]
         prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
@@ -161,6 +197,14 @@ class Run:
         self.notes: list[str] = []
         self.accepted: list[str] = []
         """The files of accepted results that were written."""
+        self.unchanged: list[str] = []
+        """Those that were accepted as they are."""
+        self.collected: Sequence[str] = ()
+        """pytest's names of all tests, also of those that were then left out."""
+        self._unused: Sequence[UnusedFile] | None = None
+        self._unused_notes: list[str] = []
+        self.not_accepted: set[str] = set()
+        """The tests that accepted a result and then did not pass."""
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
@@ -310,6 +354,22 @@ class Run:
             self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
         return self._calibrations
 
+    def find_unused(self, folder: Path, tests: Iterable[str]) -> Sequence[UnusedFile]:
+        """Return the files of accepted results that no test looks for, and note them for the summary.
+
+        Args:
+            folder: Where the files are.
+            tests: pytest's names of the tests that are run.
+        """
+        if self._unused is None:
+            from pytest_ftguard.accepted_files import find_unused, unused_note
+            from pytest_ftguard.collected import collected
+
+            found = collected(self.config, {*self.collected, *tests})
+            self._unused = find_unused(folder, found.names, found.has_looked_for)
+            self._unused_notes = [unused_note(unused, found.names) for unused in self._unused]
+        return self._unused
+
     def calibrate(self) -> None:
         """Write the noise of seeds of all that was trained, where that was asked for, and say so in the summary."""
         if not self.settings.value("calibrate", 0) or self.is_planned:
@@ -380,12 +440,13 @@ class Run:
         return self._lab is not None
 
     def new_remarks(self) -> dict[str, Any]:
-        """Return why trials were trained again and what is wrong with the store, since the last call."""
+        """Return why trials were trained again, and what is wrong with kept files, since the last call."""
         reasons = self._lab.reasons if self._lab else []
         problems = self._store.problems if self._store else []
+        unused, self._unused_notes = self._unused_notes, []
         fresh = {
             "reasons": [[one.label, one.seed, one.changes] for one in reasons[self._remarked[0] :]],
-            "store_problems": problems[self._remarked[1] :],
+            "notes": [*problems[self._remarked[1] :], *unused],
         }
         self._remarked = (len(reasons), len(problems))
         return fresh
@@ -416,13 +477,16 @@ class Run:
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
         self.planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("planned", ())]
         self.accepted += content.get("accepted", ())
+        self.unchanged += content.get("unchanged", ())
+        if content.get("not_accepted"):
+            self.not_accepted.add(nodeid)
+        elif content.get("accepted") or content.get("unchanged"):  # a rerun has passed
+            self.not_accepted.discard(nodeid)
         if content.get("not_run"):
             self.not_run.append(content["not_run"])
         for label, seed, changes in content.get("reasons", ()):
             self.reasons.setdefault((label, changes), []).append(seed)
-        self.notes += [
-            f"note: {text}" for text in content.get("store_problems", ()) if f"note: {text}" not in self.notes
-        ]
+        self.notes += [f"note: {text}" for text in content.get("notes", ()) if f"note: {text}" not in self.notes]
 
     def close(self) -> None:
         """End what is running and remove what was written."""

@@ -10,8 +10,17 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.accepted import History, PairRecord, file_name, read_history, record_pair, write_history
-from pytest_ftguard.accepted_files import AcceptedFiles
+from pytest_ftguard.accepted import (
+    History,
+    PairRecord,
+    UnusedFile,
+    file_name,
+    read_history,
+    record_pair,
+    write_history,
+)
+from pytest_ftguard.accepted_files import AcceptedFiles, find_unused, unused_note
+from pytest_ftguard.collected import Collected
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.session import write_whole
@@ -36,6 +45,7 @@ def record(*arguments: Any) -> PairRecord:
 
 
 HISTORY = History("test_it.py::test_it", record(), record())
+OURS = replace(HISTORY, test="t.py::test")
 
 
 def test_what_is_written_is_what_is_read() -> None:
@@ -49,8 +59,11 @@ def test_what_is_written_is_what_is_read() -> None:
 
 
 def test_the_gap_of_a_record_is_the_mean_difference_per_token() -> None:
-    """0.1 nats per token, whatever the sequences' own losses are."""
-    assert record(0.1).gap == pytest.approx(0.1)
+    """0.1 nats per token, whatever the sequences' own losses are; of the seeds that are asked for."""
+    held = record(0.1)
+    assert held.gap(held.seeds) == pytest.approx(0.1)
+    first = replace(held, differences=(tuple(2 * one for one in held.differences[0]), *held.differences[1:]))
+    assert [first.gap(seeds) for seeds in ((0,), (1, 2), (0, 2))] == pytest.approx([0.2, 0.1, 0.15])
 
 
 def test_a_file_is_small_and_shows_what_changed() -> None:
@@ -160,11 +173,115 @@ def test_a_test_has_a_file_for_each_pair_in_the_order_in_which_it_asks(tmp_path:
     assert first.history is None
     assert files.find(*other).place != first.place
     assert files.find(*one).place == first.place
-    files.write(first, HISTORY)
-    assert files.new_files() == [str(first.place)]
-    assert files.new_files() == []
+    files.queue(first, OURS)
+    files.write()
     files.start()
-    assert files.find(*other).history == HISTORY
+    assert files.find(*other).history == OURS
+
+
+def test_what_a_test_accepts_is_seen_by_it_and_written_when_it_has_passed(tmp_path: Path) -> None:
+    """Until then nothing is on disk; a rerun starts without it, and what is dropped is never written."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    first = files.find(*pair())
+    files.queue(first, OURS)
+    assert files.find(*pair()).history == OURS
+    assert files.is_queued
+    assert list(tmp_path.iterdir()) == []
+    for forget in (files.start, files.drop):
+        files.queue(first, OURS)
+        forget()
+        assert not files.is_queued
+        assert files.find(*pair()).history is None
+        files.write()
+        assert list(tmp_path.iterdir()) == []
+    files.queue(files.find(*pair()), OURS)
+    files.write()
+    assert files.news() == ([str(first.place)], [])
+    assert files.news() == ([], [])
+    assert not files.is_queued
+    assert files.find(*pair()).history == OURS
+
+
+def test_what_is_accepted_as_it_is_is_counted_apart(tmp_path: Path) -> None:
+    """A second metric of a pair that is written is not unchanged."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    one, other = (files.find(*asked) for asked in (pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3))))
+    files.queue(one, OURS)
+    files.queue(one, None)
+    files.queue(other, None)
+    files.write()
+    assert files.news() == ([str(one.place)], [str(other.place)])
+
+
+def test_a_file_of_another_test_is_refused_by_both_names(tmp_path: Path) -> None:
+    """It was copied or renamed: whether that is meant is for the user to say, in the file."""
+    files = AcceptedFiles("t.py::test_new", tmp_path, write_whole)
+    place = files.find(*pair()).place
+    place.write_text(write_history(OURS))
+    with pytest.raises(ConfigurationError, match=r"'t.py::test', and this is the test 't.py::test_new'.*delete it"):
+        files.find(*pair())
+    place.write_text(place.read_text().replace('"t.py::test"', '"t.py::test_new"'))
+    assert files.find(*pair()).history == replace(OURS, test="t.py::test_new")
+
+
+def test_files_that_no_test_looks_for_are_found(tmp_path: Path) -> None:
+    """Those of tests that are gone, whatever the number of the pair; not those of tests that may only be left out."""
+    gone, kept, left_out = "t.py::test_gone", "t.py::test_kept", "u.py::test_left_out"
+    for test in (gone, kept, left_out):
+        for number in (1, 2):
+            (tmp_path / file_name(test, number)).write_text(write_history(replace(HISTORY, test=test)))
+    misnamed = tmp_path / "copy.json"
+    misnamed.write_text(write_history(replace(HISTORY, test=kept)))
+    for name, text in (("other.json", "{}"), ("list.json", "[]"), ("text.json", "no JSON"), ("note.txt", gone)):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "folder.json").mkdir()
+    found = find_unused(tmp_path, [kept], lambda test: test != left_out)
+    assert {(unused.place.name, unused.test, unused.number) for unused in found} == {
+        (file_name(gone, 1), gone, 1),
+        (file_name(gone, 2), gone, 2),
+        ("copy.json", kept, 1),
+    }
+    notes = [unused_note(unused, [kept]) for unused in found]
+    assert [file_name(kept, 1) in note for note in notes] == [unused.test == kept for unused in found]
+    assert sum("t.py::test_gone, which was not collected" in note for note in notes) == 2
+    assert find_unused(tmp_path / "nothing", [kept], bool) == []
+
+
+def test_a_missing_file_may_be_one_of_an_earlier_name(tmp_path: Path) -> None:
+    """Of the same pair, in the same file or with the same name in another one; what is most alike comes first."""
+    tests = {"t.py::test_a": 1, "t.py::test_newer": 1, "t.py::test_old": 2, "u.py::test_new": 1, "u.py::test_other": 1}
+    unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests.items()]
+    files = AcceptedFiles("t.py::test_new", tmp_path, write_whole, unused)
+    asked = files.find(*pair())
+    assert [one.test for one in asked.renamed] == ["t.py::test_newer", "u.py::test_new", "t.py::test_a"]
+    second = files.find(*pair(0.1, LoRA(r=8, learning_rate=1e-3)))
+    assert [one.test for one in second.renamed] == ["t.py::test_old"]
+    asked.place.write_text(write_history(replace(OURS, test="t.py::test_new")))
+    assert files.find(*pair()).renamed == ()
+
+
+@pytest.mark.parametrize(
+    ("test", "changes", "known"),
+    [
+        ("t.py::test_gone", {}, True),
+        ("gone.py::test_it", {}, True),
+        ("gone.py::test_it", {"partly": ["t.py"]}, True),
+        ("t.py::test_gone", {"partly": ["t.py"]}, False),
+        ("t.py::test_gone", {"partly": ["u.py"]}, True),
+        ("u.py::test_gone", {}, False),  # a file that was not collected at all
+        ("t.py::test_gone", {"only_some": True}, False),
+        ("gone.py::test_it", {"only_some": True}, False),
+    ],
+)
+def test_only_of_files_that_were_collected_whole_it_is_known_what_is_gone(
+    tmp_path: Path, test: str, changes: dict[str, Any], known: bool
+) -> None:
+    """Or of files that do not exist; where anything may be left out, nothing is known."""
+    for name in ("t.py", "u.py"):
+        (tmp_path / name).touch()
+    partly = frozenset((tmp_path / name).resolve() for name in changes.pop("partly", ()))
+    found = Collected(frozenset(["t.py::test_kept"]), tmp_path, partly, changes.pop("only_some", False))
+    assert found.has_looked_for(test) is known
 
 
 @pytest.mark.parametrize("kind", ["folder", "bytes"])
@@ -178,11 +295,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file in the folder's place."""
+    """A file in the folder's place, which shows when it is to be written."""
+    files = AcceptedFiles("t.py::test", tmp_path / "taken", write_whole)
+    asked = files.find(*pair())
     (tmp_path / "taken").write_text("")
-    files = AcceptedFiles("t.py::test", tmp_path / "taken" / "further", write_whole)
-    with pytest.raises(ConfigurationError, match="cannot be"):
-        files.write(files.find(*pair()), HISTORY)
+    files.queue(asked, OURS)
+    with pytest.raises(ConfigurationError, match=f"accepted results '.*{asked.place.name}' cannot be written"):
+        files.write()
 
 
 def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) -> None:
@@ -192,7 +311,8 @@ def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) ->
     accepting = AcceptedFiles("t.py::test", tmp_path, write_whole)
     for one in asked:
         held = record_pair(*one)
-        accepting.write(accepting.find(*one), History("t.py::test", held, held))
+        accepting.queue(accepting.find(*one), History("t.py::test", held, held))
+    accepting.write()
     same = AcceptedFiles("t.py::test", tmp_path, write_whole)
     assert all(same.find(*one).history is not None for one in asked)
     exchanged = AcceptedFiles("t.py::test", tmp_path, write_whole)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, UnusedFile, record_pair
 from pytest_ftguard.assertions import active_test, assert_no_regression
 from pytest_ftguard.comparison.since import gap_change, paired_seeds
 from pytest_ftguard.errors import ConfigurationError
@@ -109,6 +109,7 @@ def test_doubt_is_no_pass() -> None:
     verdict = judge(now, then, value + 0.01)
     assert verdict.status == "INCONCLUSIVE"
     assert "lies between the two ends" in verdict.message
+    assert "once the anchor was measured like that too: delete 'accepted.json' and accept anew" in verdict.message
 
 
 def test_what_happens_to_both_variants_alike_is_absorbed() -> None:
@@ -123,8 +124,63 @@ def test_an_improvement_beyond_the_limit_asks_to_be_accepted() -> None:
     """It passes; a smaller one passes without a word."""
     better = judge(pair(0.05), pair(0.1), 0.02)
     assert better.status == "PASS"
-    assert "accept it with --ftguard-update" in better.message
-    assert "accept it" not in judge(pair(0.09), pair(0.1), 0.02).message
+    assert better.note is not None
+    assert "accept it with --ftguard-update, so that" in better.note
+    assert better.note in better.message
+    less = judge(pair(0.09), pair(0.1), 0.02)
+    assert less.note is None
+    assert "accept it" not in less.message
+    few = judge(pair(0.05, seeds=(0, 1)), pair(0.1), 0.02)
+    assert few.note is not None
+    assert "with --ftguard-update and at least 3 seeds" in few.note
+
+
+def test_the_advice_is_what_accepting_would_do() -> None:
+    """Where the anchor forbids to accept a result, its file must go; elsewhere it need not."""
+    arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
+    one, better, worse, worst = (record_pair(*pair(gap)) for gap in (0.2, 0.1, 0.24, 0.31))
+    cases = {
+        "the last is the anchor": (file(one), 0.26, "FAIL", False),
+        "the last is better than the anchor": (file(one, better), 0.2, "FAIL", True),
+        "worse than both": (file(one, better), 0.26, "FAIL", False),
+        "worse than the anchor alone": (file(one, worse), 0.26, "FAIL", False),
+        "another base": (file(replace(one, base=replace(one.base, digest="other"))), 0.2, "INVALID", False),
+        "another base then, not at first": (
+            file(one, replace(worst, base=replace(one.base, digest="other"))),
+            0.2,
+            "INVALID",
+            True,
+        ),
+    }
+    for name, (held, gap, status, accepted) in cases.items():
+        verdict = judge(pair(gap), held, 0.05)
+        assert verdict.status == status, name
+        assert ("if it is meant, accept it with --ftguard-update" in verdict.message) is accepted, name
+        anew = "if it is meant, delete 'accepted.json' and accept anew with --ftguard-update"
+        assert (anew in verdict.message) is not accepted, name
+        assert (accept(*pair(gap), limit(0.05), LAZY, file=held, **arguments)[1] is not None) is accepted, name
+    assert (
+        "accept anew with --ftguard-update, trained with at least 3 seeds"
+        in judge(pair(0.26, seeds=(0, 1)), file(one), 0.05).message
+    )
+
+
+def test_what_stands_in_the_sentence_is_what_has_grown() -> None:
+    """Of five seeds then and three of them now, or with one in common for a time, the others are of no account."""
+    five, three = pair(0.1, seeds=(0, 1, 2, 3, 4)), pair(0.13)
+    then = record_pair(*five)
+    rows = (*then.differences[:3], *(tuple(one + 10 for one in row) for row in then.differences[3:]))
+    verdict = judge(three, file(replace(then, differences=rows)), 0.05)
+    assert verdict.value == pytest.approx(0.03)
+    assert "over the seeds in common, is +0.1300 nats per token, and was +0.1000 when" in verdict.message
+    unpaired = judge(pair(0.13, seeds=(2, 3, 4)), pair(0.1), 0.05)
+    assert "against full is +0.1300 nats per token, and was +0.1000" in unpaired.message
+    one = judge(pair(0.13, seeds=(1,)), pair(0.1), 0.05)
+    assert "over the seed in common, is +0.1300" in one.message
+    seconds = judge(timed((0.9, 0.8, 0.7)), timed((0.8, 0.7, 0.1), seeds=(0, 1, 3)), "99%", "time")
+    assert "a step of lora r=16, over the seeds in common, is 84.9% of full's, and was 74.8%" in seconds.message
+    assert seconds.value == pytest.approx((0.9 * 0.8 / (0.8 * 0.7)) ** 0.5 - 1)
+    assert seconds.value == pytest.approx(0.849 / 0.748 - 1, abs=0.002)
 
 
 def test_settings_of_the_candidate_may_change_and_are_named() -> None:
@@ -206,6 +262,27 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
     assert verdict.status == "INVALID"
     assert "'accepted.json' does not exist" in verdict.message
     assert "--ftguard-update" in verdict.message
+    assert "or set ftguard_on_missing = warn" in verdict.message
+    warned = assess_regression(*pair(), limit(99), LAZY, metric="loss_gap", file=file(), on_missing="warn")
+    assert "--ftguard-update" in warned.message
+    assert "on_missing" not in warned.message  # it is what gave this warning
+
+
+def test_what_was_accepted_of_an_earlier_name_is_told_with_the_new_one() -> None:
+    """How to rename at most three files; where the result is accepted anew instead, its note says so too."""
+    renamed = tuple(UnusedFile(Path(f"{name}.json"), f"t.py::test_{name}", 1) for name in "abcd")
+    missing = replace(file(), renamed=renamed)
+    verdict = judge(pair(), missing, 99)
+    words = "test_c, which was not collected: if that is the earlier name of this test, rename the file to "
+    assert f"- 'c.json' holds what was accepted of t.py::{words}'accepted.json' and write" in verdict.message
+    assert "'d.json'" not in verdict.message
+    assert "- and 1 more, which the summary names" in verdict.message
+    accepting: dict[str, Any] = {"metric": "loss_gap", "file": missing}
+    accepted, _ = accept(*pair(), limit(0.05), LAZY, **accepting, refusals=[])
+    assert accepted.note is not None
+    assert words in accepted.note
+    assert accept(*pair(), limit(0.05), LAZY, **accepting, refusals=["no"])[0].note is None
+    assert accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=[])[0].note is None
 
 
 def test_some_seeds_in_common_pair_where_one_side_has_no_others() -> None:
@@ -338,6 +415,32 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
         assert (updated is None) is (status == "INVALID")
     assert "every later run would fail" in verdict.message
     assert "to begin anew, delete 'accepted.json' and accept again" in verdict.message
+
+
+def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
+    """Later runs will be INCONCLUSIVE as well, and whoever accepts it is told so."""
+    now, held = pair(0.2, noise=0.3), file(record_pair(*pair(0.1)))
+    at_most = limit(gap_change(record_pair(*now), record_pair(*pair(0.1)), 0.95).value + 0.01)
+    arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
+    verdict, updated = accept(*now, at_most, LAZY, file=held, **arguments)
+    assert verdict.status == "PASS"
+    assert verdict.note is not None
+    assert "this result is INCONCLUSIVE, and so will be later ones like it" in verdict.note
+    assert verdict.note in verdict.message
+    later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
+    assert later.status == "INCONCLUSIVE"
+    assert accept(*pair(0.11), limit(0.05), LAZY, file=held, **arguments)[0].note is None
+
+
+def test_what_the_anchor_does_not_hold_cannot_be_accepted_beside_it() -> None:
+    """A metric that was not measured at first would be INVALID beside the anchor in every later run."""
+    now = record_pair(*pair())
+    bare = replace(now, memory_method=None, candidate=replace(now.candidate, peak_bytes=None))
+    arguments: dict[str, Any] = {"rule": LAZY, "file": file(bare), "refusals": []}
+    verdict, updated = accept(*pair(), limit=limit("5%"), metric="memory", **arguments)
+    assert (verdict.status, updated) == ("INVALID", None)
+    assert "(the peaks of memory were not measured in both, or not in the same way), so every" in verdict.message
+    assert accept(*pair(), limit=limit(0.05), metric="loss_gap", **arguments)[1] is not None
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,24 @@ def test_a_regression_is_shown_with_its_sign_and_accepted_files_are_counted() ->
     text = "\n".join(summary_lines([], [RecordedVerdict("t.py::test_it", one) for one in (grown, accepted)], []))
     assert re.search(r"regression +\+6\.2% +<= 5%  \(ini\) +FAIL", text)
     assert re.search(r"regression +- +<= 5%  \(ini\) +PASS", text)
+    asking = replace(accepted, note="It has become better by more than the limit: accept it with --ftguard-update.")
+    lines = summary_lines([], [RecordedVerdict("t.py::test_it", one) for one in (asking, grown)], [])
+    assert lines[2:5] == [
+        "    t.py::test_it",
+        "    It has become better by more than the limit: accept it with",
+        "    --ftguard-update.",
+    ]
+    assert Verdict.from_dict(asking.to_dict()) == asking
+    assert Verdict.from_dict({name: value for name, value in grown.to_dict().items() if name != "note"}) == grown
     assert accepted_lines([]) == []
     assert accepted_lines(["a/b.json", "a/c.json", "a/b.json"]) == ["2 results accepted in a: review and commit"]
-    assert accepted_lines(["a/b.json"]) == ["1 result accepted in a: review and commit"]
+    assert accepted_lines(["a/b.json"], ["a/b.json"]) == ["1 result accepted in a: review and commit"]
+    some = accepted_lines(["a/b.json"], ["a/b.json", "a/c.json"])
+    assert some == ["1 result accepted in a: review and commit; 1 unchanged"]
+    assert accepted_lines([], ["a/b.json"], {"t.py::test_it"}) == [
+        "1 result accepted before in a: unchanged",
+        "not accepted, since the test did not pass: t.py::test_it",
+    ]
 
 
 def test_the_summary_shows_both_variants_the_base_and_the_gates_in_80_columns() -> None:

@@ -29,7 +29,7 @@ def assert_no_regression(
 
     What is judged is the growth of the difference between both, so that the baseline absorbs what the machine has
     changed. Under `--ftguard-update` nothing is judged: the result is accepted, and written to the file that belongs
-    to the test; put this helper after the other gates of the test, which must have passed.
+    to the test once the test has passed, with every gate that it asked.
 
     Args:
         candidate: The variant that is judged, usually LoRA. Its settings may have changed: they are on trial.
@@ -59,10 +59,10 @@ def assert_no_regression(
     file = test.accepted.find(candidate, baseline)
     if value_of("update", None, False):
         verdict, updated = accept(candidate, baseline, limit, rule, metric=metric, file=file, refusals=test.refusals())
-        if updated is not None:
-            test.accepted.write(file, updated)
+        if verdict.status == "PASS":
+            test.accepted.queue(file, updated)
         return conclude(verdict, on_inconclusive, candidate, baseline)
-    verdict = assess_regression(candidate, baseline, limit, rule, metric=metric, file=file)
+    verdict = assess_regression(candidate, baseline, limit, rule, metric=metric, file=file, on_missing=choice)
     # A pair that is unsound by itself fails also where there is nothing to compare it with.
     missing = file.history is None and not pair_problems(candidate, baseline, limit, rule, metric)
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing and choice == "warn")

@@ -21,7 +21,9 @@ __all__ = [
     "memory_growth",
     "paired_seeds",
     "same_machine",
+    "step_share",
     "time_growth",
+    "timed_seeds",
 ]
 
 # How the learning rate was found does not change what was trained.
@@ -155,7 +157,7 @@ def time_growth(now: PairRecord, then: PairRecord, confidence: float) -> Interva
 
     The share is compared, on the same machine too: seconds change with its load, which slows both variants.
     """
-    shared = [seed for seed in now.seeds if seed in then.seeds]
+    shared = timed_seeds(now, then)
     ours, theirs = (_shares(record, shared) for record in (now, then))
     if len(shared) < 2 or ours is None or theirs is None:
         return None
@@ -163,7 +165,18 @@ def time_growth(now: PairRecord, then: PairRecord, confidence: float) -> Interva
     return replace(ratio, value=ratio.value - 1, lower=ratio.lower - 1, upper=ratio.upper - 1)
 
 
-def _shares(record: PairRecord, seeds: list[int]) -> FloatArray | None:
+def timed_seeds(now: PairRecord, then: PairRecord) -> tuple[int, ...]:
+    """Return the seeds in common, by which the times of steps are compared."""
+    return tuple(seed for seed in now.seeds if seed in then.seeds)
+
+
+def step_share(record: PairRecord, seeds: tuple[int, ...]) -> float | None:
+    """Return the candidate's share of the baseline's step time, mean on the log scale; None where not measured."""
+    shares = _shares(record, seeds)
+    return None if shares is None else float(np.exp(np.log(shares).mean()))
+
+
+def _shares(record: PairRecord, seeds: tuple[int, ...]) -> FloatArray | None:
     ours, theirs = record.candidate.seconds_per_step, record.baseline.seconds_per_step
     if ours is None or theirs is None:
         return None

@@ -15,7 +15,9 @@ from pytest_ftguard.comparison.since import (
     gap_change,
     memory_growth,
     paired_seeds,
+    step_share,
     time_growth,
+    timed_seeds,
 )
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.budgets import memory_problems, time_problems
@@ -36,6 +38,9 @@ MINIMUM_SEEDS: Final = 3
 
 # Which answer counts where the last accepted result and the anchor give two.
 _GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
+_MOST_NAMED: Final = 3
+# What is so beside the anchor, which stays, would be so in every later run.
+_REFUSED: Final = ("FAIL", "INVALID")
 _LAST, _ANCHOR = "the accepted result", "the anchor, which was accepted first"
 
 
@@ -82,6 +87,7 @@ def assess_regression(
     *,
     metric: Metric,
     file: AcceptedFile,
+    on_missing: str = "fail",
 ) -> Verdict:
     """Judge by how much a pair has become worse since it was accepted: last, and for the first time.
 
@@ -92,13 +98,11 @@ def assess_regression(
         rule: How it is judged; a calibrated noise is not used, for it is that of one gap and not of two.
         metric: What is judged.
         file: What was accepted.
+        on_missing: What a missing accepted result does to the test, "fail" or "warn".
     """
     history, problems = file.history, pair_problems(candidate, baseline, limit, rule, metric)
     if history is None:
-        problems.append(
-            f"there is no accepted result of this test ({file} does not exist): run it with --ftguard-update "
-            "on the commit that it is to be held to, review the file and commit it; or set ftguard_on_missing = warn"
-        )
+        problems.append(_missing(file, on_missing))
     if problems or history is None:
         return invalid("regression", candidate, baseline, limit, problems)
     now = _record(candidate, baseline)
@@ -106,11 +110,13 @@ def assess_regression(
     if history.anchor != history.accepted:
         changes.append(_change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric))
     worst = max(changes, key=lambda change: change.gravity)
+    better = _better(now, changes[0], limit) if worst.status == "PASS" else None
     lines = [
         f"regression {worst.status}: {_standing(now, history.accepted, metric)}",
         *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
         f"Allowed: a growth of at most {limit}, set by {limit.place}. The accepted result is {file}.",
-        *(_advice(now, worst, limit, metric, file) if worst.status != "PASS" else _better(changes[0], limit)),
+        *([] if worst.status == "PASS" else _advice(now, worst, changes[-1], limit=limit, metric=metric, file=file)),
+        *([better] if better else []),
         *_notes(now, history.accepted, limit, metric),
     ]
     return give(
@@ -121,7 +127,31 @@ def assess_regression(
         measured=worst.measured,
         limit=limit,
         message="\n".join(lines),
+        note=better,
     )
+
+
+def _missing(file: AcceptedFile, on_missing: str) -> str:
+    """Return that there is no accepted result, and what to do."""
+    return (
+        f"there is no accepted result of this test ({file} does not exist): run it with --ftguard-update on the commit "
+        "that it is to be held to, review the file and commit it"
+        + ("" if on_missing == "warn" else "; or set ftguard_on_missing = warn")
+        + "".join(f"\n- {one}" for one in _renamed(file))
+    )
+
+
+def _renamed(file: AcceptedFile) -> list[str]:
+    """Return how to keep what was accepted of this test under an earlier name."""
+    more = len(file.renamed) - _MOST_NAMED
+    return [
+        *(
+            f"{unused}, which was not collected: if that is the earlier name of this test, rename the file to "
+            f'{file.place.name!r} and write {file.test!r} into its "test"'
+            for unused in file.renamed[:_MOST_NAMED]
+        ),
+        *([f"and {more} more, which the summary names"] if more > 0 else []),
+    ]
 
 
 def accept(
@@ -156,21 +186,25 @@ def accept(
             f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
         )
     now = None if problems else _record(candidate, baseline)
-    differing = differing_work(now, history.anchor) if now and history else []
-    problems += [f"it cannot be compared with {_ANCHOR}: {one}" for one in differing]
-    if now and history and not differing:
+    notes = _renamed(file)
+    if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
-        if change.status == "FAIL":
-            differing = [f"it is worse than {_ANCHOR} by more than {limit}, so every later run would fail"]
-            problems += differing
-    if differing:
-        problems.append(f"to begin anew, delete {file} and accept again")
+        if change.status in _REFUSED:
+            why = f"it is worse than {_ANCHOR} by more than {limit}"
+            if change.status == "INVALID":
+                why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
+            problems += [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
+        elif change.status == "INCONCLUSIVE":
+            notes.append(
+                f"Beside {_ANCHOR} this result is INCONCLUSIVE, and so will be later ones like it: to make it the "
+                f"anchor, delete {file} and accept it anew."
+            )
     if problems or now is None:
         lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
         updated = None
     else:
         updated = history.accept(now) if history else History(file.test, now, now)
-        lines = [f"regression PASS: {_accepted(now, history, updated, metric)}", f"The file is {file}."]
+        lines = [f"regression PASS: {_accepted(now, history, updated, metric)}", f"The file is {file}.", *notes]
         updated = updated if updated != history else None
     verdict = give(
         "regression",
@@ -180,16 +214,18 @@ def accept(
         measured=None,
         limit=limit,
         message="\n".join(lines),
+        note=None if problems else "; ".join(notes) or None,
     )
     return verdict, updated
 
 
 def _accepted(now: PairRecord, history: History | None, updated: History, metric: Metric) -> str:
     if updated == history:
-        return "this very result was accepted already, and nothing was written or compared."
+        return "this very result was accepted already, and nothing is written or compared."
+    once = "the result is accepted once the test has passed"
     if history is None:
-        return "the result was accepted, the first one of this test, and nothing was compared; review and commit it."
-    return f"the result was accepted in the place of the last one; {_standing(now, history.accepted, metric)}"
+        return f"{once}, the first one of this test, and nothing was compared; review and commit it."
+    return f"{once}, in the place of the last one; {_standing(now, history.accepted, metric)}"
 
 
 def pair_problems(
@@ -284,62 +320,86 @@ def _basis(now: PairRecord, then: PairRecord, metric: Metric) -> str:
 
 
 def _standing(now: PairRecord, then: PairRecord, metric: Metric) -> str:
-    """Return where the pair stands, and where it stood."""
+    """Return where the pair stands, and where it stood, by the seeds from which the growth is judged."""
     label, reference = now.candidate.variant.label, now.baseline.variant.label
     was = "" if then.candidate.variant.label == label else f" ({then.candidate.variant.label})"
+    # A peak of memory is the largest over all seeds of its record.
+    shared = () if metric == "memory" else paired_seeds(now, then) if metric == "loss_gap" else timed_seeds(now, then)
+    some = bool(shared) and not set(shared) == set(now.seeds) == set(then.seeds)
+    seeds = f", over the seed{'s' if len(shared) > 1 else ''} in common," if some else ""
     if metric == "loss_gap":
+        gap, before = (record.gap(shared or record.seeds) for record in (now, then))
         return (
-            f"the loss gap of {label} against {reference} is {now.gap:+.4f} nats per token, and was {then.gap:+.4f}"
+            f"the loss gap of {label} against {reference}{seeds} is {gap:+.4f} nats per token, and was {before:+.4f}"
             f"{was} when it was accepted."
         )
     what = "the peak memory" if metric == "memory" else "a step"
-    ours, theirs = (_side(record, metric) for record in (now, then))
-    return f"{what} of {label} is {ours} of {reference}'s, and was {theirs}{was} when it was accepted."
+    ours, theirs = (
+        _peak(record) if metric == "memory" else _step(record, shared or record.seeds) for record in (now, then)
+    )
+    return f"{what} of {label}{seeds} is {ours} of {reference}'s, and was {theirs}{was} when it was accepted."
 
 
-def _side(record: PairRecord, metric: Metric) -> str:
-    ours, theirs = record.candidate, record.baseline
-    if metric == "memory":
-        if not ours.peak_bytes or not theirs.peak_bytes:
-            return "unmeasured"
-        return f"{format_bytes(ours.peak_bytes)}, {100 * ours.peak_bytes / theirs.peak_bytes:.1f}%"
-    if ours.seconds_per_step is None or theirs.seconds_per_step is None:
-        return "unmeasured"
-    return f"{100 * sum(ours.seconds_per_step) / sum(theirs.seconds_per_step):.1f}%"
+def _peak(record: PairRecord) -> str:
+    ours, theirs = record.candidate.peak_bytes, record.baseline.peak_bytes
+    return f"{format_bytes(ours)}, {100 * ours / theirs:.1f}%" if ours and theirs else "unmeasured"
 
 
-def _advice(now: PairRecord, worst: _Change, limit: Limit, metric: Metric, file: AcceptedFile) -> list[str]:
+def _step(record: PairRecord, seeds: tuple[int, ...]) -> str:
+    share = step_share(record, seeds)
+    return "unmeasured" if share is None else f"{100 * share:.1f}%"
+
+
+def _how_to_accept(now: PairRecord, anchored: _Change, file: AcceptedFile) -> str:
+    """Return how this result can be accepted: what the anchor forbids is accepted only in a new file.
+
+    Args:
+        now: The result.
+        anchored: How it stands to the anchor, which may be what was accepted last.
+        file: What was accepted.
+    """
+    how = f"delete {file} and accept anew" if anchored.status in _REFUSED else "accept it"
+    seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f", trained with at least {MINIMUM_SEEDS} seeds"
+    return f"{how} with --ftguard-update{seeds}"
+
+
+def _advice(
+    now: PairRecord, worst: _Change, anchored: _Change, *, limit: Limit, metric: Metric, file: AcceptedFile
+) -> list[str]:
     """Return why the answer is what it is, and what to do."""
+    accepting = _how_to_accept(now, anchored, file)
     changed = differences_since(now, worst.then)
     since = (
         f"Changed since then: {'; '.join(changed)}."
         if changed
         else "No setting of the candidate and no version changed."
     )
-    again = "accept it with --ftguard-update" if worst.against == _LAST else f"delete {file} and accept anew"
     if worst.status == "FAIL":
         chance = "" if metric == "memory" else "Even the better of the two ends is beyond the limit. "
-        return [f"{chance}{since}", f"What to do: find the change that caused it; or, if it is meant, {again}."]
+        return [f"{chance}{since}", f"What to do: find the change that caused it; or, if it is meant, {accepting}."]
     if worst.status == "INVALID":
-        return [
-            "What to do: undo what differs; or, if it is meant, delete "
-            f"{file} and accept anew with --ftguard-update, on this commit once it was reviewed."
-        ]
-    more = "more validation text and more seeds bring the ends closer, once a result with as much of them is accepted"
+        return [f"What to do: undo what differs; or, if it is meant, {accepting}, on this commit once it was reviewed."]
+    more = "more validation text and more seeds"
     if metric == "time":
-        more = "more seeds, more steps and a machine with nothing else to do bring the ends closer"
+        more = "a machine with nothing else to do, more steps and more seeds"
     return [
         f"The limit, {limit}, lies between the two ends, so neither answer is safe. {since}",
-        f"What to do: {more}.",
+        # The anchor stays what it is when another result is accepted, so its own noise is left only with the file.
+        f"What to do: {more} bring the ends closer, once the anchor was measured like that too: delete {file} and "
+        "accept anew with --ftguard-update, on the commit that it is to be held to.",
     ]
 
 
-def _better(change: _Change, limit: Limit) -> list[str]:
-    """Say that an improvement beyond the limit is lost again unseen unless it is accepted."""
+def _better(now: PairRecord, change: _Change, limit: Limit) -> str | None:
+    """Return that an improvement beyond the limit is lost again unseen unless it is accepted."""
     most = change.measured.upper if isinstance(change.measured, Interval) else change.measured
     if most is None or not most < -limit.value:
-        return []
-    return ["It has become better by more than the limit: accept it with --ftguard-update, so that it is held to that."]
+        return None
+    seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f" and at least {MINIMUM_SEEDS} seeds"
+    return (
+        f"It has become better by more than the limit: accept it with --ftguard-update{seeds}, so that it is held to "
+        "that."
+    )
 
 
 def _notes(now: PairRecord, then: PairRecord, limit: Limit, metric: Metric) -> list[str]:

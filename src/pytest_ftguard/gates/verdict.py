@@ -44,6 +44,7 @@ class Verdict:
         unit: "nats per token", "perplexity", "bytes", "of baseline", "of the gain" or "of the accepted result".
         limit_source: "argument", "marker", "command line", "environment" or "ini".
         message: What was measured, what was allowed, why the answer is what it is, and what to do.
+        note: What a PASS asks for, since nobody reads the message of a test that passed; None where that is nothing.
     """
 
     gate: str
@@ -56,6 +57,7 @@ class Verdict:
     unit: str
     limit_source: str
     message: str
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as values that JSON can hold."""
@@ -101,6 +103,7 @@ def give(
     measured: Interval | float | None,
     limit: Limit,
     message: str,
+    note: str | None = None,
 ) -> Verdict:
     """Return a verdict on what was measured, an interval or a number without bounds, against a limit."""
     return Verdict(
@@ -114,6 +117,7 @@ def give(
         unit=limit.unit,
         limit_source=limit.source,
         message=message,
+        note=note,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -68,17 +68,32 @@ def summary_lines(
     return lines[:-1]
 
 
-def accepted_lines(files: Sequence[str]) -> list[str]:
+def accepted_lines(
+    files: Collection[str], unchanged: Collection[str] = (), not_accepted: Collection[str] = ()
+) -> list[str]:
     """Return how many results were accepted, and where they are.
 
     Args:
         files: The files that were written.
+        unchanged: The files that were accepted as they are.
+        not_accepted: The tests that accepted a result and then did not pass.
     """
-    count = len(set(files))
-    if not count:
-        return []
-    folders = ", ".join(sorted({str(Path(file).parent) for file in files}))
-    return [f"{count} result{'s' if count > 1 else ''} accepted in {folders}: review and commit"]
+    written, same = set(files), set(unchanged) - set(files)
+    folders = ", ".join(sorted({str(Path(file).parent) for file in written or same}))
+    lines = []
+    if written:
+        left = f"; {len(same)} unchanged" if same else ""
+        lines.append(f"{_results(len(written))} accepted in {folders}: review and commit{left}")
+    elif same:
+        lines.append(f"{_results(len(same))} accepted before in {folders}: unchanged")
+    if not_accepted:
+        tests = "the test" if len(not_accepted) == 1 else "the tests"
+        lines.append(f"not accepted, since {tests} did not pass: {', '.join(sorted(not_accepted))}")
+    return lines
+
+
+def _results(count: int) -> str:
+    return f"{count} result{'s' if count > 1 else ''}"
 
 
 def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]) -> list[str]:
@@ -334,6 +349,14 @@ def _gate_block(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
     for line, recorded in zip(lines, verdicts, strict=True):
         yield line
         yield f"    {recorded.nodeid}"
+        yield from _indented(recorded.verdict.note or "")
+
+
+def _indented(text: str) -> list[str]:
+    indent = "    "
+    return textwrap.wrap(
+        text, 80, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _gate_row(verdict: Verdict) -> list[str]:

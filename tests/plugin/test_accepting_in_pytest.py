@@ -1,0 +1,355 @@
+"""A result is accepted only with a test that passes, and what became of it is told in the summary."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+
+def files(project: pytest.Pytester) -> list[Path]:
+    return sorted(project.path.glob("ftguard_baselines/*"))
+
+
+def write_test(project: pytest.Pytester, *lines: str, before: str = "") -> None:
+    """Let the project's test accept a result and then go on with some lines."""
+    rest = "".join(f"    {line}\n" for line in lines)
+    project.path.joinpath("test_it.py").write_text(
+        "import pytest, unittest\n"
+        "from pytest_ftguard import LoRA, assert_loss_gap, assert_memory_budget, assert_no_regression\n\n"
+        f"{before}def test_it(full_variant, lora_variant, request):\n"
+        f"    assert_no_regression(lora_variant, full_variant)\n{rest}"
+    )
+
+
+def append(project: pytest.Pytester, name: str, text: str) -> None:
+    file = project.path / name
+    file.write_text(file.read_text() + text)
+
+
+ENDINGS = {
+    "an assertion": (["assert 1 == 2"], "", "failed"),
+    "a gate": (["assert_loss_gap(lora_variant, full_variant, at_most=0.001)"], "", "failed"),
+    "a skip": (["pytest.skip('no more')"], "", "skipped"),
+    "an expected failure": (["assert 1 == 2"], "@pytest.mark.xfail\n", "xfailed"),
+    "an unexpected pass": (["pass"], "@pytest.mark.xfail(strict=True)\n", "failed"),
+    "a later metric that is refused": (
+        ["del lora_variant.trials", "assert_no_regression(lora_variant, full_variant)"],
+        "",
+        "failed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_nothing_is_accepted_with_a_test_that_does_not_pass(made_up: pytest.Pytester, name: str) -> None:
+    """However it ends: nothing is written, and one line of the summary says so."""
+    lines, marks, outcome = ENDINGS[name]
+    write_test(made_up, *lines, before=marks)
+    result = made_up.runpytest_subprocess("--ftguard-update")
+    result.assert_outcomes(**{outcome: 1})
+    result.stdout.fnmatch_lines(["not accepted, since the test did not pass: test_it.py::test_it"])
+    result.stdout.no_fnmatch_line("*result* accepted in*")
+    assert files(made_up) == []
+
+
+def test_a_later_gate_that_only_warns_forbids_to_accept(made_up: pytest.Pytester) -> None:
+    """It is named, the test fails without a line of ours in the traceback, and the result that was there stays."""
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    (file,) = files(made_up)
+    first = file.read_text()
+    made_up.path.joinpath("gap.txt").write_text("0.101")
+    write_test(made_up, "assert_loss_gap(lora_variant, full_variant, at_most=0.102, on_inconclusive='warn')")
+    options = ["--ftguard-gain-factor=0"]
+    made_up.runpytest_subprocess(*options).assert_outcomes(passed=1, warnings=1)
+    result = made_up.runpytest_subprocess("--ftguard-update", *options)
+    result.assert_outcomes(failed=1, warnings=1)
+    result.stdout.fnmatch_lines(
+        [
+            "ftguard: the result was not accepted.",
+            "- the gate loss_gap of this test ended INCONCLUSIVE, and only what is good is accepted",
+            "not accepted, since the test did not pass: test_it.py::test_it",
+        ]
+    )
+    assert "pytest_ftguard/" not in result.stdout.str()
+    assert "raceback" not in result.stdout.str()
+    assert file.read_text() == first
+
+
+def test_failures_that_only_a_report_tells_forbid_to_accept(made_up: pytest.Pytester) -> None:
+    """A method of unittest, its subtests, and pytest's own: pytest knows of them after the test function has ended."""
+    made_up.makepyfile(
+        test_it="""
+        import unittest
+        import pytest
+        from pytest_ftguard import assert_no_regression
+
+        class TestIt(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def variants(self, full_variant, lora_variant):
+                self.pair = lora_variant, full_variant
+
+            def test_method(self):
+                assert_no_regression(*self.pair)
+                self.assertEqual(1, 2)
+
+            def test_subtest(self):
+                assert_no_regression(*self.pair)
+                with self.subTest("one"):
+                    self.assertEqual(1, 2)
+
+            def test_good(self):
+                with self.subTest("one"):
+                    assert_no_regression(*self.pair)
+
+        def test_function(lora_variant, full_variant, request):
+            subtests = request.getfixturevalue("subtests")
+            assert_no_regression(lora_variant, full_variant)
+            with subtests.test("one"):
+                pass
+            assert not list(request.config.rootpath.glob("ftguard_baselines/*test_function*"))
+            with subtests.test("two"):
+                assert 1 == 2
+        """
+    )
+    old = not hasattr(pytest, "Subtests")
+    result = made_up.runpytest_subprocess("--ftguard-update", *(["-k", "method or good"] if old else []))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    names = ["TestIt::test_method"] if old else ["TestIt::test_method", "TestIt::test_subtest", "test_function"]
+    line = ", ".join(f"test_it.py::{name}" for name in names)
+    result.stdout.fnmatch_lines([f"not accepted, since the test* did not pass: {line}"])
+    (file,) = files(made_up)
+    assert file.name.startswith("test_it.TestIt.test_good-")
+
+
+def test_a_fixture_can_accept_before_a_test_and_not_after_it(made_up: pytest.Pytester) -> None:
+    """Before, the test still decides; after, it has passed already, whatever the fixture finds."""
+    made_up.makepyfile(
+        test_it="""
+        import pytest
+        from pytest_ftguard import assert_no_regression
+
+        @pytest.fixture
+        def before(full_variant, lora_variant):
+            assert_no_regression(lora_variant, full_variant)
+
+        @pytest.fixture
+        def broken(before):
+            assert 1 == 2
+
+        @pytest.fixture
+        def after(full_variant, lora_variant):
+            yield
+            assert_no_regression(lora_variant, full_variant)
+
+        def test_good(before): pass
+        def test_bad(before): assert 1 == 2
+        def test_broken(broken): pass
+        def test_late(after): pass
+        """
+    )
+    result = made_up.runpytest_subprocess("--ftguard-update")
+    result.assert_outcomes(passed=2, failed=1, errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*the test is over, and a result is accepted only with a test that passes: ask before it ends",
+            "1 result accepted in *",
+            "not accepted, since the tests did not pass: test_it.py::test_bad, test_it.py::test_broken",
+        ]
+    )
+    assert [file.name.split("-")[0] for file in files(made_up)] == ["test_it.test_good"]
+
+
+RERUN = """
+from _pytest.runner import runtestprotocol
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):  # as plugins that rerun tests do
+    for _ in range(2):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        if not any(report.failed for report in reports):
+            break
+    return True
+"""
+
+
+def test_a_rerun_accepts_what_it_measured_itself(made_up: pytest.Pytester) -> None:
+    """What the failed run accepted is forgotten, and the summary tells of the last run only."""
+    append(made_up, "conftest.py", "\nimport pytest\n" + RERUN)
+    write_test(
+        made_up,
+        "again = hasattr(request.config, 'again')",
+        "request.config.again = True",
+        "if not again:",
+        "    assert_no_regression(request.getfixturevalue('ftguard').train(LoRA(r=2)), full_variant)",
+        "assert again",
+    )
+    result = made_up.runpytest_subprocess("--ftguard-update", "--junitxml=junit.xml")
+    result.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
+    result.stdout.no_fnmatch_line("not accepted*")
+    (file,) = files(made_up)
+    assert json.loads(file.read_text())["accepted"]["candidate"]["variant"]["r"] != 2
+    assert not file.name.endswith(".2.json")
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, workers: list[str]) -> None:
+    """With one message that names it, and without a traceback; the other tests go on."""
+    append(
+        made_up,
+        "conftest.py",
+        "\nimport pytest_ftguard.session as session\n"
+        "def full(path, text):\n    raise OSError(28, 'No space left on device')\n"
+        "session.write_whole = full\n",
+    )
+    write_test(made_up)
+    append(made_up, "test_it.py", "def test_other(): pass\n")
+    result = made_up.runpytest_subprocess("--ftguard-update", "--junitxml=junit.xml", *workers)
+    result.assert_outcomes(failed=1, passed=1)
+    message = "ftguard: the accepted results '*.json' cannot be written: No space left on device"
+    result.stdout.fnmatch_lines([message, "FAILED test_it.py::test_it*"])
+    assert "raceback" not in result.stdout.str()
+    assert ".py:" not in result.stdout.str().replace("test_it.py::", "")
+    assert files(made_up) == []
+    (failure,) = ET.parse(made_up.path / "junit.xml").iter("failure")
+    assert "No space left on device" in failure.attrib["message"]
+
+
+def test_a_second_metric_of_a_pair_sees_that_it_is_accepted(made_up: pytest.Pytester) -> None:
+    """One file, written once, and a message that nothing more is to be done."""
+    write_test(
+        made_up,
+        "again = assert_no_regression(lora_variant, full_variant, metric='memory', at_most='5%')",
+        "assert 'was accepted already' in again.message",
+    )
+    result = made_up.runpytest_subprocess("--ftguard-update")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
+
+
+def test_unchanged_results_are_counted(made_up: pytest.Pytester) -> None:
+    """Beside those that were written, and where nothing was; also with the workers of xdist."""
+    write_test(made_up)
+    append(
+        made_up,
+        "test_it.py",
+        "def test_other(full_variant, ftguard):\n    assert_no_regression(ftguard.train(LoRA(r=2)), full_variant)\n",
+    )
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=2)
+    next(file for file in files(made_up) if "other" in file.name).unlink()
+    some = made_up.runpytest_subprocess("--ftguard-update", "-n2")
+    some.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit; 1 unchanged"])
+    none = made_up.runpytest_subprocess("--ftguard-update")
+    none.stdout.fnmatch_lines(["2 results accepted before in *ftguard_baselines: unchanged"])
+
+
+def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytester) -> None:
+    """Where those whose tests pass look: below the gate, in the report and among the properties of JUnit."""
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.path.joinpath("gap.txt").write_text("0.05")
+    result = made_up.runpytest_subprocess("--ftguard-json=r.json", "--junitxml=junit.xml")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "regression * PASS",
+            "    test_it.py::test_it",
+            "    It has become better by more than the limit: accept it with",
+        ]
+    )
+    (verdict,) = json.loads((made_up.path / "r.json").read_text())["verdicts"]
+    assert verdict["note"].startswith("It has become better")
+    properties = {
+        one.attrib["name"]: one.attrib["value"] for one in ET.parse(made_up.path / "junit.xml").iter("property")
+    }
+    assert properties["ftguard.regression.note"] == verdict["note"]
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    same = made_up.runpytest_subprocess("--junitxml=junit.xml")
+    same.stdout.no_fnmatch_line("*become better*")
+    assert "ftguard.regression.note" not in (made_up.path / "junit.xml").read_text()
+
+
+def test_a_file_of_another_test_is_named_with_both(made_up: pytest.Pytester) -> None:
+    """A file that was copied to another test's name is not what was accepted of that test."""
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    (file,) = files(made_up)
+    file.write_text(file.read_text().replace('"test_it.py::test_it"', '"test_it.py::test_old"'))
+    for options in ([], ["--ftguard-update"], ["--ftguard-on-missing=warn"]):
+        result = made_up.runpytest_subprocess(*options)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            ["*are those of the test 'test_it.py::test_old', and this is*'test_it.py::test_it'*"]
+        )
+        assert "pytest_ftguard/" not in result.stdout.str()
+
+
+UNUSED = "*test_it.test_it-*.json' holds what was accepted of test_it.py::test_it, which was not collected*delete it*"
+
+
+def rename_test(project: pytest.Pytester, *more: str) -> None:
+    """Rename the test whose result was accepted, in its file, beside some other tests."""
+    text = project.path.joinpath("test_it.py").read_text().replace("def test_it", "def test_new")
+    project.path.joinpath("test_it.py").write_text(text + "".join(f"\ndef {name}(): pass\n" for name in more))
+
+
+def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
+    """Once in the summary, also by two workers; and with the new name where the result is missing or accepted anew."""
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    (old,) = files(made_up)
+    text = made_up.path.joinpath("test_it.py").read_text()
+    made_up.makepyfile(test_it=text + "\n" + text.replace("test_it", "test_more"))
+    rename_test(made_up)
+    for options in ([], ["-n2"], ["-k", "new"], ["test_it.py"]):
+        result = made_up.runpytest_subprocess(*options)
+        result.stdout.fnmatch_lines(
+            [
+                "*if that is the earlier name of this test, rename the file to 'test_it.test_new-*.json' and write"
+                " 'test_it.py::test_new' into its \"test\"",
+                f"note: {UNUSED}",
+            ]
+        )
+        assert result.stdout.str().count("\nnote: '") == 1
+    accepted = made_up.runpytest_subprocess("--ftguard-update", "-k", "new")
+    accepted.assert_outcomes(passed=1, deselected=1)
+    assert "earlier name of this test" in " ".join(accepted.stdout.str().split())
+    accepted.stdout.fnmatch_lines([f"note: {UNUSED}"])
+    new = next(file for file in files(made_up) if file != old)
+    new.unlink()
+    new.write_text(old.read_text().replace("test_it.py::test_it", "test_it.py::test_new"))
+    old.unlink()
+    followed = made_up.runpytest_subprocess("-k", "new")
+    followed.assert_outcomes(passed=1, deselected=1)
+    followed.stdout.no_fnmatch_line("note: '*")
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
+def test_a_test_that_may_only_be_left_out_is_not_called_gone(made_up: pytest.Pytester, workers: list[str]) -> None:
+    """By an argument with ::, by another file alone, by --lf, by -k or by --deselect."""
+    made_up.makepyfile(test_u=made_up.path.joinpath("test_it.py").read_text().replace("test_it", "test_u"))
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=2)
+    for options in (["-k", "test_u"], ["--deselect", "test_it.py::test_it"], ["test_u.py"]):
+        left_out = made_up.runpytest_subprocess(*options, *workers)
+        assert left_out.parseoutcomes()["passed"] == 1
+        left_out.stdout.no_fnmatch_line("note: '*")
+    rename_test(made_up, "test_good", "test_bad")
+    made_up.runpytest_subprocess("-p", "no:cacheprovider").stdout.fnmatch_lines([f"note: {UNUSED}"])
+    for options in (["test_it.py::test_new"], ["test_u.py", "test_it.py::test_good"], ["test_u.py"], ["--lf"]):
+        part = made_up.runpytest_subprocess(*options, *workers)
+        part.stdout.no_fnmatch_line("note: '*")
+    made_up.path.joinpath("test_it.py").unlink()
+    removed = made_up.runpytest_subprocess("test_u.py::test_u", *workers)
+    removed.assert_outcomes(passed=1)
+    removed.stdout.fnmatch_lines([f"note: {UNUSED}"])
+
+
+def test_names_with_groups_of_xdist_are_those_of_tests(made_up: pytest.Pytester) -> None:
+    """Under --dist=loadgroup a worker's names end in the group, and no file is called unused for that."""
+    test = made_up.path.joinpath("test_it.py")
+    test.write_text("import pytest\n" + test.read_text().replace("def test", "@pytest.mark.xdist_group('a')\ndef test"))
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    result = made_up.runpytest_subprocess("-n2", "--dist=loadgroup")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("note: '*")
