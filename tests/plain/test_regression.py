@@ -117,6 +117,8 @@ def test_what_happens_to_both_variants_alike_is_absorbed() -> None:
     verdict = judge(pair(0.1, level=2.5), pair(0.1), 0.01)
     assert verdict.status == "PASS"
     assert "the loss of full itself has moved by +0.5000" in verdict.message
+    assert verdict.note is not None
+    assert verdict.note in verdict.message
     assert "Note" not in judge(pair(0.1, level=2.005), pair(0.1), 0.01).message
 
 

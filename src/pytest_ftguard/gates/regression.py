@@ -110,14 +110,14 @@ def assess_regression(
     if history.anchor != history.accepted:
         changes.append(_change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric))
     worst = max(changes, key=lambda change: change.gravity)
-    better = _better(now, changes[0], limit) if worst.status == "PASS" else None
+    better = _better(now, changes[0], limit) if worst.status == "PASS" else []
+    asked = [*better, *_notes(now, history.accepted, limit, metric)]
     lines = [
         f"regression {worst.status}: {_standing(now, history.accepted, metric)}",
         *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
         f"Allowed: a growth of at most {limit}, set by {limit.place}. The accepted result is {file}.",
         *([] if worst.status == "PASS" else _advice(now, worst, changes[-1], limit=limit, metric=metric, file=file)),
-        *([better] if better else []),
-        *_notes(now, history.accepted, limit, metric),
+        *asked,
     ]
     return give(
         "regression",
@@ -127,7 +127,7 @@ def assess_regression(
         measured=worst.measured,
         limit=limit,
         message="\n".join(lines),
-        note=better,
+        note=" ".join(asked) or None if worst.status == "PASS" else None,
     )
 
 
@@ -390,16 +390,16 @@ def _advice(
     ]
 
 
-def _better(now: PairRecord, change: _Change, limit: Limit) -> str | None:
+def _better(now: PairRecord, change: _Change, limit: Limit) -> list[str]:
     """Return that an improvement beyond the limit is lost again unseen unless it is accepted."""
     most = change.measured.upper if isinstance(change.measured, Interval) else change.measured
     if most is None or not most < -limit.value:
-        return None
+        return []
     seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f" and at least {MINIMUM_SEEDS} seeds"
-    return (
+    return [
         f"It has become better by more than the limit: accept it with --ftguard-update{seeds}, so that it is held to "
         "that."
-    )
+    ]
 
 
 def _notes(now: PairRecord, then: PairRecord, limit: Limit, metric: Metric) -> list[str]:
