@@ -306,7 +306,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[_RUN]
     if not (run.trials or run.verdicts or run.not_run or run.problems):
         return
-    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines
+    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines, timing_lines
 
     terminalreporter.section("ftguard summary")
     trials = list(run.trials.values())
@@ -314,7 +314,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
-    for note in (*reason_lines(run.reasons), *run.notes, *accepted_lines(run.accepted)):
+    for note in (*reason_lines(run.reasons), *timing_lines(run.retimings), *run.notes, *accepted_lines(run.accepted)):
         terminalreporter.write_line(note)
     for problem in run.problems:
         terminalreporter.write_line(problem, red=True)
