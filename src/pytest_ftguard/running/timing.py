@@ -1,7 +1,7 @@
 """The timing: both variants of a pair again, in turns, by short trials, where their seconds cannot be compared.
 
-Only the time of a step is judged by these trials. It does not depend on the number of steps, so few are enough. They are
-neither looked up in the store of results nor kept in it.
+Only the time of a step is judged by these trials. It does not depend on the number of steps, so few are enough. The
+store of results neither gives nor keeps them.
 """
 
 from __future__ import annotations
