@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.assertions import assert_time_budget
-from pytest_ftguard.errors import DeviceUnavailableError, FtguardError, GateFailure
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.gates.budgets import time_problems, why_time_again
 from pytest_ftguard.gates.regression import pair_problems
 from pytest_ftguard.gates.rule import Rule
@@ -63,11 +63,24 @@ class TimedWorker:
         pass
 
 
+class Alone:
+    """Stands for a machine on which no other pytest run trains."""
+
+    were_there = False
+
+    def __enter__(self) -> Alone:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
     """A workload whose files exist, trained by a worker that trains nothing."""
     monkeypatch.setattr(lab, "Worker", TimedWorker)
     monkeypatch.setattr(Store, "environment", lambda *_: ENVIRONMENT)
+    monkeypatch.setattr(lab, "Neighbours", Alone)
     monkeypatch.setattr(TimedWorker, "failing", "")
     TimedWorker.jobs.clear()
     (tmp_path / "model").mkdir()
@@ -175,6 +188,20 @@ def test_a_timing_that_fails_ends_there_and_the_gate_is_invalid(
     ours.close()
 
 
+def test_another_pytest_run_disturbs_a_timing_too(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate is INVALID until nothing else trains; a timing is trained in each run, so nothing must be forgotten."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    monkeypatch.setattr(Alone, "were_there", True)
+    with pytest.raises(
+        GateFailure, match=r"(?m)lora r=16, seed 2: another pytest run trained.*: run one after the other$"
+    ):
+        assert_time_budget(lora, at_most="90%", of=full)
+    assert len(TimedWorker.jobs) == 6
+    ours.close()
+
+
 @pytest.mark.parametrize("error", [FtguardError("no room"), DeviceUnavailableError("no such device")])
 def test_a_timing_that_cannot_be_made_leaves_the_gate_invalid(error: FtguardError) -> None:
     """What was wrong with the seconds is said, and why there are no others."""
@@ -211,6 +238,11 @@ def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
         timer = PairTimer(run, tmp_path, train, lambda _: lambda: None)
         return tuple(side.trials for side in timer.time(variant(LORA), variant(FULL), "why"))
 
+    others = replace(variant(FULL), trials=())
+    with pytest.raises(ConfigurationError, match="lora r=16 and full have no seed in common"):
+        PairTimer("a run", tmp_path, lambda *_: trial(FULL, NLL), lambda _: lambda: None).time(
+            variant(LORA), others, "why"
+        )
     assert timed("one run") == timed("one run")
     assert len(trained_specs) == 6
     timed("another")
@@ -239,7 +271,7 @@ BUSY = replace(NOW, disturbance="another pytest run trained on the processor: ru
                 "environment": replace(ENVIRONMENT, device_name="another", threads=7),
                 "time": replace(NOW, run="there"),
             },
-            ["full was timed on another machine"],
+            ["the steps were timed on another machine (full)"],
         ),
     ],
 )

@@ -254,13 +254,16 @@ def why_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> list[
     comparison = compare(candidate, baseline, same_learning_rate=True)
     if comparison.different_work or comparison.unpaired:
         return []
-    reasons = [f"{side.label} was timed on another machine" for side in sides if _foreign(side)]
-    if len(_runs(*sides)) > 1 and not reasons:
-        reasons.append("their steps were timed in different runs")
+    sides_of: dict[str, list[str]] = {}
     for side in sides:
-        # What to do about it comes behind the colon, and is being done.
-        found = [text.partition(":")[0] for _, text in _disturbances(side)]
-        reasons += [f"{text} ({side.label})" for text in dict.fromkeys(found)]
+        texts = ["the steps were timed on another machine"] if _foreign(side) else []
+        # What to do about a disturbance comes behind the colon, and is being done.
+        texts += [text.partition(":")[0] for _, text in _disturbances(side)]
+        for text in dict.fromkeys(texts):
+            sides_of.setdefault(text, []).append(side.label)
+    reasons = [f"{text} ({', '.join(labels)})" for text, labels in sides_of.items()]
+    if len(_runs(*sides)) > 1 and not any(map(_foreign, sides)):
+        reasons.insert(0, "their steps were timed in different runs")
     return reasons
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import time
 from typing import Final
 
-from pytest_ftguard.errors import hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint
 from pytest_ftguard.running.store import Store, StoreOptions
@@ -101,10 +101,13 @@ class PairTimer:
             why: Why the seconds that they have cannot be compared.
 
         Raises:
-            ConfigurationError: A trial cannot be carried out.
+            ConfigurationError: They have no seed in common, or a trial cannot be carried out.
             DeviceUnavailableError: The device is not present.
         """
         turns = list(_turns(candidate, baseline))
+        if not turns:
+            message = f"{candidate.label} and {baseline.label} have no seed in common: train both with the same"
+            raise ConfigurationError(message)
         trials: dict[Variant, list[TrialResult]] = {candidate.variant: [], baseline.variant: []}
         works = {spec.variant: spec.workload for spec, _ in turns}
         for number, (spec, beside) in enumerate(turns, start=1):
