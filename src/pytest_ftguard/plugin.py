@@ -348,7 +348,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[_RUN]
     if not (run.trials or run.verdicts or run.not_run or run.problems):
         return
-    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines
+    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines, timing_lines
 
     terminalreporter.section("ftguard summary")
     trials = list(run.trials.values())
@@ -358,6 +358,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
     for note in (
         *reason_lines(run.reasons),
+        *timing_lines(run.retimings),
         *run.notes,
         *accepted_lines(run.accepted, run.unchanged, run.not_accepted),
     ):

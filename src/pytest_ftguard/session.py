@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.running.lab import Lab
     from pytest_ftguard.running.store import Store
+    from pytest_ftguard.running.timing import Retiming
     from pytest_ftguard.settings import Setting, Settings
     from pytest_ftguard.specs import Full, Variant, Workload
     from pytest_ftguard.statistics import SeedNoise
@@ -212,9 +213,11 @@ class Run:
         self._shown: dict[tuple[str, bool], TrialResult] = {}
         self._progress = ProgressDisplay(config)
         self._store: Store | None = None
-        self._remarked = (0, 0)
+        self._remarked = (0, 0, 0)
         self.reasons: dict[tuple[str, str], list[int]] = {}
         """Seeds that were trained again, by label and by what has changed."""
+        self.retimings: list[Retiming] = []
+        """Pairs of variants that were timed again, and why."""
         shared = getattr(config, "workerinput", {}).get(_SHARED_FOLDER)
         self._shared: Path | None = Path(shared) if shared else None
         self.fixtures_from_settings: set[str] = set()
@@ -440,15 +443,19 @@ class Run:
         return self._lab is not None
 
     def new_remarks(self) -> dict[str, Any]:
-        """Return why trials were trained again, and what is wrong with kept files, since the last call."""
+        """Return why trials were trained or timed again, and what is wrong with kept files, since the last call."""
+        from dataclasses import asdict
+
         reasons = self._lab.reasons if self._lab else []
         problems = self._store.problems if self._store else []
+        retimings = self._lab.retimings if self._lab else ()
         unused, self._unused_notes = self._unused_notes, []
         fresh = {
             "reasons": [[one.label, one.seed, one.changes] for one in reasons[self._remarked[0] :]],
             "notes": [*problems[self._remarked[1] :], *unused],
+            "retimings": [asdict(one) for one in retimings[self._remarked[2] :]],
         }
-        self._remarked = (len(reasons), len(problems))
+        self._remarked = (len(reasons), len(problems), len(retimings))
         return fresh
 
     def show(self, variants: Sequence[TrainedVariant]) -> None:
@@ -470,6 +477,7 @@ class Run:
         from pytest_ftguard.gates.verdict import Verdict
         from pytest_ftguard.reporting.terminal import RecordedVerdict
         from pytest_ftguard.results import TrialResult
+        from pytest_ftguard.running.timing import Retiming
 
         for values in content.get("trials", ()):
             trial = TrialResult.from_dict(values)
@@ -486,6 +494,8 @@ class Run:
             self.not_run.append(content["not_run"])
         for label, seed, changes in content.get("reasons", ()):
             self.reasons.setdefault((label, changes), []).append(seed)
+        found = [Retiming(**values) for values in content.get("retimings", ())]
+        self.retimings += [one for one in found if one not in self.retimings]
         self.notes += [f"note: {text}" for text in content.get("notes", ()) if f"note: {text}" not in self.notes]
 
     def close(self) -> None:
@@ -530,8 +540,8 @@ def _disturbance(config: pytest.Config) -> str | None:
     if workers == 1:
         return None
     return (
-        f"its steps were timed on a processor on which {workers} workers of xdist ran tests: run the time gates in a "
-        "run of their own, without xdist"
+        f"{workers} workers of xdist run tests on the same processor: run the time gates in a run of their own, "
+        "without xdist"
     )
 
 

@@ -123,25 +123,86 @@ def test_signed_results_are_checked_with_the_key(gates: pytest.Pytester, monkeyp
     assert cached(gates.path) == {"full": True, "lora r=4": True}
 
 
-def test_seconds_of_another_machine_judge_nothing(gates: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With other threads the losses and live tensors still serve; a time gate is INVALID and says what to do."""
-    gates.runpytest_subprocess("--ftguard-seeds=0,1")
-    gates.makepyfile(
-        GATES
-        + """
+TIME = """
 from pytest_ftguard import assert_time_budget
 
 def test_time(full_variant, lora_variant):
     assert_time_budget(lora_variant, at_most="10000000%", of=full_variant)
+
+def test_time_again(full_variant, lora_variant):
+    assert_time_budget(lora_variant, at_most="0.01%", of=full_variant)
 """
+
+
+def purposes(folder: Path) -> dict[tuple[str, str], list[int]]:
+    """Steps of each trial that was trained in the run, by label and purpose."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for trial in report(folder)["trials"]:
+        if not trial["cached"]:
+            found.setdefault((trial["label"], trial["purpose"]), []).append(trial["workload"]["steps"])
+    return found
+
+
+def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
+    """After a change of LoRA alone, full's training is not repeated: both are timed by short trials, once."""
+    options = ["--ftguard-seeds=0,1", "--ftguard-steps=60", "--ftguard-json=r.json"]
+    gates.makepyfile(GATES + TIME)
+    first = gates.runpytest_subprocess(*options)
+    first.assert_outcomes(passed=3, failed=1)
+    first.stdout.no_fnmatch_line("*timed again*")
+    changed = gates.runpytest_subprocess(*options, "--ftguard-lora-r=2")
+    changed.assert_outcomes(passed=3, failed=1)
+    lines = ["step time *%*PASS", "step time *%*FAIL"]
+    changed.stdout.fnmatch_lines(lines)
+    changed.stdout.fnmatch_lines(
+        ["timed again: lora r=2 and full, in turns, 40 steps x 2 seeds each; why: their", "*steps were timed in diff*"]
     )
-    gates.runpytest_subprocess("--ftguard-seeds=0,1").assert_outcomes(passed=3)
+    changed.stdout.fnmatch_lines(
+        ["*timed again in this run, in turns, by short trials of 40 steps, because their steps*"]
+    )
+    changed.stdout.no_fnmatch_line("* 40 steps of *")  # no table of its own
+    changed.stdout.no_fnmatch_line("trained, not taken from the store: *full*")
+    assert purposes(gates.path) == {
+        ("lora r=2", "gates"): [60, 60],
+        ("lora r=2", "timing"): [40, 40],
+        ("full", "timing"): [40, 40],
+    }
+    # What was stored is as before, and the next run times again: its machine may be busier than it was.
+    assert len(list((gates.path / ".ftguard_cache" / "results").rglob("*.json"))) == 2 + 2 + 2
+    gates.runpytest_subprocess(*options, "--ftguard-lora-r=2").assert_outcomes(passed=3, failed=1)
+    assert purposes(gates.path) == {("lora r=2", "timing"): [40, 40], ("full", "timing"): [40, 40]}
+
+
+def test_a_plan_times_nothing(gates: pytest.Pytester) -> None:
+    """Nor do the workers of xdist on the processor, whose tests would disturb it."""
+    gates.makepyfile(GATES + TIME)
+    gates.runpytest_subprocess("--ftguard-seeds=0,1")
+    planned = gates.runpytest_subprocess("--ftguard-seeds=0,1", "--ftguard-lora-r=2", "--ftguard-plan")
+    planned.stdout.fnmatch_lines(["plan: 2 trials to train, 2 cached; *"])
+    planned.stdout.no_fnmatch_line("*timed again*")
+    parallel = gates.runpytest_subprocess("--ftguard-seeds=0,1", "--ftguard-lora-r=2", "-n2", "--ftguard-json=r.json")
+    parallel.assert_outcomes(passed=2, failed=2)
+    parallel.stdout.fnmatch_lines(["*they were not timed again in this run: 2 workers of xdist run tests*"])
+    assert purposes(gates.path) == {("lora r=2", "gates"): [12, 12]}
+
+
+def test_seconds_of_another_machine_are_not_those_of_this_one(
+    gates: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other threads the losses and live tensors still serve; for the time gate both are timed again here."""
+    gates.makepyfile(GATES + TIME)
+    options = ["--ftguard-seeds=0,1", "--ftguard-json=r.json"]
+    gates.runpytest_subprocess(*options).assert_outcomes(passed=3, failed=1)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    elsewhere = gates.runpytest_subprocess("--ftguard-seeds=0,1", "--ftguard-json=r.json")
-    elsewhere.assert_outcomes(passed=2, failed=1)
-    elsewhere.stdout.fnmatch_lines(["*comes from the store: it was trained on*1 threads, and this is*2 threads*"])
-    elsewhere.stdout.fnmatch_lines(["step time * INVALID"])
-    assert cached(gates.path) == {"full": True, "lora r=4": True}
+    elsewhere = gates.runpytest_subprocess(*options)
+    elsewhere.assert_outcomes(passed=3, failed=1)
+    elsewhere.stdout.fnmatch_lines(["*because the steps were timed on another machine (lora r=4, full)."])
+    elsewhere.stdout.fnmatch_lines(["step time * FAIL"])
+    assert purposes(gates.path) == {("lora r=4", "timing"): [12, 12], ("full", "timing"): [12, 12]}
+    threads = {
+        (trial["purpose"], trial["cached"], trial["environment"]["threads"]) for trial in report(gates.path)["trials"]
+    }
+    assert threads == {("gates", True, 1), ("timing", False, 2)}
 
 
 def test_processes_at_the_same_time_train_once(gates: pytest.Pytester) -> None:

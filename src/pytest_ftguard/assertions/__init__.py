@@ -13,8 +13,9 @@ from pytest_ftguard.assertions.asking import (
     rule_of,
 )
 from pytest_ftguard.assertions.regression import assert_no_regression
+from pytest_ftguard.assertions.timing import judge_time
 from pytest_ftguard.errors import hide_our_frames
-from pytest_ftguard.gates.budgets import assess_memory, assess_time, foretell_memory
+from pytest_ftguard.gates.budgets import assess_memory, foretell_memory
 from pytest_ftguard.gates.quality import (
     assess_convergence,
     assess_forgetting,
@@ -240,6 +241,8 @@ def assert_time_budget(
 ) -> Verdict:
     """Fail the test unless a step of the candidate takes at most so large a share of the baseline's.
 
+    Where both were trained by the plugin and the seconds that were stored cannot be compared, both are timed again.
+
     Args:
         candidate: The variant that is judged, usually LoRA.
         at_most: The share, for example "80%"; by default `max_time`.
@@ -257,4 +260,4 @@ def assert_time_budget(
     """
     check_pair("assert_time_budget", candidate, of, "lora_variant, of=full_variant")
     limit = limit_of("assert_time_budget", "max_time", at_most)
-    return conclude(assess_time(candidate, limit, of, rule_of(confidence).confidence), on_inconclusive, candidate, of)
+    return conclude(judge_time(candidate, limit, of, rule_of(confidence).confidence), on_inconclusive, candidate, of)

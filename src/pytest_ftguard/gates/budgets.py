@@ -15,12 +15,21 @@ from pytest_ftguard.results import Breakdown, TrainedVariant, TrialResult
 from pytest_ftguard.statistics import mean_log_ratio
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
 
-__all__ = ["assess_memory", "assess_time", "foretell_memory", "memory_problems", "time_problems"]
+__all__ = [
+    "assess_memory",
+    "assess_time",
+    "foretell_memory",
+    "memory_problems",
+    "time_problems",
+    "why_time_again",
+]
 
 __tracebackhide__ = hide_our_frames
 
 # A process's own context and libraries take some hundred megabytes of an accelerator beside its tensors.
 _OTHERS_BYTES: Final = 2 * 1000**3
+# One seed does not show how much a ratio of times moves.
+_FEWEST_SEEDS: Final = 2
 
 
 def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
@@ -184,7 +193,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         confidence: One-sided confidence of each bound.
     """
     problems = time_problems(candidate, baseline)
-    if not problems and len(candidate.trials) < 2:
+    if not problems and len(candidate.trials) < _FEWEST_SEEDS:
         problems.append(
             "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"
         )
@@ -202,7 +211,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         f"{100 * (1 - confidence):.3g} % of cases).",
         f"Allowed: at most {limit}, set by {limit.place}.",
         *_arithmetic(candidate, baseline),
-        *_time_advice(status, len(candidate.trials)),
+        *_time_advice(status, candidate),
     ]
     return give(
         "time_budget",
@@ -217,7 +226,10 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
 
 def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
     """Return why the steps' times of two variants cannot be compared; empty where they can."""
-    problems = [*_time_problems(candidate), *_time_problems(baseline)]
+    sides = (candidate, baseline)
+    problems = [
+        problem for side in sides for problem in (*_unmeasured(side), *map(_measured_elsewhere, _foreign(side)))
+    ]
     if problems:
         return problems
     comparison = compare(candidate, baseline, same_learning_rate=True)
@@ -227,11 +239,35 @@ def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[s
         *comparison.different_threads,
         *comparison.unpaired,
         *_different_runs(candidate, baseline),
-        *(problem for side in (candidate, baseline) for problem in _disturbed(side)),
+        *(problem for side in sides for problem in (*_disturbed(side), *_short_of_memory(side))),
     ]
 
 
-def _time_advice(status: Status, seeds: int) -> list[str]:
+def why_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    """Return why the steps' times of two variants cannot be compared, where those of other trials of both could.
+
+    Empty where they can be compared, and where something else is wrong with them that would be wrong again.
+    """
+    sides = (candidate, baseline)
+    if len(candidate.trials) < _FEWEST_SEEDS or any(_unmeasured(side) or _short_of_memory(side) for side in sides):
+        return []
+    comparison = compare(candidate, baseline, same_learning_rate=True)
+    if comparison.different_work or comparison.unpaired:
+        return []
+    sides_of: dict[str, list[str]] = {}
+    for side in sides:
+        texts = ["the steps were timed on another machine"] if _foreign(side) else []
+        # What to do about a disturbance comes behind the colon, and is being done.
+        texts += [text.partition(":")[0] for _, text in _disturbances(side)]
+        for text in dict.fromkeys(texts):
+            sides_of.setdefault(text, []).append(side.label)
+    reasons = [f"{text} ({', '.join(labels)})" for text, labels in sides_of.items()]
+    if len(_runs(*sides)) > 1 and not any(map(_foreign, sides)):
+        reasons.insert(0, "their steps were timed in different runs")
+    return reasons
+
+
+def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
     """Say why the answer is what it is, and what to do."""
     if status == "FAIL":
         return [
@@ -239,10 +275,12 @@ def _time_advice(status: Status, seeds: int) -> list[str]:
             "faster, the rank hardly matters; or raise the limit."
         ]
     if status == "INCONCLUSIVE":
+        seeds, is_short = len(candidate.trials), candidate.workload.purpose == "timing"
+        more = "with --ftguard-no-cache, which times all steps" if is_short else "for more steps"
         few = f"with {seeds} seeds the ends are far apart: use 4 or more; " if seeds < 4 else ""
         return [
             f"The limit lies between the two ends, so neither answer is safe. What to do: {few}run on a machine with "
-            "nothing else to do, or for more steps."
+            f"nothing else to do, or {more}."
         ]
     return []
 
@@ -262,12 +300,25 @@ def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str
 
 
 def _disturbed(variant: TrainedVariant) -> list[str]:
-    """Say what else used the accelerator while its steps were timed."""
+    """Say what else used the device while its steps were timed, and what to do."""
+    # A timing is never stored.
+    again = "" if variant.workload.purpose == "timing" else "; --ftguard-no-cache trains it again"
+    return [f"{_where(trial)}: {text}{again}" for trial, text in _disturbances(variant)]
+
+
+def _disturbances(variant: TrainedVariant) -> list[tuple[TrialResult, str]]:
+    return [
+        (trial, trial.time.disturbance)
+        for trial in variant.trials
+        if trial.time is not None and trial.time.disturbance is not None
+    ]
+
+
+def _short_of_memory(variant: TrainedVariant) -> list[str]:
+    """Say what an accelerator's memory was short of while its steps were timed."""
     problems = []
     for trial in variant.trials:
-        where = f"{variant.label}, seed {trial.spec.seed}"
-        if trial.time is not None and trial.time.disturbance is not None:
-            problems.append(f"{where}: {trial.time.disturbance}")
+        where = _where(trial)
         if trial.memory is not None and trial.memory.allocator_retries:
             problems.append(
                 f"{where}: the allocator ran out of room {trial.memory.allocator_retries} times and had to give back "
@@ -283,8 +334,7 @@ def _disturbed(variant: TrainedVariant) -> list[str]:
 
 def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
     """Seeds show how much a step's time moves within a run, and nothing of how it moves from run to run."""
-    runs = {trial.time.run for side in (candidate, baseline) for trial in side.trials if trial.time}
-    if len(runs) == 1:
+    if len(_runs(candidate, baseline)) == 1:
         return []
     return [
         "the steps were timed in different runs, between which the load of the machine may change: train both in "
@@ -292,11 +342,19 @@ def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list
     ]
 
 
+def _runs(*sides: TrainedVariant) -> set[str]:
+    return {trial.time.run for side in sides for trial in side.trials if trial.time}
+
+
+def _where(trial: TrialResult) -> str:
+    return f"{trial.spec.variant.label}, seed {trial.spec.seed}"
+
+
 def _seconds(variant: TrainedVariant) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return np.array([trial.time.seconds_per_step for trial in variant.trials if trial.time], dtype=np.float64)
 
 
-def _time_problems(variant: TrainedVariant) -> list[str]:
+def _unmeasured(variant: TrainedVariant) -> list[str]:
     if not variant.trials:
         return [f"{variant.label} has no trial"]
     problems = []
@@ -306,13 +364,13 @@ def _time_problems(variant: TrainedVariant) -> list[str]:
             problems.append(trial.failure)
         elif seconds is None or not 0 < seconds < float("inf"):
             problems.append(f"the time of a step of {variant.label}, seed {trial.spec.seed}, was not measured")
-        elif trial.measured_elsewhere is not None:
-            problems.append(_measured_elsewhere(trial))
     return problems
 
 
+def _foreign(variant: TrainedVariant) -> list[TrialResult]:
+    """Return the trials whose seconds are another machine's."""
+    return [trial for trial in variant.trials if trial.failure is None and trial.measured_elsewhere is not None]
+
+
 def _measured_elsewhere(trial: TrialResult) -> str:
-    return (
-        f"{trial.spec.variant.label}, seed {trial.spec.seed}, comes from the store: {trial.measured_elsewhere}; "
-        "--ftguard-no-cache trains it here"
-    )
+    return f"{_where(trial)}, comes from the store: {trial.measured_elsewhere}; --ftguard-no-cache trains it here"

@@ -19,10 +19,19 @@ from pytest_ftguard.limits import BYTES, GROWTH, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.lab import Progress
 from pytest_ftguard.running.search import search_workload
+from pytest_ftguard.running.timing import Retiming
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, format_count, format_duration
 
-__all__ = ["RecordedVerdict", "accepted_lines", "plan_lines", "progress_line", "reason_lines", "summary_lines"]
+__all__ = [
+    "RecordedVerdict",
+    "accepted_lines",
+    "plan_lines",
+    "progress_line",
+    "reason_lines",
+    "summary_lines",
+    "timing_lines",
+]
 
 _UNMEASURED: Final = "-"
 
@@ -53,7 +62,7 @@ def summary_lines(
     searches = [trial for trial in trials if trial.spec.workload.purpose == "search"]
     blocks = [
         list(_workload_block(group, searches))
-        for group in _by_workload([trial for trial in trials if trial.spec.workload.purpose != "search"])
+        for group in _by_workload([trial for trial in trials if trial.spec.workload.purpose == "gates"])
     ]
     failed = list(_failures(trials))
     if failed:
@@ -338,7 +347,8 @@ def _failures(trials: Sequence[TrialResult]) -> Iterator[str]:
         expected = trial.spec.workload.purpose == "search" and trial.outcome == "diverged"
         if trial.outcome != "ok" and not expected:
             detail = f": {trial.error.message}" if trial.error else ""
-            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}, ended {trial.outcome}{detail}"
+            timed = "timed again, " if trial.spec.workload.purpose == "timing" else ""
+            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}, {timed}ended {trial.outcome}{detail}"
 
 
 def _gate_block(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
@@ -409,14 +419,24 @@ def reason_lines(reasons: Mapping[tuple[str, str], Sequence[int]]) -> list[str]:
     return lines
 
 
+def timing_lines(retimings: Sequence[Retiming]) -> list[str]:
+    """Return which variants were timed again, how, and why.
+
+    Args:
+        retimings: Each pair that was.
+    """
+    lines = []
+    for one in retimings:
+        how = f"in turns, {one.steps} steps x {one.seeds} seeds each"
+        lines += _wrapped(f"timed again: {one.candidate} and {one.baseline}, {how}; why: {one.why}")
+    return lines
+
+
 def progress_line(progress: Progress) -> str:
     """Return one line that says where a trial stands."""
     spec = progress.spec
-    searched = f"learning rate {spec.variant.learning_rate:g}?"
-    parts = [
-        f"ftguard: {spec.variant.label}",
-        searched if spec.workload.purpose == "search" else f"seed {spec.seed}",
-    ]
+    what = {"search": f"learning rate {spec.variant.learning_rate:g}?", "timing": f"timing, seed {spec.seed}"}
+    parts = [f"ftguard: {spec.variant.label}", what.get(spec.workload.purpose, f"seed {spec.seed}")]
     if progress.phase == "train":
         parts.append(f"step {progress.step}/{spec.workload.steps}")
     else:

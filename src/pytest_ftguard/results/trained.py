@@ -12,9 +12,11 @@ from pytest_ftguard.results.parts import Parameters, perplexity_of
 from pytest_ftguard.results.trial import TrialResult
 from pytest_ftguard.specs import Variant, Workload
 
-__all__ = ["Loader", "TrainedVariant", "by_variant", "trained_variants"]
+__all__ = ["Loader", "Timer", "TrainedVariant", "by_variant", "trained_variants"]
 
 Loader = Callable[[TrialResult], tuple[Any, Any]]
+Timer = Callable[["TrainedVariant", "TrainedVariant", str], tuple["TrainedVariant", "TrainedVariant"]]
+"""Called with a candidate, its baseline, and why both are to be timed again."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +37,7 @@ class TrainedVariant:
     trials: tuple[TrialResult, ...]
     loader: Loader | None = field(default=None, compare=False)
     extend: Callable[[int], TrainedVariant] | None = field(default=None, compare=False)
+    timer: Timer | None = field(default=None, compare=False)
 
     def with_seeds(self, count: int) -> TrainedVariant:
         """Return the variant trained with so many seeds in all; those that are missing are trained now.
@@ -48,6 +51,22 @@ class TrainedVariant:
             message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
             raise FtguardError(message)
         return self.extend(count)
+
+    def timed_beside(self, baseline: TrainedVariant, why: str) -> tuple[TrainedVariant, TrainedVariant]:
+        """Return short trials of this variant and of its baseline, made in turns in this run; only time is theirs.
+
+        Args:
+            baseline: The variant that it is judged against, with the same seeds.
+            why: Why the seconds that both have cannot be compared.
+
+        Raises:
+            FtguardError: One of the two was not trained in this run, or they cannot be timed here.
+        """
+        if self.timer is None or baseline.timer is None:
+            absent = self if self.timer is None else baseline
+            message = f"{absent.label} was not trained in this run, so it cannot be timed in it"
+            raise FtguardError(message)
+        return self.timer(self, baseline, why)
 
     def __repr__(self) -> str:
         """Return one short line: pytest shows it beside every failing test."""
@@ -152,11 +171,11 @@ class TrainedVariant:
 def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...]:
     """Return the trials put together, one variant for each workload and way of adapting the weights.
 
-    Those of a search for a learning rate are left out: they are not what gates judge.
+    Those of a search for a learning rate and of a timing are left out: they are not the variant that gates judge.
     """
     groups: dict[tuple[Workload, Variant], dict[int, TrialResult]] = {}
     for trial in trials:
-        if trial.spec.workload.purpose == "search":
+        if trial.spec.workload.purpose != "gates":
             continue
         # More seeds of a variant are still that variant on that workload.
         work = replace(trial.spec.workload, seeds=(0,), most_seeds=0)

@@ -87,7 +87,8 @@ class TrialResult:
             return None
         detail = f": {self.error.message}" if self.error else ""
         tail = f"\nThe end of its log:\n{self.error.log_tail}" if self.error and self.error.log_tail else ""
-        return f"the trial of {self.spec.variant.label}, seed {self.spec.seed}, ended {self.outcome}{detail}{tail}"
+        word = "timing" if self.spec.workload.purpose == "timing" else "trial"
+        return f"the {word} of {self.spec.variant.label}, seed {self.spec.seed}, ended {self.outcome}{detail}{tail}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as values that JSON can hold, with the number of their schema."""

@@ -24,6 +24,7 @@ from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of, mach
 from pytest_ftguard.running.locks import Neighbours, leased
 from pytest_ftguard.running.process import Event, Job, Worker
 from pytest_ftguard.running.store import Store
+from pytest_ftguard.running.timing import PairTimer, Retiming
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
 
 __all__ = ["Lab", "LabOptions", "Progress", "Reason"]
@@ -143,11 +144,17 @@ class Lab:
         self._spare_slot = ""
         self._started = 0
         self._files: dict[str, list[tuple[int, int]]] = {}
+        self._timer = PairTimer(self._run, options.root, self._train_short, self._waiting)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
-        """All trials so far, in the order in which they were trained."""
-        return tuple(self._results.values())
+        """All trials so far, in the order in which they were trained, those of a timing behind the others."""
+        return (*self._results.values(), *self._timer.results.values())
+
+    @property
+    def retimings(self) -> tuple[Retiming, ...]:
+        """Pairs that were timed again, and why."""
+        return tuple(self._timer.retimings)
 
     def train(self, workload: Workload, variant: Variant) -> TrainedVariant:
         """Return a variant trained with every seed of the workload; what was trained before is not trained again.
@@ -179,7 +186,9 @@ class Lab:
             more = itertools.islice(fresh, count - len(workload.seeds))
             return self.train(replace(workload, seeds=(*workload.seeds, *more)), variant)
 
-        return TrainedVariant(workload, variant, tuple(trials), loader=self._load, extend=extend)
+        return TrainedVariant(
+            workload, variant, tuple(trials), loader=self._load, extend=extend, timer=self._time_again
+        )
 
     def plan(self, workload: Workload, variant: Variant) -> TrainedVariant:
         """Return a variant whose trials are planned and not trained, with the forecast of their memory.
@@ -218,8 +227,8 @@ class Lab:
             return self._train_leased(spec, more_to_come=more_to_come)
         if (found := self._look_up(spec, candidates, environment)) is not None:
             return self._with_base(found)
-        waiting, since = _ProgressClock(spec, self._on_progress), time.time()
-        with self._store.lock(candidates[0].key, lambda: waiting.take(Event("wait"))):
+        since = time.time()
+        with self._store.lock(candidates[0].key, self._waiting(spec)):
             if (found := self._look_up(spec, candidates, environment)) is not None:
                 return self._with_base(found)
             if (failed := self._store.find_failure(candidates[0], spec, since)) is not None:
@@ -313,6 +322,26 @@ class Lab:
         stored = self._store is not None and self._store.take_weights(result, folder)
         return replace(result, model_dir=str(folder)) if stored else None
 
+    def _time_again(
+        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str
+    ) -> tuple[TrainedVariant, TrainedVariant]:
+        """Time two variants in turns, unless what would disturb them is known beforehand."""
+        trials = (*candidate.trials, *baseline.trials)
+        on_cpu = any(trial.environment is not None and trial.environment.device == "cpu" for trial in trials)
+        if self._options.disturbance and on_cpu:
+            raise FtguardError(self._options.disturbance)
+        for side in (candidate, baseline):
+            self._refuse_changed_files(side.workload)
+        return self._timer.time(candidate, baseline, why)
+
+    def _train_short(self, spec: TrialSpec, more_to_come: bool) -> TrialResult:
+        return self._train_leased(spec, more_to_come=more_to_come or self.more_variants_expected > 0)
+
+    def _waiting(self, spec: TrialSpec) -> Callable[[], None]:
+        """Return what shows, when it is called, that a trial waits for another process."""
+        clock = _ProgressClock(spec, self._on_progress)
+        return lambda: clock.take(Event("wait"))
+
     def _train_leased(
         self, spec: TrialSpec, fingerprint: Fingerprint | None = None, *, more_to_come: bool
     ) -> TrialResult:
@@ -323,8 +352,7 @@ class Lab:
             return replace(known, spec=spec)
         slots = device_slots(spec.device)
         preferred = sorted(slots, key=lambda slot: slot != self._spare_slot)
-        waiting = _ProgressClock(spec, self._on_progress)
-        with leased(preferred, self._options.root, lambda: waiting.take(Event("wait"))) as slot:
+        with leased(preferred, self._options.root, self._waiting(spec)) as slot:
             if slot != CPU_SLOT:
                 return self._train_one(spec, slot, fingerprint, more_to_come=more_to_come)
             with Neighbours() as neighbours:

@@ -18,7 +18,7 @@ __tracebackhide__ = hide_our_frames
 
 PRECISIONS: Final = ("auto", "fp32", "bf16")
 TASKS: Final = ("causal-lm",)
-PURPOSES: Final = ("gates", "search")
+PURPOSES: Final = ("gates", "search", "timing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,9 @@ class Workload(Spec):
             with the model, the data and the `TrialSpec`, and must take one optimizer step at
             `spec.variant.learning_rate` for each batch of the data. None is the Trainer.
         most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 where it may not. Set by `seeds`.
-        purpose: "gates", or "search" for the short trials of a search for a learning rate, which are evaluated on
-            validation sequences that no gate uses.
+        purpose: "gates"; "search" for the short trials of a search for a learning rate, which are evaluated on
+            validation sequences that no gate uses; or "timing" for the short trials of which only the time of a step
+            is judged.
 
     Raises:
         ConfigurationError: A value is not allowed; the message names the field and the value.

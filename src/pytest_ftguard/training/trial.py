@@ -301,7 +301,7 @@ class _Trial:
         data.check_texts(workload.train, workload.validation)
         train = data.training_blocks(workload.train, tokenizer, batch_size=workload.batch_size, **size)
         limit = {"at_most": workload.validation_sequences, **size}
-        cut = data.evaluation_set if workload.purpose == "gates" else data.left_over_set
+        cut = data.left_over_set if workload.purpose == "search" else data.evaluation_set
         validation = cut(workload.validation, "validation", tokenizer, **limit)
         reference = (
             data.evaluation_set(workload.reference, "reference", tokenizer, **limit) if workload.reference else None
@@ -323,6 +323,8 @@ class _Trial:
 
     def _keep(self, model: nn.Module, tokenizer: Any) -> tuple[str | None, str | None]:
         """Keep the trained weights; return their folder, or why there is none."""
+        if self.workload.purpose == "timing":
+            return None, "it was trained for the time of its steps only"
         parameters: Parameters = models.count_parameters(model)
         size = 4 * parameters.trainable
         limit = self.folder.keep_at_most_bytes

@@ -1,0 +1,358 @@
+"""The timing: who is timed again, how, how often, and where it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.assertions import assert_time_budget
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
+from pytest_ftguard.gates.budgets import time_problems, why_time_again
+from pytest_ftguard.gates.regression import pair_problems
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.limits import GROWTH, Limit
+from pytest_ftguard.reporting.json import json_report, read_report
+from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
+from pytest_ftguard.results import Memory, Timing, TrainedVariant, TrialError, TrialResult, by_variant, trained_variants
+from pytest_ftguard.running import lab
+from pytest_ftguard.running.lab import Lab, LabOptions, Progress
+from pytest_ftguard.running.process import Job
+from pytest_ftguard.running.store import Store, StoreOptions
+from pytest_ftguard.running.timing import PairTimer, Retiming, timing_workload
+from pytest_ftguard.specs import LoRA, TrialSpec, Variant, Workload
+
+from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trained, trial
+
+NLL = [20.0 + 0.01 * i for i in range(64)]
+WORK = replace(WORKLOAD, seeds=(0, 1, 2))
+NOW = Timing(0.5, 97, 50.0, run="now")
+
+
+def variant(kind: Variant, *, work: Workload = WORK, **changes: Any) -> TrainedVariant:
+    """A variant with three seeds, timed in this run unless the changes say otherwise."""
+    return trained(kind, *(trial(kind, NLL, seed=seed, workload=work, **{"time": NOW, **changes}) for seed in range(3)))
+
+
+class TimedWorker:
+    """Stands for a process that trains at once: a step of LoRA takes 80 % of full's, with a little noise."""
+
+    jobs: list[Job] = []  # noqa: RUF012 - the fixture empties it
+    failing = ""
+    has_ended = False
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def run(self, job: Job, *_: Any) -> TrialResult:
+        self.jobs.append(job)
+        kind = job.spec.variant
+        if job.spec.workload.purpose == "timing" and kind.kind == self.failing:
+            return TrialResult(spec=job.spec, outcome="crashed", error=TrialError("it broke"))
+        seconds = (1.0 if kind.kind == "full" else 0.8) * (1 + 0.01 * job.spec.seed**2 * (kind.kind == "full"))
+        time = Timing(seconds, 37, 40.0, run=job.run)
+        return trial(kind, NLL, seed=job.spec.seed, workload=job.spec.workload, time=time)
+
+    def is_quiet(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class Alone:
+    """Stands for a machine on which no other pytest run trains."""
+
+    were_there = False
+
+    def __enter__(self) -> Alone:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
+    """A workload whose files exist, trained by a worker that trains nothing."""
+    monkeypatch.setattr(lab, "Worker", TimedWorker)
+    monkeypatch.setattr(Store, "environment", lambda *_: ENVIRONMENT)
+    monkeypatch.setattr(lab, "Neighbours", Alone)
+    monkeypatch.setattr(TimedWorker, "failing", "")
+    TimedWorker.jobs.clear()
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    model, train, validation = (str(tmp_path / name) for name in ("model", "train", "validation"))
+    return replace(WORK, steps=500, model=model, train=train, validation=validation, reference=validation)
+
+
+def open_lab(tmp_path: Path, run: str, **options: Any) -> Lab:
+    """Return a lab of a run that keeps what it trains in one store with the others."""
+    store = Store(StoreOptions(tmp_path / "store"), run)
+    return Lab(LabOptions(device="cpu", **options), lambda _: None, store)
+
+
+def pair_of_two_runs(tmp_path: Path, work: Workload, **options: Any) -> tuple[Lab, TrainedVariant, TrainedVariant]:
+    """Return LoRA as this run has trained it, and full fine-tuning as an earlier one left it in the store."""
+    earlier = open_lab(tmp_path, "earlier")
+    earlier.train(work, FULL)
+    earlier.close()
+    ours = open_lab(tmp_path, "now", **options)
+    full, lora = ours.train(work, FULL), ours.train(work, LORA)
+    assert (full.cached, lora.cached) == (True, False)
+    assert [job.spec.workload.purpose for job in TimedWorker.jobs] == ["gates"] * 6
+    TimedWorker.jobs.clear()
+    return ours, lora, full
+
+
+def turns() -> list[str]:
+    return [f"{job.spec.variant.kind} {job.spec.seed}" for job in TimedWorker.jobs]
+
+
+def test_a_time_gate_on_a_cached_baseline_times_both_again_in_turns(tmp_path: Path, work: Workload) -> None:
+    """Seed by seed with the other one first; the verdict is that of the short trials, and says so."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    verdict = assert_time_budget(lora, at_most="90%", of=full)
+    assert verdict.status == "PASS"
+    assert verdict.value == pytest.approx(0.8, rel=0.05)
+    assert "by short trials of 40 steps, because their steps were timed in different runs." in verdict.message
+    assert turns() == ["lora 0", "full 0", "full 1", "lora 1", "lora 2", "full 2"]
+    (short,) = {job.spec.workload for job in TimedWorker.jobs}
+    expected = replace(work, steps=40, validation_sequences=8, reference=None, purpose="timing")
+    assert short == expected
+    assert ours.retimings == (Retiming("lora r=16", "full", 40, 3, "their steps were timed in different runs"),)
+    ours.close()
+
+
+def test_a_pair_is_timed_once_in_a_run_and_in_every_run(tmp_path: Path, work: Workload) -> None:
+    """A second test of the pair gets the same times, another pair and another run get their own."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    first = assert_time_budget(lora, at_most="90%", of=full)
+    assert assert_time_budget(lora, at_most="90%", of=full) == first
+    assert len(TimedWorker.jobs) == 6
+    other = ours.train(work, LoRA(r=4, learning_rate=1e-3))
+    assert_time_budget(other, at_most="90%", of=full)
+    assert turns()[6 + 3 :] == ["lora 0", "full 0", "full 1", "lora 1", "lora 2", "full 2"]
+    timed = [one for one in ours.results if one.spec.workload.purpose == "timing"]
+    assert len({one.fingerprint for one in timed}) == len(timed) == 12
+    assert not any(one.cached for one in timed)
+    ours.close()
+    TimedWorker.jobs.clear()
+    again = open_lab(tmp_path, "again")
+    lora, full = again.train(work, LORA), again.train(work, FULL)
+    assert (lora.cached, full.cached) == (True, True)
+    assert_time_budget(lora, at_most="90%", of=full)
+    assert len(TimedWorker.jobs) == 6
+    again.close()
+
+
+def test_what_was_timed_in_one_run_is_not_timed_again(tmp_path: Path, work: Workload) -> None:
+    """Not in the run that trained both, and not later, when both come from the store."""
+    for run in ("first", "second"):
+        ours = open_lab(tmp_path, run)
+        full, lora = ours.train(work, FULL), ours.train(work, LORA)
+        assert "timed again" not in assert_time_budget(lora, at_most="90%", of=full).message
+        assert not ours.retimings
+        ours.close()
+    assert len(TimedWorker.jobs) == 6
+
+
+def test_losses_and_memory_are_still_those_of_the_whole_training(tmp_path: Path, work: Workload) -> None:
+    """A timing leaves the variants, the reasons of what was trained again, and the store as they are."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    before = (lora.trials, full.trials, list(ours.reasons), sorted((tmp_path / "store").rglob("*.json")))
+    assert_time_budget(lora, at_most="90%", of=full)
+    assert before == (lora.trials, full.trials, ours.reasons, sorted((tmp_path / "store").rglob("*.json")))
+    assert ours.train(work, LORA) == lora
+    assert all(job.checkpoints is None for job in TimedWorker.jobs)
+    ours.close()
+
+
+def test_a_timing_that_fails_ends_there_and_the_gate_is_invalid(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict says which trial it was, and why it was made."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    monkeypatch.setattr(TimedWorker, "failing", "full")
+    with pytest.raises(GateFailure) as failure:
+        assert_time_budget(lora, at_most="90%", of=full)
+    assert "step time INVALID" in str(failure.value)
+    assert "the timing of full, seed 0, ended crashed: it broke" in str(failure.value)
+    assert "timed again in this run" in str(failure.value)
+    assert turns() == ["lora 0", "full 0"]
+    assert "full, seed 0, timed again, ended crashed: it broke" in summary_lines(ours.results, [], [])
+    ours.close()
+
+
+def test_another_pytest_run_disturbs_a_timing_too(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate is INVALID until nothing else trains; a timing is trained in each run, so nothing must be forgotten."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    monkeypatch.setattr(Alone, "were_there", True)
+    with pytest.raises(
+        GateFailure, match=r"(?m)lora r=16, seed 2: another pytest run trained.*: run one after the other$"
+    ):
+        assert_time_budget(lora, at_most="90%", of=full)
+    assert len(TimedWorker.jobs) == 6
+    ours.close()
+
+
+@pytest.mark.parametrize("error", [FtguardError("no room"), DeviceUnavailableError("no such device")])
+def test_a_timing_that_cannot_be_made_leaves_the_gate_invalid(error: FtguardError) -> None:
+    """What was wrong with the seconds is said, and why there are no others."""
+
+    def refuse(*_: object) -> tuple[TrainedVariant, TrainedVariant]:
+        raise error
+
+    ours = replace(variant(LORA), timer=refuse)
+    theirs = replace(variant(FULL, time=replace(NOW, run="earlier")), timer=refuse)
+    with pytest.raises(GateFailure, match=rf"(?s)different runs.*not timed again in this run: {error}"):
+        assert_time_budget(ours, at_most="90%", of=theirs)
+
+
+def test_beside_other_workers_of_xdist_nothing_is_timed_on_the_processor(tmp_path: Path, work: Workload) -> None:
+    """They would disturb the short trials as well."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work, disturbance="2 workers: use none")
+    with pytest.raises(GateFailure, match="not timed again in this run: 2 workers: use none"):
+        assert_time_budget(lora, at_most="90%", of=full)
+    assert not TimedWorker.jobs
+    ours.close()
+
+
+def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
+    """Two workers of xdist that judge one pair train six short trials, not twelve; another run trains its own."""
+    trained_specs: list[TrialSpec] = []
+
+    def timed(run: str) -> tuple[Sequence[TrialResult], ...]:
+        def train(spec: TrialSpec, more_to_come: bool) -> TrialResult:
+            trained_specs.append(spec)
+            assert more_to_come is (len(trained_specs) % 6 > 0)
+            time = Timing(1.0 + len(trained_specs), 37, 40.0, run=run)
+            return trial(spec.variant, NLL, seed=spec.seed, workload=spec.workload, time=time)
+
+        timer = PairTimer(run, tmp_path, train, lambda _: lambda: None)
+        return tuple(side.trials for side in timer.time(variant(LORA), variant(FULL), "why"))
+
+    others = replace(variant(FULL), trials=())
+    with pytest.raises(ConfigurationError, match="lora r=16 and full have no seed in common"):
+        PairTimer("a run", tmp_path, lambda *_: trial(FULL, NLL), lambda _: lambda: None).time(
+            variant(LORA), others, "why"
+        )
+    assert timed("one run") == timed("one run")
+    assert len(trained_specs) == 6
+    timed("another")
+    assert len(trained_specs) == 12
+
+
+@pytest.mark.parametrize(("steps", "short"), [(3, 3), (39, 39), (40, 40), (41, 40), (5000, 40)])
+def test_a_timing_takes_few_steps(steps: int, short: int) -> None:
+    """Never more than the training itself."""
+    assert timing_workload(replace(WORK, steps=steps), (0, 1)).steps == short
+
+
+RESUMED = replace(NOW, disturbance="the training was resumed at step 7")
+BUSY = replace(NOW, disturbance="another pytest run trained on the processor: run one after the other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"time": replace(NOW, run="earlier")}, ["their steps were timed in different runs"]),
+        ({"time": RESUMED}, ["the training was resumed at step 7 (full)"]),
+        ({"time": BUSY}, ["another pytest run trained on the processor (full)"]),
+        (
+            {
+                "measured_elsewhere": "it was trained on another",
+                "environment": replace(ENVIRONMENT, device_name="another", threads=7),
+                "time": replace(NOW, run="there"),
+            },
+            ["the steps were timed on another machine (full)"],
+        ),
+    ],
+)
+def test_seconds_that_belong_to_another_time_or_place_are_taken_again(changes: dict[str, Any], why: list[str]) -> None:
+    """Other trials of both variants would have comparable ones."""
+    ours, theirs = variant(LORA), variant(FULL, **changes)
+    assert why_time_again(ours, theirs) == why
+    # A regression is judged by the whole trainings: it is told how to make them again.
+    limit = Limit(0.05, GROWTH, "argument", "the argument at_most")
+    for problems in (time_problems(ours, theirs), pair_problems(ours, theirs, limit, Rule(), "time")):
+        assert any("--ftguard-no-cache trains" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"environment": replace(ENVIRONMENT, threads=7)},
+        *(
+            {"time": replace(NOW, run="earlier"), **other}
+            for other in (
+                {"data_order": "other"},
+                {"outcome": "crashed", "validation": None},
+                {"time": replace(NOW, run="earlier", seconds_per_step=None)},
+                {"memory": Memory(600, "allocator", allocator_retries=2)},
+                {"memory": Memory(600, "allocator", others_bytes=5 * 1000**3)},
+                {"work": replace(WORK, batch_size=8)},
+            )
+        ),
+    ],
+)
+def test_where_something_else_is_wrong_nothing_is_timed(changes: dict[str, Any]) -> None:
+    """Trials that could not be compared either are not worth their time."""
+    assert why_time_again(variant(LORA), variant(FULL, **changes)) == []
+
+
+def test_one_seed_is_refused_before_anything_is_timed() -> None:
+    """More steps of one seed still would not show how much the ratio moves."""
+    ours, theirs = (
+        replace(side, trials=side.trials[:1])
+        for side in (variant(LORA), variant(FULL, time=replace(NOW, run="earlier")))
+    )
+    assert why_time_again(ours, theirs) == []
+
+
+def test_what_was_not_trained_in_this_run_is_not_timed_in_it(tmp_path: Path, work: Workload) -> None:
+    """Neither a variant of a report beside one of this run, nor two of a report."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    for pair in ((replace(lora, timer=None), full), (lora, replace(full, timer=None))):
+        with pytest.raises(GateFailure, match="timed in different runs"):
+            assert_time_budget(pair[0], at_most="90%", of=pair[1])
+        with pytest.raises(FtguardError, match="was not trained in this run, so it cannot be timed"):
+            pair[0].timed_beside(pair[1], "why")
+    assert not TimedWorker.jobs
+    ours.close()
+
+
+def timed_trials() -> list[TrialResult]:
+    short = timing_workload(WORK, WORK.seeds)
+    whole = [*variant(FULL).trials, *variant(LORA).trials]
+    return [*whole, *variant(FULL, work=short).trials, *variant(LORA, work=short).trials]
+
+
+def test_the_trials_of_a_timing_are_no_results(tmp_path: Path) -> None:
+    """Neither the table, nor a calibration, nor a report of another run takes them for the variant."""
+    trials = timed_trials()
+    assert [one.workload.purpose for one in trained_variants(trials)] == ["gates", "gates"]
+    assert [(full.label, len(others)) for full, others in by_variant(trials)] == [("full", 1)]
+    assert summary_lines(trials, [], []) == summary_lines(trials[:6], [], [])
+    path = tmp_path / "ftguard.json"
+    path.write_text(json_report(trials, []), encoding="utf-8")
+    assert path.read_text().count('"purpose": "timing"') == 2 * 6  # of the trial, and in its workload
+    assert [one.workload.steps for one in read_report(path)] == [100, 100]
+
+
+def test_the_summary_and_the_progress_name_the_timing() -> None:
+    """Which variants, over how many steps and seeds, and why; and that a seed is not simply trained once more."""
+    lines = timing_lines([Retiming("lora r=4", "full", 40, 3, "their steps were timed in different runs")])
+    assert lines == [
+        "timed again: lora r=4 and full, in turns, 40 steps x 3 seeds each; why: their",
+        "      steps were timed in different runs",
+    ]
+    spec = TrialSpec(workload=timing_workload(WORK, (0, 1)), variant=LORA, seed=1)
+    assert "lora r=16  timing, seed 1  step 4/40" in progress_line(Progress(spec, "train", 4, None, 2.0, None))
