@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_ftguard.assertions import assert_time_budget
+from pytest_ftguard.assertions import active_test, assert_time_budget
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.gates.budgets import time_problems, why_time_again
 from pytest_ftguard.gates.regression import pair_problems
@@ -35,6 +35,14 @@ NOW = Timing(0.5, 97, 50.0, run="now")
 def variant(kind: Variant, *, work: Workload = WORK, **changes: Any) -> TrainedVariant:
     """A variant with three seeds, timed in this run unless the changes say otherwise."""
     return trained(kind, *(trial(kind, NLL, seed=seed, workload=work, **{"time": NOW, **changes}) for seed in range(3)))
+
+
+@pytest.fixture(autouse=True)
+def unrecorded() -> Iterator[None]:
+    """The verdicts here are not those of this very test run."""
+    token = active_test.set(None)
+    yield
+    active_test.reset(token)
 
 
 class TimedWorker:
