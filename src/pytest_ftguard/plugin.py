@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, GateFailure, hide_our_frames
-from pytest_ftguard.session import Run, TestRecord, is_worker, memory_budget, write_whole
+from pytest_ftguard.files import write_whole
+from pytest_ftguard.session import Run, memory_budget
 from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
+from pytest_ftguard.testrecord import TestRecord, is_worker
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_ftguard.running.lab import Progress
+    from pytest_ftguard.running.clock import Progress
 
 __all__ = ["ProgressDisplay"]
 

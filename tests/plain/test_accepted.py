@@ -22,8 +22,8 @@ from pytest_ftguard.accepted import (
 from pytest_ftguard.accepted_files import AcceptedFiles, find_unused, unused_note
 from pytest_ftguard.collected import Collected
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.session import write_whole
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 

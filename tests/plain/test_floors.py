@@ -15,13 +15,13 @@ import pytest_ftguard
 SOURCE = Path(pytest_ftguard.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
-    **dict.fromkeys(("errors", "units"), 0),
+    **dict.fromkeys(("errors", "files", "units"), 0),
     **dict.fromkeys(("specs", "results", "limits"), 1),
     **dict.fromkeys(("statistics", "training", "accepted"), 2),
     **dict.fromkeys(("comparison", "running", "accepted_files"), 3),
     **dict.fromkeys(("gates", "advice", "calibration", "trainer_runs"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
-    **dict.fromkeys(("progress", "collected"), 6),
+    **dict.fromkeys(("progress", "collected", "testrecord"), 6),
     **dict.fromkeys(("assertions", "session"), 7),
     "plugin": 8,
 }

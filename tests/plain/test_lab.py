@@ -10,7 +10,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Memory, TrialError, TrialResult
-from pytest_ftguard.running import lab
+from pytest_ftguard.running import lab, workers
 from pytest_ftguard.running.fingerprint import fingerprint_of
 from pytest_ftguard.running.process import Job
 from pytest_ftguard.running.store import Store, StoreOptions
@@ -68,7 +68,7 @@ def test_results_of_a_gpu_serve_where_there_is_none(
     options = StoreOptions(tmp_path / "store", signing_key=b"key", requires_signature=True)
     there = Store(options, "there")
     there.keep(fingerprint_of(spec, "cuda", precision, {}), trial(FULL, [1.0], environment=environment))
-    monkeypatch.setattr(lab, "Worker", AbsentDevice)
+    monkeypatch.setattr(workers, "Worker", AbsentDevice)
     ours = lab.Lab(lab.LabOptions(device="cuda"), lambda _: None, Store(options, "here"))
     (found,) = ours.train(workload, FULL).trials
     assert found.cached
@@ -87,7 +87,7 @@ def test_a_path_keeps_its_content_within_a_run(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).write_text(name)
     texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
     workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
-    monkeypatch.setattr(lab, "Worker", HopelessWorker)
+    monkeypatch.setattr(workers, "Worker", HopelessWorker)
     ours = lab.Lab(lab.LabOptions(), lambda _: None)
     ours.train(workload, FULL)
     ours.train(workload, FULL)
@@ -99,7 +99,7 @@ def test_a_path_keeps_its_content_within_a_run(tmp_path: Path, monkeypatch: pyte
 
 def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory of a training does not depend on its seed, so further seeds cost no forecast; each is an outcome."""
-    monkeypatch.setattr(lab, "Worker", HopelessWorker)
+    monkeypatch.setattr(workers, "Worker", HopelessWorker)
     HopelessWorker.jobs.clear()
     ours = lab.Lab(lab.LabOptions(), lambda _: None)
     workload = Workload(model="m", train="t", validation="v", seeds=(0, 1, 2))

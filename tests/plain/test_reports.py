@@ -19,7 +19,7 @@ from pytest_ftguard.limits import BYTES, GROWTH, SHARE
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import RecordedVerdict, accepted_lines, plan_lines, progress_line, summary_lines
 from pytest_ftguard.results import Memory, Parameters, TrialError, TrialResult
-from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.specs import TrialSpec
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trial
 

@@ -14,7 +14,7 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines
 from pytest_ftguard.results import TrainedVariant, TrialResult, by_variant, trained_variants
-from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.search import find_learning_rate, search_workload
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from tests.plain.builders import LORA, WORKLOAD, trained, trial

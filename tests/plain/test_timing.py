@@ -18,8 +18,9 @@ from pytest_ftguard.limits import GROWTH, Limit
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
 from pytest_ftguard.results import Memory, Timing, TrainedVariant, TrialError, TrialResult, by_variant, trained_variants
-from pytest_ftguard.running import lab
-from pytest_ftguard.running.lab import Lab, LabOptions, Progress
+from pytest_ftguard.running import lab, workers
+from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.running.process import Job
 from pytest_ftguard.running.store import Store, StoreOptions
 from pytest_ftguard.running.timing import PairTimer, Retiming, timing_workload
@@ -86,7 +87,7 @@ class Alone:
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
     """A workload whose files exist, trained by a worker that trains nothing."""
-    monkeypatch.setattr(lab, "Worker", TimedWorker)
+    monkeypatch.setattr(workers, "Worker", TimedWorker)
     monkeypatch.setattr(Store, "environment", lambda *_: ENVIRONMENT)
     monkeypatch.setattr(lab, "Neighbours", Alone)
     monkeypatch.setattr(TimedWorker, "failing", "")

@@ -202,9 +202,9 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, 
     append(
         made_up,
         "conftest.py",
-        "\nimport pytest_ftguard.session as session\n"
+        "\nimport pytest_ftguard.testrecord as testrecord\n"
         "def full(path, text):\n    raise OSError(28, 'No space left on device')\n"
-        "session.write_whole = full\n",
+        "testrecord.write_whole = full\n",
     )
     write_test(made_up)
     append(made_up, "test_it.py", "def test_other(): pass\n")

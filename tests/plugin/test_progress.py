@@ -10,7 +10,7 @@ import pytest
 from tests.plain.builders import LORA, WORKLOAD
 
 from pytest_ftguard import progress
-from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.specs import TrialSpec
 
 SPEC = TrialSpec(workload=WORKLOAD, variant=LORA, seed=0)

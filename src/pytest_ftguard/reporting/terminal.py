@@ -17,7 +17,7 @@ from pytest_ftguard.comparison.same_work import same_base, same_sequences
 from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
 from pytest_ftguard.limits import BYTES, GROWTH, OF_GAIN, SHARE, format_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
-from pytest_ftguard.running.lab import Progress
+from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.running.timing import Retiming
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict

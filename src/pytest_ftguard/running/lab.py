@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,16 +17,18 @@ from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, Ft
 from pytest_ftguard.results import Environment, TrainedVariant, TrialResult
 from pytest_ftguard.running import worker
 from pytest_ftguard.running.alternatives import lacks_memory, with_advice
+from pytest_ftguard.running.clock import Progress, ProgressClock
 from pytest_ftguard.running.contents import UnknownContentError
 from pytest_ftguard.running.devices import CPU_SLOT, device_slots
 from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of, machine_facts
 from pytest_ftguard.running.locks import Neighbours, leased
-from pytest_ftguard.running.process import Event, Job, Worker
+from pytest_ftguard.running.process import Event, Job
 from pytest_ftguard.running.store import Store
 from pytest_ftguard.running.timing import PairTimer, Retiming
+from pytest_ftguard.running.workers import Workers
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
 
-__all__ = ["Lab", "LabOptions", "Progress", "Reason"]
+__all__ = ["Lab", "LabOptions", "Reason"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -89,27 +90,6 @@ class Reason:
     changes: str
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a trial stands.
-
-    Attributes:
-        spec: What is being trained.
-        phase: "wait", "start", "load", "evaluate", "train", "save", or "end".
-        step: Optimizer steps done.
-        loss: Training loss of that step, if known.
-        elapsed_seconds: Time since the trial started.
-        seconds_left: Estimated time until its last step; None while there is nothing to estimate from.
-    """
-
-    spec: TrialSpec
-    phase: str
-    step: int
-    loss: float | None
-    elapsed_seconds: float
-    seconds_left: float | None
-
-
 class Lab:
     """Trains what is asked for and remembers it until it is closed.
 
@@ -131,7 +111,6 @@ class Lab:
         self._on_progress = on_progress
         self._store = store
         self._run = store.run if store else uuid.uuid4().hex
-        self._root: Path | None = None
         self.reasons: list[Reason] = []
         self.more_variants_expected = 0
         self._results: dict[str, TrialResult] = {}
@@ -140,9 +119,7 @@ class Lab:
         self._bases: dict[str, Any] = {}
         self._plans: dict[str, TrialResult] = {}
         self._hopeless: dict[str, TrialResult] = {}
-        self._spare: Worker | None = None
-        self._spare_slot = ""
-        self._started = 0
+        self._workers = Workers(options.root)
         self._files: dict[str, list[tuple[int, int]]] = {}
         self._timer = PairTimer(self._run, options.root, self._train_short, self._waiting)
 
@@ -203,7 +180,7 @@ class Lab:
         ]
         key = _memory_key(specs[0])
         if key not in self._plans:
-            (self._plans[key],) = self._start_worker().forecast(specs[:1])
+            (self._plans[key],) = self._workers.start().forecast(specs[:1])
         planned = (replace(self._plans[key], spec=spec, cached=self._is_stored(spec)) for spec in specs)
         return TrainedVariant(workload, variant, tuple(planned))
 
@@ -213,12 +190,7 @@ class Lab:
 
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
-        if self._root is not None and self._options.root is None:
-            shutil.rmtree(self._root, ignore_errors=True)
-            self._root = None
+        self._workers.close()
 
     def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
         """Return the result of a trial, from the store or from a training, of which there is one in all processes."""
@@ -286,8 +258,9 @@ class Lab:
     def _describe(self, spec: TrialSpec) -> Environment | None:
         """Ask torch, in a worker that goes on to be the next one."""
         slot = device_slots(spec.device)[0]
-        self._spare, self._spare_slot = self._take_worker(slot), slot
-        return self._spare.describe(spec.device, spec.workload.precision)
+        present = self._workers.take(slot)
+        self._workers.keep_ready(slot, present)
+        return present.describe(spec.device, spec.workload.precision)
 
     def _with_base(self, result: TrialResult) -> TrialResult:
         """Keep the base model's losses, which need not be measured again for the next trial."""
@@ -318,7 +291,7 @@ class Lab:
         return worker.load_trained(result)
 
     def _with_stored_weights(self, result: TrialResult) -> TrialResult | None:
-        folder = self._folder() / "model"
+        folder = self._workers.folder() / "model"
         stored = self._store is not None and self._store.take_weights(result, folder)
         return replace(result, model_dir=str(folder)) if stored else None
 
@@ -339,7 +312,7 @@ class Lab:
 
     def _waiting(self, spec: TrialSpec) -> Callable[[], None]:
         """Return what shows, when it is called, that a trial waits for another process."""
-        clock = _ProgressClock(spec, self._on_progress)
+        clock = ProgressClock(spec, self._on_progress)
         return lambda: clock.take(Event("wait"))
 
     def _train_leased(
@@ -351,7 +324,7 @@ class Lab:
         if (known := self._hopeless.get(_memory_key(spec))) is not None:
             return replace(known, spec=spec)
         slots = device_slots(spec.device)
-        preferred = sorted(slots, key=lambda slot: slot != self._spare_slot)
+        preferred = sorted(slots, key=lambda slot: slot != self._workers.spare_slot)
         with leased(preferred, self._options.root, self._waiting(spec)) as slot:
             if slot != CPU_SLOT:
                 return self._train_one(spec, slot, fingerprint, more_to_come=more_to_come)
@@ -363,11 +336,11 @@ class Lab:
         self, spec: TrialSpec, slot: str, fingerprint: Fingerprint | None, *, more_to_come: bool
     ) -> TrialResult:
         base_key = _base_key(spec)
-        present = self._take_worker(slot)
+        present = self._workers.take(slot)
         if more_to_come:
             # It imports while the present worker imports or loads, and the present one's steps wait until it is done.
-            self._spare, self._spare_slot = self._start_worker(slot), slot
-        folder = self._folder()
+            self._workers.keep_ready(slot)
+        folder = self._workers.folder()
         job = Job(
             spec=spec,
             folder=folder,
@@ -378,10 +351,9 @@ class Lab:
             foretell=self._options.foretell,
             checkpoints=self._checkpoints(spec, fingerprint),
         )
-        progress = _ProgressClock(spec, self._on_progress)
-        spare = self._spare
+        progress = ProgressClock(spec, self._on_progress)
         try:
-            result = present.run(job, progress.take, spare.is_quiet if spare else lambda: True)
+            result = present.run(job, progress.take, self._workers.is_quiet)
         except (ConfigurationError, DeviceUnavailableError) as error:
             self._errors[spec.fingerprint] = error
             raise
@@ -392,7 +364,7 @@ class Lab:
                 with suppress(OSError):
                     job.checkpoints.rmdir()  # where no checkpoint was made, there is nothing to go on from
         if self._options.foretell and lacks_memory(result):
-            result = with_advice(result, self._start_worker().forecast)
+            result = with_advice(result, self._workers.start().forecast)
             if result.memory is not None and result.memory.method == "forecast":
                 self._hopeless[_memory_key(spec)] = result  # it was not even started, and no other seed would be
         return self._with_base(result)
@@ -410,30 +382,6 @@ class Lab:
         if not on_cpu or known is None or result.time is None or result.time.disturbance is not None:
             return result
         return replace(result, time=replace(result.time, disturbance=known))
-
-    def _take_worker(self, slot: str) -> Worker:
-        spare, self._spare = self._spare, None
-        if spare is None:
-            return self._start_worker(slot)
-        if spare.has_ended or slot != self._spare_slot:
-            # It died while it waited, for example for lack of memory beside the trial before: no fault of the next one.
-            spare.close()
-            return self._start_worker(slot)
-        return spare
-
-    def _start_worker(self, slot: str = CPU_SLOT) -> Worker:
-        return Worker(self._folder(), self._open_root(), None if slot == CPU_SLOT else slot)
-
-    def _open_root(self) -> Path:
-        if self._root is None:
-            self._root = Path(tempfile.mkdtemp(prefix="pytest-ftguard-", dir=self._options.root))
-        return self._root
-
-    def _folder(self) -> Path:
-        self._started += 1
-        folder = self._open_root() / f"{self._started:04}"
-        folder.mkdir()
-        return folder
 
     def _refuse_changed_files(self, workload: Workload) -> None:
         """Trials are told apart by paths within one run, so in it a path must keep its content."""
@@ -476,29 +424,3 @@ def _memory_key(spec: TrialSpec) -> str:
 def _base_key(spec: TrialSpec) -> str:
     values = spec.workload.to_dict()
     return canonical_json({**{name: values[name] for name in _BASE_FIELDS}, "device": spec.device})
-
-
-class _ProgressClock:
-    """Adds the time that has passed, and the time left, to a worker's events."""
-
-    def __init__(self, spec: TrialSpec, on_progress: Callable[[Progress], None]) -> None:
-        self._spec = spec
-        self._on_progress = on_progress
-        self._start = time.monotonic()
-        self._first: tuple[int, float] | None = None
-        self._last: tuple[int, float] | None = None
-
-    def take(self, event: Event) -> None:
-        now = time.monotonic()
-        if event.phase == "train" and (self._last is None or event.step > self._last[0]):
-            self._first = self._first or (event.step, now)
-            self._last = (event.step, now)
-        self._on_progress(
-            Progress(self._spec, event.phase, event.step, event.loss, now - self._start, self._seconds_left(event, now))
-        )
-
-    def _seconds_left(self, event: Event, now: float) -> float | None:
-        if event.phase != "train" or not self._first or not self._last or self._last[0] == self._first[0]:
-            return None
-        per_step = (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
-        return max(0.0, per_step * (self._spec.workload.steps - self._last[0]) - (now - self._last[1]))

@@ -11,7 +11,6 @@ import hmac
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import SCHEMA, Environment, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
@@ -139,7 +139,7 @@ class Store:
             if result.model_dir is not None and self._options.keeps_weights:
                 self._keep_weights(Path(result.model_dir), path, checksum)
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
+            write_whole(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
             self._write_digests()
             self._clean_up()
         except OSError as error:
@@ -228,7 +228,7 @@ class Store:
             for old in path.parent.glob("*.json"):
                 if time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
                     old.unlink()
-            _write_durably(path, json.dumps({"run": self.run, "time": time.time(), "result": result.to_dict()}))
+            write_whole(path, json.dumps({"run": self.run, "time": time.time(), "result": result.to_dict()}))
 
     def _failure(self, key: str) -> Path:
         return self._folder / "failures" / f"{key}.json"
@@ -391,7 +391,7 @@ class Store:
         self._folder.mkdir(parents=True, exist_ok=True)
         for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _CACHE_TAG)):
             if not (self._folder / name).exists():
-                _write_durably(self._folder / name, text)
+                write_whole(self._folder / name, text)
 
     def _write_digests(self) -> None:
         if self._trusts_notes and len(self.digests) != self._digests_before:
@@ -410,7 +410,7 @@ class Store:
     def _write_notes(self, name: str, values: Mapping[str, Any]) -> None:
         with suppress(OSError):
             self._prepare()
-            _write_durably(self._folder / name, json.dumps(values))
+            write_whole(self._folder / name, json.dumps(values))
 
     def complain(self, problem: str) -> None:
         """Note a problem for the summary, once."""
@@ -451,22 +451,3 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:
         return []
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whoever else writes it and whenever the machine stops.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}-", suffix=".draft")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(draft).unlink()
-        raise

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
+from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import SequenceLosses, TrialResult
 from pytest_ftguard.specs import TrialSpec
 
@@ -93,7 +94,7 @@ def _finish(job: Message, work: Callable[[], Message]) -> NoReturn:
         content = {"configuration_error": str(error)}
     except DeviceUnavailableError as error:
         content = {"device_error": str(error)}
-    _write_durably(Path(job["result_path"]), json.dumps(content))
+    write_whole(Path(job["result_path"]), json.dumps(content))
     if job.get("checkpoints") is not None:
         shutil.rmtree(job["checkpoints"], ignore_errors=True)  # only now: the result is on disk
     sys.stdout.flush()
@@ -149,16 +150,6 @@ def base_losses(result: TrialResult) -> dict[str, Any] | None:
         return None
     reference = None if result.base_reference is None else asdict(result.base_reference)
     return {"validation": asdict(result.base_validation), "reference": reference}
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, even if the machine stops."""
-    draft = path.with_suffix(".draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def load_trained(result: TrialResult) -> tuple[Any, Any]:

@@ -1,0 +1,175 @@
+"""The test that is running: its settings, its verdicts, and what it accepts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_ftguard.errors import GateFailure, hide_our_frames
+from pytest_ftguard.files import write_whole
+from pytest_ftguard.settings import marker_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_ftguard.accepted_files import AcceptedFiles
+    from pytest_ftguard.gates.verdict import Verdict
+    from pytest_ftguard.results import TrainedVariant
+    from pytest_ftguard.session import Run
+    from pytest_ftguard.settings import Setting
+    from pytest_ftguard.statistics import SeedNoise
+
+__all__ = ["TestRecord", "is_worker"]
+
+__tracebackhide__ = hide_our_frames
+
+# What the environment variable CI holds where this is no CI.
+_FALSE: Final = ("", "0", "false", "no", "off")
+
+
+class TestRecord:
+    """What the assertion helpers see of the test that is running.
+
+    Args:
+        item: The test.
+        run: The state of this pytest process.
+    """
+
+    def __init__(self, item: pytest.Item, run: Run) -> None:
+        self._item = item
+        self._run = run
+        self._settings = run.settings
+        self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
+        self.verdicts: list[Verdict] = []
+        self.planned: list[Verdict] = []
+        self._accepted: AcceptedFiles | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Forget an earlier run of the test: a rerun starts with its properties."""
+        self.call_is_over = False
+        self._asked: Counter[str] = Counter()
+        self._not_passed: list[Verdict] = []
+        self._has_failed = False
+        self._is_dropped = False
+        if self._accepted is not None:
+            self._accepted.start()
+        self._item.user_properties[:] = [
+            pair for pair in self._item.user_properties if not pair[0].startswith("ftguard.")
+        ]
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the variants are planned only, and not trained."""
+        return self._run.is_planned
+
+    def setting(self, name: str) -> Setting | None:
+        """Return a setting of the marker, or else of command line, environment or ini file."""
+        return self.marker.get(name) or self._settings.get(name)
+
+    def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
+        """Return the calibrated noise of seeds for two variants, where there is one."""
+        from pytest_ftguard.calibration import find_seed_noise
+
+        return find_seed_noise(self._run.calibrations, candidate, baseline)
+
+    @property
+    def accepted(self) -> AcceptedFiles:
+        """The files of results that were accepted for this test."""
+        if self._accepted is None:
+            from pytest_ftguard.accepted_files import AcceptedFiles
+
+            folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
+            unused = self._run.find_unused(folder, map(_name, self._item.session.items))
+            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole, unused)
+        return self._accepted
+
+    def refusals(self) -> list[str]:
+        """Return why nothing may be accepted here and now, whatever was measured."""
+        found = self._refused_by()
+        if self.call_is_over:
+            found.append("the test is over, and a result is accepted only with a test that passes: ask before it ends")
+        ci = os.environ.get("CI", "").strip()
+        if ci.lower() not in _FALSE and not self._settings.value("update_in_ci", False):
+            found.append(
+                f"the environment variable CI is {ci!r}, and nobody reviews what such a run accepts: accept on a "
+                "machine of yours and commit the file, or add --ftguard-update-in-ci"
+            )
+        return found
+
+    def _refused_by(self) -> list[str]:
+        return [
+            f"the gate {verdict.gate} of this test ended {verdict.status}, and only what is good is accepted"
+            for verdict in self._not_passed
+        ]
+
+    def settle(self, report: pytest.TestReport) -> None:
+        """Write what the test has accepted once it has passed by all that is known, and forget it where it has not.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+            GateFailure: The test has passed, and one of its gates has not: it only warned.
+        """
+        # A subtest has a report of its own, before that of its test, which is not known yet to have failed with it.
+        self._has_failed |= report.failed
+        if self._accepted is None or not (self.call_is_over if report.when == "call" else not report.passed):
+            return
+        self.call_is_over = True
+        has_passed = report.passed and not self._has_failed
+        if has_passed and not self._not_passed:
+            self._accepted.write()
+            return
+        self._is_dropped |= self._accepted.is_queued
+        self._accepted.drop()
+        if has_passed and self._is_dropped:
+            raise GateFailure("\n".join(["the result was not accepted.", *(f"- {one}" for one in self._refused_by())]))
+
+    def new_accepted(self) -> dict[str, Any]:
+        """Return what became, since the last call, of the results that the test accepted."""
+        if self._accepted is None:
+            return {}
+        (written, unchanged), dropped = self._accepted.news(), self._is_dropped
+        self._is_dropped = False
+        return {"accepted": written, "unchanged": unchanged, "not_accepted": dropped}
+
+    def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
+        """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows.
+
+        Where a test asks a gate again, its further verdicts are numbered: ftguard.loss_gap.2.status.
+        """
+        self._run.show(variants)
+        if self.is_planned:
+            self.planned += [verdict] if verdict.gate == "memory_budget" else []
+            return
+        self.verdicts.append(verdict)
+        self._not_passed += [verdict] if verdict.status != "PASS" else []
+        self._asked[verdict.gate] += 1
+        times = self._asked[verdict.gate]
+        prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
+        fields = verdict.to_dict()
+        lower, upper = fields.pop("interval") or (None, None)
+        for name, value in {**fields, "lower": lower, "upper": upper}.items():
+            if name != "gate" and value is not None:
+                self._item.user_properties.append((f"{prefix}.{name}", value))
+
+    def new_verdicts(self) -> tuple[list[Verdict], list[Verdict]]:
+        """Return the verdicts since the last call, and those that are forecast."""
+        verdicts, planned = self.verdicts, self.planned
+        self.verdicts, self.planned = [], []
+        return verdicts, planned
+
+
+def _name(item: pytest.Item) -> str:
+    """Return the name of a test, without the groups that xdist's workers may add to it under --dist=loadgroup."""
+    marks = item.iter_markers("xdist_group") if is_worker(item.config) else ()
+    groups = {str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")) for mark in marks}
+    return item.nodeid.removesuffix(f"@{'_'.join(sorted(groups))}") if groups else item.nodeid
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Return whether this is a worker of xdist, whose results its controller collects."""
+    return hasattr(config, "workerinput")
