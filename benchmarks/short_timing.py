@@ -83,10 +83,11 @@ def main(seeds: int) -> None:
         train, validation = str(folder / "train.txt"), str(folder / "validation.txt")
         tiny = str(write_tiny(folder / "tiny"))
         base = Workload(
-            model=tiny, train=train, validation=validation, steps=400, batch_size=8, precision="fp32", seeds=(0,)
+            model=tiny, train=train, validation=validation, steps=2000, batch_size=8, precision="fp32", seeds=(0,)
         )
         compare("tiny GPT-2, 44,000 parameters", base, seeds)
-        compare("quickstart, 0.86 million parameters", replace(base, model=str(QUICKSTART / "base_model")), seeds)
+        quickstart = replace(base, model=str(QUICKSTART / "base_model"), steps=400)
+        compare("quickstart, 0.86 million parameters", quickstart, seeds)
 
 
 if __name__ == "__main__":

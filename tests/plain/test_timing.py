@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -258,10 +259,22 @@ def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
     assert len(trained_specs) == 12
 
 
-@pytest.mark.parametrize(("steps", "short"), [(3, 3), (39, 39), (40, 40), (41, 40), (5000, 40)])
-def test_a_timing_takes_few_steps(steps: int, short: int) -> None:
-    """Never more than the training itself."""
-    assert timing_workload(replace(WORK, steps=steps), (0, 1)).steps == short
+@pytest.mark.parametrize(
+    ("steps", "seconds", "short"),
+    [
+        (3, 0.5, 3),
+        (39, 0.5, 39),
+        (5000, 0.5, 40),
+        (5000, 0.075, 40),
+        (5000, 0.0749, 60),
+        (5000, 0.01, 300),
+        (200, 0.01, 200),
+        (5000, math.inf, 40),
+    ],
+)
+def test_a_timing_takes_few_steps_or_three_seconds(steps: int, seconds: float, short: int) -> None:
+    """Never more than the training itself, and enough of them where they are fast."""
+    assert timing_workload(replace(WORK, steps=steps), (0, 1), seconds).steps == short
 
 
 RESUMED = replace(NOW, disturbance="the training was resumed at step 7")
@@ -339,7 +352,7 @@ def test_what_was_not_trained_in_this_run_is_not_timed_in_it(tmp_path: Path, wor
 
 
 def timed_trials() -> list[TrialResult]:
-    short = timing_workload(WORK, WORK.seeds)
+    short = timing_workload(WORK, WORK.seeds, 0.5)
     whole = [*variant(FULL).trials, *variant(LORA).trials]
     return [*whole, *variant(FULL, work=short).trials, *variant(LORA, work=short).trials]
 
@@ -363,5 +376,5 @@ def test_the_summary_and_the_progress_name_the_timing() -> None:
         "timed again: lora r=4 and full, in turns, 40 steps x 3 seeds each; why: their",
         "      steps were timed in different runs",
     ]
-    spec = TrialSpec(workload=timing_workload(WORK, (0, 1)), variant=LORA, seed=1)
+    spec = TrialSpec(workload=timing_workload(WORK, (0, 1), 0.5), variant=LORA, seed=1)
     assert "lora r=16  timing, seed 1  step 4/40" in progress_line(Progress(spec, "train", 4, None, 2.0, None))

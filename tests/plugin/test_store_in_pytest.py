@@ -134,6 +134,13 @@ def test_time_again(full_variant, lora_variant):
 """
 
 
+SHORT = """
+from pytest_ftguard.running import timing
+
+timing._SECONDS = 0.0
+"""
+
+
 def purposes(folder: Path) -> dict[tuple[str, str], list[int]]:
     """Steps of each trial that was trained in the run, by label and purpose."""
     found: dict[tuple[str, str], list[int]] = {}
@@ -146,6 +153,7 @@ def purposes(folder: Path) -> dict[tuple[str, str], list[int]]:
 def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
     """After a change of LoRA alone, full's training is not repeated: both are timed by short trials, once."""
     options = ["--ftguard-seeds=0,1", "--ftguard-steps=60", "--ftguard-json=r.json"]
+    gates.makeconftest(SHORT)
     gates.makepyfile(GATES + TIME)
     first = gates.runpytest_subprocess(*options)
     first.assert_outcomes(passed=3, failed=1)

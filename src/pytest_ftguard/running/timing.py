@@ -6,6 +6,7 @@ store of results neither gives nor keeps them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,10 @@ __all__ = ["PairTimer", "Retiming", "timing_workload"]
 __tracebackhide__ = hide_our_frames
 
 # Three steps warm up, and the median of the other 37 moves by about a fifth of what a single step does.
-_STEPS: Final = 40
+_LEAST_STEPS: Final = 40
+# What else a machine does comes in bursts, and the first tenths of a second are a little slower than the rest.
+_SECONDS: Final = 3.0
+_ROUND_STEPS: Final = 20
 # The losses judge nothing here; these few show that both variants start from one model.
 _SEQUENCES: Final = 8
 
@@ -47,11 +51,20 @@ class Retiming:
     why: str
 
 
-def timing_workload(workload: Workload, seeds: Sequence[int]) -> Workload:
-    """Return what a timing trains: the same with few steps, and next to no evaluation."""
+def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: float) -> Workload:
+    """Return what a timing trains: the same with next to no evaluation, and steps for about three seconds.
+
+    These are 40 at least, unless the workload itself has fewer.
+
+    Args:
+        workload: What the variants were trained on.
+        seeds: The seeds that both have.
+        seconds_per_step: Time of a step, as far as it is known; it need not be this machine's.
+    """
+    wanted = math.ceil(_SECONDS / seconds_per_step / _ROUND_STEPS) * _ROUND_STEPS
     return replace(
         workload,
-        steps=min(workload.steps, _STEPS),
+        steps=min(workload.steps, max(_LEAST_STEPS, wanted)),
         seeds=tuple(seeds),
         most_seeds=0,
         reference=None,
@@ -155,8 +168,11 @@ def _turns(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[tupl
     theirs = {trial.spec.seed: trial.spec for trial in baseline.trials}
     ours = {trial.spec.seed: trial.spec for trial in candidate.trials if trial.spec.seed in theirs}
     seeds = sorted(ours)
+    known = [side.seconds_per_step for side in (candidate, baseline) if side.seconds_per_step]
+    fastest = min(known, default=math.inf)
     for number, seed in enumerate(seeds):
         one, other = (
-            replace(spec, workload=timing_workload(spec.workload, seeds)) for spec in (ours[seed], theirs[seed])
+            replace(spec, workload=timing_workload(spec.workload, seeds, fastest))
+            for spec in (ours[seed], theirs[seed])
         )
         yield from ((one, other), (other, one))[:: 1 if number % 2 == 0 else -1]
