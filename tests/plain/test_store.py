@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -289,6 +290,60 @@ def test_a_folder_that_may_only_be_read_serves_and_is_named(tmp_path: Path) -> N
     assert "the result was not stored in '.': Permission denied" in done[0]
     assert done[1].startswith("False ")
     assert "'closed' cannot be read: Permission denied" in done[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"reads": False}, {"signing_key": b"k", "requires_signature": True}])
+def test_json_that_is_too_deep_to_read_is_damaged(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Wherever it lies in the store, it ends no run, in the modes that believe nothing as well."""
+    store(tmp_path).keep(PARTS, RESULT)
+    deep = "[" * 100_000
+    entry(tmp_path).write_text(deep)
+    (tmp_path / "failures").mkdir()
+    for name in ("digests.json", "environments.json", f"failures/{PARTS.key}.json"):
+        (tmp_path / name).write_text(deep)
+    ours = store(tmp_path, "later", **options)
+    assert find(ours) is None
+    assert ours.find_failure(PARTS, RESULT.spec, 0.0) is None
+    assert ours.environment("facts") is None
+    assert "RecursionError" in ours.problems[0]
+
+
+def test_nothing_outside_the_folder_is_removed_through_a_link(tmp_path: Path) -> None:
+    """A folder that was restored from elsewhere may hold links to what is somebody's work."""
+    work, folder = tmp_path / "work", tmp_path / "store"
+    (work / "checkpoint-5").mkdir(parents=True)
+    names = [work / "one.json", work / "two.draft", work / "checkpoint-5" / "three.json"]
+    for path in names:
+        path.write_text("x" * 1000)
+        os.utime(path, (1000, 1000))
+    store(folder).keep(PARTS, RESULT)
+    for place in ("results/zz", "weights", "failures", f"checkpoints/{PARTS.key}"):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).symlink_to(work)
+    ours = store(folder, limit_bytes=1)
+    ours.keep(PARTS, RESULT)
+    ours.keep_failure(PARTS, replace(RESULT, outcome="crashed"))
+    assert ours.checkpoints(PARTS) is None
+    assert all(path.exists() for path in names)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
+def test_where_nothing_can_be_locked_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Trained twice is better than not at all; what fails inside is not taken for the lock."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pytest_ftguard.running.locks.FileLock.acquire", refuse)
+    ours = store(tmp_path)
+    with ours.lock(PARTS.key, lambda: None):
+        ours.keep(PARTS, RESULT)
+    assert find(ours) is not None
+    assert "nothing can be locked in" in ours.problems[0]
+    with pytest.raises(ZeroDivisionError), ours.lock(PARTS.key, lambda: None):
+        raise ZeroDivisionError
 
 
 def test_a_folder_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:

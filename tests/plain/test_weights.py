@@ -19,7 +19,7 @@ from pytest_ftguard.running.store import Store
 from .builders import ENVIRONMENT
 from .test_store import PARTS, RESULT, entry, store
 
-FILES = {"model.safetensors": b"weights" * 20, "config.json": b"{}"}
+FILES = {"model.safetensors": b"weights" * 20, "model.safetensors.index.json": b"{}"}
 
 
 @pytest.fixture
@@ -27,7 +27,8 @@ def trained(tmp_path: Path) -> TrialResult:
     """A result whose weights are at hand, with files beside them that are not kept."""
     folder = tmp_path / "trained"
     folder.mkdir()
-    for name, content in {**FILES, "modeling.py": b"raise SystemExit", "training_args.bin": b"pickle"}.items():
+    other = {"modeling.py": b"raise SystemExit", "training_args.bin": b"pickle", "config.json": b"{}"}
+    for name, content in {**FILES, **other}.items():
         (folder / name).write_bytes(content)
     return replace(RESULT, model_dir=str(folder), content=PARTS.key)
 
@@ -43,9 +44,9 @@ def weights(folder: Path) -> Path:
 
 
 def test_weights_of_an_earlier_run_are_at_hand_again(trained: TrialResult, tmp_path: Path) -> None:
-    """Safetensors and JSON, the same bytes, in a folder that is the taker's; nothing that could run is kept."""
+    """The same bytes, in a folder that is the taker's; nothing that could run, or name what runs, is kept."""
     store(tmp_path / "store", "earlier").keep(PARTS, trained)
-    assert {path.suffix for path in weights(tmp_path / "store").iterdir()} == {".json", ".safetensors"}
+    assert {path.name for path in weights(tmp_path / "store").iterdir()} == {*FILES, "ftguard_weights.json"}
     assert take(store(tmp_path / "store"), tmp_path / "taken")
     assert {path.name: path.read_bytes() for path in (tmp_path / "taken").iterdir()} == FILES
 
@@ -59,12 +60,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-def add_code(path: Path) -> None:
-    path.with_name("added.json").write_text("{}")
+def add_weights(path: Path) -> None:
+    path.with_name("model-00002-of-00002.safetensors").write_text("more")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "ftguard_weights.json"])
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink, add_code])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "ftguard_weights.json"])
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink, add_weights])
 def test_damaged_weights_are_named_removed_and_not_taken(
     trained: TrialResult, tmp_path: Path, name: str, damage: Any
 ) -> None:
@@ -77,6 +78,19 @@ def test_damaged_weights_are_named_removed_and_not_taken(
     assert "are not used, and trained again: " in ours.problems[0]
     assert not list((tmp_path / "store" / "weights").iterdir())
     assert entry(tmp_path / "store").exists()
+
+
+def test_no_adapter_is_put_on_top_of_a_whole_model(trained: TrialResult, tmp_path: Path) -> None:
+    """Even where the list names it; what would configure it is not taken at all."""
+    folder = Path(str(trained.model_dir))
+    (folder / "adapter_model.safetensors").write_bytes(b"another")
+    store(tmp_path / "store").keep(PARTS, trained)
+    assert not take(store(tmp_path / "store", "later"), tmp_path / "taken")
+    (folder / "adapter_model.safetensors").unlink()
+    store(tmp_path / "store").keep(PARTS, trained)
+    (weights(tmp_path / "store") / "adapter_config.json").write_text("{}")
+    assert take(store(tmp_path / "store", "later"), tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == set(FILES)
 
 
 def test_weights_of_another_result_are_not_taken(trained: TrialResult, tmp_path: Path) -> None:

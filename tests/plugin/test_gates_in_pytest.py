@@ -290,7 +290,7 @@ def test_a_worker_that_died_while_it_waited_is_replaced(project: pytest.Pytester
         @pytest.fixture(scope="session")
         def without_spare(full_variant, pytestconfig):
             from pytest_ftguard.plugin import _RUN
-            spare = pytestconfig.stash[_RUN]._lab._spare
+            spare = pytestconfig.stash[_RUN]._lab._workers._spare
             os.killpg(spare._process.pid, signal.SIGKILL)
             spare._process.wait()
         """
@@ -305,7 +305,7 @@ def test_timed_steps_wait_until_the_next_worker_has_imported(project: pytest.Pyt
     project.makeconftest(
         """
         import pytest, time
-        from pytest_ftguard.running import lab, process
+        from pytest_ftguard.running import clock, process
 
         @pytest.fixture(scope="session")
         def times():
@@ -315,12 +315,12 @@ def test_timed_steps_wait_until_the_next_worker_has_imported(project: pytest.Pyt
                 asked.append(time.monotonic())
                 return real(self) and asked[-1] > asked[0] + 2
             process.Worker.is_quiet = is_quiet
-            show = lab._ProgressClock.take
+            show = clock.ProgressClock.take
             def take(self, event):
                 if event.phase == "train":
                     trained.append(time.monotonic())
                 show(self, event)
-            lab._ProgressClock.take = take
+            clock.ProgressClock.take = take
             yield asked, trained
         """
     )

@@ -56,8 +56,9 @@ def file_digest(path: Path, known: MutableMapping[str, list[Any]]) -> str:
         # The time of the last change of the inode too: tools set that of the content, and sizes are often equal.
         mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
         name = str(path.absolute())
-        if known.get(name, [])[:-1] == mark:
-            return str(known[name][-1])
+        remembered = known.get(name)
+        if isinstance(remembered, list) and remembered[:-1] == mark:
+            return str(remembered[-1])
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -6,6 +6,7 @@ Its name is the digest of the former, so that an entry that was changed anywhere
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -188,14 +189,19 @@ class Store:
             # Few files for all trials, which are never removed: nobody else may hold a lock that has been.
             path = self._folder / "locks" / f"{key[:3]}.lock"
             path.parent.mkdir(exist_ok=True)
-            path.touch()
-        except OSError as error:
+            lock = held([path], on_wait)
+            lock.__enter__()
+        except (OSError, NotImplementedError) as error:
             # Trained twice is better than not at all.
-            self.complain(f"nothing can be locked in {str(self._folder)!r}: {error.strerror or error}")
+            self.complain(
+                f"nothing can be locked in {str(self._folder)!r}: {getattr(error, 'strerror', None) or error}"
+            )
             yield
             return
-        with held([path], on_wait):
+        try:
             yield
+        finally:
+            lock.__exit__(None, None, None)
 
     def find_failure(self, fingerprint: Fingerprint, spec: TrialSpec, since: float) -> TrialResult | None:
         """Return how a trial failed in this run, or in another one while this process waited for it; None otherwise.
@@ -216,7 +222,7 @@ class Store:
             waited_for = since < values["time"] <= time.time() and result.outcome in ("diverged", "crashed")
             believed = result.outcome in _FAILURES and (values["run"] == self.run or waited_for)
             return replace(result, spec=spec) if believed else None
-        except (OSError, FtguardError, ValueError, KeyError, TypeError):
+        except (OSError, FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def keep_failure(self, fingerprint: Fingerprint, result: TrialResult) -> None:
@@ -225,9 +231,9 @@ class Store:
         with suppress(OSError):
             self._prepare()
             path.parent.mkdir(exist_ok=True)
-            for old in path.parent.glob("*.json"):
-                if time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
-                    old.unlink()
+            for old in _listed(path.parent):
+                if old.name.endswith(".json") and time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
+                    _remove(Path(old.path))
             write_whole(path, json.dumps({"run": self.run, "time": time.time(), "result": result.to_dict()}))
 
     def _failure(self, key: str) -> Path:
@@ -239,6 +245,8 @@ class Store:
             return None
         folder = self._folder / "checkpoints" / fingerprint.key
         try:
+            if folder.is_symlink() or folder.parent.is_symlink():
+                raise OSError(errno.ELOOP, "it is a link to another folder")
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             self.complain(f"no checkpoints are kept in {str(self._folder)!r}: {error.strerror or error}")
@@ -299,7 +307,7 @@ class Store:
             self.complain(f"the stored result {str(path)!r} is not used: {error}")
         except OSError as error:
             self.complain(f"the stored result {str(path)!r} cannot be read: {error.strerror or error}")
-        except (FtguardError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._set_aside(path, f"{type(error).__name__}: {error}")
         return None
 
@@ -341,7 +349,10 @@ class Store:
     def _latest_parts(self) -> Iterator[Mapping[str, Any]]:
         paths = sorted(self._sizes(), key=lambda entry: -entry[1])[:_COMPARED_ENTRIES]
         for _, _, path in paths:
-            with suppress(OSError, ValueError, KeyError, TypeError), path.open(encoding="utf-8") as file:
+            with (
+                suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
+                path.open(encoding="utf-8") as file,
+            ):
                 header = json.loads(file.readline())
                 if header["run"] != self.run:
                     yield header["parts"]
@@ -403,7 +414,7 @@ class Store:
             return {}
         try:
             values = json.loads((self._folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}  # they only save time
         return values if isinstance(values, dict) else {}
 
@@ -423,7 +434,7 @@ def _use(entry: tuple[int, float, Path]) -> float:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
@@ -446,8 +457,11 @@ def _elsewhere(result: TrialResult, environment: Environment | None) -> str:
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder of the store holds, without links: nothing outside it may be measured or removed."""
+    if folder.is_symlink():
+        return []
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            return [entry for entry in entries if not entry.is_symlink()]
     except OSError:
         return []

@@ -1,10 +1,11 @@
-"""Trained weights beside their result: a folder of safetensors and JSON, with a list of what each file must be."""
+"""Trained weights beside their result: a folder of safetensors, with a list of what each file must be."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,8 +18,9 @@ from pytest_ftguard.specs import canonical_json
 __all__ = ["DamagedWeightsError", "keep_weights", "size_of", "take_weights"]
 
 _LIST: Final = "ftguard_weights.json"
-# Nothing that could run: no pickle, no Python.
-_SUFFIXES: Final = frozenset({".safetensors", ".json"})
+# What save_pretrained calls weights, and the index of those in parts. Nothing else is kept or taken: no pickle, no
+# code, and no configuration, which may name code.
+_WEIGHTS: Final = re.compile(r"(?P<kind>model|adapter_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 Sign = Callable[[str], str | None]
 """Returns the signature of a text; None without a key."""
@@ -89,13 +91,15 @@ def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> N
     target.mkdir(parents=True)
     for path in _files(place):
         shutil.copyfile(path, target / path.name)
-    if {path.name: _digest(path) for path in _files(target)} != files:
+    kinds = {_WEIGHTS.fullmatch(path.name)["kind"] for path in _files(target)}  # type: ignore[index]
+    # An adapter beside a whole model would be loaded on top of it.
+    if len(kinds) != 1 or {path.name: _digest(path) for path in _files(target)} != files:
         raise DamagedWeightsError("a file is not what was written")
 
 
 def _files(folder: Path) -> list[Path]:
-    paths = (path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.name != _LIST)
-    return sorted(path for path in paths if path.is_file())
+    paths = [path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name) and path.is_file()]
+    return sorted(path for path in paths if not path.is_symlink())
 
 
 def _digest(path: Path) -> str:
