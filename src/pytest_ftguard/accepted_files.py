@@ -24,8 +24,6 @@ __all__ = ["AcceptedFiles", "find_unused", "unused_note"]
 
 __tracebackhide__ = hide_our_frames
 
-_MOST_FILES = 20
-
 
 class AcceptedFiles:
     """The accepted results of one test, one file for each pair of variants that it asks about.
@@ -72,7 +70,7 @@ class AcceptedFiles:
         place = self._folder / file_name(self._test, number)
         history = self._held(place)
         if history is not None and history.accepted.candidate.variant != candidate.variant:
-            self._refuse_exchanged(candidate, history, place)
+            self._refuse_exchanged(candidate, baseline, history, place)
         renamed = () if history is not None else self._earlier_names(number)
         return AcceptedFile(place, self._test, history, renamed)
 
@@ -108,19 +106,34 @@ class AcceptedFiles:
             raise ConfigurationError(message)
         return history
 
-    def _refuse_exchanged(self, candidate: TrainedVariant, history: History, place: Path) -> None:
-        """Refuse a file where another one of the test holds the pair: it asks otherwise than when it was accepted."""
-        for number in range(1, _MOST_FILES):
-            other = self._folder / file_name(self._test, number)
-            held = None if other == place else self._held(other)
-            if held is not None and held.accepted.candidate.variant == candidate.variant:
+    def _refuse_exchanged(
+        self, candidate: TrainedVariant, baseline: TrainedVariant, history: History, place: Path
+    ) -> None:
+        """Refuse a file where another one of the test holds the pair: it asks otherwise than when it was accepted.
+
+        That of another parameter counts as well: where a list of parameters changes, so do the names that it gives.
+        """
+        for other in sorted(self._folder.glob("*.json")):
+            held = self._queue.get(other) or self._of_the_same_function(other)
+            if other == place or held is None or held.accepted.candidate.variant != candidate.variant:
+                continue
+            if _is_same_text(held, baseline):
                 recorded = history.accepted.candidate.variant.label
                 message = (
                     f"the accepted result in {str(place)!r} is that of {recorded}, and that of "
-                    f"{candidate.label} is in {other.name!r}: ask in the order in which they were accepted, or remove "
-                    "the files and accept anew"
+                    f"{candidate.label} is in {other.name!r}: ask in the order, and with the parameters, with which "
+                    "they were accepted, or remove the files and accept anew"
                 )
                 raise ConfigurationError(message)
+
+    def _of_the_same_function(self, place: Path) -> History | None:
+        try:
+            text = place.read_text(encoding="utf-8")
+            test = read_test(text)
+            same = test is not None and test.partition("[")[0] == self._test.partition("[")[0]
+            return read_history(text, place) if same else None
+        except (OSError, UnicodeDecodeError, ConfigurationError):
+            return None  # whoever asks for it is told
 
     def queue(self, file: AcceptedFile, history: History | None) -> None:
         """Keep what a file is to hold once the test has passed; None leaves it as it is."""
@@ -161,6 +174,13 @@ class AcceptedFiles:
         news = self._written, self._unchanged
         self._written, self._unchanged = [], []
         return news
+
+
+def _is_same_text(held: History, baseline: TrainedVariant) -> bool:
+    """Return whether a result was trained and judged on the texts of a pair's baseline."""
+    trial, record = baseline.trials[0], held.accepted
+    base = trial.base_validation
+    return base is not None and base.digest == record.base.digest and trial.data_order in record.data_orders
 
 
 def find_unused(folder: Path, tests: Collection[str], has_looked_for: Callable[[str], bool]) -> list[UnusedFile]:

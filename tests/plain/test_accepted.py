@@ -324,6 +324,34 @@ def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) ->
     assert renewed.find(*asked[1]).history is not None
 
 
+def test_a_parameter_that_was_dropped_gives_its_file_to_no_other(tmp_path: Path) -> None:
+    """Their names move up, and a regressed variant would be held to what was accepted of a worse one."""
+    four, sixteen = LoRA(r=4, learning_rate=1e-3), LoRA(r=16, learning_rate=1e-3)
+    for number, one in enumerate((pair(0.2, four), pair(0.0, sixteen))):
+        accepting = AcceptedFiles(f"t.py::test[lora{number}]", tmp_path, write_whole)
+        held = record_pair(*one)
+        accepting.queue(accepting.find(*one), History(f"t.py::test[lora{number}]", held, held))
+        accepting.write()
+    moved = AcceptedFiles("t.py::test[lora0]", tmp_path, write_whole)
+    with pytest.raises(ConfigurationError, match=r"is that of lora r=4, and that of lora r=16 is in 't.test\[lora1\]-"):
+        moved.find(*pair(0.15, sixteen))
+    assert AcceptedFiles("t.py::test[lora1]", tmp_path, write_whole).find(*pair(0.15, sixteen)).history is not None
+
+
+def test_the_same_settings_on_another_text_are_another_pair(tmp_path: Path) -> None:
+    """A test of two workloads may give one of them the settings that the other has."""
+    four, eight = LoRA(r=4, learning_rate=1e-3), LoRA(r=8, learning_rate=1e-3)
+    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    for number, one in enumerate((pair(0.0, four), pair(0.0, eight))):
+        asked, held = files.find(*one), record_pair(*one)
+        if number:
+            held = replace(held, data_orders=tuple(f"of another text {order}" for order in held.data_orders))
+        files.queue(asked, History("t.py::test", held, held))
+    files.write()
+    later = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    assert later.find(*pair(0.0, eight)).history is not None
+
+
 def test_differences_that_are_not_those_of_the_losses_are_no_record(tmp_path: Path) -> None:
     """A hand that loosens the gate in one place of the file is noticed by the other."""
     values = record().to_dict()

@@ -11,9 +11,10 @@ import pytest
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Memory, TrialError, TrialResult
 from pytest_ftguard.running import lab, workers
-from pytest_ftguard.running.fingerprint import fingerprint_of
+from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of
 from pytest_ftguard.running.process import Job
 from pytest_ftguard.running.store import Store, StoreOptions
+from pytest_ftguard.settings import Settings
 from pytest_ftguard.specs import Full, TrialSpec, Workload
 
 from .builders import ENVIRONMENT, FULL, trial
@@ -108,3 +109,13 @@ def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path, monkeypat
     assert [trial.outcome for trial in trained.trials] == ["out_of_memory"] * 3
     assert [trial.spec.seed for trial in trained.trials] == [0, 1, 2]
     assert [spec.seed for spec in HopelessWorker.jobs] == [0]
+
+
+@pytest.mark.parametrize(("key", "required"), [(None, False), ("secret", True)])
+def test_who_signs_believes_nothing_that_is_unsigned(tmp_path: Path, key: str | None, required: bool) -> None:
+    """A checkpoint or a base loss of anybody's would else go into what bears the signature."""
+    options = Settings({}).store(tmp_path, {"FTGUARD_SIGNING_KEY": key} if key else {})
+    assert options is not None
+    assert options.requires_signature is required
+    ours = Store(options, "now")
+    assert (ours.checkpoints(Fingerprint({"kind": "full", "seed": 0})) is None) is required

@@ -330,6 +330,14 @@ def test_where_something_else_is_wrong_nothing_is_timed(changes: dict[str, Any])
     assert why_time_again(variant(LORA), variant(FULL, **changes)) == []
 
 
+def test_a_users_own_function_is_not_judged_by_short_trials() -> None:
+    """What it does may depend on the step, so that few steps would pass what all of them do not."""
+    own = replace(WORK, training_function="mine:train")
+    ours, theirs = variant(LORA, work=own), variant(FULL, work=own, time=replace(NOW, run="earlier"))
+    assert why_time_again(ours, theirs) == []
+    assert any("different runs" in problem for problem in time_problems(ours, theirs))
+
+
 def test_one_seed_is_refused_before_anything_is_timed() -> None:
     """More steps of one seed still would not show how much the ratio moves."""
     ours, theirs = (

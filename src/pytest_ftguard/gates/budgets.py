@@ -252,7 +252,8 @@ def why_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> list[
     if len(candidate.trials) < _FEWEST_SEEDS or any(_unmeasured(side) or _short_of_memory(side) for side in sides):
         return []
     comparison = compare(candidate, baseline, same_learning_rate=True)
-    if comparison.different_work or comparison.unpaired:
+    # What a user's own function does may depend on the step, or on how many there are: short trials show another thing.
+    if comparison.different_work or comparison.unpaired or candidate.workload.training_function is not None:
         return []
     sides_of: dict[str, list[str]] = {}
     for side in sides:

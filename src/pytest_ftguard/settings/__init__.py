@@ -151,7 +151,8 @@ class Settings:
             limit_bytes=self.value("cache_size", _CACHE_BYTES),
             reads=not self.value("protected", False),
             signing_key=key.encode() if key else None,
-            requires_signature=self.value("require_signed", False),
+            # Whoever signs answers for all that went into a result: what is unsigned must not.
+            requires_signature=self.value("require_signed", False) or bool(key),
         )
 
     @property

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, cast
@@ -14,7 +14,14 @@ from typing import Any, Final, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from pytest_ftguard.errors import ConfigurationError
@@ -336,8 +343,12 @@ def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
     match spec.variant:
         case Full():
             made = _made_like_base(spec.workload)
+            made.config.save_pretrained(folder)  # over what may be there: from_pretrained looks for one
             weights = {"config": made.config, "dtype": torch.float32, "use_safetensors": True}
             model: nn.Module = cast(Any, type(made)).from_pretrained(folder, **weights)
+            with suppress(OSError):  # not every model has one
+                place = _place_options(spec.workload)
+                cast(Any, model).generation_config = GenerationConfig.from_pretrained(spec.workload.model, **place)
         case LoRA():
             with _without_pefts_warnings():
                 config = _lora_config(spec.variant)
