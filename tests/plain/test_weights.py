@@ -104,6 +104,7 @@ def test_weights_of_another_result_are_not_taken(trained: TrialResult, tmp_path:
     ours = store(tmp_path / "store", "later")
     assert not take(ours, tmp_path / "taken")
     assert "they belong to another result" in ours.problems[0]
+    assert weights(tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("key", [None, b"another", b"secret"])

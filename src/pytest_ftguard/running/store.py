@@ -24,7 +24,7 @@ from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import SCHEMA, Environment, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
-from pytest_ftguard.running.weights import DamagedWeightsError, keep_weights, size_of, take_weights
+from pytest_ftguard.running.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.specs import TrialSpec, canonical_json
 from pytest_ftguard.units import format_bytes
 
@@ -170,7 +170,7 @@ class Store:
             take_weights(place, target, self._checksums[entry.name], sign)
             os.utime(place)
         except (DamagedWeightsError, OSError) as error:
-            if sign is None:
+            if not isinstance(error, OtherWeightsError):  # another run may have trained it anew, and need them
                 _remove(place)
             self.complain(f"the stored weights {str(place)!r} are not used, and trained again: {error}")
             return False

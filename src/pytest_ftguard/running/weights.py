@@ -15,7 +15,7 @@ from typing import Final
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import canonical_json
 
-__all__ = ["DamagedWeightsError", "keep_weights", "size_of", "take_weights"]
+__all__ = ["DamagedWeightsError", "OtherWeightsError", "keep_weights", "size_of", "take_weights"]
 
 _LIST: Final = "ftguard_weights.json"
 # What save_pretrained calls weights, and the index of those in parts. Nothing else is kept or taken: no pickle, no
@@ -28,6 +28,10 @@ Sign = Callable[[str], str | None]
 
 class DamagedWeightsError(FtguardError):
     """Weights are not those that belong to a result; the message says in what."""
+
+
+class OtherWeightsError(DamagedWeightsError):
+    """Weights are whole, and not those of this result, or not to be believed here."""
 
 
 def size_of(folder: Path) -> int:
@@ -85,9 +89,9 @@ def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> N
     if sign is not None:
         expected = sign(text)
         if expected is None or not hmac.compare_digest(str(signature), expected):
-            raise DamagedWeightsError("they have no signature by this key, and require_signed is set")
+            raise OtherWeightsError("they have no signature by this key, and require_signed is set")
     if belongs != result:
-        raise DamagedWeightsError("they belong to another result")
+        raise OtherWeightsError("they belong to another result")
     target.mkdir(parents=True)
     for path in _files(place):
         shutil.copyfile(path, target / path.name)
