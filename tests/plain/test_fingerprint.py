@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,10 @@ def test_versions_and_our_own_code_decide(work: Workload, monkeypatch: pytest.Mo
     before = key(work)
     monkeypatch.setattr(module, "installed_version", lambda name: "0" if name == "torch" else "1")
     assert key(work) != before
+    monkeypatch.setattr(module, "installed_version", lambda _: "1")
+    before_optional = key(work)
+    monkeypatch.setattr(module, "installed_version", lambda name: "0" if name == "liger-kernel" else "1")
+    assert key(work) != before_optional
     monkeypatch.undo()
     monkeypatch.setattr(module, "_own_code", lambda: "changed")
     assert key(work) != before
@@ -230,7 +235,11 @@ def test_an_editable_installation_is_told_by_its_sources(tmp_path: Path, monkeyp
         (project / name).write_text("y = 1\n")
     assert installed_version("madeup") == before
     core.write_text("x = 2\n")
-    assert installed_version("madeup") != before
+    changed = installed_version("madeup")
+    assert changed != before
+    (core.parent / "build").mkdir()
+    (core.parent / "build" / "part.py").write_text("y = 2\n")
+    assert installed_version("madeup") not in (before, changed)
 
 
 def test_a_file_that_a_setting_names_decides_by_its_content(work: Workload, tmp_path: Path) -> None:
@@ -252,7 +261,8 @@ def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
         "ours/__init__.py": "",
         "ours/loop.py": "import numpy, json\nfrom ours import losses\nfrom .rates import rate\nraise SystemExit\n",
         "ours/losses.py": "import helper_of_losses\n",
-        "ours/rates.py": "rate = 1\n",
+        "ours/rates.py": "from ours import kernel\nrate = 1\n",
+        f"ours/kernel{EXTENSION_SUFFIXES[-1]}": "compiled\n",
         "helper_of_losses.py": "x = 1\n",
         "unrelated.py": "x = 1\n",
     }
@@ -260,7 +270,7 @@ def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
         (tmp_path / name).write_text(text)
     workload = replace(work, training_function="ours.loop:train")
     before = key(workload)
-    for name in ("ours/__init__.py", "ours/loop.py", "ours/losses.py", "ours/rates.py", "helper_of_losses.py"):
+    for name in files.keys() - {"unrelated.py"}:
         (tmp_path / name).write_text(files[name] + "# changed\n")
         assert key(workload) != before, name
         (tmp_path / name).write_text(files[name])

@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import Workload
 
-__all__ = ["UnknownContentError", "file_digest", "installed_version", "model_files", "source_files"]
+__all__ = ["NOT_INSTALLED", "UnknownContentError", "file_digest", "installed_version", "model_files", "source_files"]
 
 # What from_pretrained reads; a README or a log beside it decides nothing.
 _MODEL_SUFFIXES: Final = frozenset(
@@ -33,7 +33,10 @@ _NOT_THE_MODELS: Final = frozenset(
 # Small files are read each time: it costs less than to be wrong about one that was changed twice within a moment.
 _REMEMBERED_FROM_BYTES: Final = 1 << 20
 _SETTLED_SECONDS: Final = 2.0
-# Folders of a checkout that hold no code of what is installed from it.
+
+NOT_INSTALLED: Final = "not installed"
+"""The version of what is not there."""
+# Folders at the top of a checkout that hold no code of what is installed from it.
 _NO_CODE: Final = frozenset({"build", "dist", "docs", "examples", "node_modules", "test", "tests", "venv"})
 
 
@@ -183,7 +186,7 @@ def installed_version(distribution: str) -> str:
     try:
         found = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
     try:
         origin = json.loads(found.read_text("direct_url.json") or "null")
         is_editable = bool(origin and origin.get("dir_info", {}).get("editable"))
@@ -199,7 +202,8 @@ def _code_in(root: Path) -> str:
     """Return a digest of the Python files of a project, but for those in hidden folders and environments."""
     digest = hashlib.sha256()
     for place, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_CODE)
+        left_out = _NO_CODE if Path(place) == root else ()  # a package of its own may be called so
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
         for name in sorted(names):
             if name.endswith(".py"):
                 path = Path(place) / name
@@ -226,7 +230,7 @@ def _source(module: str) -> Path | None:
             return None
         folders = spec.submodule_search_locations
     origin = spec.origin if spec else None
-    return Path(origin) if origin and origin.endswith(".py") else None
+    return Path(origin) if origin and origin.endswith((".py", *importlib.machinery.EXTENSION_SUFFIXES)) else None
 
 
 def _is_installed(path: Path) -> bool:
@@ -235,6 +239,8 @@ def _is_installed(path: Path) -> bool:
 
 
 def _imports(path: Path, module: str, *, is_package: bool) -> Iterator[str]:
+    if path.suffix != ".py":
+        return  # compiled: it says nothing of what it imports
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from pytest_ftguard import __version__
 from pytest_ftguard.results import SCHEMA, Environment
-from pytest_ftguard.running.contents import file_digest, installed_version, model_files, source_files
+from pytest_ftguard.running.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, variant_to_dict
 
 __all__ = ["Fingerprint", "changes", "fingerprint_of", "machine_facts"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
+# Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
+_OPTIONAL_PACKAGES: Final = ("bitsandbytes", "flash-attn", "gguf", "kernels", "liger-kernel", "torchao", "triton")
 # Where something lies, which seeds there are besides, and how verdicts are given: none of it reaches the training.
 _UNDECIDING_FIELDS: Final = frozenset(
     {"model", "tokenizer", "revision", "train", "validation", "reference", "seeds", "most_seeds", "final"}
@@ -43,14 +45,17 @@ _VARIABLES: Final = (
     "ATEN_CPU_CAPABILITY",
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_LAUNCH_BLOCKING",
+    "DNNL_DEFAULT_FPMATH_MODE",
     "MKL_CBWR",
     "NVIDIA_TF32_OVERRIDE",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
     "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
     "PYTORCH_TUNABLEOP_ENABLED",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
 )
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _DEVICE_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -98,6 +103,8 @@ def fingerprint_of(
     workload = spec.workload
     parts: dict[str, Any] = {"schema": SCHEMA, "seed": spec.seed, "device": device}
     parts |= {f"version of {name}": installed_version(name) for name in _PACKAGES}
+    optional = {name: installed_version(name) for name in _OPTIONAL_PACKAGES}
+    parts |= {f"version of {name}": version for name, version in optional.items() if version != NOT_INSTALLED}
     parts["version of pytest-ftguard"] = __version__
     parts["version of python"] = platform.python_version()
     parts["code of pytest-ftguard"] = _own_code()
