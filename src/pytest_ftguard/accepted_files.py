@@ -216,6 +216,7 @@ def unused_note(unused: UnusedFile, tests: Collection[str]) -> str:
     if unused.test in tests:
         return f"{unused}, which looks for it in {file_name(unused.test, unused.number)!r}: rename it, or delete it"
     return (
-        f"{unused}, which was not collected and seems to be no test any more: delete it; or, if the test was renamed, "
-        'rename the file and write the new name into its "test", as the message of the renamed test says'
+        f"{unused}, which was not collected here: leave it if that test exists elsewhere, on other machines or in "
+        "another project; delete it if the test is gone; or, if it was renamed, rename the file and write the new name "
+        'into its "test", as the message of the renamed test says'
     )
