@@ -510,6 +510,13 @@ def test_a_miss_names_what_has_changed_since_an_earlier_run(tmp_path: Path) -> N
     assert store(tmp_path, reads=False).why_missing(wanted) is None
 
 
+def test_what_is_not_known_in_full_has_no_nearest_entry(tmp_path: Path) -> None:
+    """A text that is missing makes such a fingerprint, and the trial itself says what is wrong."""
+    store(tmp_path).keep(PARTS, RESULT)
+    unknown = Fingerprint({"kind": "full", "spec": "x", "run": "y"}, is_complete=False)
+    assert store(tmp_path, "later").why_missing(unknown) is None
+
+
 def test_the_folder_keeps_itself_out_of_git_and_backups(tmp_path: Path) -> None:
     """Nobody commits it by mistake."""
     store(tmp_path / "cache").keep(PARTS, RESULT)

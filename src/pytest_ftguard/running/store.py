@@ -168,7 +168,8 @@ class Store:
         try:
             sign = self._sign if self._options.requires_signature else None
             take_weights(place, target, self._checksums[entry.name], sign)
-            os.utime(place)
+            with suppress(OSError):
+                os.utime(place)
         except (DamagedWeightsError, OSError) as error:
             if not isinstance(error, OtherWeightsError):  # another run may have trained it anew, and need them
                 _remove(place)
@@ -255,7 +256,7 @@ class Store:
 
     def why_missing(self, fingerprint: Fingerprint) -> str | None:
         """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind."""
-        if not self._options.reads:
+        if not (self._options.reads and fingerprint.is_complete):
             return None
         kind = fingerprint.parts["kind"]
         others = [parts for parts in self._latest_parts() if parts.get("kind") == kind]
