@@ -84,7 +84,7 @@ def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> N
         files: Mapping[str, str] = dict(content["files"])
         belongs, signature = content["result"], kept["signature"]
         text = canonical_json(content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedWeightsError(f"{type(error).__name__}: {error}") from error
     if sign is not None:
         expected = sign(text)

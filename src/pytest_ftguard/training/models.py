@@ -346,7 +346,8 @@ def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
             made.config.save_pretrained(folder)  # over what may be there: from_pretrained looks for one
             weights = {"config": made.config, "dtype": torch.float32, "use_safetensors": True}
             model: nn.Module = cast(Any, type(made)).from_pretrained(folder, **weights)
-            with suppress(OSError):  # not every model has one
+            # Not every model has one, and where a folder has no configuration either, transformers trips over that.
+            with suppress(OSError, ValueError, TypeError):
                 place = _place_options(spec.workload)
                 cast(Any, model).generation_config = GenerationConfig.from_pretrained(spec.workload.model, **place)
         case LoRA():
