@@ -18,9 +18,19 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.limits import GROWTH, Limit
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
-from pytest_ftguard.results import Memory, Timing, TrainedVariant, TrialError, TrialResult, by_variant, trained_variants
+from pytest_ftguard.results import (
+    Environment,
+    Memory,
+    Timing,
+    TrainedVariant,
+    TrialError,
+    TrialResult,
+    by_variant,
+    trained_variants,
+)
 from pytest_ftguard.running import lab, workers
 from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.running.fingerprint import Fingerprint
 from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.running.process import Job
 from pytest_ftguard.running.store import Store, StoreOptions
@@ -138,8 +148,8 @@ def test_a_time_gate_on_a_cached_baseline_times_both_again_in_turns(tmp_path: Pa
     ours.close()
 
 
-def test_a_pair_is_timed_once_in_a_run_and_in_every_run(tmp_path: Path, work: Workload) -> None:
-    """A second test of the pair gets the same times, another pair and another run get their own."""
+def test_a_pair_is_timed_once(tmp_path: Path, work: Workload) -> None:
+    """A second test and a later run get the same times, another pair gets its own."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     first = assert_time_budget(lora, at_most="90%", of=full)
     assert assert_time_budget(lora, at_most="90%", of=full) == first
@@ -155,8 +165,12 @@ def test_a_pair_is_timed_once_in_a_run_and_in_every_run(tmp_path: Path, work: Wo
     again = open_lab(tmp_path, "again")
     lora, full = again.train(work, LORA), again.train(work, FULL)
     assert (lora.cached, full.cached) == (True, True)
-    assert_time_budget(lora, at_most="90%", of=full)
-    assert len(TimedWorker.jobs) == 6
+    verdict = assert_time_budget(lora, at_most="90%", of=full)
+    assert "Both were timed in an earlier run, in turns, by short trials of 40 steps, because" in verdict.message
+    assert verdict.value == first.value
+    assert not TimedWorker.jobs
+    assert [one.cached for one in again.retimings] == [True]
+    assert all(one.cached for one in again.results)
     again.close()
 
 
@@ -172,11 +186,17 @@ def test_what_was_timed_in_one_run_is_not_timed_again(tmp_path: Path, work: Work
 
 
 def test_losses_and_memory_are_still_those_of_the_whole_training(tmp_path: Path, work: Workload) -> None:
-    """A timing leaves the variants, the reasons of what was trained again, and the store as they are."""
+    """A timing leaves the variants, the reasons of what was trained again, and what is stored of both as they are."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
-    before = (lora.trials, full.trials, list(ours.reasons), sorted((tmp_path / "store").rglob("*.json")))
+
+    def stored() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "store" / "results").rglob("*.json")}
+
+    results, before = (lora.trials, full.trials, list(ours.reasons)), stored()
     assert_time_budget(lora, at_most="90%", of=full)
-    assert before == (lora.trials, full.trials, ours.reasons, sorted((tmp_path / "store").rglob("*.json")))
+    assert results == (lora.trials, full.trials, ours.reasons)
+    assert before.items() <= stored().items()
+    assert len(stored()) == len(before) + 6
     assert ours.train(work, LORA) == lora
     assert all(job.checkpoints is None for job in TimedWorker.jobs)
     ours.close()
@@ -201,7 +221,7 @@ def test_a_timing_that_fails_ends_there_and_the_gate_is_invalid(
 def test_another_pytest_run_disturbs_a_timing_too(
     tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gate is INVALID until nothing else trains; a timing is trained in each run, so nothing must be forgotten."""
+    """The gate is INVALID until nothing else trains: a later run does not take the disturbed seconds from the store."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     monkeypatch.setattr(Alone, "were_there", True)
     with pytest.raises(
@@ -209,6 +229,54 @@ def test_another_pytest_run_disturbs_a_timing_too(
     ):
         assert_time_budget(lora, at_most="90%", of=full)
     assert len(TimedWorker.jobs) == 6
+    ours.close()
+    monkeypatch.setattr(Alone, "were_there", False)
+    later = open_lab(tmp_path, "later")
+    assert assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL)).status == "PASS"
+    assert len(TimedWorker.jobs) == 12
+    later.close()
+
+
+def test_seconds_of_a_pair_are_taken_from_one_run_or_not_at_all(tmp_path: Path, work: Workload) -> None:
+    """Where one of a pair's short trials is lost, all are trained again: each was timed beside its neighbour."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    before = set((tmp_path / "store" / "results").rglob("*.json"))
+    assert_time_budget(lora, at_most="90%", of=full)
+    ours.close()
+    lost, *_ = sorted(set((tmp_path / "store" / "results").rglob("*.json")) - before)
+    lost.unlink()
+    TimedWorker.jobs.clear()
+    later = open_lab(tmp_path, "later")
+    assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL))
+    assert len(TimedWorker.jobs) == 6
+    later.close()
+
+
+def test_a_stored_timing_serves_beside_other_workers_of_xdist(tmp_path: Path, work: Workload) -> None:
+    """They would disturb a timing, and there is none."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    assert_time_budget(lora, at_most="90%", of=full)
+    ours.close()
+    later = open_lab(tmp_path, "later", disturbance="2 workers: use none")
+    assert assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL)).status == "PASS"
+    later.close()
+
+
+def test_seconds_of_a_changed_text_are_not_kept(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows what was timed while a file changed."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    before = set((tmp_path / "store" / "results").rglob("*.json"))
+    run = TimedWorker.run
+
+    def change(worker: TimedWorker, job: Job, *others: Any) -> TrialResult:
+        Path(work.validation).write_text(f"changed {len(TimedWorker.jobs)}")
+        return run(worker, job, *others)
+
+    monkeypatch.setattr(TimedWorker, "run", change)
+    assert_time_budget(lora, at_most="90%", of=full)
+    assert set((tmp_path / "store" / "results").rglob("*.json")) == before
     ours.close()
 
 
@@ -235,28 +303,37 @@ def test_beside_other_workers_of_xdist_nothing_is_timed_on_the_processor(tmp_pat
 
 
 def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
-    """Two workers of xdist that judge one pair train six short trials, not twelve; another run trains its own."""
+    """Two workers of xdist that judge one pair train six short trials, not twelve, and share how one fails."""
     trained_specs: list[TrialSpec] = []
 
     def timed(run: str) -> tuple[Sequence[TrialResult], ...]:
         def train(spec: TrialSpec, more_to_come: bool) -> TrialResult:
             trained_specs.append(spec)
             assert more_to_come is (len(trained_specs) % 6 > 0)
+            if spec.variant.kind == failing:
+                return TrialResult(spec=spec, outcome="crashed", error=TrialError("it broke"))
             time = Timing(1.0 + len(trained_specs), 37, 40.0, run=run)
             return trial(spec.variant, NLL, seed=spec.seed, workload=spec.workload, time=time)
 
-        timer = PairTimer(run, tmp_path, train, lambda _: lambda: None)
+        def identify(spec: TrialSpec) -> tuple[Environment, list[Fingerprint]]:
+            return ENVIRONMENT, [Fingerprint({"spec": spec.fingerprint, "run": run}, is_complete=False)]
+
+        timer = PairTimer(Store(StoreOptions(tmp_path), run), identify, train, lambda _: lambda: None)
         return tuple(side.trials for side in timer.time(variant(LORA), variant(FULL), "why"))
 
     others = replace(variant(FULL), trials=())
     with pytest.raises(ConfigurationError, match="lora r=16 and full have no seed in common"):
-        PairTimer("a run", tmp_path, lambda *_: trial(FULL, NLL), lambda _: lambda: None).time(
+        PairTimer(None, lambda _: (None, []), lambda *_: trial(FULL, NLL), lambda _: lambda: None).time(
             variant(LORA), others, "why"
         )
+    failing = ""
     assert timed("one run") == timed("one run")
     assert len(trained_specs) == 6
     timed("another")
     assert len(trained_specs) == 12
+    failing = "full"
+    assert timed("a third") == timed("a third")
+    assert len(trained_specs) == 14
 
 
 @pytest.mark.parametrize(

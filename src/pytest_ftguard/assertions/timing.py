@@ -33,7 +33,6 @@ def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant
         problems = [*time_problems(candidate, baseline), f"they were not timed again in this run: {error}"]
         return invalid("time_budget", candidate, baseline, limit, problems)
     verdict = assess_time(ours, limit, theirs, confidence)
-    origin = (
-        f"Both were timed again in this run, in turns, by short trials of {ours.workload.steps} steps, because {why}."
-    )
+    when = "in an earlier run" if ours.cached and theirs.cached else "again in this run"
+    origin = f"Both were timed {when}, in turns, by short trials of {ours.workload.steps} steps, because {why}."
     return replace(verdict, message=f"{verdict.message}\n{origin}")

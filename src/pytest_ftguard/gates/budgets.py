@@ -302,7 +302,7 @@ def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str
 
 def _disturbed(variant: TrainedVariant) -> list[str]:
     """Say what else used the device while its steps were timed, and what to do."""
-    # A timing is never stored.
+    # A disturbed timing is not taken from the store.
     again = "" if variant.workload.purpose == "timing" else "; --ftguard-no-cache trains it again"
     return [f"{_where(trial)}: {text}{again}" for trial, text in _disturbances(variant)]
 

@@ -428,7 +428,8 @@ def timing_lines(retimings: Sequence[Retiming]) -> list[str]:
     lines = []
     for one in retimings:
         how = f"in turns, {one.steps} steps x {one.seeds} seeds each"
-        lines += _wrapped(f"timed again: {one.candidate} and {one.baseline}, {how}; why: {one.why}")
+        when = "timed in an earlier run" if one.cached else "timed again"
+        lines += _wrapped(f"{when}: {one.candidate} and {one.baseline}, {how}; why: {one.why}")
     return lines
 
 

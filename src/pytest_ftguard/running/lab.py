@@ -121,12 +121,12 @@ class Lab:
         self._hopeless: dict[str, TrialResult] = {}
         self._workers = Workers(options.root)
         self._files: dict[str, list[tuple[int, int]]] = {}
-        self._timer = PairTimer(self._run, options.root, self._train_short, self._waiting)
+        self._timer = PairTimer(store, self._identify, self._train_short, self._waiting)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
         """All trials so far, in the order in which they were trained, those of a timing behind the others."""
-        return (*self._results.values(), *self._timer.results.values())
+        return (*self._results.values(), *self._timer.results)
 
     @property
     def retimings(self) -> tuple[Retiming, ...]:
@@ -298,16 +298,15 @@ class Lab:
     def _time_again(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str
     ) -> tuple[TrainedVariant, TrainedVariant]:
-        """Time two variants in turns, unless what would disturb them is known beforehand."""
-        trials = (*candidate.trials, *baseline.trials)
-        on_cpu = any(trial.environment is not None and trial.environment.device == "cpu" for trial in trials)
-        if self._options.disturbance and on_cpu:
-            raise FtguardError(self._options.disturbance)
+        """Time two variants in turns, unless the store holds such a timing of both."""
         for side in (candidate, baseline):
             self._refuse_changed_files(side.workload)
         return self._timer.time(candidate, baseline, why)
 
     def _train_short(self, spec: TrialSpec, more_to_come: bool) -> TrialResult:
+        """Train a trial for the time of its steps, unless what would disturb it is known beforehand."""
+        if self._options.disturbance and device_slots(spec.device)[0] == CPU_SLOT:
+            raise FtguardError(self._options.disturbance)
         return self._train_leased(spec, more_to_come=more_to_come or self.more_variants_expected > 0)
 
     def _waiting(self, spec: TrialSpec) -> Callable[[], None]:

@@ -1,7 +1,7 @@
 """The timing: both variants of a pair again, in turns, by short trials, where their seconds cannot be compared.
 
 Only the time of a step is judged by these trials. It does not depend on the number of steps, so few are enough. The
-store of results neither gives nor keeps them.
+store keeps them like others, and gives those of a pair together or not at all: seconds of two runs say nothing.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import time
 from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import Environment, TrainedVariant, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint
-from pytest_ftguard.running.store import Store, StoreOptions
-from pytest_ftguard.specs import TrialSpec, Variant, Workload
+from pytest_ftguard.running.store import Store
+from pytest_ftguard.specs import TrialSpec, Workload
 
 __all__ = ["PairTimer", "Retiming", "timing_workload"]
 
@@ -42,6 +41,7 @@ class Retiming:
         steps: Steps of each trial.
         seeds: Number of trials of each variant.
         why: Why the seconds that they had could not be compared.
+        cached: Whether an earlier run had timed them so.
     """
 
     candidate: str
@@ -49,6 +49,7 @@ class Retiming:
     steps: int
     seeds: int
     why: str
+    cached: bool = False
 
 
 def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: float) -> Workload:
@@ -74,31 +75,32 @@ def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: 
 
 
 class PairTimer:
-    """Times pairs of variants, each pair once in a run.
+    """Times pairs of variants, each pair once, and keeps their times in the store as those of whole trainings are kept.
 
     Args:
-        run: The run.
-        folder: Where the processes of the run share what they time; None where there is one process only.
+        store: Where results are kept; None where they are not.
+        identify: Returns the present machine, and what a trial is kept by.
         train: Trains a trial; it is told whether another one follows.
-        waiting: Returns what is to be called while another process has a trial.
+        waiting: Returns what is to be called while another process has the pair.
 
     Attributes:
-        results: What was trained, by identity: the spec's, that of the trial that it takes turns with, and the run's.
+        results: The trials.
         retimings: Which pairs were timed, and why.
     """
 
     def __init__(
         self,
-        run: str,
-        folder: Path | None,
+        store: Store | None,
+        identify: Callable[[TrialSpec], tuple[Environment | None, list[Fingerprint]]],
         train: Callable[[TrialSpec, bool], TrialResult],
         waiting: Callable[[TrialSpec], Callable[[], None]],
     ) -> None:
-        self._run = run
-        self._store = Store(StoreOptions(folder / "timing"), run) if folder else None
+        self._store = store
+        self._identify = identify
         self._train = train
         self._waiting = waiting
-        self.results: dict[str, TrialResult] = {}
+        self._pairs: dict[tuple[str, ...], tuple[TrialResult, ...]] = {}
+        self.results: list[TrialResult] = []
         self.retimings: list[Retiming] = []
 
     def time(
@@ -117,51 +119,87 @@ class PairTimer:
             ConfigurationError: They have no seed in common, or a trial cannot be carried out.
             DeviceUnavailableError: The device is not present.
         """
-        turns = list(_turns(candidate, baseline))
+        turns = _turns(candidate, baseline)
         if not turns:
             message = f"{candidate.label} and {baseline.label} have no seed in common: train both with the same"
             raise ConfigurationError(message)
-        trials: dict[Variant, list[TrialResult]] = {candidate.variant: [], baseline.variant: []}
-        works = {spec.variant: spec.workload for spec, _ in turns}
-        for number, (spec, beside) in enumerate(turns, start=1):
-            trial = self._obtain(spec, beside, more_to_come=number < len(turns))
-            trials[spec.variant].append(trial)
-            if trial.outcome != "ok":
-                break
-        steps, seeds = turns[0][0].workload.steps, len(turns) // 2
-        retiming = Retiming(candidate.label, baseline.label, steps, seeds, why)
+        pair = tuple(spec.fingerprint for spec in turns)
+        if pair not in self._pairs:
+            self._pairs[pair] = self._obtain(turns)
+            self.results += self._pairs[pair]
+        trials = self._pairs[pair]
+        is_cached = all(trial.cached for trial in trials)
+        steps, seeds = turns[0].workload.steps, len(turns) // 2
+        retiming = Retiming(candidate.label, baseline.label, steps, seeds, why, cached=is_cached)
         if retiming not in self.retimings:
             self.retimings.append(retiming)
+        works = {spec.variant: spec.workload for spec in turns}
         ours, theirs = (
-            TrainedVariant(works[side.variant], side.variant, tuple(trials[side.variant]))
-            for side in (candidate, baseline)
+            TrainedVariant(works[variant], variant, tuple(trial for trial in trials if trial.spec.variant == variant))
+            for variant in (candidate.variant, baseline.variant)
         )
         return ours, theirs
 
-    def _obtain(self, spec: TrialSpec, beside: TrialSpec, *, more_to_come: bool) -> TrialResult:
-        """Train a trial unless this run has, which each of its processes may have done."""
-        parts = {"timing": spec.fingerprint, "beside": beside.fingerprint, "run": self._run}
-        fingerprint = Fingerprint(parts, is_complete=False)
-        key = fingerprint.key
-        if key in self.results:
-            return self.results[key]
+    def _obtain(self, turns: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
+        """Return the trials of a pair, from the store where one run has made them all, or trained now."""
         if self._store is None:
-            result = self._train(spec, more_to_come)
-        else:
-            since = time()
-            with self._store.lock(key, self._waiting(spec)):
-                found = self._store.find(fingerprint, spec, None)
-                found = found or self._store.find_failure(fingerprint, spec, since)
-                result = found or self._train(spec, more_to_come)
-                if found is None:
+            return tuple(self._take_turns(turns))
+        machine, _ = self._identify(turns[0])
+        keys = [self._key(turns, number) for number in range(len(turns))]
+        since = time()
+        with self._store.lock(keys[0].key, self._waiting(turns[0])):
+            stored = [self._store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
+            sound = [trial for trial in stored if trial is not None and _is_sound(trial)]
+            if len(sound) == len(turns) and len({trial.time and trial.time.run for trial in sound}) == 1:
+                trials = iter(sound)
+            else:
+                ours = [trial if trial and not trial.cached else None for trial in stored]
+                trials = self._take_turns(turns, keys, ours, since)
+            return tuple(replace(trial, content=key.key) for trial, key in zip(trials, keys, strict=False))
+
+    def _key(self, turns: Sequence[TrialSpec], number: int) -> Fingerprint:
+        """Return what a trial is kept by: the one before or after it, with which it takes turns, decides as well."""
+        own, beside = (self._identify(spec)[1][0] for spec in (turns[number], turns[number ^ 1]))
+        return Fingerprint({**own.parts, "beside": beside.key}, own.is_complete)
+
+    def _take_turns(
+        self,
+        turns: Sequence[TrialSpec],
+        keys: Sequence[Fingerprint] = (),
+        ours: Sequence[TrialResult | None] = (),
+        since: float = 0.0,
+    ) -> Iterator[TrialResult]:
+        """Train a pair, and keep what becomes of it for those who wait for it and for later runs.
+
+        Args:
+            turns: The trials.
+            keys: What each is kept by; empty where there is no store.
+            ours: What another process of this run has trained of them.
+            since: When this process began to wait.
+        """
+        for number, spec in enumerate(turns):
+            result = None
+            if self._store:
+                result = ours[number] or self._store.find_failure(keys[number], spec, since)
+            if result is None:
+                result = self._train(spec, number + 1 < len(turns))
+                # A file that was changed meanwhile leaves open what was timed.
+                if self._store and keys[number] == self._key(turns, number):
                     keep = self._store.keep if result.outcome == "ok" else self._store.keep_failure
-                    keep(fingerprint, result)
-        self.results[key] = replace(result, content=key)
-        return self.results[key]
+                    keep(keys[number], result)
+            yield result
+            if result.outcome != "ok":
+                return
 
 
-def _turns(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[tuple[TrialSpec, TrialSpec]]:
-    """Yield the trials in their order, each with the one that it takes turns with.
+def _is_sound(trial: TrialResult) -> bool:
+    """Return whether the seconds of a trial from the store are worth those of one that is trained now."""
+    disturbed = trial.time is None or trial.time.disturbance is not None
+    return trial.measured_elsewhere is None and not (trial.cached and disturbed)
+
+
+def _turns(candidate: TrainedVariant, baseline: TrainedVariant) -> list[TrialSpec]:
+    """Return the trials in their order, for each seed one of either variant.
 
     Seed by seed the other variant is the first, so that a machine that grows slower is held against neither.
     """
@@ -170,9 +208,11 @@ def _turns(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[tupl
     seeds = sorted(ours)
     known = [side.seconds_per_step for side in (candidate, baseline) if side.seconds_per_step]
     fastest = min(known, default=math.inf)
+    turns: list[TrialSpec] = []
     for number, seed in enumerate(seeds):
-        one, other = (
+        pair = [
             replace(spec, workload=timing_workload(spec.workload, seeds, fastest))
             for spec in (ours[seed], theirs[seed])
-        )
-        yield from ((one, other), (other, one))[:: 1 if number % 2 == 0 else -1]
+        ]
+        turns += pair if number % 2 == 0 else reversed(pair)
+    return turns
