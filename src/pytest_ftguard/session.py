@@ -51,7 +51,7 @@ class Run:
         self.config = config
         self.settings = settings
         self.test: TestRecord | None = None
-        self.trials: dict[tuple[str, bool], TrialResult] = {}
+        self.trials: dict[tuple[str, bool, Workload], TrialResult] = {}
         self.verdicts: list[RecordedVerdict] = []
         self.planned: list[RecordedVerdict] = []
         """What memory budgets would say if the forecasts came true."""
@@ -73,8 +73,8 @@ class Run:
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
-        self._sent: set[tuple[str, bool]] = set()
-        self._shown: dict[tuple[str, bool], TrialResult] = {}
+        self._sent: set[tuple[str, bool, Workload]] = set()
+        self._shown: dict[tuple[str, bool, Workload], TrialResult] = {}
         self._progress = ProgressDisplay(config)
         self._store: Store | None = None
         self._remarked = (0, 0, 0)
@@ -370,9 +370,12 @@ class Run:
             shutil.rmtree(self._shared, ignore_errors=True)
 
 
-def _identity(trial: TrialResult) -> tuple[str, bool]:
-    """Tell a trial from its twin that was read from a report: a verdict may rest on either."""
-    return trial.fingerprint, trial.cached
+def _identity(trial: TrialResult) -> tuple[str, bool, Workload]:
+    """Tell a trial from its twins: that of a report, and that of another workload which trains the same.
+
+    Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
+    """
+    return trial.fingerprint, trial.cached, trial.spec.workload.named
 
 
 def _failure(message: str) -> BaseException:

@@ -158,15 +158,15 @@ def _by_workload(trials: Sequence[TrialResult]) -> list[list[TrialResult]]:
 
 def _is_same_work(trial: TrialResult, group: Sequence[TrialResult]) -> bool:
     """Return whether a trial belongs to a group: the same workload, or one whose texts only lie elsewhere."""
-    ours, theirs = _without_seeds(trial.spec.workload), _without_seeds(group[0].spec.workload)
+    ours, theirs = trial.spec.workload, group[0].spec.workload
     places = {_place(one) for one in (trial, *group)} - {None}
     if len(places) > 1:  # one heading names one device
         return False
     twin = next((other for other in group if other.spec.seed == trial.spec.seed), None)
     if twin is None or trial.data_order is None or twin.data_order is None:
-        return ours == theirs
+        return _without_seeds(ours) == _without_seeds(theirs)
     return (
-        _without_places(ours) == _without_places(theirs)
+        ours.named == theirs.named
         and trial.data_order == twin.data_order
         and same_sequences(trial.validation, twin.validation)
         and same_base(trial, twin)
@@ -180,13 +180,6 @@ def _place(trial: TrialResult) -> tuple[str, str] | None:
 def _without_seeds(workload: Workload) -> Workload:
     # More seeds of a variant are still that variant on that workload.
     return replace(workload, seeds=(0,), most_seeds=0)
-
-
-def _without_places(workload: Workload) -> Workload:
-    model, train, validation = (
-        Path(place).name or "-" for place in (workload.model, workload.train, workload.validation)
-    )
-    return replace(workload, model=model, train=train, validation=validation, tokenizer=None, reference=None)
 
 
 def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:

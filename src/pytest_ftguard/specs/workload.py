@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
@@ -111,6 +112,21 @@ class Workload(Spec):
                 if name in refused:
                     message = f"Workload.{field_name} may not set {name!r}: {refused[name]}"
                     raise ConfigurationError(message)
+
+    @property
+    def named(self) -> Workload:
+        """The workload as reports name it: without its seeds, and without the folders in which its files lie."""
+        model, train, validation = (Path(place).name or "-" for place in (self.model, self.train, self.validation))
+        return replace(
+            self,
+            model=model,
+            train=train,
+            validation=validation,
+            tokenizer=None,
+            reference=None,
+            seeds=(0,),
+            most_seeds=0,
+        )
 
     @property
     def looks(self) -> tuple[int, ...]:
