@@ -76,6 +76,15 @@ def test_wrong_targets_fail_a_plan_too(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*LoRA.target_modules names 'q_prj'*"])
 
 
+@pytest.mark.parametrize("role", ["train", "validation", "reference"])
+def test_a_missing_text_fails_a_plan_too(project: pytest.Pytester, role: str) -> None:
+    """So does the training, with the same name; nothing is forecast for it."""
+    project.makepyfile("def test_it(full_variant):\n    pass")
+    result = project.runpytest_subprocess("--ftguard-plan", f"--ftguard-{role}=nowhere.txt")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"*the {role} text '*nowhere.txt' cannot be read: there is no such file; give *"])
+
+
 def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pytester) -> None:
     """Full fine-tuning is not held against it; where the forecast is switched off the training decides."""
     project.makepyfile(

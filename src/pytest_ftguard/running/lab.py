@@ -171,9 +171,10 @@ class Lab:
         """Return a variant whose trials are planned and not trained, with the forecast of their memory.
 
         Raises:
-            ConfigurationError: The spec cannot be carried out.
+            ConfigurationError: The spec cannot be carried out; of the texts it is only known whether they are there.
             DeviceUnavailableError: The device is not present.
         """
+        _refuse_missing_texts(workload)
         specs = [
             TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
             for seed in workload.seeds
@@ -394,6 +395,14 @@ class Lab:
                     f"write each {role} to a path of its own"
                 )
                 raise ConfigurationError(message)
+
+
+def _refuse_missing_texts(workload: Workload) -> None:
+    for role in ("train", "validation", "reference"):
+        path = getattr(workload, role)
+        if path is not None and not Path(path).is_file():
+            message = f"the {role} text {path!r} cannot be read: there is no such file; give a file that exists"
+            raise ConfigurationError(message)
 
 
 def _stats(path: Path) -> list[tuple[int, int]] | None:
