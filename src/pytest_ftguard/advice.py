@@ -26,7 +26,7 @@ _ATTENTION: Final = frozenset(
 
 def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
     """Return one sentence for each sign, about variants of one workload; none of them changes a verdict."""
-    notes = [*_steps(variants), *_schedule(variants), *_one_sided_search(variants)]
+    notes = [*_steps(variants), *_schedule(variants), *_one_sided_search(variants), *_seconds_apart(variants)]
     for variant in variants:
         if isinstance(variant.variant, LoRA):
             notes += _too_fast(variant, variants)
@@ -50,6 +50,8 @@ def _too_fast(variant: TrainedVariant, variants: Sequence[TrainedVariant]) -> It
     ours, theirs = _flop(variant), _flop(full) if full else None
     if full is None or not (ours and theirs and variant.seconds_per_step and full.seconds_per_step):
         return
+    if len(_runs([variant, full])) > 1:
+        return  # their ratio says nothing
     floor, ratio = ours / theirs, variant.seconds_per_step / full.seconds_per_step
     if ratio < _BELOW_THE_FLOOR * floor:
         yield (
@@ -57,6 +59,16 @@ def _too_fast(variant: TrainedVariant, variants: Sequence[TrainedVariant]) -> It
             "arithmetic: mostly because the optimizer moves every weight of full and the batch is small, so a larger "
             "batch shrinks the advantage; or because full was disturbed"
         )
+
+
+def _seconds_apart(variants: Sequence[TrainedVariant]) -> Iterator[str]:
+    if len(_runs(variants)) > 1:
+        yield "not all seconds per step were measured in one run on one machine, so do not compare them"
+
+
+def _runs(variants: Sequence[TrainedVariant]) -> set[tuple[str, str | None]]:
+    """Return in which runs steps were timed, and on which other machines."""
+    return {(one.time.run, one.measured_elsewhere) for each in variants for one in each.trials if one.time}
 
 
 def _flop(variant: TrainedVariant) -> int | None:

@@ -68,3 +68,20 @@ def test_a_step_that_is_faster_than_its_arithmetic_is_pointed_out(seconds: float
     lora = trained(LORA, trial(LORA, NLL, time=Timing(seconds, 97, 100.0, flop_per_step=700)))
     notes = [note for note in fairness_notes([full, lora]) if "arithmetic" in note]
     assert bool(notes) == noted
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        ({}, False),
+        ({"time": Timing(0.1, 97, 50.0, flop_per_step=10**9, run="earlier")}, True),
+        ({"measured_elsewhere": "on another machine"}, True),
+    ],
+)
+def test_seconds_of_different_runs_are_not_to_be_compared(changes: dict[str, Any], noted: bool) -> None:
+    """Then nothing is concluded from their ratio either, however far below its arithmetic it lies."""
+    full = trained(FULL, trial(FULL, NLL, time=Timing(1.0, 97, 50.0, flop_per_step=10**9, run="now")))
+    ours = {"time": Timing(0.1, 97, 50.0, flop_per_step=10**9, run="now"), **changes}
+    notes = fairness_notes([full, trained(LORA, trial(LORA, NLL, **ours))])
+    assert any("do not compare them" in note for note in notes) is noted
+    assert any("arithmetic" in note for note in notes) is not noted
