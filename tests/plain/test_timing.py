@@ -225,7 +225,7 @@ def test_another_pytest_run_disturbs_a_timing_too(
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     monkeypatch.setattr(Alone, "were_there", True)
     with pytest.raises(
-        GateFailure, match=r"(?m)lora r=16, seed 2: another pytest run trained.*: run one after the other$"
+        GateFailure, match=r"(?m)lora r=16, seeds 0, 1, 2: another pytest run trained.*: run one after the other$"
     ):
         assert_time_budget(lora, at_most="90%", of=full)
     assert len(TimedWorker.jobs) == 6

@@ -304,7 +304,13 @@ def _disturbed(variant: TrainedVariant) -> list[str]:
     """Say what else used the device while its steps were timed, and what to do."""
     # A disturbed timing is not taken from the store.
     again = "" if variant.workload.purpose == "timing" else "; --ftguard-no-cache trains it again"
-    return [f"{_where(trial)}: {text}{again}" for trial, text in _disturbances(variant)]
+    seeds: dict[str, list[str]] = {}
+    for trial, text in _disturbances(variant):
+        seeds.setdefault(text, []).append(str(trial.spec.seed))
+    return [
+        f"{variant.label}, seed{'s' if len(which) > 1 else ''} {', '.join(which)}: {text}{again}"
+        for text, which in seeds.items()
+    ]
 
 
 def _disturbances(variant: TrainedVariant) -> list[tuple[TrialResult, str]]:
