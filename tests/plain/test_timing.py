@@ -12,10 +12,10 @@ import pytest
 
 from pytest_ftguard.assertions import active_test, assert_time_budget
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
-from pytest_ftguard.gates.budgets import time_problems, why_time_again
+from pytest_ftguard.gates.budgets import assess_time, time_problems, why_time_again
 from pytest_ftguard.gates.regression import pair_problems
 from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.limits import GROWTH, Limit
+from pytest_ftguard.limits import GROWTH, SHARE, Limit
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
 from pytest_ftguard.results import (
@@ -463,3 +463,29 @@ def test_the_summary_and_the_progress_name_the_timing() -> None:
     ]
     spec = TrialSpec(workload=timing_workload(WORK, (0, 1), 0.5), variant=LORA, seed=1)
     assert "lora r=16  timing, seed 1  step 4/40" in progress_line(Progress(spec, "train", 4, None, 2.0, None))
+
+
+@pytest.mark.parametrize(
+    ("is_short", "cached", "advice"),
+    [
+        (False, False, "run on a machine with nothing else to do, or for more steps."),
+        (False, True, "run on a machine with nothing else to do with --ftguard-no-cache, or for more steps."),
+        (True, True, "run on a machine with nothing else to do with --ftguard-no-cache, which times all steps."),
+    ],
+)
+def test_seconds_in_doubt_are_to_be_measured_anew(is_short: bool, cached: bool, advice: str) -> None:
+    """Those of the store would be the same in the next run."""
+    work = timing_workload(WORK, WORK.seeds, 0.5) if is_short else WORK
+    sides = [
+        trained(
+            kind,
+            *(
+                trial(kind, NLL, seed=seed, workload=work, cached=cached, time=replace(NOW, seconds_per_step=seconds))
+                for seed, seconds in enumerate(each)
+            ),
+        )
+        for kind, each in ((LORA, (0.5, 0.4, 0.6)), (FULL, (0.5, 0.6, 0.4)))
+    ]
+    verdict = assess_time(sides[0], Limit(1.0, SHARE, "argument", "the test"), sides[1], 0.95)
+    assert verdict.status == "INCONCLUSIVE"
+    assert advice in verdict.message

@@ -277,12 +277,12 @@ def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
         ]
     if status == "INCONCLUSIVE":
         seeds, is_short = len(candidate.trials), candidate.workload.purpose == "timing"
-        more = "with --ftguard-no-cache, which times all steps" if is_short else "for more steps"
+        quiet = "run on a machine with nothing else to do"
+        if is_short or candidate.cached:  # the store gives these seconds again
+            quiet += " with --ftguard-no-cache"
+        more = ", which times all steps" if is_short else ", or for more steps"
         few = f"with {seeds} seeds the ends are far apart: use 4 or more; " if seeds < 4 else ""
-        return [
-            f"The limit lies between the two ends, so neither answer is safe. What to do: {few}run on a machine with "
-            f"nothing else to do, or {more}."
-        ]
+        return [f"The limit lies between the two ends, so neither answer is safe. What to do: {few}{quiet}{more}."]
     return []
 
 
