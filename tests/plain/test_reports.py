@@ -346,3 +346,14 @@ def test_a_plan_without_a_forecast_says_why() -> None:
     assert any(line.split() == ["lora", "r=16", "1", "100", "no", "forecast"] for line in lines)
     assert "lora r=16: no forecast: it looks at its values" in lines
     assert "lora r=16: - no forecast beside the budget of 1 GB (ini)" in [line.replace("1.00", "1") for line in lines]
+
+
+def test_seeds_of_a_report_stand_apart_from_those_trained_here() -> None:
+    """Those of the store do not: it was told by its content that they are the same variant."""
+
+    def rows(**earlier: Any) -> list[str]:
+        trials = [trial(FULL, NLL, seed=0, cached=True, **earlier), trial(FULL, NLL, seed=1)]
+        return [line.split("  ")[0] for line in summary_lines(trials, [], []) if line.startswith("full")]
+
+    assert rows(content="known") == ["full (1 of 2 cached)"]
+    assert rows() == ["full (cached)", "full"]

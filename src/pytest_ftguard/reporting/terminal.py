@@ -185,15 +185,17 @@ def _without_seeds(workload: Workload) -> Workload:
 def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
     groups: dict[Variant, dict[bool, dict[int, TrialResult]]] = {}
     for trial in trials:
-        by_origin = groups.setdefault(trial.spec.variant, {})
-        by_origin.setdefault(trial.cached, {}).setdefault(trial.spec.seed, trial)
-    work, trained = trials[0].spec.workload, []
-    for variant, by_origin in groups.items():
-        parts = list(by_origin.values())
-        # Some seeds from the store and some trained are one variant; twins of the same seeds come from a report.
-        if len(parts) == 2 and parts[0].keys().isdisjoint(parts[1]):
-            parts = [dict(sorted({**parts[0], **parts[1]}.items()))]
-        trained += [TrainedVariant(work, variant, tuple(by_seed.values())) for by_seed in parts]
+        # Some seeds from the store and some trained are one variant; those of a report, which says nothing of the
+        # content, are another.
+        is_of_report = trial.cached and trial.content is None
+        by_seed = groups.setdefault(trial.spec.variant, {}).setdefault(is_of_report, {})
+        by_seed.setdefault(trial.spec.seed, trial)
+    work = trials[0].spec.workload
+    trained = [
+        TrainedVariant(work, variant, tuple(by_seed[seed] for seed in sorted(by_seed)))
+        for variant, by_origin in groups.items()
+        for by_seed in by_origin.values()
+    ]
     # Full fine-tuning is what the others are read against, whenever it was trained.
     return sorted(trained, key=lambda variant: variant.variant.kind != "full")
 
