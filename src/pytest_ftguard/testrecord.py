@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_ftguard.errors import GateFailure, hide_our_frames
-from pytest_ftguard.files import write_whole
+from pytest_ftguard.files import write_all
 from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TestRecord:
 
             folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
             unused = self._run.find_unused(folder, map(_name, self._item.session.items))
-            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole, unused)
+            self._accepted = AcceptedFiles(_name(self._item), folder, write_all, unused)
         return self._accepted
 
     def refusals(self) -> list[str]:

@@ -203,8 +203,8 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, 
         made_up,
         "conftest.py",
         "\nimport pytest_ftguard.testrecord as testrecord\n"
-        "def full(path, text):\n    raise OSError(28, 'No space left on device')\n"
-        "testrecord.write_whole = full\n",
+        "def full(texts):\n    raise OSError(28, 'No space left on device')\n"
+        "testrecord.write_all = full\n",
     )
     write_test(made_up)
     append(made_up, "test_it.py", "def test_other(): pass\n")
