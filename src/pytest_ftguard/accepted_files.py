@@ -75,15 +75,20 @@ class AcceptedFiles:
         return AcceptedFile(place, self._test, history, renamed)
 
     def _earlier_names(self, number: int) -> tuple[UnusedFile, ...]:
-        """Return the unused files that may be of this test, the likeliest first: it was renamed, or its file was."""
+        """Return all unused files of each test that may be this one under an earlier name, the likeliest first.
+
+        It was renamed, or its file was; and it asked about as many pairs.
+        """
         file, _, name = self._test.partition("::")
-        found = [
-            unused
+        tests = {
+            unused.test
             for unused in self._unused
             if unused.number == number
             and (unused.test.partition("::")[0] == file or unused.test.partition("::")[2] == name)
-        ]
-        return tuple(sorted(found, key=lambda unused: -SequenceMatcher(None, unused.test, self._test).ratio()))
+        }
+        likeness = {test: SequenceMatcher(None, test, self._test).ratio() for test in tests}
+        found = [unused for unused in self._unused if unused.test in tests]
+        return tuple(sorted(found, key=lambda unused: (-likeness[unused.test], unused.test, unused.number)))
 
     def _held(self, place: Path) -> History | None:
         """Return what a file of this test holds, or will hold; None where there is none."""

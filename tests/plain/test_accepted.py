@@ -248,7 +248,7 @@ def test_files_that_no_test_looks_for_are_found(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_may_be_one_of_an_earlier_name(tmp_path: Path) -> None:
-    """Of the same pair, in the same file or with the same name in another one; what is most alike comes first."""
+    """Of as many pairs, in the same file or with the same name in another one; what is most alike comes first."""
     tests = {"t.py::test_a": 1, "t.py::test_newer": 1, "t.py::test_old": 2, "u.py::test_new": 1, "u.py::test_other": 1}
     unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests.items()]
     files = AcceptedFiles("t.py::test_new", tmp_path, write_all, unused)
@@ -258,6 +258,15 @@ def test_a_missing_file_may_be_one_of_an_earlier_name(tmp_path: Path) -> None:
     assert [one.test for one in second.renamed] == ["t.py::test_old"]
     asked.place.write_text(write_history(replace(OURS, test="t.py::test_new")))
     assert files.find(*pair()).renamed == ()
+
+
+def test_with_a_missing_file_come_all_files_of_an_earlier_name(tmp_path: Path) -> None:
+    """A test that asks about several pairs is told of all their files at the first one, in their order."""
+    tests = [("t.py::test_a", 2), ("t.py::test_newer", 3), ("t.py::test_a", 1), ("t.py::test_newer", 1)]
+    unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests]
+    asked = AcceptedFiles("t.py::test_new", tmp_path, write_all, unused).find(*pair())
+    named = [(one.test, one.number) for one in asked.renamed]
+    assert named == [("t.py::test_newer", 1), ("t.py::test_newer", 3), ("t.py::test_a", 1), ("t.py::test_a", 2)]
 
 
 @pytest.mark.parametrize(

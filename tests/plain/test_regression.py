@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, UnusedFile, record_pair
+from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
 from pytest_ftguard.assertions import active_test, assert_no_regression
 from pytest_ftguard.comparison.since import gap_change, paired_seeds
 from pytest_ftguard.errors import ConfigurationError
@@ -271,18 +271,31 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
 
 
 def test_what_was_accepted_of_an_earlier_name_is_told_with_the_new_one() -> None:
-    """How to rename at most three files; where the result is accepted anew instead, its note says so too."""
-    renamed = tuple(UnusedFile(Path(f"{name}.json"), f"t.py::test_{name}", 1) for name in "abcd")
+    """All files of at most three names; where the result is accepted anew, its note says how to go back."""
+    numbers = {"a": (1, 2, 3), "b": (1,), "c": (1,), "d": (1, 2)}
+    renamed = tuple(
+        UnusedFile(Path(f"the folder/{name}.{number}.json"), f"t.py::test_{name}", number)
+        for name in numbers
+        for number in numbers[name]
+    )
     missing = replace(file(), renamed=renamed)
-    verdict = judge(pair(), missing, 99)
-    words = "test_c, which was not collected: if that is the earlier name of this test, rename the file to "
-    assert f"- 'c.json' holds what was accepted of t.py::{words}'accepted.json' and write" in verdict.message
-    assert "'d.json'" not in verdict.message
-    assert "- and 1 more, which the summary names" in verdict.message
+    message = judge(pair(), missing, 99).message
+    words = "which was not collected: if that is the earlier name of this test, "
+    assert (
+        f"- 'a.1.json' and 'a.2.json' and 'a.3.json' hold what was accepted of t.py::test_a, {words}rename them, and "
+        'write "test": "t.py::test" into each of them:\n'
+        f"    git -C 'the folder' mv a.1.json {file_name('t.py::test', 1)}\n"
+        f"    git -C 'the folder' mv a.2.json {file_name('t.py::test', 2)}\n"
+        f"    git -C 'the folder' mv a.3.json {file_name('t.py::test', 3)}\n"
+        f"- 'b.1.json' holds what was accepted of t.py::test_b, {words}rename it, and write "
+        '"test": "t.py::test" into it:\n'
+    ) in message
+    assert "d.1.json" not in message
+    assert "- and 1 more, which the summary names" in message
     accepting: dict[str, Any] = {"metric": "loss_gap", "file": missing}
     accepted, _ = accept(*pair(), limit(0.05), LAZY, **accepting, refusals=[])
     assert accepted.note is not None
-    assert words in accepted.note
+    assert f"t.py::test_a, {words}delete 'accepted.json' and run the test without --ftguard-update" in accepted.note
     assert accept(*pair(), limit(0.05), LAZY, **accepting, refusals=["no"])[0].note is None
     assert accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=[])[0].note is None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from shlex import quote
 from typing import Final, Literal
 
-from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, file_name, record_pair
 from pytest_ftguard.comparison import compare
 from pytest_ftguard.comparison.since import (
     differences_since,
@@ -141,17 +144,36 @@ def _missing(file: AcceptedFile, on_missing: str) -> str:
     )
 
 
-def _renamed(file: AcceptedFile) -> list[str]:
-    """Return how to keep what was accepted of this test under an earlier name."""
-    more = len(file.renamed) - _MOST_NAMED
-    return [
-        *(
-            f"{unused}, which was not collected: if that is the earlier name of this test, rename the file to "
-            f'{file.place.name!r} and write {file.test!r} into its "test"'
-            for unused in file.renamed[:_MOST_NAMED]
-        ),
-        *([f"and {more} more, which the summary names"] if more > 0 else []),
-    ]
+def _renamed(file: AcceptedFile, *, accepting: bool = False) -> list[str]:
+    """Return how to keep what was accepted of this test under earlier names, of each name all files at once.
+
+    Args:
+        file: Where a result of this test belongs.
+        accepting: Whether one is about to be written there.
+    """
+    tests = [(test, list(unused)) for test, unused in groupby(file.renamed, key=lambda unused: unused.test)]
+    found = []
+    for test, files in tests[:_MOST_NAMED]:
+        names = " and ".join(repr(unused.place.name) for unused in files)
+        hold, them, each = ("holds", "it", "it") if len(files) == 1 else ("hold", "them", "each of them")
+        known = (
+            f"{names} {hold} what was accepted of {test}, which was not collected: if that is the earlier name of "
+            "this test, "
+        )
+        if accepting:
+            found.append(
+                f"{known}delete {file} and run the test without --ftguard-update, which says how to rename {them}"
+            )
+            continue
+        moves = [
+            f"    git -C {quote(str(unused.place.parent))} mv {quote(unused.place.name)} "
+            f"{quote(file_name(file.test, unused.number))}"
+            for unused in files
+        ]
+        line = f'"test": {json.dumps(file.test, ensure_ascii=False)}'
+        found.append("\n".join([f"{known}rename {them}, and write {line} into {each}:", *moves]))
+    more = len(tests) - _MOST_NAMED
+    return [*found, *([f"and {more} more, which the summary names"] if more > 0 else [])]
 
 
 def accept(
@@ -186,7 +208,7 @@ def accept(
             f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
         )
     now = None if problems else _record(candidate, baseline)
-    notes = _renamed(file)
+    notes = _renamed(file, accepting=True)
     if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
         if change.status in _REFUSED:
