@@ -428,7 +428,8 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
         verdict, updated = accept(*pair(gap), limit(0.05), LAZY, file=held, metric="loss_gap", refusals=[])
         assert verdict.status == status, verdict.message
         assert (updated is None) is (status == "INVALID")
-    assert "every later run would fail" in verdict.message
+    worse = "- it is worse than the anchor, which was accepted first, by more than 0.05"
+    assert f"{worse}, so every later run would fail" in verdict.message
     assert "to begin anew, delete 'accepted.json' and accept again" in verdict.message
 
 
@@ -440,7 +441,11 @@ def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
     verdict, updated = accept(*now, at_most, LAZY, file=held, **arguments)
     assert verdict.status == "PASS"
     assert verdict.note is not None
-    assert "this result is INCONCLUSIVE, and so will be later ones like it" in verdict.note
+    assert verdict.note.startswith(
+        "Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it may be"
+    )
+    assert "later runs like it will be INCONCLUSIVE too (they fail, or" in verdict.note
+    assert "delete 'accepted.json' and accept anew, which makes this result the anchor" in verdict.note
     assert verdict.note in verdict.message
     later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
     assert later.status == "INCONCLUSIVE"

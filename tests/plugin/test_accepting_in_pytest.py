@@ -272,6 +272,27 @@ def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytes
     assert "ftguard.regression.note" not in (made_up.path / "junit.xml").read_text()
 
 
+def test_a_result_in_doubt_beside_the_anchor_is_accepted_with_a_note_in_the_summary(made_up: pytest.Pytester) -> None:
+    """It passes, as what is accepted and not as a comparison, and the note says what later runs like it will be."""
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.path.joinpath("gap.txt").write_text("0.119")
+    others = "--ftguard-seeds=2,3,4"  # of which one is paired, so that the noise of both sides counts
+    result = made_up.runpytest_subprocess("--ftguard-update", others, "--ftguard-json=r.json")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "regression  accepted  * PASS",
+            "    test_it.py::test_it",
+            "    Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it",
+        ]
+    )
+    (verdict,) = json.loads((made_up.path / "r.json").read_text())["verdicts"]
+    assert verdict["note"].startswith("Beside the anchor, which was accepted first, this result is INCONCLUSIVE")
+    later = made_up.runpytest_subprocess(others)
+    later.assert_outcomes(failed=1)
+    later.stdout.fnmatch_lines(["regression * INCONCLUSIVE"])
+
+
 def test_a_file_of_another_test_is_named_with_both(made_up: pytest.Pytester) -> None:
     """A file that was copied to another test's name is not what was accepted of that test."""
     made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)

@@ -212,14 +212,16 @@ def accept(
     if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
         if change.status in _REFUSED:
-            why = f"it is worse than {_ANCHOR} by more than {limit}"
+            why = f"it is worse than {_ANCHOR}, by more than {limit}"
             if change.status == "INVALID":
                 why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
             problems += [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
         elif change.status == "INCONCLUSIVE":
             notes.append(
-                f"Beside {_ANCHOR} this result is INCONCLUSIVE, and so will be later ones like it: to make it the "
-                f"anchor, delete {file} and accept it anew."
+                f"Beside {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs "
+                "like it will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
+                f"{file} and accept anew, which makes this result the anchor; or, if it must not be worse, restore the "
+                "file and find what has changed."
             )
     if problems or now is None:
         lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
