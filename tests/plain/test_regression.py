@@ -193,6 +193,16 @@ def test_settings_of_the_candidate_may_change_and_are_named() -> None:
     assert "(lora r=16) when it was accepted" in verdict.message
 
 
+def test_a_pass_with_other_settings_than_were_accepted_says_so() -> None:
+    """In the note too, since nobody reads the message of a test that passes; those of the anchor are of no account."""
+    verdict = judge(pair(0.1, lora=SMALLER), pair(0.1), 0.05)
+    assert verdict.status == "PASS"
+    assert verdict.note == "Settings changed since it was accepted: r 16 -> 8."
+    assert verdict.note in verdict.message
+    followed = file(record_pair(*pair(0.1)), record_pair(*pair(0.11, lora=SMALLER)))
+    assert judge(pair(0.1, lora=SMALLER), followed, 0.05).note is None
+
+
 def test_slow_decay_is_caught_by_the_anchor() -> None:
     """Each step of 0.04 is within the limit of 0.05, and the second one is beyond it since the first result."""
     first, second, third = (pair(gap) for gap in (0.1, 0.14, 0.18))

@@ -21,6 +21,7 @@ __all__ = [
     "memory_growth",
     "paired_seeds",
     "same_machine",
+    "settings_since",
     "step_share",
     "time_growth",
     "timed_seeds",
@@ -92,9 +93,14 @@ def _variant_differences(now: PairRecord, then: PairRecord, side: str) -> Iterat
             yield name, ours.get(name), theirs.get(name)
 
 
+def settings_since(now: PairRecord, then: PairRecord) -> list[str]:
+    """Return which settings of the candidate have changed, each with what it was and what it is."""
+    return [f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")]
+
+
 def differences_since(now: PairRecord, then: PairRecord) -> list[str]:
     """Return what else has changed and may explain a regression: settings of the candidate, machine and versions."""
-    found = [f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")]
+    found = settings_since(now, then)
     for name in ("device", "device_name", "platform"):
         found += _changes(name, getattr(now.environment, name), getattr(then.environment, name))
     ours, theirs = now.environment.versions, then.environment.versions

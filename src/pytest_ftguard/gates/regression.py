@@ -18,6 +18,7 @@ from pytest_ftguard.comparison.since import (
     gap_change,
     memory_growth,
     paired_seeds,
+    settings_since,
     step_share,
     time_growth,
     timed_seeds,
@@ -113,8 +114,8 @@ def assess_regression(
     if history.anchor != history.accepted:
         changes.append(_change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric))
     worst = max(changes, key=lambda change: change.gravity)
-    better = _better(now, changes[0], limit) if worst.status == "PASS" else []
-    asked = [*better, *_notes(now, history.accepted, limit, metric)]
+    passed = [*_better(now, changes[0], limit), *_changed(now, history.accepted)] if worst.status == "PASS" else []
+    asked = [*passed, *_notes(now, history.accepted, limit, metric)]
     lines = [
         f"regression {worst.status}: {_standing(now, history.accepted, metric)}",
         *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
@@ -424,6 +425,12 @@ def _better(now: PairRecord, change: _Change, limit: Limit) -> list[str]:
         f"It has become better by more than the limit: accept it with --ftguard-update{seeds}, so that it is held to "
         "that."
     ]
+
+
+def _changed(now: PairRecord, then: PairRecord) -> list[str]:
+    """Return that a PASS is one of other settings than those that were accepted."""
+    changed = settings_since(now, then)
+    return [f"Settings changed since it was accepted: {'; '.join(changed)}."] if changed else []
 
 
 def _notes(now: PairRecord, then: PairRecord, limit: Limit, metric: Metric) -> list[str]:
