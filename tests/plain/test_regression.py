@@ -24,7 +24,7 @@ from pytest_ftguard.gates.verdict import Verdict, decide
 from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, Workload
-from pytest_ftguard.statistics import change_of_gap
+from pytest_ftguard.statistics import change_of_gap, effort_to_settle
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 64
@@ -101,15 +101,48 @@ def test_the_same_training_again_is_exactly_the_same(noise: float) -> None:
     assert "the same to the last digit" in verdict.message
 
 
-def test_doubt_is_no_pass() -> None:
-    """A limit between the bounds."""
-    now, then = pair(0.3, noise=0.3), pair(0.1)
+def in_doubt(now: Pair, then: Pair, beyond: float) -> Verdict:
+    """The verdict under a limit so far beyond the estimate."""
     value = judge(now, then, 9).value
     assert value is not None
-    verdict = judge(now, then, value + 0.01)
+    verdict = judge(now, then, value + beyond)
     assert verdict.status == "INCONCLUSIVE"
     assert "lies between the two ends" in verdict.message
-    assert "once the anchor was measured like that too: delete 'accepted.json' and accept anew" in verdict.message
+    return verdict
+
+
+def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
+    """So many seeds or sequences at both commits, since those of one alone are not paired."""
+    now, then = pair(0.3, noise=0.3), pair(0.1)
+    verdict = in_doubt(now, then, 0.032)
+    growth = gap_change(record_pair(*now), record_pair(*then), 0.95)
+    effort = effort_to_settle(growth, verdict.limit, (3, N), 0.95)
+    assert effort.seeds is not None
+    assert effort.seeds > 3
+    words = f"about {effort.seeds} seeds instead of 3 or about {effort.sequences} validation sequences instead of 64"
+    assert f"What to do: in both results, {words} would settle it" in verdict.message
+    anew = "More of them now alone would not, because each is paired with the same one then: delete 'accepted.json'"
+    assert f"{anew} and accept anew with --ftguard-update, on the commit" in verdict.message
+    assert "choose a limit that is not on the edge" in in_doubt(now, then, 1e-5).message
+
+
+def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_anew() -> None:
+    """As many of them as it takes, if they are enough."""
+    then = pair(0.1, seeds=tuple(range(8)))
+    few = in_doubt(pair(0.3, noise=0.3), then, 0.033).message
+    assert "What to do: about 5 of the 8 seeds that were accepted, instead of 3, would settle it" in few
+    assert "accept anew" not in few
+    many = in_doubt(pair(0.3, noise=0.3), then, 0.032).message
+    assert "of the 8 seeds" not in many
+    assert "accept anew" in many
+
+
+@pytest.mark.parametrize("seeds", [(2, 3, 4), (2,)])
+def test_a_doubt_with_no_two_pairs_of_seeds_asks_for_those_that_were_accepted(seeds: tuple[int, ...]) -> None:
+    """No number of others can be named, since the noise of those then stays."""
+    verdict = in_doubt(pair(0.3, noise=0.3, seeds=seeds), pair(0.1, noise=0.2), 0.01)
+    assert "train with the seeds of the accepted result (ftguard_seeds = 0, 1, 2)" in verdict.message
+    assert "would settle" not in verdict.message
 
 
 def test_what_happens_to_both_variants_alike_is_absorbed() -> None:
@@ -341,6 +374,7 @@ def test_documents_are_the_unit_where_sequences_were_cut_from_them() -> None:
     change = gap_change(record_pair(*now), record_pair(*then), 0.95)
     assert change.degrees_of_freedom == N - 1
     assert "64 documents" in judge(now, then, 0.01).message
+    assert "validation documents instead of 64 would settle it" in in_doubt(now, then, 0.03).message
 
 
 # --- memory and time
