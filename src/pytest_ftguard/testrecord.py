@@ -156,6 +156,11 @@ class TestRecord:
             if name != "gate" and value is not None:
                 self._item.user_properties.append((f"{prefix}.{name}", value))
 
+    def note(self, text: str) -> None:
+        """Have the summary say something, once."""
+        if text not in self._run.new_notes:
+            self._run.new_notes.append(text)
+
     def new_verdicts(self) -> tuple[list[Verdict], list[Verdict]]:
         """Return the verdicts since the last call, and those that are forecast."""
         verdicts, planned = self.verdicts, self.planned

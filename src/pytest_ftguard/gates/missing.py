@@ -9,7 +9,7 @@ from typing import Final
 
 from pytest_ftguard.accepted import AcceptedFile, file_name
 
-__all__ = ["missing", "renamed"]
+__all__ = ["missing", "missing_in_plan", "renamed"]
 
 _MOST_NAMED: Final = 3
 
@@ -22,6 +22,12 @@ def missing(file: AcceptedFile, on_missing: str) -> str:
         + ("" if on_missing == "warn" else "; or set ftguard_on_missing = warn")
         + "".join(f"\n- {one}" for one in renamed(file))
     )
+
+
+def missing_in_plan(file: AcceptedFile, on_missing: str) -> str:
+    """Return in a line that a planned test would find no accepted result."""
+    does = "warn" if on_missing == "warn" else "fail"
+    return f"{file.test} has no accepted result ({file} does not exist), so it would {does} without --ftguard-update"
 
 
 def renamed(file: AcceptedFile, *, accepting: bool = False) -> list[str]:
