@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,12 @@ class AcceptedFiles:
     Args:
         test: pytest's name of the test.
         folder: Where the files are.
-        write: Writes a file so that it is there whole or not at all.
+        write: Writes files so that all of them are there whole, or none is.
         unused: The files that no test looks for.
     """
 
     def __init__(
-        self, test: str, folder: Path, write: Callable[[Path, str], None], unused: Sequence[UnusedFile] = ()
+        self, test: str, folder: Path, write: Callable[[Mapping[Path, str]], None], unused: Sequence[UnusedFile] = ()
     ) -> None:
         self._test = test
         self._folder = folder
@@ -75,15 +75,20 @@ class AcceptedFiles:
         return AcceptedFile(place, self._test, history, renamed)
 
     def _earlier_names(self, number: int) -> tuple[UnusedFile, ...]:
-        """Return the unused files that may be of this test, the likeliest first: it was renamed, or its file was."""
+        """Return all unused files of each test that may be this one under an earlier name, the likeliest first.
+
+        It was renamed, or its file was; and it asked about as many pairs.
+        """
         file, _, name = self._test.partition("::")
-        found = [
-            unused
+        tests = {
+            unused.test
             for unused in self._unused
             if unused.number == number
             and (unused.test.partition("::")[0] == file or unused.test.partition("::")[2] == name)
-        ]
-        return tuple(sorted(found, key=lambda unused: -SequenceMatcher(None, unused.test, self._test).ratio()))
+        }
+        likeness = {test: SequenceMatcher(None, test, self._test).ratio() for test in tests}
+        found = [unused for unused in self._unused if unused.test in tests]
+        return tuple(sorted(found, key=lambda unused: (-likeness[unused.test], unused.test, unused.number)))
 
     def _held(self, place: Path) -> History | None:
         """Return what a file of this test holds, or will hold; None where there is none."""
@@ -148,7 +153,7 @@ class AcceptedFiles:
         return bool(self._queue)
 
     def write(self) -> None:
-        """Write what is queued, for a test that has passed.
+        """Write all that is queued, or nothing, for a test that has passed.
 
         Raises:
             ConfigurationError: It cannot be written.
@@ -156,13 +161,15 @@ class AcceptedFiles:
         self._unchanged += map(str, self._same)
         self._same.clear()
         queue, self._queue = self._queue, {}
-        for place, history in queue.items():
-            try:
-                self._write(place, write_history(history))
-            except OSError as error:
-                message = f"the accepted results {str(place)!r} cannot be written: {error.strerror or error}"
-                raise ConfigurationError(message) from None
-            self._written.append(str(place))
+        places = list(map(str, queue))
+        try:
+            self._write({place: write_history(history) for place, history in queue.items()})
+        except OSError as error:
+            message = (
+                f"the accepted results {', '.join(map(repr, places))} cannot be written: {error.strerror or error}"
+            )
+            raise ConfigurationError(message) from None
+        self._written += places
 
     def drop(self) -> None:
         """Forget what is queued."""

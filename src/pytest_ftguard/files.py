@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["write_all", "write_whole"]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -16,15 +17,32 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; what was there before stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name[:32]}-{uuid.uuid4().hex}.draft")
+    write_all({path: text})
+
+
+def write_all(texts: Mapping[Path, str]) -> None:
+    """Write files that belong together, each as `write_whole` does, and none before all of them are on the disk.
+
+    Args:
+        texts: What each of them is to hold.
+
+    Raises:
+        OSError: One cannot be written; what was there before stays, of all of them. Only where a file that is on the
+            disk already cannot be given its name, those before it have theirs.
+    """
+    drafts: dict[Path, Path] = {}
     try:
-        with draft.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drafts[path] = path.with_name(f".{path.name[:32]}-{uuid.uuid4().hex}.draft")
+            with drafts[path].open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, draft in drafts.items():
+            draft.replace(path)
     except BaseException:
-        with suppress(OSError):
-            draft.unlink()
+        for draft in drafts.values():
+            with suppress(OSError):
+                draft.unlink()
         raise

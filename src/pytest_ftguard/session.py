@@ -67,7 +67,8 @@ class Run:
         self.collected: Sequence[str] = ()
         """pytest's names of all tests, also of those that were then left out."""
         self._unused: Sequence[UnusedFile] | None = None
-        self._unused_notes: list[str] = []
+        self.new_notes: list[str] = []
+        """What the summary is to say, and no report has brought there yet."""
         self.not_accepted: set[str] = set()
         """The tests that accepted a result and then did not pass."""
         self._calibrations: tuple[Calibration, ...] | None = None
@@ -234,7 +235,7 @@ class Run:
 
             found = collected(self.config, {*self.collected, *tests})
             self._unused = find_unused(folder, found.names, found.has_looked_for)
-            self._unused_notes = [unused_note(unused, found.names) for unused in self._unused]
+            self.new_notes += [unused_note(unused, found.names) for unused in self._unused]
         return self._unused
 
     def calibrate(self) -> None:
@@ -313,10 +314,10 @@ class Run:
         reasons = self._lab.reasons if self._lab else []
         problems = self._store.problems if self._store else []
         retimings = self._lab.retimings if self._lab else ()
-        unused, self._unused_notes = self._unused_notes, []
+        notes, self.new_notes = self.new_notes, []
         fresh = {
             "reasons": [[one.label, one.seed, one.changes] for one in reasons[self._remarked[0] :]],
-            "notes": [*problems[self._remarked[1] :], *unused],
+            "notes": [*problems[self._remarked[1] :], *notes],
             "retimings": [asdict(one) for one in retimings[self._remarked[2] :]],
         }
         self._remarked = (len(reasons), len(problems), len(retimings))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_ftguard.errors import GateFailure, hide_our_frames
-from pytest_ftguard.files import write_whole
+from pytest_ftguard.files import write_all
 from pytest_ftguard.settings import marker_settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class TestRecord:
 
             folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
             unused = self._run.find_unused(folder, map(_name, self._item.session.items))
-            self._accepted = AcceptedFiles(_name(self._item), folder, write_whole, unused)
+            self._accepted = AcceptedFiles(_name(self._item), folder, write_all, unused)
         return self._accepted
 
     def refusals(self) -> list[str]:
@@ -155,6 +155,11 @@ class TestRecord:
         for name, value in {**fields, "lower": lower, "upper": upper}.items():
             if name != "gate" and value is not None:
                 self._item.user_properties.append((f"{prefix}.{name}", value))
+
+    def note(self, text: str) -> None:
+        """Have the summary say something, once."""
+        if text not in self._run.new_notes:
+            self._run.new_notes.append(text)
 
     def new_verdicts(self) -> tuple[list[Verdict], list[Verdict]]:
         """Return the verdicts since the last call, and those that are forecast."""

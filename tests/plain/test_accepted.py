@@ -22,7 +22,7 @@ from pytest_ftguard.accepted import (
 from pytest_ftguard.accepted_files import AcceptedFiles, find_unused, unused_note
 from pytest_ftguard.collected import Collected
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.files import write_whole
+from pytest_ftguard.files import write_all
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
@@ -167,7 +167,7 @@ def test_names_of_files_are_readable_and_never_the_same() -> None:
 
 def test_a_test_has_a_file_for_each_pair_in_the_order_in_which_it_asks(tmp_path: Path) -> None:
     """Another metric of the same pair is in the same file; a rerun counts anew; settings do not name the file."""
-    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
     one, other = pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3))
     first = files.find(*one)
     assert first.history is None
@@ -181,7 +181,7 @@ def test_a_test_has_a_file_for_each_pair_in_the_order_in_which_it_asks(tmp_path:
 
 def test_what_a_test_accepts_is_seen_by_it_and_written_when_it_has_passed(tmp_path: Path) -> None:
     """Until then nothing is on disk; a rerun starts without it, and what is dropped is never written."""
-    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
     first = files.find(*pair())
     files.queue(first, OURS)
     assert files.find(*pair()).history == OURS
@@ -204,7 +204,7 @@ def test_what_a_test_accepts_is_seen_by_it_and_written_when_it_has_passed(tmp_pa
 
 def test_what_is_accepted_as_it_is_is_counted_apart(tmp_path: Path) -> None:
     """A second metric of a pair that is written is not unchanged."""
-    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
     one, other = (files.find(*asked) for asked in (pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3))))
     files.queue(one, OURS)
     files.queue(one, None)
@@ -215,7 +215,7 @@ def test_what_is_accepted_as_it_is_is_counted_apart(tmp_path: Path) -> None:
 
 def test_a_file_of_another_test_is_refused_by_both_names(tmp_path: Path) -> None:
     """It was copied or renamed: whether that is meant is for the user to say, in the file."""
-    files = AcceptedFiles("t.py::test_new", tmp_path, write_whole)
+    files = AcceptedFiles("t.py::test_new", tmp_path, write_all)
     place = files.find(*pair()).place
     place.write_text(write_history(OURS))
     with pytest.raises(ConfigurationError, match=r"'t.py::test', and this is the test 't.py::test_new'.*delete it"):
@@ -248,16 +248,25 @@ def test_files_that_no_test_looks_for_are_found(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_may_be_one_of_an_earlier_name(tmp_path: Path) -> None:
-    """Of the same pair, in the same file or with the same name in another one; what is most alike comes first."""
+    """Of as many pairs, in the same file or with the same name in another one; what is most alike comes first."""
     tests = {"t.py::test_a": 1, "t.py::test_newer": 1, "t.py::test_old": 2, "u.py::test_new": 1, "u.py::test_other": 1}
     unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests.items()]
-    files = AcceptedFiles("t.py::test_new", tmp_path, write_whole, unused)
+    files = AcceptedFiles("t.py::test_new", tmp_path, write_all, unused)
     asked = files.find(*pair())
     assert [one.test for one in asked.renamed] == ["t.py::test_newer", "u.py::test_new", "t.py::test_a"]
     second = files.find(*pair(0.1, LoRA(r=8, learning_rate=1e-3)))
     assert [one.test for one in second.renamed] == ["t.py::test_old"]
     asked.place.write_text(write_history(replace(OURS, test="t.py::test_new")))
     assert files.find(*pair()).renamed == ()
+
+
+def test_with_a_missing_file_come_all_files_of_an_earlier_name(tmp_path: Path) -> None:
+    """A test that asks about several pairs is told of all their files at the first one, in their order."""
+    tests = [("t.py::test_a", 2), ("t.py::test_newer", 3), ("t.py::test_a", 1), ("t.py::test_newer", 1)]
+    unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests]
+    asked = AcceptedFiles("t.py::test_new", tmp_path, write_all, unused).find(*pair())
+    named = [(one.test, one.number) for one in asked.renamed]
+    assert named == [("t.py::test_newer", 1), ("t.py::test_newer", 3), ("t.py::test_a", 1), ("t.py::test_a", 2)]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +296,7 @@ def test_only_of_files_that_were_collected_whole_it_is_known_what_is_gone(
 @pytest.mark.parametrize("kind", ["folder", "bytes"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
     """A folder in its place, or bytes that are no text."""
-    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
     place = files.find(*pair()).place
     place.mkdir() if kind == "folder" else place.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigurationError, match=f"accepted results in '.*{place.name}' cannot be read"):
@@ -296,7 +305,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A file in the folder's place, which shows when it is to be written."""
-    files = AcceptedFiles("t.py::test", tmp_path / "taken", write_whole)
+    files = AcceptedFiles("t.py::test", tmp_path / "taken", write_all)
     asked = files.find(*pair())
     (tmp_path / "taken").write_text("")
     files.queue(asked, OURS)
@@ -304,22 +313,43 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         files.write()
 
 
+def test_where_one_file_cannot_be_written_none_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test fails, so the files of all its pairs stay as they were, and no draft is left beside them."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
+    asked = [files.find(*pair()), files.find(*pair(0.1, LoRA(r=8, learning_rate=1e-3)))]
+    for one in asked:
+        files.queue(one, OURS)
+    synced: list[int] = []
+
+    def disk_is_full(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", disk_is_full)
+    with pytest.raises(ConfigurationError, match="cannot be written: No space left on device") as caught:
+        files.write()
+    assert all(repr(str(one.place)) in str(caught.value) for one in asked)
+    assert list(tmp_path.iterdir()) == []
+    assert files.news() == ([], [])
+
+
 def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) -> None:
     """Where a test asks in another order than when they were accepted, or no longer about one, it is told so."""
     eight, two = LoRA(r=8, learning_rate=1e-3), LoRA(r=2, learning_rate=1e-3)
     asked: list[tuple[TrainedVariant, ...]] = [pair(0.0, eight), pair(0.2, two)]
-    accepting = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    accepting = AcceptedFiles("t.py::test", tmp_path, write_all)
     for one in asked:
         held = record_pair(*one)
         accepting.queue(accepting.find(*one), History("t.py::test", held, held))
     accepting.write()
-    same = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    same = AcceptedFiles("t.py::test", tmp_path, write_all)
     assert all(same.find(*one).history is not None for one in asked)
-    exchanged = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    exchanged = AcceptedFiles("t.py::test", tmp_path, write_all)
     with pytest.raises(ConfigurationError, match=r"is that of lora r=8, and that of lora r=2 is in '.*\.2\.json'"):
         exchanged.find(*asked[1])
     # Another variant in the place of the first is what a regression may come from.
-    renewed = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    renewed = AcceptedFiles("t.py::test", tmp_path, write_all)
     assert renewed.find(*pair(0.0, LoRA(r=4, learning_rate=1e-3))).history is not None
     assert renewed.find(*asked[1]).history is not None
 
@@ -328,27 +358,27 @@ def test_a_parameter_that_was_dropped_gives_its_file_to_no_other(tmp_path: Path)
     """Their names move up, and a regressed variant would be held to what was accepted of a worse one."""
     four, sixteen = LoRA(r=4, learning_rate=1e-3), LoRA(r=16, learning_rate=1e-3)
     for number, one in enumerate((pair(0.2, four), pair(0.0, sixteen))):
-        accepting = AcceptedFiles(f"t.py::test[lora{number}]", tmp_path, write_whole)
+        accepting = AcceptedFiles(f"t.py::test[lora{number}]", tmp_path, write_all)
         held = record_pair(*one)
         accepting.queue(accepting.find(*one), History(f"t.py::test[lora{number}]", held, held))
         accepting.write()
-    moved = AcceptedFiles("t.py::test[lora0]", tmp_path, write_whole)
+    moved = AcceptedFiles("t.py::test[lora0]", tmp_path, write_all)
     with pytest.raises(ConfigurationError, match=r"is that of lora r=4, and that of lora r=16 is in 't.test\[lora1\]-"):
         moved.find(*pair(0.15, sixteen))
-    assert AcceptedFiles("t.py::test[lora1]", tmp_path, write_whole).find(*pair(0.15, sixteen)).history is not None
+    assert AcceptedFiles("t.py::test[lora1]", tmp_path, write_all).find(*pair(0.15, sixteen)).history is not None
 
 
 def test_the_same_settings_on_another_text_are_another_pair(tmp_path: Path) -> None:
     """A test of two workloads may give one of them the settings that the other has."""
     four, eight = LoRA(r=4, learning_rate=1e-3), LoRA(r=8, learning_rate=1e-3)
-    files = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
     for number, one in enumerate((pair(0.0, four), pair(0.0, eight))):
         asked, held = files.find(*one), record_pair(*one)
         if number:
             held = replace(held, data_orders=tuple(f"of another text {order}" for order in held.data_orders))
         files.queue(asked, History("t.py::test", held, held))
     files.write()
-    later = AcceptedFiles("t.py::test", tmp_path, write_whole)
+    later = AcceptedFiles("t.py::test", tmp_path, write_all)
     assert later.find(*pair(0.0, eight)).history is not None
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, UnusedFile, record_pair
+from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
 from pytest_ftguard.assertions import active_test, assert_no_regression
 from pytest_ftguard.comparison.since import gap_change, paired_seeds
 from pytest_ftguard.errors import ConfigurationError
@@ -24,7 +24,7 @@ from pytest_ftguard.gates.verdict import Verdict, decide
 from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, Workload
-from pytest_ftguard.statistics import change_of_gap
+from pytest_ftguard.statistics import change_of_gap, effort_to_settle
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 64
@@ -101,15 +101,48 @@ def test_the_same_training_again_is_exactly_the_same(noise: float) -> None:
     assert "the same to the last digit" in verdict.message
 
 
-def test_doubt_is_no_pass() -> None:
-    """A limit between the bounds."""
-    now, then = pair(0.3, noise=0.3), pair(0.1)
+def in_doubt(now: Pair, then: Pair, beyond: float) -> Verdict:
+    """The verdict under a limit so far beyond the estimate."""
     value = judge(now, then, 9).value
     assert value is not None
-    verdict = judge(now, then, value + 0.01)
+    verdict = judge(now, then, value + beyond)
     assert verdict.status == "INCONCLUSIVE"
     assert "lies between the two ends" in verdict.message
-    assert "once the anchor was measured like that too: delete 'accepted.json' and accept anew" in verdict.message
+    return verdict
+
+
+def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
+    """So many seeds or sequences at both commits, since those of one alone are not paired."""
+    now, then = pair(0.3, noise=0.3), pair(0.1)
+    verdict = in_doubt(now, then, 0.032)
+    growth = gap_change(record_pair(*now), record_pair(*then), 0.95)
+    effort = effort_to_settle(growth, verdict.limit, (3, N), 0.95)
+    assert effort.seeds is not None
+    assert effort.seeds > 3
+    words = f"about {effort.seeds} seeds instead of 3 or about {effort.sequences} validation sequences instead of 64"
+    assert f"What to do: in both results, {words} would settle it" in verdict.message
+    anew = "More of them now alone would not, because each is paired with the same one then: delete 'accepted.json'"
+    assert f"{anew} and accept anew with --ftguard-update, on the commit" in verdict.message
+    assert "choose a limit that is not on the edge" in in_doubt(now, then, 1e-5).message
+
+
+def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_anew() -> None:
+    """As many of them as it takes, if they are enough."""
+    then = pair(0.1, seeds=tuple(range(8)))
+    few = in_doubt(pair(0.3, noise=0.3), then, 0.033).message
+    assert "What to do: about 5 of the 8 seeds that were accepted, instead of 3, would settle it" in few
+    assert "accept anew" not in few
+    many = in_doubt(pair(0.3, noise=0.3), then, 0.032).message
+    assert "of the 8 seeds" not in many
+    assert "accept anew" in many
+
+
+@pytest.mark.parametrize("seeds", [(2, 3, 4), (2,)])
+def test_a_doubt_with_no_two_pairs_of_seeds_asks_for_those_that_were_accepted(seeds: tuple[int, ...]) -> None:
+    """No number of others can be named, since the noise of those then stays."""
+    verdict = in_doubt(pair(0.3, noise=0.3, seeds=seeds), pair(0.1, noise=0.2), 0.01)
+    assert "train with the seeds of the accepted result (ftguard_seeds = 0, 1, 2)" in verdict.message
+    assert "would settle" not in verdict.message
 
 
 def test_what_happens_to_both_variants_alike_is_absorbed() -> None:
@@ -193,6 +226,16 @@ def test_settings_of_the_candidate_may_change_and_are_named() -> None:
     assert "(lora r=16) when it was accepted" in verdict.message
 
 
+def test_a_pass_with_other_settings_than_were_accepted_says_so() -> None:
+    """In the note too, since nobody reads the message of a test that passes; those of the anchor are of no account."""
+    verdict = judge(pair(0.1, lora=SMALLER), pair(0.1), 0.05)
+    assert verdict.status == "PASS"
+    assert verdict.note == "Settings changed since it was accepted: r 16 -> 8."
+    assert verdict.note in verdict.message
+    followed = file(record_pair(*pair(0.1)), record_pair(*pair(0.11, lora=SMALLER)))
+    assert judge(pair(0.1, lora=SMALLER), followed, 0.05).note is None
+
+
 def test_slow_decay_is_caught_by_the_anchor() -> None:
     """Each step of 0.04 is within the limit of 0.05, and the second one is beyond it since the first result."""
     first, second, third = (pair(gap) for gap in (0.1, 0.14, 0.18))
@@ -271,18 +314,31 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
 
 
 def test_what_was_accepted_of_an_earlier_name_is_told_with_the_new_one() -> None:
-    """How to rename at most three files; where the result is accepted anew instead, its note says so too."""
-    renamed = tuple(UnusedFile(Path(f"{name}.json"), f"t.py::test_{name}", 1) for name in "abcd")
+    """All files of at most three names; where the result is accepted anew, its note says how to go back."""
+    numbers = {"a": (1, 2, 3), "b": (1,), "c": (1,), "d": (1, 2)}
+    renamed = tuple(
+        UnusedFile(Path(f"the folder/{name}.{number}.json"), f"t.py::test_{name}", number)
+        for name in numbers
+        for number in numbers[name]
+    )
     missing = replace(file(), renamed=renamed)
-    verdict = judge(pair(), missing, 99)
-    words = "test_c, which was not collected: if that is the earlier name of this test, rename the file to "
-    assert f"- 'c.json' holds what was accepted of t.py::{words}'accepted.json' and write" in verdict.message
-    assert "'d.json'" not in verdict.message
-    assert "- and 1 more, which the summary names" in verdict.message
+    message = judge(pair(), missing, 99).message
+    words = "which was not collected: if that is the earlier name of this test, "
+    assert (
+        f"- 'a.1.json' and 'a.2.json' and 'a.3.json' hold what was accepted of t.py::test_a, {words}rename them, and "
+        'write "test": "t.py::test" into each of them:\n'
+        f"    git -C 'the folder' mv a.1.json {file_name('t.py::test', 1)}\n"
+        f"    git -C 'the folder' mv a.2.json {file_name('t.py::test', 2)}\n"
+        f"    git -C 'the folder' mv a.3.json {file_name('t.py::test', 3)}\n"
+        f"- 'b.1.json' holds what was accepted of t.py::test_b, {words}rename it, and write "
+        '"test": "t.py::test" into it:\n'
+    ) in message
+    assert "d.1.json" not in message
+    assert "- and 1 more, which the summary names" in message
     accepting: dict[str, Any] = {"metric": "loss_gap", "file": missing}
     accepted, _ = accept(*pair(), limit(0.05), LAZY, **accepting, refusals=[])
     assert accepted.note is not None
-    assert words in accepted.note
+    assert f"t.py::test_a, {words}delete 'accepted.json' and run the test without --ftguard-update" in accepted.note
     assert accept(*pair(), limit(0.05), LAZY, **accepting, refusals=["no"])[0].note is None
     assert accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=[])[0].note is None
 
@@ -318,6 +374,7 @@ def test_documents_are_the_unit_where_sequences_were_cut_from_them() -> None:
     change = gap_change(record_pair(*now), record_pair(*then), 0.95)
     assert change.degrees_of_freedom == N - 1
     assert "64 documents" in judge(now, then, 0.01).message
+    assert "validation documents instead of 64 would settle it" in in_doubt(now, then, 0.03).message
 
 
 # --- memory and time
@@ -415,7 +472,8 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
         verdict, updated = accept(*pair(gap), limit(0.05), LAZY, file=held, metric="loss_gap", refusals=[])
         assert verdict.status == status, verdict.message
         assert (updated is None) is (status == "INVALID")
-    assert "every later run would fail" in verdict.message
+    worse = "- it is worse than the anchor, which was accepted first, by more than 0.05"
+    assert f"{worse}, so every later run would fail" in verdict.message
     assert "to begin anew, delete 'accepted.json' and accept again" in verdict.message
 
 
@@ -427,7 +485,11 @@ def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
     verdict, updated = accept(*now, at_most, LAZY, file=held, **arguments)
     assert verdict.status == "PASS"
     assert verdict.note is not None
-    assert "this result is INCONCLUSIVE, and so will be later ones like it" in verdict.note
+    assert verdict.note.startswith(
+        "Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it may be"
+    )
+    assert "later runs like it will be INCONCLUSIVE too (they fail, or" in verdict.note
+    assert "delete 'accepted.json' and accept anew, which makes this result the anchor" in verdict.note
     assert verdict.note in verdict.message
     later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
     assert later.status == "INCONCLUSIVE"

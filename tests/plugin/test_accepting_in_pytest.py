@@ -203,8 +203,8 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, 
         made_up,
         "conftest.py",
         "\nimport pytest_ftguard.testrecord as testrecord\n"
-        "def full(path, text):\n    raise OSError(28, 'No space left on device')\n"
-        "testrecord.write_whole = full\n",
+        "def full(texts):\n    raise OSError(28, 'No space left on device')\n"
+        "testrecord.write_all = full\n",
     )
     write_test(made_up)
     append(made_up, "test_it.py", "def test_other(): pass\n")
@@ -272,6 +272,27 @@ def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytes
     assert "ftguard.regression.note" not in (made_up.path / "junit.xml").read_text()
 
 
+def test_a_result_in_doubt_beside_the_anchor_is_accepted_with_a_note_in_the_summary(made_up: pytest.Pytester) -> None:
+    """It passes, as what is accepted and not as a comparison, and the note says what later runs like it will be."""
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.path.joinpath("gap.txt").write_text("0.119")
+    others = "--ftguard-seeds=2,3,4"  # of which one is paired, so that the noise of both sides counts
+    result = made_up.runpytest_subprocess("--ftguard-update", others, "--ftguard-json=r.json")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "regression  accepted  * PASS",
+            "    test_it.py::test_it",
+            "    Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it",
+        ]
+    )
+    (verdict,) = json.loads((made_up.path / "r.json").read_text())["verdicts"]
+    assert verdict["note"].startswith("Beside the anchor, which was accepted first, this result is INCONCLUSIVE")
+    later = made_up.runpytest_subprocess(others)
+    later.assert_outcomes(failed=1)
+    later.stdout.fnmatch_lines(["regression * INCONCLUSIVE"])
+
+
 def test_a_file_of_another_test_is_named_with_both(made_up: pytest.Pytester) -> None:
     """A file that was copied to another test's name is not what was accepted of that test."""
     made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
@@ -306,15 +327,16 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
         result = made_up.runpytest_subprocess(*options)
         result.stdout.fnmatch_lines(
             [
-                "*if that is the earlier name of this test, rename the file to 'test_it.test_new-*.json' and write"
-                " 'test_it.py::test_new' into its \"test\"",
+                '*if that is the earlier name of this test, rename it, and write "test": "test_it.py::test_new"'
+                " into it:",
+                f"E           git -C *ftguard_baselines mv {old.name} test_it.test_new-*.json",
                 f"note: {UNUSED}",
             ]
         )
         assert result.stdout.str().count("\nnote: '") == 1
     accepted = made_up.runpytest_subprocess("--ftguard-update", "-k", "new")
     accepted.assert_outcomes(passed=1, deselected=1)
-    assert "earlier name of this test" in " ".join(accepted.stdout.str().split())
+    assert "without --ftguard-update, which says how to rename it" in " ".join(accepted.stdout.str().split())
     accepted.stdout.fnmatch_lines([f"note: {UNUSED}"])
     new = next(file for file in files(made_up) if file != old)
     new.unlink()
@@ -322,6 +344,24 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
     old.unlink()
     followed = made_up.runpytest_subprocess("-k", "new")
     followed.assert_outcomes(passed=1, deselected=1)
+    followed.stdout.no_fnmatch_line("note: '*")
+
+
+def test_a_renamed_test_is_told_of_all_its_files_at_once(made_up: pytest.Pytester) -> None:
+    """One run names them, and once that was done the next one holds the test to what was accepted of it."""
+    write_test(made_up, "assert_no_regression(request.getfixturevalue('ftguard').train(LoRA(r=2)), full_variant)")
+    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    rename_test(made_up)
+    told = made_up.runpytest_subprocess()
+    told.assert_outcomes(failed=1)
+    moves = [line.split()[1:] for line in told.outlines if line.startswith("E           git -C ")]
+    assert len(moves) == 2
+    for _, _, folder, _, old, new in moves:
+        text = Path(folder, old).read_text()
+        assert text.count('"test": "test_it.py::test_it"') == 1
+        Path(folder, old).rename(Path(folder, new)).write_text(text.replace("::test_it", "::test_new"))
+    followed = made_up.runpytest_subprocess()
+    followed.assert_outcomes(passed=1)
     followed.stdout.no_fnmatch_line("note: '*")
 
 

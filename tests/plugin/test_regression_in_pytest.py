@@ -36,7 +36,9 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
 
     accepted = made_up.runpytest_subprocess("--ftguard-update")
     accepted.assert_outcomes(passed=1)
-    accepted.stdout.fnmatch_lines(["regression * PASS", "1 result accepted in *ftguard_baselines: review and commit"])
+    accepted.stdout.fnmatch_lines(
+        ["regression  accepted  * PASS", "1 result accepted in *ftguard_baselines: review and commit"]
+    )
     (file,) = files(made_up)
     assert file.name.startswith("test_it.test_it-")
     first = file.read_text()

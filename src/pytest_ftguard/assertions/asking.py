@@ -61,6 +61,9 @@ class ActiveTest(Protocol):
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict, and the variants that it is about, for the summary and the files."""
 
+    def note(self, text: str) -> None:
+        """Have the summary say something, once."""
+
 
 active_test: ContextVar[ActiveTest | None] = ContextVar("ftguard_active_test", default=None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_ftguard.assertions.asking import active_test, check_pair, conclude, limit_of, rule_of, value_of
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.gates.missing import missing_in_plan
 from pytest_ftguard.gates.regression import METRICS, Metric, accept, assess_regression, pair_problems
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import GROWTH, Limit
@@ -57,7 +58,10 @@ def assert_no_regression(
     if test is None:
         raise ConfigurationError("assert_no_regression finds what was accepted by the test's name: call it in a test")
     file = test.accepted.find(candidate, baseline)
-    if value_of("update", None, False):
+    updates = value_of("update", None, False)
+    if test.is_planned and file.history is None and not updates:
+        test.note(missing_in_plan(file, choice))
+    if updates:
         verdict, updated = accept(candidate, baseline, limit, rule, metric=metric, file=file, refusals=test.refusals())
         if verdict.status == "PASS":
             test.accepted.queue(file, updated)

@@ -11,19 +11,30 @@ import numpy as np
 from pytest_ftguard.accepted import WORK, PairRecord
 from pytest_ftguard.comparison.same_work import same_losses, same_sequences
 from pytest_ftguard.specs import variant_to_dict
-from pytest_ftguard.statistics import FloatArray, Interval, change_of_gap, cluster, mean_log_ratio
+from pytest_ftguard.statistics import (
+    Effort,
+    FloatArray,
+    Interval,
+    change_of_gap,
+    cluster,
+    effort_to_settle,
+    mean_log_ratio,
+)
 
 __all__ = [
     "MemoryGrowth",
     "differences_since",
     "differing_work",
+    "effort_to_settle_change",
     "gap_change",
     "memory_growth",
     "paired_seeds",
     "same_machine",
+    "settings_since",
     "step_share",
     "time_growth",
     "timed_seeds",
+    "units_of",
 ]
 
 # How the learning rate was found does not change what was trained.
@@ -92,9 +103,14 @@ def _variant_differences(now: PairRecord, then: PairRecord, side: str) -> Iterat
             yield name, ours.get(name), theirs.get(name)
 
 
+def settings_since(now: PairRecord, then: PairRecord) -> list[str]:
+    """Return which settings of the candidate have changed, each with what it was and what it is."""
+    return [f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")]
+
+
 def differences_since(now: PairRecord, then: PairRecord) -> list[str]:
     """Return what else has changed and may explain a regression: settings of the candidate, machine and versions."""
-    found = [f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")]
+    found = settings_since(now, then)
     for name in ("device", "device_name", "platform"):
         found += _changes(name, getattr(now.environment, name), getattr(then.environment, name))
     ours, theirs = now.environment.versions, then.environment.versions
@@ -129,6 +145,24 @@ def gap_change(now: PairRecord, then: PairRecord, confidence: float) -> Interval
     if now.base.documents is not None:
         ours, theirs, tokens = (cluster(array, now.base.documents) for array in (ours, theirs, tokens))
     return change_of_gap(ours, theirs, tokens, confidence, paired=bool(shared))
+
+
+def units_of(record: PairRecord) -> tuple[int, str]:
+    """Return how many units the bounds of a gap count, and what they are."""
+    documents = record.base.documents
+    return (len(record.base.tokens), "sequences") if documents is None else (len(set(documents)), "documents")
+
+
+def effort_to_settle_change(
+    now: PairRecord, then: PairRecord, change: Interval, limit: float, confidence: float
+) -> Effort | None:
+    """Return what would settle a growth of the gap, had both results so many seeds or sequences in common.
+
+    None where there are no two pairs of seeds: one shows no noise of seeds, and where they are others than then, the
+    noise of those stays, however many there are now.
+    """
+    shared = paired_seeds(now, then)
+    return effort_to_settle(change, limit, (len(shared), units_of(now)[0]), confidence) if len(shared) > 1 else None
 
 
 def _rows(record: PairRecord, seeds: tuple[int, ...]) -> FloatArray:

@@ -9,10 +9,21 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import TITLES, Status
 from pytest_ftguard.limits import OF_GAIN, Limit
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.statistics import Interval, effort_to_settle
+from pytest_ftguard.statistics import Effort, Interval, effort_to_settle
 from pytest_ftguard.units import decimals_apart
 
-__all__ = ["about_seeds", "ends_err", "headline", "measured", "no_gain", "no_trend", "outlook", "reason", "widening"]
+__all__ = [
+    "about_seeds",
+    "ends_err",
+    "headline",
+    "measured",
+    "no_gain",
+    "no_trend",
+    "outlook",
+    "reason",
+    "way_out_of_growth",
+    "widening",
+]
 
 
 def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: float, limit: Limit) -> str:
@@ -167,6 +178,36 @@ def _way_out(seeds: int | None, sequences: int | None, comparison: Comparison) -
     elif seeds is None and comparison.seeds > 1:
         words.append("more seeds alone would not")
     return "; ".join(words) + ". That holds if the value stays where it is."
+
+
+def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[int, str], anew: str) -> str:
+    """Name the cheapest way to an answer on a growth, for which only what both results have in common counts.
+
+    Args:
+        effort: What would settle it, in both results.
+        paired: Number of seeds that both have.
+        accepted: Number of seeds of the accepted result.
+        units: How many sequences or documents there are, and which of the two.
+        anew: How to accept a result anew.
+    """
+    seeds, sequences = effort.seeds, effort.sequences
+    if seeds is not None and seeds <= accepted:
+        return (
+            f"about {seeds} of the {accepted} seeds that were accepted, instead of {paired}, would settle it, if the "
+            "growth stays where it is."
+        )
+    words = [f"about {seeds} seeds instead of {paired}"] if seeds is not None else []
+    if sequences is not None:
+        words.append(f"about {sequences} validation {units[1]} instead of {units[0]}")
+    if not words:
+        return (
+            "the growth is so close to the limit that neither more seeds nor more validation text alone would settle "
+            "it; choose a limit that is not on the edge."
+        )
+    return (
+        f"in both results, {' or '.join(words)} would settle it, if the growth stays where it is. More of them now "
+        f"alone would not, because each is paired with the same one then: {anew}, measured like that."
+    )
 
 
 def outlook(comparison: Comparison, margin: float, rule: Rule) -> list[str]:

@@ -12,15 +12,19 @@ from pytest_ftguard.comparison import compare
 from pytest_ftguard.comparison.since import (
     differences_since,
     differing_work,
+    effort_to_settle_change,
     gap_change,
     memory_growth,
     paired_seeds,
+    settings_since,
     step_share,
     time_growth,
     timed_seeds,
+    units_of,
 )
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.budgets import memory_problems, time_problems
+from pytest_ftguard.gates.missing import missing, renamed
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
 from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit
@@ -38,7 +42,6 @@ MINIMUM_SEEDS: Final = 3
 
 # Which answer counts where the last accepted result and the anchor give two.
 _GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
-_MOST_NAMED: Final = 3
 # What is so beside the anchor, which stays, would be so in every later run.
 _REFUSED: Final = ("FAIL", "INVALID")
 _LAST, _ANCHOR = "the accepted result", "the anchor, which was accepted first"
@@ -102,7 +105,7 @@ def assess_regression(
     """
     history, problems = file.history, pair_problems(candidate, baseline, limit, rule, metric)
     if history is None:
-        problems.append(_missing(file, on_missing))
+        problems.append(missing(file, on_missing))
     if problems or history is None:
         return invalid("regression", candidate, baseline, limit, problems)
     now = _record(candidate, baseline)
@@ -110,13 +113,14 @@ def assess_regression(
     if history.anchor != history.accepted:
         changes.append(_change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric))
     worst = max(changes, key=lambda change: change.gravity)
-    better = _better(now, changes[0], limit) if worst.status == "PASS" else []
-    asked = [*better, *_notes(now, history.accepted, limit, metric)]
+    passed = [*_better(now, changes[0], limit), *_changed(now, history.accepted)] if worst.status == "PASS" else []
+    asked = [*passed, *_notes(now, history.accepted, limit, metric)]
+    advice = _advice(now, worst, changes[-1], limit=limit, rule=rule, metric=metric, file=file)
     lines = [
         f"regression {worst.status}: {_standing(now, history.accepted, metric)}",
         *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
         f"Allowed: a growth of at most {limit}, set by {limit.place}. The accepted result is {file}.",
-        *([] if worst.status == "PASS" else _advice(now, worst, changes[-1], limit=limit, metric=metric, file=file)),
+        *advice,
         *asked,
     ]
     return give(
@@ -129,29 +133,6 @@ def assess_regression(
         message="\n".join(lines),
         note=" ".join(asked) or None if worst.status == "PASS" else None,
     )
-
-
-def _missing(file: AcceptedFile, on_missing: str) -> str:
-    """Return that there is no accepted result, and what to do."""
-    return (
-        f"there is no accepted result of this test ({file} does not exist): run it with --ftguard-update on the commit "
-        "that it is to be held to, review the file and commit it"
-        + ("" if on_missing == "warn" else "; or set ftguard_on_missing = warn")
-        + "".join(f"\n- {one}" for one in _renamed(file))
-    )
-
-
-def _renamed(file: AcceptedFile) -> list[str]:
-    """Return how to keep what was accepted of this test under an earlier name."""
-    more = len(file.renamed) - _MOST_NAMED
-    return [
-        *(
-            f"{unused}, which was not collected: if that is the earlier name of this test, rename the file to "
-            f'{file.place.name!r} and write {file.test!r} into its "test"'
-            for unused in file.renamed[:_MOST_NAMED]
-        ),
-        *([f"and {more} more, which the summary names"] if more > 0 else []),
-    ]
 
 
 def accept(
@@ -186,18 +167,20 @@ def accept(
             f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
         )
     now = None if problems else _record(candidate, baseline)
-    notes = _renamed(file)
+    notes = renamed(file, accepting=True)
     if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
         if change.status in _REFUSED:
-            why = f"it is worse than {_ANCHOR} by more than {limit}"
+            why = f"it is worse than {_ANCHOR}, by more than {limit}"
             if change.status == "INVALID":
                 why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
             problems += [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
         elif change.status == "INCONCLUSIVE":
             notes.append(
-                f"Beside {_ANCHOR} this result is INCONCLUSIVE, and so will be later ones like it: to make it the "
-                f"anchor, delete {file} and accept it anew."
+                f"Beside {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs "
+                "like it will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
+                f"{file} and accept anew, which makes this result the anchor; or, if it must not be worse, restore the "
+                "file and find what has changed."
             )
     if problems or now is None:
         lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
@@ -310,8 +293,7 @@ def _basis(now: PairRecord, then: PairRecord, metric: Metric) -> str:
     shared = paired_seeds(now, then)
     if metric == "time":
         return f"the {len(set(now.seeds) & set(then.seeds))} seeds in common"
-    documents = now.base.documents
-    units = f"{len(now.base.tokens)} sequences" if documents is None else f"{len(set(documents))} documents"
+    units = "{} {}".format(*units_of(now))
     if len(shared) == 1:
         return f"{units} and the one seed in common, which says nothing of other seeds"
     if shared:
@@ -364,9 +346,18 @@ def _how_to_accept(now: PairRecord, anchored: _Change, file: AcceptedFile) -> st
 
 
 def _advice(
-    now: PairRecord, worst: _Change, anchored: _Change, *, limit: Limit, metric: Metric, file: AcceptedFile
+    now: PairRecord,
+    worst: _Change,
+    anchored: _Change,
+    *,
+    limit: Limit,
+    rule: Rule,
+    metric: Metric,
+    file: AcceptedFile,
 ) -> list[str]:
-    """Return why the answer is what it is, and what to do."""
+    """Return why the answer is what it is, and what to do; nothing of a PASS."""
+    if worst.status == "PASS":
+        return []
     accepting = _how_to_accept(now, anchored, file)
     changed = differences_since(now, worst.then)
     since = (
@@ -379,15 +370,31 @@ def _advice(
         return [f"{chance}{since}", f"What to do: find the change that caused it; or, if it is meant, {accepting}."]
     if worst.status == "INVALID":
         return [f"What to do: undo what differs; or, if it is meant, {accepting}, on this commit once it was reviewed."]
-    more = "more validation text and more seeds"
-    if metric == "time":
-        more = "a machine with nothing else to do, more steps and more seeds"
     return [
         f"The limit, {limit}, lies between the two ends, so neither answer is safe. {since}",
-        # The anchor stays what it is when another result is accepted, so its own noise is left only with the file.
-        f"What to do: {more} bring the ends closer, once the anchor was measured like that too: delete {file} and "
-        "accept anew with --ftguard-update, on the commit that it is to be held to.",
+        f"What to do: {_way_out(now, worst, limit, rule, file)}",
     ]
+
+
+def _way_out(now: PairRecord, change: _Change, limit: Limit, rule: Rule, file: AcceptedFile) -> str:
+    """Return what brings the ends closer, with a number where one can be foretold."""
+    # The anchor stays what it is when another result is accepted, so its own noise is left only with the file.
+    anew = f"delete {file} and accept anew with --ftguard-update, on the commit that it is to be held to"
+    if limit.unit == GROWTH or not isinstance(change.measured, Interval):
+        return (
+            "a machine with nothing else to do, more steps and more seeds bring the ends closer, once the accepted "
+            f"result was measured like that too: {anew}."
+        )
+    then = change.then
+    effort = effort_to_settle_change(now, then, change.measured, limit.value, rule.confidence)
+    if effort is None:
+        return (
+            f"train with the seeds of {change.against} (ftguard_seeds = {', '.join(map(str, then.seeds))}): pairs of "
+            "the same seed mostly have less noise. Other seeds leave that of those then as it is, however many there "
+            "are."
+        )
+    paired = len(paired_seeds(now, then))
+    return explain.way_out_of_growth(effort, paired, len(then.seeds), units_of(now), anew)
 
 
 def _better(now: PairRecord, change: _Change, limit: Limit) -> list[str]:
@@ -400,6 +407,12 @@ def _better(now: PairRecord, change: _Change, limit: Limit) -> list[str]:
         f"It has become better by more than the limit: accept it with --ftguard-update{seeds}, so that it is held to "
         "that."
     ]
+
+
+def _changed(now: PairRecord, then: PairRecord) -> list[str]:
+    """Return that a PASS is one of other settings than those that were accepted."""
+    changed = settings_since(now, then)
+    return [f"Settings changed since it was accepted: {'; '.join(changed)}."] if changed else []
 
 
 def _notes(now: PairRecord, then: PairRecord, limit: Limit, metric: Metric) -> list[str]:

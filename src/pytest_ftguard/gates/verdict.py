@@ -44,7 +44,8 @@ class Verdict:
         unit: "nats per token", "perplexity", "bytes", "of baseline", "of the gain" or "of the accepted result".
         limit_source: "argument", "marker", "command line", "environment" or "ini".
         message: What was measured, what was allowed, why the answer is what it is, and what to do.
-        note: What a PASS asks for, since nobody reads the message of a test that passed; None where that is nothing.
+        note: What a PASS asks for, or what should be known of it, since nobody reads the message of a test that passed;
+            None where that is nothing.
     """
 
     gate: str

@@ -374,7 +374,8 @@ def _measured_and_limit(verdict: Verdict) -> tuple[str, str]:
     """Return both with as many digits as it takes to see on which side of the limit the figures lie."""
     value, limit, unit = verdict.value, verdict.limit, verdict.unit
     if value is None:
-        return _UNMEASURED, format_limit(limit, unit)
+        # Only what is accepted passes without a comparison.
+        return "accepted" if verdict.status == "PASS" else _UNMEASURED, format_limit(limit, unit)
     if unit == BYTES:
         return format_bytes_apart(value, limit)
     bounds = verdict.interval or ()
