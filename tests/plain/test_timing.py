@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.assertions import active_test, assert_time_budget
+from pytest_ftguard.accepted import AcceptedFile, History, record_pair
+from pytest_ftguard.assertions import active_test, assert_no_regression, assert_time_budget
+from pytest_ftguard.assertions.timing import with_times
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.gates.budgets import assess_time, time_problems, why_time_again
 from pytest_ftguard.gates.regression import pair_problems
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import GROWTH, SHARE, Limit
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
@@ -35,6 +38,7 @@ from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.running.process import Job
 from pytest_ftguard.running.store import Store, StoreOptions
 from pytest_ftguard.running.timing import PairTimer, Retiming, timing_workload
+from pytest_ftguard.settings import Setting
 from pytest_ftguard.specs import LoRA, TrialSpec, Variant, Workload
 
 from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trained, trial
@@ -280,6 +284,96 @@ def test_seconds_of_a_changed_text_are_not_kept(
     ours.close()
 
 
+class Asking:
+    """A running test for which a result was accepted."""
+
+    is_planned = False
+
+    def __init__(self, updates: bool, *pair: TrainedVariant) -> None:
+        history = History("t.py::test", record_pair(*pair), record_pair(*pair))
+        self.file = AcceptedFile(Path("accepted.json"), "t.py::test", history)
+        self.updates = updates
+        self.queued: list[History | None] = []
+        self.shown: list[TrainedVariant] = []
+        self.accepted = self
+
+    def find(self, *_: TrainedVariant) -> AcceptedFile:
+        return self.file
+
+    def queue(self, _: AcceptedFile, history: History | None) -> None:
+        self.queued.append(history)
+
+    def setting(self, name: str) -> Setting | None:
+        return Setting(True, "command line", "--ftguard-update") if name == "update" and self.updates else None
+
+    def refusals(self) -> list[str]:
+        return []
+
+    def record(self, _: Verdict, variants: Sequence[TrainedVariant]) -> None:
+        self.shown += variants
+
+
+def regression_of_time(test: Asking, *pair: TrainedVariant) -> Verdict:
+    token = active_test.set(test)  # type: ignore[arg-type]
+    try:
+        return assert_no_regression(*pair, metric="time", at_most="5%")
+    finally:
+        active_test.reset(token)
+
+
+def test_a_regression_of_time_is_judged_by_short_trials_too(tmp_path: Path, work: Workload) -> None:
+    """After a change of LoRA alone it would be INVALID for ever; the losses shown are those of the whole trainings."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    before = variant(LORA, work=work), variant(FULL, work=work)
+    test = Asking(False, *before)
+    verdict = regression_of_time(test, lora, full)
+    assert verdict.status == "PASS"  # 80 % of full's now, and as much as full's then
+    assert verdict.value == pytest.approx(-0.2, abs=0.05)
+    assert "by short trials of 40 steps, because their steps were timed in different runs." in verdict.message
+    assert len(TimedWorker.jobs) == 6
+    assert test.shown == [lora, full]
+    ours.close()
+
+
+def test_seconds_of_short_trials_can_be_accepted(tmp_path: Path, work: Workload) -> None:
+    """Later whole trainings are held to them, as these are to those of whole trainings."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    test = Asking(True, variant(LORA, work=work), variant(FULL, work=work))
+    assert "by short trials of 40 steps" in regression_of_time(test, lora, full).message
+    (queued,) = test.queued
+    assert queued is not None
+    assert queued.accepted.candidate.seconds_per_step == (0.8, 0.8, 0.8)
+    assert queued.accepted.candidate.peak_bytes == lora.peak_memory_bytes
+    ours.close()
+
+
+def test_a_regression_of_time_without_short_trials_says_why(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them fails, or none can be made beside other workers of xdist."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    monkeypatch.setattr(TimedWorker, "failing", "full")
+    test = Asking(False, variant(LORA, work=work), variant(FULL, work=work))
+    with pytest.raises(GateFailure, match=r"(?s)INVALID.*the timing of full, seed 0, ended crashed: it broke"):
+        regression_of_time(test, lora, full)
+    ours.close()
+    busy = open_lab(tmp_path, "busy", disturbance="2 workers: use none")
+    with pytest.raises(GateFailure, match=r"(?s)INVALID.*They were not timed again in this run: 2 workers: use none"):
+        regression_of_time(test, busy.train(work, LORA), busy.train(work, FULL))
+    busy.close()
+
+
+def test_bytes_of_another_machine_are_not_accepted_with_seconds_of_this_one() -> None:
+    """What was not measured here is left out; losses and seeds stay."""
+    there = variant(LORA, measured_elsewhere="on another", environment=replace(ENVIRONMENT, device_name="another"))
+    here = with_times(there, variant(LORA, work=timing_workload(WORK, WORK.seeds, 0.5)))
+    assert all(trial.environment == ENVIRONMENT for trial in here.trials)
+    assert here.losses == there.losses
+    assert here.peak_memory_bytes is None
+    assert there.peak_memory_bytes is not None
+    assert with_times(there, there) == there
+
+
 @pytest.mark.parametrize("error", [FtguardError("no room"), DeviceUnavailableError("no such device")])
 def test_a_timing_that_cannot_be_made_leaves_the_gate_invalid(error: FtguardError) -> None:
     """What was wrong with the seconds is said, and why there are no others."""
@@ -378,7 +472,7 @@ def test_seconds_that_belong_to_another_time_or_place_are_taken_again(changes: d
     """Other trials of both variants would have comparable ones."""
     ours, theirs = variant(LORA), variant(FULL, **changes)
     assert why_time_again(ours, theirs) == why
-    # A regression is judged by the whole trainings: it is told how to make them again.
+    # Where no others can be made, it is told how to train both again.
     limit = Limit(0.05, GROWTH, "argument", "the argument at_most")
     for problems in (time_problems(ours, theirs), pair_problems(ours, theirs, limit, Rule(), "time")):
         assert any("--ftguard-no-cache trains" in problem for problem in problems)

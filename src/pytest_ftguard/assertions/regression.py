@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_ftguard.assertions.asking import active_test, check_pair, conclude, limit_of, rule_of, value_of
+from pytest_ftguard.assertions.timing import TimedPair, timed, with_times
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.missing import missing_in_plan
 from pytest_ftguard.gates.regression import METRICS, Metric, accept, assess_regression, pair_problems
@@ -29,8 +30,9 @@ def assert_no_regression(
     """Fail the test unless the candidate, beside its baseline, is about as good as when it was accepted.
 
     What is judged is the growth of the difference between both, so that the baseline absorbs what the machine has
-    changed. Under `--ftguard-update` nothing is judged: the result is accepted, and written to the file that belongs
-    to the test once the test has passed, with every gate that it asked.
+    changed. Seconds that cannot be compared are measured again, as `assert_time_budget` does. Under `--ftguard-update`
+    nothing is judged: the result is accepted, and written to the file that belongs to the test once the test has
+    passed, with every gate that it asked.
 
     Args:
         candidate: The variant that is judged, usually LoRA. Its settings may have changed: they are on trial.
@@ -61,14 +63,17 @@ def assert_no_regression(
     updates = value_of("update", None, False)
     if test.is_planned and file.history is None and not updates:
         test.note(missing_in_plan(file, choice))
+    pair = timed(candidate, baseline) if metric == "time" else TimedPair(candidate, baseline)
+    ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
     if updates:
-        verdict, updated = accept(candidate, baseline, limit, rule, metric=metric, file=file, refusals=test.refusals())
+        verdict, updated = accept(ours, theirs, limit, rule, metric=metric, file=file, refusals=test.refusals())
         if verdict.status == "PASS":
             test.accepted.queue(file, updated)
-        return conclude(verdict, on_inconclusive, candidate, baseline)
-    verdict = assess_regression(candidate, baseline, limit, rule, metric=metric, file=file, on_missing=choice)
+        return conclude(pair.explain(verdict), on_inconclusive, candidate, baseline)
+    verdict = assess_regression(ours, theirs, limit, rule, metric=metric, file=file, on_missing=choice)
     # A pair that is unsound by itself fails also where there is nothing to compare it with.
-    missing = file.history is None and not pair_problems(candidate, baseline, limit, rule, metric)
+    missing = file.history is None and not pair_problems(ours, theirs, limit, rule, metric)
+    verdict = pair.explain(verdict)
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing and choice == "warn")
 
 

@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pytest_ftguard.errors import FtguardError, hide_our_frames
-from pytest_ftguard.gates.budgets import assess_time, time_problems, why_time_again
-from pytest_ftguard.gates.verdict import Verdict, invalid
+from pytest_ftguard.gates.budgets import assess_time, why_time_again
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import Limit
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.results import TrainedVariant, TrialResult
 
-__all__ = ["judge_time"]
+__all__ = ["TimedPair", "judge_time", "timed", "with_times"]
 
 __tracebackhide__ = hide_our_frames
+
+
+@dataclass(frozen=True)
+class TimedPair:
+    """Two variants whose seconds can be compared, as far as that can be had.
+
+    Attributes:
+        candidate: The variant that is judged, or short trials of it.
+        baseline: The variant that it is judged against, or short trials of it.
+        origin: Where the seconds come from, or why they are not better; empty where they are those of the trainings.
+    """
+
+    candidate: TrainedVariant
+    baseline: TrainedVariant
+    origin: str = ""
+
+    def explain(self, verdict: Verdict) -> Verdict:
+        """Return a verdict on the pair that says where its seconds come from."""
+        return replace(verdict, message=f"{verdict.message}\n{self.origin}") if self.origin else verdict
+
+
+def timed(candidate: TrainedVariant, baseline: TrainedVariant) -> TimedPair:
+    """Return a pair as it was trained, or short trials of both where only these can be compared.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+    """
+    why = "; ".join(why_time_again(candidate, baseline))
+    if not why or candidate.timer is None or baseline.timer is None:
+        return TimedPair(candidate, baseline)
+    try:
+        ours, theirs = candidate.timed_beside(baseline, why)
+    except FtguardError as error:
+        return TimedPair(candidate, baseline, f"They were not timed again in this run: {error}")
+    when = "in an earlier run" if ours.cached and theirs.cached else "again in this run"
+    origin = f"Both were timed {when}, in turns, by short trials of {ours.workload.steps} steps, because {why}."
+    return TimedPair(ours, theirs, origin)
+
+
+def with_times(variant: TrainedVariant, short: TrainedVariant) -> TrainedVariant:
+    """Return a variant with the seconds, and the machine, of its short trials; bytes of another machine are left out.
+
+    Args:
+        variant: The variant as it was trained.
+        short: Its short trials, of the same seeds; or the variant itself.
+    """
+    by_seed = {trial.spec.seed: trial for trial in short.trials}
+    return replace(variant, trials=tuple(_with_time(trial, by_seed.get(trial.spec.seed)) for trial in variant.trials))
+
+
+def _with_time(trial: TrialResult, short: TrialResult | None) -> TrialResult:
+    if short is None or short is trial:  # after one that failed there are no more
+        return trial
+    if short.outcome != "ok":
+        return short
+    memory = trial.memory if trial.measured_elsewhere is None else None
+    return replace(trial, time=short.time, environment=short.environment, memory=memory, measured_elsewhere=None)
 
 
 def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float) -> Verdict:
@@ -24,15 +82,5 @@ def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant
         baseline: The variant whose time is the whole.
         confidence: One-sided confidence of each bound.
     """
-    why = "; ".join(why_time_again(candidate, baseline))
-    if not why or candidate.timer is None or baseline.timer is None:
-        return assess_time(candidate, limit, baseline, confidence)
-    try:
-        ours, theirs = candidate.timed_beside(baseline, why)
-    except FtguardError as error:
-        problems = [*time_problems(candidate, baseline), f"they were not timed again in this run: {error}"]
-        return invalid("time_budget", candidate, baseline, limit, problems)
-    verdict = assess_time(ours, limit, theirs, confidence)
-    when = "in an earlier run" if ours.cached and theirs.cached else "again in this run"
-    origin = f"Both were timed {when}, in turns, by short trials of {ours.workload.steps} steps, because {why}."
-    return replace(verdict, message=f"{verdict.message}\n{origin}")
+    pair = timed(candidate, baseline)
+    return pair.explain(assess_time(pair.candidate, limit, pair.baseline, confidence))
