@@ -83,6 +83,7 @@ class PairRecord:
         work: What of the workload must be the same, see `WORK`.
         memory_method: How the peaks of memory were measured; None where they were not.
         environment: Machine and versions.
+        code: SHA-256 of the module of the user's training function; None where there is none.
         ftguard_version: Version of pytest-ftguard.
     """
 
@@ -95,6 +96,7 @@ class PairRecord:
     work: Mapping[str, Any]
     memory_method: str | None
     environment: Environment
+    code: str | None = None
     ftguard_version: str = __version__
 
     def gap(self, seeds: Collection[int]) -> float:
@@ -131,8 +133,9 @@ class PairRecord:
         sides = {name: _read_side(rest.pop(name), len(seeds)) for name in ("candidate", "baseline")}
         if not len(set(seeds)) == len(seeds) == len(orders) == len(rows) or sequences < 2:
             raise ValueError("there is not one row of differences and one data order for each seed, or no sequence")
-        if not (all(isinstance(order, str) for order in orders) and isinstance(environment.versions, dict)):
-            raise ValueError("a data order is not a text, or the versions are not a mapping")
+        digests = (*orders, rest.get("code") or "")
+        if not (all(isinstance(digest, str) for digest in digests) and isinstance(environment.versions, dict)):
+            raise ValueError("a data order or the code is not a text, or the versions are not a mapping")
         for row, ours, theirs in zip(rows, sides["candidate"].losses, sides["baseline"].losses, strict=True):
             gap = math.fsum(_numbers(row, "differences", sequences)) / sum(base.tokens)
             if not abs(gap - (ours - theirs)) <= _ROUNDING:
@@ -237,6 +240,7 @@ def record_pair(
         work={name: work[name] for name in WORK},
         memory_method=methods.pop() if len(methods) == 1 else None,
         environment=environment,
+        code=theirs[0].code,
     )
 
 

@@ -226,6 +226,15 @@ def test_settings_of_the_candidate_may_change_and_are_named() -> None:
     assert "(lora r=16) when it was accepted" in verdict.message
 
 
+def test_a_changed_training_function_is_named() -> None:
+    """It trains both variants, and only its code tells it from the one whose result was accepted."""
+    work = replace(WORKLOAD, training_function="mine:train")
+    now, then = (pair(gap, work=work, both={"code": code}) for gap, code in ((0.2, "b"), (0.1, "a")))
+    assert "Changed since then: the code of mine:train." in judge(now, then, 0.05).message
+    assert "the code of" not in judge(now, pair(0.1, work=work, both={"code": "b"}), 0.05).message
+    assert judge(now, then, 0.2).note == "Settings changed since it was accepted: the code of mine:train."
+
+
 def test_a_pass_with_other_settings_than_were_accepted_says_so() -> None:
     """In the note too, since nobody reads the message of a test that passes; those of the anchor are of no account."""
     verdict = judge(pair(0.1, lora=SMALLER), pair(0.1), 0.05)

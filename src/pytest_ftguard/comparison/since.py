@@ -104,8 +104,12 @@ def _variant_differences(now: PairRecord, then: PairRecord, side: str) -> Iterat
 
 
 def settings_since(now: PairRecord, then: PairRecord) -> list[str]:
-    """Return which settings of the candidate have changed, each with what it was and what it is."""
-    return [f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")]
+    """Return which settings of the candidate have changed, and whether the training function's code has."""
+    code = [] if now.code == then.code else [f"the code of {now.work['training_function']}"]
+    return [
+        *(f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")),
+        *code,
+    ]
 
 
 def differences_since(now: PairRecord, then: PairRecord) -> list[str]:
