@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import SCHEMA, Environment, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
+from pytest_ftguard.running.room import held_results, make_room, remove, remove_older
 from pytest_ftguard.running.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.specs import TrialSpec, canonical_json
 from pytest_ftguard.units import format_bytes
@@ -34,9 +34,8 @@ _CACHE_TAG: Final = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This folder is a cache of pytest-ftguard, see https://bford.info/cachedir/\n"
 )
-_ABANDONED_SECONDS: Final = 3600.0
-# A training that was killed is tried again soon, or never.
-_GIVEN_UP_SECONDS: Final = 7 * 24 * 3600.0
+# Those who wait for a trial read how it failed within moments.
+_FAILURE_SECONDS: Final = 3600.0
 _COMPARED_ENTRIES: Final = 300
 _FAILURES: Final = frozenset({"out_of_memory", "diverged", "crashed", "timed_out"})
 _MOST_CHANGES: Final = 6
@@ -172,7 +171,7 @@ class Store:
                 os.utime(place)
         except (DamagedWeightsError, OSError) as error:
             if not isinstance(error, OtherWeightsError):  # another run may have trained it anew, and need them
-                _remove(place)
+                remove(place)
             self.complain(f"the stored weights {str(place)!r} are not used, and trained again: {error}")
             return False
         return True
@@ -232,9 +231,7 @@ class Store:
         with suppress(OSError):
             self._prepare()
             path.parent.mkdir(exist_ok=True)
-            for old in _listed(path.parent):
-                if old.name.endswith(".json") and time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
-                    _remove(Path(old.path))
+            remove_older(path.parent, _FAILURE_SECONDS)
             write_whole(path, json.dumps({"run": self.run, "time": time.time(), "result": result.to_dict()}))
 
     def _failure(self, key: str) -> Path:
@@ -348,55 +345,20 @@ class Store:
         return None if key is None else hmac.new(key, text.encode(), "sha256").hexdigest()
 
     def _latest_parts(self) -> Iterator[Mapping[str, Any]]:
-        paths = sorted(self._sizes(), key=lambda entry: -entry[1])[:_COMPARED_ENTRIES]
-        for _, _, path in paths:
+        for entry in sorted(held_results(self._folder), key=lambda entry: -entry.used)[:_COMPARED_ENTRIES]:
             with (
                 suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
-                path.open(encoding="utf-8") as file,
+                entry.path.open(encoding="utf-8") as file,
             ):
                 header = json.loads(file.readline())
                 if header["run"] != self.run:
                     yield header["parts"]
 
-    def _sizes_of_weights(self) -> list[tuple[int, float, Path]]:
-        found = []
-        for folder in _listed(self._folder / "weights"):
-            with suppress(OSError):
-                path = Path(folder.path)
-                found.append((size_of(path), folder.stat().st_mtime, path))
-        return found
-
-    def _sizes(self) -> list[tuple[int, float, Path]]:
-        """Return size, time of last use, and path of each file among the results."""
-        found = []
-        for folder in _listed(self._folder / "results"):
-            for file in _listed(Path(folder.path)):
-                with suppress(OSError):
-                    stat = file.stat()
-                    found.append((stat.st_size, stat.st_mtime, Path(file.path)))
-        return found
-
     def _clean_up(self) -> None:
-        """Remove what was not used for longest until the rest is within the limit, and what a killed process left.
-
-        Weights go before results, which are small and spare whole trainings.
-        """
-        weights, results = self._sizes_of_weights(), self._sizes()
-        total = sum(size for size, _, _ in (*weights, *results))
-        now = time.time()
-        for size, used, path in (*sorted(weights, key=_use), *sorted(results, key=_use)):
-            is_draft = path.suffix == ".draft"
-            if (is_draft and now - used > _ABANDONED_SECONDS) or (not is_draft and total > self._options.limit_bytes):
-                _remove(path)
-                total -= size
-                if used >= self._began and path.suffix == ".json":
-                    limit = format_bytes(self._options.limit_bytes)
-                    self.complain(f"cache_size is {limit}, too small for this run: results of it were removed again")
-
-        for folder in _listed(self._folder / "checkpoints"):
-            with suppress(OSError):
-                if now - folder.stat().st_mtime > _GIVEN_UP_SECONDS:
-                    _remove(Path(folder.path))
+        removed = make_room(self._folder, self._options.limit_bytes)
+        if any(one.used >= self._began and one.path.suffix == ".json" for one in removed):
+            limit = format_bytes(self._options.limit_bytes)
+            self.complain(f"cache_size is {limit}, too small for this run: results of it were removed again")
 
     def _prepare(self) -> None:
         """Make the folder, which git and backups leave out."""
@@ -430,18 +392,6 @@ class Store:
             self.problems.append(problem)
 
 
-def _use(entry: tuple[int, float, Path]) -> float:
-    return entry[1]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
-
-
 def _run(result: TrialResult) -> str | None:
     return result.time.run if result.time else None
 
@@ -455,14 +405,3 @@ def _elsewhere(result: TrialResult, environment: Environment | None) -> str:
         return f"{one.device_name} with {one.threads} threads" if one else "a machine without that device"
 
     return f"it was trained on {described(result.environment)}, and this is {described(environment)}"
-
-
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what a folder of the store holds, without links: nothing outside it may be measured or removed."""
-    if folder.is_symlink():
-        return []
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.is_symlink()]
-    except OSError:
-        return []
