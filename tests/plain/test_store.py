@@ -185,7 +185,7 @@ def test_only_what_is_signed_with_the_key_is_believed_where_signatures_are_requi
         store(tmp_path, signing_key=key).keep(PARTS, RESULT)
         ours = store(tmp_path, **required)
         assert find(ours) is None
-        assert "it has no signature by this key" in ours.problems[0]
+        assert "it has no signature by this key, without which nothing is believed" in ours.problems[0]
         assert entry(tmp_path).exists()
     store(tmp_path, signing_key=b"secret").keep(PARTS, RESULT)
     assert find(store(tmp_path, **required)) is not None

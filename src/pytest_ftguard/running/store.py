@@ -41,6 +41,8 @@ _FAILURES: Final = frozenset({"out_of_memory", "diverged", "crashed", "timed_out
 _MOST_CHANGES: Final = 6
 # Weights beyond this share of the store's size are not kept: those of a few seeds would fill it.
 _SHARE_FOR_WEIGHTS: Final = 1 / 8
+# What a result is told anew whenever it is found.
+_OF_THE_FINDER: Final = frozenset({"spec", "cached", "measured_elsewhere", "model_dir", "not_kept"})
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,6 @@ class Store:
         self.digests: MutableMapping[str, list[Any]] = self._read_notes("digests.json")
         self._digests_before = len(self.digests)
         self._began = time.time()
-        self._checksums: dict[str, str] = {}
 
     def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> TrialResult | None:
         """Return the result of a trial that was trained before, or None.
@@ -125,19 +126,19 @@ class Store:
         if result.outcome != "ok" or result.environment is None:
             return
         body = json.dumps(result.to_dict(), ensure_ascii=False)
-        parts, checksum = dict(fingerprint.parts), hashlib.sha256(body.encode()).hexdigest()
+        parts = dict(fingerprint.parts)
         header = {
             "schema": SCHEMA,
             "parts": parts,
             "run": self.run,
-            "checksum": checksum,
+            "checksum": hashlib.sha256(body.encode()).hexdigest(),
             "signature": self._signature(parts, body),
         }
         path = self._entry(fingerprint.key, result.environment)
         try:
             self._prepare()
             if result.model_dir is not None and self._options.keeps_weights:
-                self._keep_weights(Path(result.model_dir), path, checksum)
+                self._keep_weights(Path(result.model_dir), path, _digest_of(result))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
             self._write_digests()
@@ -145,12 +146,31 @@ class Store:
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
 
-    def _keep_weights(self, trained: Path, entry: Path, checksum: str) -> None:
+    def keep_weights(self, result: TrialResult, trained: Path) -> str | None:
+        """Copy weights that were trained again to the result that was found without any.
+
+        Args:
+            result: The result, as it was found.
+            trained: Folder of the weights.
+
+        Returns:
+            Why they were not kept; None where they were.
+        """
+        if result.content is None or result.environment is None:
+            return "what decides them is not known"
+        kept = self._keep_weights(trained, self._entry(result.content, result.environment), _digest_of(result))
+        self._clean_up()
+        return kept
+
+    def _keep_weights(self, trained: Path, entry: Path, result: str) -> str | None:
         try:
-            if size_of(trained) <= _SHARE_FOR_WEIGHTS * self._options.limit_bytes:
-                keep_weights(trained, self._weights(entry), checksum, self._sign)
+            if size_of(trained) > _SHARE_FOR_WEIGHTS * self._options.limit_bytes:
+                return "they take more than an eighth of cache_size"
+            keep_weights(trained, self._weights(entry), result, self._sign)
         except OSError as error:
             self.complain(f"weights were not stored in {str(self._folder)!r}: {error.strerror or error}")
+            return "they could not be written"
+        return None
 
     def take_weights(self, result: TrialResult, target: Path) -> bool:
         """Copy the weights of a result that was found to a folder of one's own, which is made.
@@ -160,13 +180,12 @@ class Store:
         """
         if result.content is None or result.environment is None or not self._options.reads:
             return False
-        entry = self._entry(result.content, result.environment)
-        place = self._weights(entry)
-        if entry.name not in self._checksums or not place.is_dir():
+        place = self._weights(self._entry(result.content, result.environment))
+        if not place.is_dir():
             return False
         try:
             sign = self._sign if self._options.requires_signature else None
-            take_weights(place, target, self._checksums[entry.name], sign)
+            take_weights(place, target, _digest_of(result), sign)
             with suppress(OSError):
                 os.utime(place)
         except (DamagedWeightsError, OSError) as error:
@@ -320,11 +339,10 @@ class Store:
         if self._options.requires_signature:
             expected = self._signature(parts, body)
             if expected is None or not hmac.compare_digest(str(header["signature"]), expected):
-                raise _UnsignedError("it has no signature by this key, and require_signed is set")
+                raise _UnsignedError("it has no signature by this key, without which nothing is believed")
         result = TrialResult.from_dict(json.loads(body))
         if result.outcome != "ok" or result.environment is None:
             raise FtguardError(f"its outcome is {result.outcome!r}")
-        self._checksums[path.name] = header["checksum"]
         return result
 
     def _set_aside(self, path: Path, reason: str) -> None:
@@ -390,6 +408,12 @@ class Store:
         """Note a problem for the summary, once."""
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def _digest_of(result: TrialResult) -> str:
+    """Return what tells a training from any other: all that it measured."""
+    measured = {name: value for name, value in result.to_dict().items() if name not in _OF_THE_FINDER}
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
 def _run(result: TrialResult) -> str | None:
