@@ -275,9 +275,7 @@ class Lab:
             key = result.spec.fingerprint
             if key not in self._reloaded:
                 self._refuse_changed_files(result.spec.workload)
-                self._reloaded[key] = self._with_stored_weights(result) or self._train_leased(
-                    result.spec, more_to_come=False
-                )
+                self._reloaded[key] = self._with_stored_weights(result) or self._train_to_load(result)
             result = self._reloaded[key]
         if result.model_dir is None:
             message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
@@ -294,6 +292,17 @@ class Lab:
         folder = self._workers.folder() / "model"
         stored = self._store is not None and self._store.take_weights(result, folder)
         return replace(result, model_dir=str(folder)) if stored else None
+
+    def _train_to_load(self, judged: TrialResult) -> TrialResult:
+        """Train a trial again for its weights, say so, and keep them for later runs."""
+        trained = self._train_leased(judged.spec, more_to_come=False)
+        if self._store is not None and trained.model_dir is not None and _is_the_same_training(judged, trained):
+            why_not = self._store.keep_weights(judged, Path(trained.model_dir))
+            self._store.complain(
+                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), as the store had "
+                f"no weights of it to take; {f'it still has none: {why_not}' if why_not else 'now it has'}"
+            )
+        return trained
 
     def _time_again(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str
