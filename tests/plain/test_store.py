@@ -292,6 +292,14 @@ def test_a_folder_that_may_only_be_read_serves_and_is_named(tmp_path: Path) -> N
     assert "'closed' cannot be read: Permission denied" in done[1]
 
 
+@pytest.mark.parametrize("parts", ["[1]", "null", '{"kind": "full", "seed": NaN}'])
+def test_a_strange_entry_explains_nothing_and_ends_no_run(tmp_path: Path, parts: str) -> None:
+    """Nobody looks at the checksum of what is only compared with."""
+    store(tmp_path).keep(PARTS, RESULT)
+    entry(tmp_path).write_text(f'{{"run": "earlier", "parts": {parts}}}\n{{}}\n')
+    assert store(tmp_path).why_missing(Fingerprint({"kind": "full", "seed": 1})) in (None, "")
+
+
 @pytest.mark.parametrize("options", [{}, {"reads": False}, {"signing_key": b"k", "requires_signature": True}])
 def test_json_that_is_too_deep_to_read_is_damaged(tmp_path: Path, options: dict[str, Any]) -> None:
     """Wherever it lies in the store, it ends no run, in the modes that believe nothing as well."""
@@ -508,6 +516,32 @@ def test_a_miss_names_what_has_changed_since_an_earlier_run(tmp_path: Path) -> N
     # Another seed is no change.
     assert ours.why_missing(Fingerprint({**PARTS.parts, "seed": 9})) == ""
     assert store(tmp_path, reads=False).why_missing(wanted) is None
+
+
+def test_what_stands_beside_others_is_not_called_changed(tmp_path: Path) -> None:
+    """A third rank was made of neither of the two that this run has found, nor a further seed of another rank."""
+    ranks = {r: Fingerprint({"kind": "lora", "seed": 0, "lora_r": r, "steps": 100}) for r in (2, 4, 8)}
+    for r in (2, 4):
+        store(tmp_path, "earlier").keep(ranks[r], RESULT)
+        store(tmp_path, "earlier").keep(Fingerprint({**ranks[r].parts, "seed": 1}), RESULT)
+    ours = store(tmp_path)
+    assert ours.why_missing(ranks[8]) == "lora_r (4 -> 8)"
+    assert ours.find(ranks[4], RESULT.spec, ENVIRONMENT) is not None
+    assert ours.why_missing(ranks[8]) == "lora_r (2 -> 8)"
+    assert ours.why_missing(Fingerprint({**ranks[4].parts, "seed": 2})) == ""
+    assert ours.find(ranks[2], RESULT.spec, ENVIRONMENT) is not None
+    assert ours.why_missing(ranks[8]) is None
+    assert ours.why_missing(Fingerprint({**ranks[8].parts, "steps": 50})) is None
+
+
+def test_a_timing_is_not_what_a_trial_was_changed_from(tmp_path: Path) -> None:
+    """However near it is: its steps were chosen for the time that they take."""
+    timing = Fingerprint({**PARTS.parts, "steps": 40, "beside": "another trial"})
+    store(tmp_path, "earlier").keep(timing, RESULT)
+    wanted = Fingerprint({**PARTS.parts, "train text": [".txt", "ab" * 32]})
+    assert store(tmp_path).why_missing(wanted) is None
+    store(tmp_path, "earlier").keep(Fingerprint({**PARTS.parts, "steps": 1, "block_size": 2}), RESULT)
+    assert store(tmp_path).why_missing(wanted) == "block_size (2 -> none), steps (1 -> 100), train text"
 
 
 def test_what_is_not_known_in_full_has_no_nearest_entry(tmp_path: Path) -> None:

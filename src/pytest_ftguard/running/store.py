@@ -93,6 +93,7 @@ class Store:
         self.digests: MutableMapping[str, list[Any]] = self._read_notes("digests.json")
         self._digests_before = len(self.digests)
         self._began = time.time()
+        self._used: list[Mapping[str, Any]] = []
 
     def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> TrialResult | None:
         """Return the result of a trial that was trained before, or None.
@@ -112,6 +113,7 @@ class Store:
                 self.complain(f"protected is set, so nothing that is stored in {str(self._folder)!r} was believed")
             return None
         path, result = max(found, key=lambda pair: _is_of(pair[1], environment))
+        self._used.append(_of_any_seed(fingerprint.parts))
         with suppress(OSError):
             os.utime(path)  # what is used stays longest
         if _run(result) == self.run:
@@ -271,14 +273,24 @@ class Store:
         return folder
 
     def why_missing(self, fingerprint: Fingerprint) -> str | None:
-        """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind."""
+        """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind.
+
+        What this run has found itself stands beside the trial, and was not changed into it.
+        """
         if not (self._options.reads and fingerprint.is_complete):
             return None
+        # Another seed is no change, and what differs in nothing else was trained, or is new, or was damaged.
+        if _of_any_seed(fingerprint.parts) in self._used:
+            return ""
         kind = fingerprint.parts["kind"]
-        others = [parts for parts in self._latest_parts() if parts.get("kind") == kind]
+        others = [
+            parts
+            for parts in self._latest_parts()
+            # A timing has a trial beside it, and is not stored in a trial's place.
+            if parts.get("kind") == kind and "beside" not in parts and _of_any_seed(parts) not in self._used
+        ]
         if not others:
             return None
-        # Another seed is no change, and what differs in nothing else was trained, or is new, or was damaged.
         seed = fingerprint.parts["seed"]
         others.sort(key=lambda parts: parts.get("seed") != seed)
         found = min((changes(fingerprint, {**parts, "seed": seed}) for parts in others), key=len)
@@ -369,7 +381,7 @@ class Store:
                 entry.path.open(encoding="utf-8") as file,
             ):
                 header = json.loads(file.readline())
-                if header["run"] != self.run:
+                if header["run"] != self.run and isinstance(header["parts"], dict):
                     yield header["parts"]
 
     def _clean_up(self) -> None:
@@ -414,6 +426,10 @@ def _digest_of(result: TrialResult) -> str:
     """Return what tells a training from any other: all that it measured."""
     measured = {name: value for name, value in result.to_dict().items() if name not in _OF_THE_FINDER}
     return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def _of_any_seed(parts: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**parts, "seed": None}
 
 
 def _run(result: TrialResult) -> str | None:
