@@ -202,7 +202,8 @@ def test_only_what_is_signed_with_the_key_is_believed_where_signatures_are_requi
 def test_notes_that_others_may_have_written_are_not_read(tmp_path: Path, options: dict[str, Any]) -> None:
     """A forged digest of the weights would pass a signed result of other weights off for the present ones'."""
     ours = store(tmp_path)
-    ours.digests["/model/weights"] = [1, 2, 3, "digest"]
+    (tmp_path / "weights").touch()
+    ours.digests[str(tmp_path / "weights")] = [1, 2, 3, "digest"]
     ours.keep(PARTS, RESULT)
     ours.remember_environment("facts", ENVIRONMENT)
     assert store(tmp_path).digests == ours.digests
@@ -290,6 +291,30 @@ def test_a_folder_that_may_only_be_read_serves_and_is_named(tmp_path: Path) -> N
     assert "the result was not stored in '.': Permission denied" in done[0]
     assert done[1].startswith("False ")
     assert "'closed' cannot be read: Permission denied" in done[1]
+
+
+def test_few_damaged_entries_are_left_to_be_looked_at(tmp_path: Path) -> None:
+    """The last twenty, and the one that was named last is among them, however long it had not been used."""
+    for seed in range(25):
+        store(tmp_path).keep(Fingerprint({**PARTS.parts, "seed": seed}), RESULT)
+        path = entry(tmp_path)
+        path.write_text("damaged")
+        os.utime(path, (10**9 - seed, 10**9 - seed))
+        ours = store(tmp_path)
+        assert ours.find(Fingerprint({**PARTS.parts, "seed": seed}), RESULT.spec, ENVIRONMENT) is None
+        assert (tmp_path / "damaged" / path.name).exists()
+        assert len(list((tmp_path / "damaged").iterdir())) == min(seed + 1, 20)
+
+
+def test_digests_are_remembered_as_long_as_there_is_the_file(tmp_path: Path) -> None:
+    """That of a file that was changed takes the place of the old one, and those of files that are gone are dropped."""
+    (tmp_path / "weights").touch()
+    here, gone = str(tmp_path / "weights"), str(tmp_path / "gone")
+    for number in (1, 2):
+        ours = store(tmp_path / "store")
+        ours.digests.update({here: [number, "digest"], gone: [number, "digest"]})
+        ours.keep(PARTS, RESULT)
+        assert store(tmp_path / "store").digests == {here: [number, "digest"]}
 
 
 @pytest.mark.parametrize("parts", ["[1]", "null", '{"kind": "full", "seed": NaN}'])

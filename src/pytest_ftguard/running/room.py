@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pytest_ftguard.running.weights import size_of
 
-__all__ = ["Held", "held_results", "listed", "make_room", "remove", "remove_older"]
+__all__ = ["Held", "held_results", "keep_latest", "listed", "make_room", "remove", "remove_older"]
 
 _ABANDONED_SECONDS: Final = 3600.0
 # A training that was killed is tried again soon, or never.
@@ -58,6 +58,15 @@ def remove_older(folder: Path, seconds: float) -> None:
         with suppress(OSError):
             if time.time() - entry.stat().st_mtime > seconds:
                 remove(Path(entry.path))
+
+
+def keep_latest(folder: Path, most: int) -> None:
+    """Remove from a folder what was put there first, until so many are left."""
+    with suppress(OSError):
+        # The time of content is that of its last use; that of the inode is when it was moved here.
+        oldest = sorted(listed(folder), key=lambda entry: -entry.stat().st_ctime_ns)[most:]
+        for entry in oldest:
+            remove(Path(entry.path))
 
 
 def held_results(folder: Path) -> list[Held]:

@@ -23,7 +23,7 @@ from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import SCHEMA, Environment, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
-from pytest_ftguard.running.room import held_results, make_room, remove, remove_older
+from pytest_ftguard.running.room import held_results, keep_latest, make_room, remove, remove_older
 from pytest_ftguard.running.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.specs import TrialSpec, canonical_json
 from pytest_ftguard.units import format_bytes
@@ -39,6 +39,7 @@ _FAILURE_SECONDS: Final = 3600.0
 _COMPARED_ENTRIES: Final = 300
 _FAILURES: Final = frozenset({"out_of_memory", "diverged", "crashed", "timed_out"})
 _MOST_CHANGES: Final = 6
+_MOST_DAMAGED: Final = 20
 # Weights beyond this share of the store's size are not kept: those of a few seeds would fill it.
 _SHARE_FOR_WEIGHTS: Final = 1 / 8
 # What a result is told anew whenever it is found.
@@ -91,7 +92,7 @@ class Store:
         # A remembered digest is as good as the result that is found by it, and is not signed.
         self._trusts_notes = options.reads and not options.requires_signature
         self.digests: MutableMapping[str, list[Any]] = self._read_notes("digests.json")
-        self._digests_before = len(self.digests)
+        self._digests_before = dict(self.digests)
         self._began = time.time()
         self._used: list[Mapping[str, Any]] = []
 
@@ -361,6 +362,7 @@ class Store:
         place = self._folder / "damaged" / path.name
         try:
             place.parent.mkdir(exist_ok=True)
+            keep_latest(place.parent, _MOST_DAMAGED - 1)
             path.replace(place)
             moved = f"it was moved to {str(place)!r}"
         except OSError as error:
@@ -398,9 +400,10 @@ class Store:
                 write_whole(self._folder / name, text)
 
     def _write_digests(self) -> None:
-        if self._trusts_notes and len(self.digests) != self._digests_before:
-            self._write_notes("digests.json", {**self._read_notes("digests.json"), **self.digests})
-            self._digests_before = len(self.digests)
+        if self._trusts_notes and self.digests != self._digests_before:
+            known = {**self._read_notes("digests.json"), **self.digests}
+            self._write_notes("digests.json", {path: note for path, note in known.items() if Path(path).exists()})
+            self._digests_before = dict(self.digests)
 
     def _read_notes(self, name: str) -> dict[str, Any]:
         if not self._trusts_notes:
