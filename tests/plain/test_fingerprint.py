@@ -56,6 +56,32 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ({"target_modules": ["v", "q", "q"]}, {"target_modules": ("q", "v")}, True),
+        ({"target_modules": ["q"]}, {"target_modules": ["q", "v"]}, False),
+        ({"target_modules": "v|q"}, {"target_modules": "q|v"}, False),
+        ({"options": {"layers_to_transform": [10, 9]}}, {"options": {"layers_to_transform": [9, 10]}}, True),
+        ({"options": {"layers_to_transform": [9]}}, {"options": {"layers_to_transform": 9}}, False),
+        ({"options": {"modules_to_save": ["b", "a"]}}, {"options": {"modules_to_save": ["a", "b"]}}, True),
+        ({"options": {"exclude_modules": ["b", "a"]}}, {"options": {"exclude_modules": ["a", "b"]}}, True),
+        ({"options": {"exclude_modules": "b|a"}}, {"options": {"exclude_modules": "a|b"}}, False),
+        # The first pattern that matches says which layer it is.
+        ({"options": {"layers_pattern": ["b", "a"]}}, {"options": {"layers_pattern": ["a", "b"]}}, False),
+    ],
+)
+def test_the_order_of_what_peft_takes_as_a_set_does_not_matter(
+    work: Workload, one: dict[str, Any], other: dict[str, Any], is_same: bool
+) -> None:
+    """Nor that a name stands there twice; a regular expression is a text, and is left as it is."""
+    first, second = (LoRA(learning_rate=1e-3, **values) for values in (one, other))
+    assert (first == second) is is_same
+    assert (key(work, first) == key(work, second)) is is_same
+    if isinstance(first.target_modules, str):
+        assert first.target_modules == one.get("target_modules", "all-linear")
+
+
 OTHER: dict[str, Any] = {
     "task": None,  # there is one only
     "block_size": 64,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
-from pytest_ftguard.results import Memory, TrialError, TrialResult
+from pytest_ftguard.results import Memory, Timing, TrialError, TrialResult
 from pytest_ftguard.running import lab, workers
 from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of
 from pytest_ftguard.running.process import Job
@@ -78,6 +78,51 @@ def test_results_of_a_gpu_serve_where_there_is_none(
     with pytest.raises(DeviceUnavailableError):
         ours.train(replace(workload, steps=7), FULL)
     ours.close()
+
+
+class Present(HopelessWorker):
+    """Stands for a process that trains."""
+
+    def describe(self, *_: Any) -> Any:
+        return ENVIRONMENT
+
+    def run(self, job: Job, *_: Any) -> TrialResult:
+        self.jobs.append(job.spec)
+        return replace(trial(FULL, [1.0]), spec=job.spec, time=Timing(0.5, 97, 50.0, run=job.run))
+
+
+def test_a_result_that_nobody_can_find_again_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what decides it is not known, the processes of the run share it, and the store is left alone."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    known = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+    monkeypatch.setattr(workers, "Worker", Present)
+    HopelessWorker.jobs.clear()
+
+    def train(workload: Workload, run: str, root: Path | None) -> TrialResult:
+        store = Store(StoreOptions(tmp_path / "store"), run)
+        if root is not None:
+            root.mkdir(exist_ok=True)
+        ours = lab.Lab(lab.LabOptions(device="cpu", root=root), lambda _: None, store)
+        (found,) = ours.train(workload, FULL).trials
+        ours.close()
+        assert any("was not looked up" in problem for problem in store.problems) is (workload != known)
+        return found
+
+    unknown = replace(known, training_function="nowhere.loop:train")
+    for run, root, trained in (
+        ("one", tmp_path / "one", 1),
+        ("one", tmp_path / "one", 1),
+        ("two", tmp_path / "two", 2),
+        ("three", None, 3),
+    ):
+        assert not train(unknown, run, root).cached
+        assert len(HopelessWorker.jobs) == trained
+    assert not list((tmp_path / "store").rglob("results/*/*.json"))
+    train(known, "four", tmp_path / "four")
+    assert len(list((tmp_path / "store").rglob("results/*/*.json"))) == 1
 
 
 @pytest.mark.parametrize("role", ["model", "train"])

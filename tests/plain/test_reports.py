@@ -304,6 +304,8 @@ def test_the_progress_line_names_variant_seed_step_loss_and_time() -> None:
     line = progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0))
     for words in ("lora r=16", "seed 3", "step 40/100", "loss 1.250", "1:15 left"):
         assert words in line
+    assert "resumed" not in line
+    assert "step 40/100, resumed at 30" in progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0, 30))
     assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None))
 
 

@@ -185,7 +185,7 @@ def test_only_what_is_signed_with_the_key_is_believed_where_signatures_are_requi
         store(tmp_path, signing_key=key).keep(PARTS, RESULT)
         ours = store(tmp_path, **required)
         assert find(ours) is None
-        assert "it has no signature by this key" in ours.problems[0]
+        assert "it has no signature by this key, without which nothing is believed" in ours.problems[0]
         assert entry(tmp_path).exists()
     store(tmp_path, signing_key=b"secret").keep(PARTS, RESULT)
     assert find(store(tmp_path, **required)) is not None
@@ -202,7 +202,8 @@ def test_only_what_is_signed_with_the_key_is_believed_where_signatures_are_requi
 def test_notes_that_others_may_have_written_are_not_read(tmp_path: Path, options: dict[str, Any]) -> None:
     """A forged digest of the weights would pass a signed result of other weights off for the present ones'."""
     ours = store(tmp_path)
-    ours.digests["/model/weights"] = [1, 2, 3, "digest"]
+    (tmp_path / "weights").touch()
+    ours.digests[str(tmp_path / "weights")] = [1, 2, 3, "digest"]
     ours.keep(PARTS, RESULT)
     ours.remember_environment("facts", ENVIRONMENT)
     assert store(tmp_path).digests == ours.digests
@@ -290,6 +291,38 @@ def test_a_folder_that_may_only_be_read_serves_and_is_named(tmp_path: Path) -> N
     assert "the result was not stored in '.': Permission denied" in done[0]
     assert done[1].startswith("False ")
     assert "'closed' cannot be read: Permission denied" in done[1]
+
+
+def test_few_damaged_entries_are_left_to_be_looked_at(tmp_path: Path) -> None:
+    """The last twenty, and the one that was named last is among them, however long it had not been used."""
+    for seed in range(25):
+        store(tmp_path).keep(Fingerprint({**PARTS.parts, "seed": seed}), RESULT)
+        path = entry(tmp_path)
+        path.write_text("damaged")
+        os.utime(path, (10**9 - seed, 10**9 - seed))
+        ours = store(tmp_path)
+        assert ours.find(Fingerprint({**PARTS.parts, "seed": seed}), RESULT.spec, ENVIRONMENT) is None
+        assert (tmp_path / "damaged" / path.name).exists()
+        assert len(list((tmp_path / "damaged").iterdir())) == min(seed + 1, 20)
+
+
+def test_digests_are_remembered_as_long_as_there_is_the_file(tmp_path: Path) -> None:
+    """That of a file that was changed takes the place of the old one, and those of files that are gone are dropped."""
+    (tmp_path / "weights").touch()
+    here, gone = str(tmp_path / "weights"), str(tmp_path / "gone")
+    for number in (1, 2):
+        ours = store(tmp_path / "store")
+        ours.digests.update({here: [number, "digest"], gone: [number, "digest"]})
+        ours.keep(PARTS, RESULT)
+        assert store(tmp_path / "store").digests == {here: [number, "digest"]}
+
+
+@pytest.mark.parametrize("parts", ["[1]", "null", '{"kind": "full", "seed": NaN}'])
+def test_a_strange_entry_explains_nothing_and_ends_no_run(tmp_path: Path, parts: str) -> None:
+    """Nobody looks at the checksum of what is only compared with."""
+    store(tmp_path).keep(PARTS, RESULT)
+    entry(tmp_path).write_text(f'{{"run": "earlier", "parts": {parts}}}\n{{}}\n')
+    assert store(tmp_path).why_missing(Fingerprint({"kind": "full", "seed": 1})) in (None, "")
 
 
 @pytest.mark.parametrize("options", [{}, {"reads": False}, {"signing_key": b"k", "requires_signature": True}])
@@ -508,6 +541,32 @@ def test_a_miss_names_what_has_changed_since_an_earlier_run(tmp_path: Path) -> N
     # Another seed is no change.
     assert ours.why_missing(Fingerprint({**PARTS.parts, "seed": 9})) == ""
     assert store(tmp_path, reads=False).why_missing(wanted) is None
+
+
+def test_what_stands_beside_others_is_not_called_changed(tmp_path: Path) -> None:
+    """A third rank was made of neither of the two that this run has found, nor a further seed of another rank."""
+    ranks = {r: Fingerprint({"kind": "lora", "seed": 0, "lora_r": r, "steps": 100}) for r in (2, 4, 8)}
+    for r in (2, 4):
+        store(tmp_path, "earlier").keep(ranks[r], RESULT)
+        store(tmp_path, "earlier").keep(Fingerprint({**ranks[r].parts, "seed": 1}), RESULT)
+    ours = store(tmp_path)
+    assert ours.why_missing(ranks[8]) == "lora_r (4 -> 8)"
+    assert ours.find(ranks[4], RESULT.spec, ENVIRONMENT) is not None
+    assert ours.why_missing(ranks[8]) == "lora_r (2 -> 8)"
+    assert ours.why_missing(Fingerprint({**ranks[4].parts, "seed": 2})) == ""
+    assert ours.find(ranks[2], RESULT.spec, ENVIRONMENT) is not None
+    assert ours.why_missing(ranks[8]) is None
+    assert ours.why_missing(Fingerprint({**ranks[8].parts, "steps": 50})) is None
+
+
+def test_a_timing_is_not_what_a_trial_was_changed_from(tmp_path: Path) -> None:
+    """However near it is: its steps were chosen for the time that they take."""
+    timing = Fingerprint({**PARTS.parts, "steps": 40, "beside": "another trial"})
+    store(tmp_path, "earlier").keep(timing, RESULT)
+    wanted = Fingerprint({**PARTS.parts, "train text": [".txt", "ab" * 32]})
+    assert store(tmp_path).why_missing(wanted) is None
+    store(tmp_path, "earlier").keep(Fingerprint({**PARTS.parts, "steps": 1, "block_size": 2}), RESULT)
+    assert store(tmp_path).why_missing(wanted) == "block_size (2 -> none), steps (1 -> 100), train text"
 
 
 def test_what_is_not_known_in_full_has_no_nearest_entry(tmp_path: Path) -> None:

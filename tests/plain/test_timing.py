@@ -412,12 +412,12 @@ def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
         def identify(spec: TrialSpec) -> tuple[Environment, list[Fingerprint]]:
             return ENVIRONMENT, [Fingerprint({"spec": spec.fingerprint, "run": run}, is_complete=False)]
 
-        timer = PairTimer(Store(StoreOptions(tmp_path), run), identify, train, lambda _: lambda: None)
+        timer = PairTimer(lambda _: Store(StoreOptions(tmp_path), run), identify, train, lambda _: lambda: None)
         return tuple(side.trials for side in timer.time(variant(LORA), variant(FULL), "why"))
 
     others = replace(variant(FULL), trials=())
     with pytest.raises(ConfigurationError, match="lora r=16 and full have no seed in common"):
-        PairTimer(None, lambda _: (None, []), lambda *_: trial(FULL, NLL), lambda _: lambda: None).time(
+        PairTimer(lambda _: None, lambda _: (None, []), lambda *_: trial(FULL, NLL), lambda _: lambda: None).time(
             variant(LORA), others, "why"
         )
     failing = ""

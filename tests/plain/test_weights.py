@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Timing, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint
 from pytest_ftguard.running.store import Store
 
@@ -107,6 +107,47 @@ def test_weights_of_another_result_are_not_taken(trained: TrialResult, tmp_path:
     assert weights(tmp_path / "store").exists()
 
 
+def test_weights_are_those_of_the_result_that_was_given(trained: TrialResult, tmp_path: Path) -> None:
+    """Where another run has trained it anew since it was found, its result was read meanwhile or not."""
+    ours = store(tmp_path / "store")
+    store(tmp_path / "store", "earlier").keep(PARTS, trained)
+    old = ours.find(PARTS, RESULT.spec, ENVIRONMENT)
+    assert old is not None
+    store(tmp_path / "store", "other").keep(PARTS, replace(trained, time=Timing(0.5, 97, 50.0, run="other")))
+    new = ours.find(PARTS, RESULT.spec, ENVIRONMENT)
+    assert new is not None
+    assert not ours.take_weights(old, tmp_path / "old")
+    assert "they belong to another result" in ours.problems[0]
+    assert ours.take_weights(new, tmp_path / "new")
+
+
+def test_weights_that_were_trained_again_are_there_for_the_next_run(trained: TrialResult, tmp_path: Path) -> None:
+    """Where they were lost, those of another training to the same losses take their place; too large ones do not."""
+    (Path(str(trained.model_dir)) / "model.safetensors").write_bytes(b"weights" * 1000)
+    store(tmp_path / "store", "earlier").keep(PARTS, trained)
+    weights(tmp_path / "store").rename(tmp_path / "lost")
+    for limit, why in ((50_000, "they take more than an eighth of cache_size"), (10**6, None)):
+        ours = store(tmp_path / "store", "later", limit_bytes=limit)
+        found = ours.find(PARTS, RESULT.spec, ENVIRONMENT)
+        assert found is not None
+        assert not ours.take_weights(found, tmp_path / "missing")
+        assert ours.keep_weights(found, Path(str(trained.model_dir))) == why
+        assert take(store(tmp_path / "store", "next"), tmp_path / f"taken {limit}") is (why is None)
+        assert ours.problems == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_others_may_read_weights_as_they_may_read_results(trained: TrialResult, tmp_path: Path, umask: int) -> None:
+    """The umask says whom a store is shared with."""
+    before = os.umask(umask)
+    try:
+        store(tmp_path / "store").keep(PARTS, trained)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "store").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
 @pytest.mark.parametrize("key", [None, b"another", b"secret"])
 def test_only_signed_weights_are_taken_where_signatures_are_required(
     trained: TrialResult, tmp_path: Path, key: bytes | None
@@ -119,6 +160,8 @@ def test_only_signed_weights_are_taken_where_signatures_are_required(
     ours = store(tmp_path / "store", "later", signing_key=b"secret", requires_signature=True)
     assert take(ours, tmp_path / "taken") is (key == b"secret")
     assert path.exists()
+    # A key is enough: require_signed may not be set.
+    assert all("this key, without which nothing is believed" in problem for problem in ours.problems)
     without = store(tmp_path / "store", "later", signing_key=None, requires_signature=True)
     assert not take(without, tmp_path / "never")
 

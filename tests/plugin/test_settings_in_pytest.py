@@ -19,6 +19,14 @@ import pytest
         (["-o", "ftguard_model_args=token=hf_secret"], ["'token'", "set HF_TOKEN"]),
         (["-o", "ftguard_model_args=dtype=bfloat16"], ["'dtype'", "set precision"]),
         (["--ftguard-json=."], ["json is '.'", "it is a folder"]),
+        *(
+            ([f"--ftguard-cache-size={size}"], ["a size with a unit", "for no store set no_cache", "1000 TB"])
+            for size in ("0", "0 GB", "none", "5")
+        ),
+        *(
+            ([f"--ftguard-timeout={time}"], ["--ftguard-timeout", 'for example "30 s", "10 min" or "2 h"'])
+            for time in ("0", "0 s", "none", "3 days", "3 M", "-3")
+        ),
     ],
 )
 def test_a_wrong_value_is_a_usage_error(project: pytest.Pytester, arguments: list[str], words: list[str]) -> None:
@@ -96,6 +104,21 @@ def test_precedence_is_marker_command_line_environment_ini(
     )
     options = ["--ftguard-max-loss-gap=2", "-o", "ftguard_max_loss_gap=4", "-o", "ftguard_confidence=0.8"]
     project.runpytest_subprocess(*options).assert_outcomes(passed=4)
+
+
+def test_a_timeout_without_a_unit_is_in_seconds(project: pytest.Pytester) -> None:
+    """As the help says; and a size so large that nothing reaches it is a store without a limit."""
+    project.makepyfile(
+        """
+        def test_it(ftguard):
+            assert ftguard.settings.value("timeout", None) == 3.0
+            assert ftguard.settings.value("cache_size", None) == 10**15
+        """
+    )
+    project.runpytest_subprocess("--ftguard-timeout=3", "--ftguard-cache-size=1000 TB").assert_outcomes(passed=1)
+    helped = " ".join(project.runpytest_subprocess("--help").stdout.str().split())
+    assert "a number alone is seconds" in helped
+    assert "0 is an error" in helped
 
 
 POISON = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -397,6 +398,24 @@ def test_load_gives_the_trained_model_of_a_cached_trial(
     result = gates.runpytest_subprocess("--ftguard-json=r.json", *options)
     result.assert_outcomes(passed=2)
     assert cached(gates.path) == {"full": True, "lora r=4": True}
+    assert (" ".join(result.outlines).count("trained again for load()") == 2) is bool(trainings)
+
+
+def test_lost_weights_are_trained_again_once(gates: pytest.Pytester) -> None:
+    """The summary says so and why, and the next run loads what that training has left in the store."""
+    gates.runpytest_subprocess()
+    shutil.rmtree(gates.path / ".ftguard_cache" / "weights")
+    for trainings in (1, 0):
+        gates.makepyfile(f"EXPECTED = {trainings}\n" + textwrap.dedent(LOAD))
+        result = gates.runpytest_subprocess()
+        result.assert_outcomes(passed=2)
+        summary = " ".join(line.strip() for line in result.outlines)
+        for label in ("full", "lora r=4"):
+            line = (
+                f"note: {label}, seed 0, was trained again for load(), as the store had no weights of it to take; now "
+                "it has"
+            )
+            assert (line in summary) is bool(trainings), summary
 
 
 def test_a_plan_says_what_is_cached(gates: pytest.Pytester) -> None:

@@ -192,6 +192,22 @@ def full_checkpoint(work: Workload, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "checkpoints"
 
 
+def test_a_resumed_training_counts_its_steps_from_the_checkpoint(
+    work: Workload, tmp_path: Path, full_checkpoint: Path
+) -> None:
+    """Its first report is of the step that it goes on from: those before took none of its time."""
+    shutil.copytree(full_checkpoint, tmp_path / "checkpoints")
+    found = newest_complete(tmp_path / "checkpoints", print)
+    assert found is not None
+    spec = TrialSpec(workload=work, variant=FULL, seed=0, device="cpu")
+    (tmp_path / "resumed").mkdir()
+    job = Job(spec, tmp_path / "resumed", None, None, None, "run", checkpoints=tmp_path / "checkpoints")
+    steps: list[int] = []
+    worker = Worker(job.folder, job.folder)
+    worker.run(job, lambda event: steps.append(event.step) if event.phase == "train" else None, lambda: True)
+    assert found[0].name == f"checkpoint-{steps[0]}"
+
+
 def test_an_older_complete_checkpoint_serves_where_the_newest_is_half_written(
     tmp_path: Path, full_checkpoint: Path
 ) -> None:

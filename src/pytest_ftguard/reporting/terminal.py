@@ -435,7 +435,8 @@ def progress_line(progress: Progress) -> str:
     what = {"search": f"learning rate {spec.variant.learning_rate:g}?", "timing": f"timing, seed {spec.seed}"}
     parts = [f"ftguard: {spec.variant.label}", what.get(spec.workload.purpose, f"seed {spec.seed}")]
     if progress.phase == "train":
-        parts.append(f"step {progress.step}/{spec.workload.steps}")
+        resumed = f", resumed at {progress.resumed_at}" if progress.resumed_at else ""
+        parts.append(f"step {progress.step}/{spec.workload.steps}{resumed}")
     else:
         parts.append(_PHASES[progress.phase])
     if progress.loss is not None:

@@ -23,6 +23,7 @@ class Progress:
         loss: Training loss of that step, if known.
         elapsed_seconds: Time since the trial started.
         seconds_left: Estimated time until its last step; None while there is nothing to estimate from.
+        resumed_at: Step from which a training that was killed went on; 0 where it began anew.
     """
 
     spec: TrialSpec
@@ -31,6 +32,7 @@ class Progress:
     loss: float | None
     elapsed_seconds: float
     seconds_left: float | None
+    resumed_at: int = 0
 
 
 class ProgressClock:
@@ -54,8 +56,9 @@ class ProgressClock:
         if event.phase == "train" and (self._last is None or event.step > self._last[0]):
             self._first = self._first or (event.step, now)
             self._last = (event.step, now)
+        left, resumed_at = self._seconds_left(event, now), self._first[0] if self._first else 0
         self._on_progress(
-            Progress(self._spec, event.phase, event.step, event.loss, now - self._start, self._seconds_left(event, now))
+            Progress(self._spec, event.phase, event.step, event.loss, now - self._start, left, resumed_at)
         )
 
     def _seconds_left(self, event: Event, now: float) -> float | None:

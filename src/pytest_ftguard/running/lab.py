@@ -23,7 +23,7 @@ from pytest_ftguard.running.devices import CPU_SLOT, device_slots
 from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of, machine_facts
 from pytest_ftguard.running.locks import Neighbours, leased
 from pytest_ftguard.running.process import Event, Job
-from pytest_ftguard.running.store import Store
+from pytest_ftguard.running.store import Store, StoreOptions
 from pytest_ftguard.running.timing import PairTimer, Retiming
 from pytest_ftguard.running.workers import Workers
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
@@ -111,6 +111,8 @@ class Lab:
         self._on_progress = on_progress
         self._store = store
         self._run = store.run if store else uuid.uuid4().hex
+        # What later runs could not find again ends with this one, whose processes share it.
+        self._passing = Store(StoreOptions(options.root / "passing"), self._run) if options.root else None
         self.reasons: list[Reason] = []
         self.more_variants_expected = 0
         self._results: dict[str, TrialResult] = {}
@@ -121,7 +123,7 @@ class Lab:
         self._hopeless: dict[str, TrialResult] = {}
         self._workers = Workers(options.root)
         self._files: dict[str, list[tuple[int, int]]] = {}
-        self._timer = PairTimer(store, self._identify, self._train_short, self._waiting)
+        self._timer = PairTimer(self._shelf, self._identify, self._train_short, self._waiting)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -187,7 +189,7 @@ class Lab:
 
     def _is_stored(self, spec: TrialSpec) -> bool:
         environment, candidates = self._identify(spec)
-        return self._store is not None and self._look_up(spec, candidates, environment) is not None
+        return _look_up(self._shelf(candidates), spec, candidates, environment) is not None
 
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
@@ -196,40 +198,39 @@ class Lab:
     def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
         """Return the result of a trial, from the store or from a training, of which there is one in all processes."""
         environment, candidates = self._identify(spec)
-        if self._store is None or not candidates:
+        store = self._shelf(candidates)
+        if store is None:
             return self._train_leased(spec, more_to_come=more_to_come)
-        if (found := self._look_up(spec, candidates, environment)) is not None:
+        if (found := _look_up(store, spec, candidates, environment)) is not None:
             return self._with_base(found)
         since = time.time()
-        with self._store.lock(candidates[0].key, self._waiting(spec)):
-            if (found := self._look_up(spec, candidates, environment)) is not None:
+        with store.lock(candidates[0].key, self._waiting(spec)):
+            if (found := _look_up(store, spec, candidates, environment)) is not None:
                 return self._with_base(found)
-            if (failed := self._store.find_failure(candidates[0], spec, since)) is not None:
+            if (failed := store.find_failure(candidates[0], spec, since)) is not None:
                 return failed
-            changes = self._store.why_missing(candidates[0])
+            changes = store.why_missing(candidates[0])
             result = self._train_leased(spec, candidates[0], more_to_come=more_to_come)
             if changes and result.outcome == "ok" and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
-            return self._publish(spec, candidates[0], result)
+            return self._publish(store, spec, candidates[0], result)
 
-    def _look_up(
-        self, spec: TrialSpec, candidates: Sequence[Fingerprint], environment: Environment | None
-    ) -> TrialResult | None:
-        assert self._store is not None
-        found = (self._store.find(one, spec, environment) for one in candidates)
-        return next((result for result in found if result is not None), None)
+    def _shelf(self, candidates: Sequence[Fingerprint]) -> Store | None:
+        """Return the store for a trial; None where there is none, so that it is trained in any case."""
+        if not candidates:
+            return None
+        return self._store if all(one.is_complete for one in candidates) else self._passing
 
-    def _publish(self, spec: TrialSpec, fingerprint: Fingerprint, result: TrialResult) -> TrialResult:
+    def _publish(self, store: Store, spec: TrialSpec, fingerprint: Fingerprint, result: TrialResult) -> TrialResult:
         """Keep a result for others, and return it with its fingerprint, if that is still what it was trained from."""
-        assert self._store is not None
         if [fingerprint] != self._identify(spec)[1]:
             return result  # a file was changed meanwhile: nobody knows what was trained on
         if fingerprint.is_complete:
             result = replace(result, content=fingerprint.key)
         if result.outcome == "ok":
-            self._store.keep(fingerprint, result)
+            store.keep(fingerprint, result)
         else:
-            self._store.keep_failure(fingerprint, result)
+            store.keep_failure(fingerprint, result)
         return result
 
     def _identify(self, spec: TrialSpec) -> tuple[Environment | None, list[Fingerprint]]:
@@ -276,9 +277,7 @@ class Lab:
             key = result.spec.fingerprint
             if key not in self._reloaded:
                 self._refuse_changed_files(result.spec.workload)
-                self._reloaded[key] = self._with_stored_weights(result) or self._train_leased(
-                    result.spec, more_to_come=False
-                )
+                self._reloaded[key] = self._with_stored_weights(result) or self._train_to_load(result)
             result = self._reloaded[key]
         if result.model_dir is None:
             message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
@@ -295,6 +294,17 @@ class Lab:
         folder = self._workers.folder() / "model"
         stored = self._store is not None and self._store.take_weights(result, folder)
         return replace(result, model_dir=str(folder)) if stored else None
+
+    def _train_to_load(self, judged: TrialResult) -> TrialResult:
+        """Train a trial again for its weights, say so, and keep them for later runs."""
+        trained = self._train_leased(judged.spec, more_to_come=False)
+        if self._store is not None and trained.model_dir is not None and _is_the_same_training(judged, trained):
+            why_not = self._store.keep_weights(judged, Path(trained.model_dir))
+            self._store.complain(
+                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), as the store had "
+                f"no weights of it to take; {f'it still has none: {why_not}' if why_not else 'now it has'}"
+            )
+        return trained
 
     def _time_again(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str
@@ -403,6 +413,15 @@ def _refuse_missing_texts(workload: Workload) -> None:
         if path is not None and not Path(path).is_file():
             message = f"the {role} text {path!r} cannot be read: there is no such file; give a file that exists"
             raise ConfigurationError(message)
+
+
+def _look_up(
+    store: Store | None, spec: TrialSpec, candidates: Sequence[Fingerprint], environment: Environment | None
+) -> TrialResult | None:
+    if store is None:
+        return None
+    found = (store.find(one, spec, environment) for one in candidates)
+    return next((result for result in found if result is not None), None)
 
 
 def _stats(path: Path) -> list[tuple[int, int]] | None:

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import SCHEMA, Environment, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
+from pytest_ftguard.running.room import held_results, keep_latest, make_room, remove, remove_older
 from pytest_ftguard.running.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.specs import TrialSpec, canonical_json
 from pytest_ftguard.units import format_bytes
@@ -34,14 +34,16 @@ _CACHE_TAG: Final = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This folder is a cache of pytest-ftguard, see https://bford.info/cachedir/\n"
 )
-_ABANDONED_SECONDS: Final = 3600.0
-# A training that was killed is tried again soon, or never.
-_GIVEN_UP_SECONDS: Final = 7 * 24 * 3600.0
+# Those who wait for a trial read how it failed within moments.
+_FAILURE_SECONDS: Final = 3600.0
 _COMPARED_ENTRIES: Final = 300
 _FAILURES: Final = frozenset({"out_of_memory", "diverged", "crashed", "timed_out"})
 _MOST_CHANGES: Final = 6
+_MOST_DAMAGED: Final = 20
 # Weights beyond this share of the store's size are not kept: those of a few seeds would fill it.
 _SHARE_FOR_WEIGHTS: Final = 1 / 8
+# What a result is told anew whenever it is found.
+_OF_THE_FINDER: Final = frozenset({"spec", "cached", "measured_elsewhere", "model_dir", "not_kept"})
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,9 @@ class Store:
         # A remembered digest is as good as the result that is found by it, and is not signed.
         self._trusts_notes = options.reads and not options.requires_signature
         self.digests: MutableMapping[str, list[Any]] = self._read_notes("digests.json")
-        self._digests_before = len(self.digests)
+        self._digests_before = dict(self.digests)
         self._began = time.time()
-        self._checksums: dict[str, str] = {}
+        self._used: list[Mapping[str, Any]] = []
 
     def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> TrialResult | None:
         """Return the result of a trial that was trained before, or None.
@@ -112,6 +114,7 @@ class Store:
                 self.complain(f"protected is set, so nothing that is stored in {str(self._folder)!r} was believed")
             return None
         path, result = max(found, key=lambda pair: _is_of(pair[1], environment))
+        self._used.append(_of_any_seed(fingerprint.parts))
         with suppress(OSError):
             os.utime(path)  # what is used stays longest
         if _run(result) == self.run:
@@ -126,19 +129,19 @@ class Store:
         if result.outcome != "ok" or result.environment is None:
             return
         body = json.dumps(result.to_dict(), ensure_ascii=False)
-        parts, checksum = dict(fingerprint.parts), hashlib.sha256(body.encode()).hexdigest()
+        parts = dict(fingerprint.parts)
         header = {
             "schema": SCHEMA,
             "parts": parts,
             "run": self.run,
-            "checksum": checksum,
+            "checksum": hashlib.sha256(body.encode()).hexdigest(),
             "signature": self._signature(parts, body),
         }
         path = self._entry(fingerprint.key, result.environment)
         try:
             self._prepare()
             if result.model_dir is not None and self._options.keeps_weights:
-                self._keep_weights(Path(result.model_dir), path, checksum)
+                self._keep_weights(Path(result.model_dir), path, _digest_of(result))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
             self._write_digests()
@@ -146,12 +149,31 @@ class Store:
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
 
-    def _keep_weights(self, trained: Path, entry: Path, checksum: str) -> None:
+    def keep_weights(self, result: TrialResult, trained: Path) -> str | None:
+        """Copy weights that were trained again to the result that was found without any.
+
+        Args:
+            result: The result, as it was found.
+            trained: Folder of the weights.
+
+        Returns:
+            Why they were not kept; None where they were.
+        """
+        if result.content is None or result.environment is None:
+            return "what decides them is not known"
+        kept = self._keep_weights(trained, self._entry(result.content, result.environment), _digest_of(result))
+        self._clean_up()
+        return kept
+
+    def _keep_weights(self, trained: Path, entry: Path, result: str) -> str | None:
         try:
-            if size_of(trained) <= _SHARE_FOR_WEIGHTS * self._options.limit_bytes:
-                keep_weights(trained, self._weights(entry), checksum, self._sign)
+            if size_of(trained) > _SHARE_FOR_WEIGHTS * self._options.limit_bytes:
+                return "they take more than an eighth of cache_size"
+            keep_weights(trained, self._weights(entry), result, self._sign)
         except OSError as error:
             self.complain(f"weights were not stored in {str(self._folder)!r}: {error.strerror or error}")
+            return "they could not be written"
+        return None
 
     def take_weights(self, result: TrialResult, target: Path) -> bool:
         """Copy the weights of a result that was found to a folder of one's own, which is made.
@@ -161,18 +183,17 @@ class Store:
         """
         if result.content is None or result.environment is None or not self._options.reads:
             return False
-        entry = self._entry(result.content, result.environment)
-        place = self._weights(entry)
-        if entry.name not in self._checksums or not place.is_dir():
+        place = self._weights(self._entry(result.content, result.environment))
+        if not place.is_dir():
             return False
         try:
             sign = self._sign if self._options.requires_signature else None
-            take_weights(place, target, self._checksums[entry.name], sign)
+            take_weights(place, target, _digest_of(result), sign)
             with suppress(OSError):
                 os.utime(place)
         except (DamagedWeightsError, OSError) as error:
             if not isinstance(error, OtherWeightsError):  # another run may have trained it anew, and need them
-                _remove(place)
+                remove(place)
             self.complain(f"the stored weights {str(place)!r} are not used, and trained again: {error}")
             return False
         return True
@@ -232,9 +253,7 @@ class Store:
         with suppress(OSError):
             self._prepare()
             path.parent.mkdir(exist_ok=True)
-            for old in _listed(path.parent):
-                if old.name.endswith(".json") and time.time() - old.stat().st_mtime > _ABANDONED_SECONDS:
-                    _remove(Path(old.path))
+            remove_older(path.parent, _FAILURE_SECONDS)
             write_whole(path, json.dumps({"run": self.run, "time": time.time(), "result": result.to_dict()}))
 
     def _failure(self, key: str) -> Path:
@@ -255,14 +274,24 @@ class Store:
         return folder
 
     def why_missing(self, fingerprint: Fingerprint) -> str | None:
-        """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind."""
+        """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind.
+
+        What this run has found itself stands beside the trial, and was not changed into it.
+        """
         if not (self._options.reads and fingerprint.is_complete):
             return None
+        # Another seed is no change, and what differs in nothing else was trained, or is new, or was damaged.
+        if _of_any_seed(fingerprint.parts) in self._used:
+            return ""
         kind = fingerprint.parts["kind"]
-        others = [parts for parts in self._latest_parts() if parts.get("kind") == kind]
+        others = [
+            parts
+            for parts in self._latest_parts()
+            # A timing has a trial beside it, and is not stored in a trial's place.
+            if parts.get("kind") == kind and "beside" not in parts and _of_any_seed(parts) not in self._used
+        ]
         if not others:
             return None
-        # Another seed is no change, and what differs in nothing else was trained, or is new, or was damaged.
         seed = fingerprint.parts["seed"]
         others.sort(key=lambda parts: parts.get("seed") != seed)
         found = min((changes(fingerprint, {**parts, "seed": seed}) for parts in others), key=len)
@@ -323,17 +352,17 @@ class Store:
         if self._options.requires_signature:
             expected = self._signature(parts, body)
             if expected is None or not hmac.compare_digest(str(header["signature"]), expected):
-                raise _UnsignedError("it has no signature by this key, and require_signed is set")
+                raise _UnsignedError("it has no signature by this key, without which nothing is believed")
         result = TrialResult.from_dict(json.loads(body))
         if result.outcome != "ok" or result.environment is None:
             raise FtguardError(f"its outcome is {result.outcome!r}")
-        self._checksums[path.name] = header["checksum"]
         return result
 
     def _set_aside(self, path: Path, reason: str) -> None:
         place = self._folder / "damaged" / path.name
         try:
             place.parent.mkdir(exist_ok=True)
+            keep_latest(place.parent, _MOST_DAMAGED - 1)
             path.replace(place)
             moved = f"it was moved to {str(place)!r}"
         except OSError as error:
@@ -348,55 +377,20 @@ class Store:
         return None if key is None else hmac.new(key, text.encode(), "sha256").hexdigest()
 
     def _latest_parts(self) -> Iterator[Mapping[str, Any]]:
-        paths = sorted(self._sizes(), key=lambda entry: -entry[1])[:_COMPARED_ENTRIES]
-        for _, _, path in paths:
+        for entry in sorted(held_results(self._folder), key=lambda entry: -entry.used)[:_COMPARED_ENTRIES]:
             with (
                 suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
-                path.open(encoding="utf-8") as file,
+                entry.path.open(encoding="utf-8") as file,
             ):
                 header = json.loads(file.readline())
-                if header["run"] != self.run:
+                if header["run"] != self.run and isinstance(header["parts"], dict):
                     yield header["parts"]
 
-    def _sizes_of_weights(self) -> list[tuple[int, float, Path]]:
-        found = []
-        for folder in _listed(self._folder / "weights"):
-            with suppress(OSError):
-                path = Path(folder.path)
-                found.append((size_of(path), folder.stat().st_mtime, path))
-        return found
-
-    def _sizes(self) -> list[tuple[int, float, Path]]:
-        """Return size, time of last use, and path of each file among the results."""
-        found = []
-        for folder in _listed(self._folder / "results"):
-            for file in _listed(Path(folder.path)):
-                with suppress(OSError):
-                    stat = file.stat()
-                    found.append((stat.st_size, stat.st_mtime, Path(file.path)))
-        return found
-
     def _clean_up(self) -> None:
-        """Remove what was not used for longest until the rest is within the limit, and what a killed process left.
-
-        Weights go before results, which are small and spare whole trainings.
-        """
-        weights, results = self._sizes_of_weights(), self._sizes()
-        total = sum(size for size, _, _ in (*weights, *results))
-        now = time.time()
-        for size, used, path in (*sorted(weights, key=_use), *sorted(results, key=_use)):
-            is_draft = path.suffix == ".draft"
-            if (is_draft and now - used > _ABANDONED_SECONDS) or (not is_draft and total > self._options.limit_bytes):
-                _remove(path)
-                total -= size
-                if used >= self._began and path.suffix == ".json":
-                    limit = format_bytes(self._options.limit_bytes)
-                    self.complain(f"cache_size is {limit}, too small for this run: results of it were removed again")
-
-        for folder in _listed(self._folder / "checkpoints"):
-            with suppress(OSError):
-                if now - folder.stat().st_mtime > _GIVEN_UP_SECONDS:
-                    _remove(Path(folder.path))
+        removed = make_room(self._folder, self._options.limit_bytes)
+        if any(one.used >= self._began and one.path.suffix == ".json" for one in removed):
+            limit = format_bytes(self._options.limit_bytes)
+            self.complain(f"cache_size is {limit}, too small for this run: results of it were removed again")
 
     def _prepare(self) -> None:
         """Make the folder, which git and backups leave out."""
@@ -406,9 +400,10 @@ class Store:
                 write_whole(self._folder / name, text)
 
     def _write_digests(self) -> None:
-        if self._trusts_notes and len(self.digests) != self._digests_before:
-            self._write_notes("digests.json", {**self._read_notes("digests.json"), **self.digests})
-            self._digests_before = len(self.digests)
+        if self._trusts_notes and self.digests != self._digests_before:
+            known = {**self._read_notes("digests.json"), **self.digests}
+            self._write_notes("digests.json", {path: note for path, note in known.items() if Path(path).exists()})
+            self._digests_before = dict(self.digests)
 
     def _read_notes(self, name: str) -> dict[str, Any]:
         if not self._trusts_notes:
@@ -430,16 +425,14 @@ class Store:
             self.problems.append(problem)
 
 
-def _use(entry: tuple[int, float, Path]) -> float:
-    return entry[1]
+def _digest_of(result: TrialResult) -> str:
+    """Return what tells a training from any other: all that it measured."""
+    measured = {name: value for name, value in result.to_dict().items() if name not in _OF_THE_FINDER}
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+def _of_any_seed(parts: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**parts, "seed": None}
 
 
 def _run(result: TrialResult) -> str | None:
@@ -455,14 +448,3 @@ def _elsewhere(result: TrialResult, environment: Environment | None) -> str:
         return f"{one.device_name} with {one.threads} threads" if one else "a machine without that device"
 
     return f"it was trained on {described(result.environment)}, and this is {described(environment)}"
-
-
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what a folder of the store holds, without links: nothing outside it may be measured or removed."""
-    if folder.is_symlink():
-        return []
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.is_symlink()]
-    except OSError:
-        return []

@@ -7,7 +7,7 @@ store keeps them like others, and gives those of a pair together or not at all: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import time
 from typing import Final
@@ -78,7 +78,7 @@ class PairTimer:
     """Times pairs of variants, each pair once, and keeps their times in the store as those of whole trainings are kept.
 
     Args:
-        store: Where results are kept; None where they are not.
+        shelf: Returns the store for what a trial is kept by; None where there is none.
         identify: Returns the present machine, and what a trial is kept by.
         train: Trains a trial; it is told whether another one follows.
         waiting: Returns what is to be called while another process has the pair.
@@ -90,12 +90,12 @@ class PairTimer:
 
     def __init__(
         self,
-        store: Store | None,
+        shelf: Callable[[Sequence[Fingerprint]], Store | None],
         identify: Callable[[TrialSpec], tuple[Environment | None, list[Fingerprint]]],
         train: Callable[[TrialSpec, bool], TrialResult],
         waiting: Callable[[TrialSpec], Callable[[], None]],
     ) -> None:
-        self._store = store
+        self._shelf = shelf
         self._identify = identify
         self._train = train
         self._waiting = waiting
@@ -142,54 +142,48 @@ class PairTimer:
 
     def _obtain(self, turns: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
         """Return the trials of a pair, from the store where one run has made them all, or trained now."""
-        if self._store is None:
-            return tuple(self._take_turns(turns))
-        machine, _ = self._identify(turns[0])
+        machine, candidates = self._identify(turns[0])
+        store = self._shelf(candidates)
+        if store is None:
+            train = (self._train(spec, number + 1 < len(turns)) for number, spec in enumerate(turns))
+            return tuple(_until_one_fails(train))
         keys = [self._key(turns, number) for number in range(len(turns))]
         since = time()
-        with self._store.lock(keys[0].key, self._waiting(turns[0])):
-            stored = [self._store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
+        with store.lock(keys[0].key, self._waiting(turns[0])):
+            stored = [store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
             sound = [trial for trial in stored if trial is not None and _is_sound(trial)]
             if len(sound) == len(turns) and len({trial.time and trial.time.run for trial in sound}) == 1:
                 trials = iter(sound)
             else:
-                ours = [trial if trial and not trial.cached else None for trial in stored]
-                trials = self._take_turns(turns, keys, ours, since)
-            return tuple(replace(trial, content=key.key) for trial, key in zip(trials, keys, strict=False))
+                trials = (
+                    # What another process of this run has trained before it failed, how it failed, or a training.
+                    (trial if trial and not trial.cached else None)
+                    or store.find_failure(key, spec, since)
+                    or self._train_to_keep(store, key, turns, number)
+                    for number, (trial, key, spec) in enumerate(zip(stored, keys, turns, strict=True))
+                )
+            done = zip(_until_one_fails(trials), keys, strict=False)
+            return tuple(replace(trial, content=key.key) for trial, key in done)
 
     def _key(self, turns: Sequence[TrialSpec], number: int) -> Fingerprint:
         """Return what a trial is kept by: the one before or after it, with which it takes turns, decides as well."""
         own, beside = (self._identify(spec)[1][0] for spec in (turns[number], turns[number ^ 1]))
         return Fingerprint({**own.parts, "beside": beside.key}, own.is_complete)
 
-    def _take_turns(
-        self,
-        turns: Sequence[TrialSpec],
-        keys: Sequence[Fingerprint] = (),
-        ours: Sequence[TrialResult | None] = (),
-        since: float = 0.0,
-    ) -> Iterator[TrialResult]:
-        """Train a pair, and keep what becomes of it for those who wait for it and for later runs.
+    def _train_to_keep(self, store: Store, key: Fingerprint, turns: Sequence[TrialSpec], number: int) -> TrialResult:
+        """Train one of a pair's trials, and keep what becomes of it for those who wait for it and for later runs."""
+        result = self._train(turns[number], number + 1 < len(turns))
+        if key == self._key(turns, number):  # a file that was changed meanwhile leaves open what was timed
+            keep = store.keep if result.outcome == "ok" else store.keep_failure
+            keep(key, result)
+        return result
 
-        Args:
-            turns: The trials.
-            keys: What each is kept by; empty where there is no store.
-            ours: What another process of this run has trained of them.
-            since: When this process began to wait.
-        """
-        for number, spec in enumerate(turns):
-            result = None
-            if self._store:
-                result = ours[number] or self._store.find_failure(keys[number], spec, since)
-            if result is None:
-                result = self._train(spec, number + 1 < len(turns))
-                # A file that was changed meanwhile leaves open what was timed.
-                if self._store and keys[number] == self._key(turns, number):
-                    keep = self._store.keep if result.outcome == "ok" else self._store.keep_failure
-                    keep(keys[number], result)
-            yield result
-            if result.outcome != "ok":
-                return
+
+def _until_one_fails(trials: Iterable[TrialResult]) -> Iterator[TrialResult]:
+    for trial in trials:
+        yield trial
+        if trial.outcome != "ok":
+            return
 
 
 def _is_sound(trial: TrialResult) -> bool:

@@ -7,7 +7,7 @@ import hmac
 import json
 import re
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -45,14 +45,15 @@ def keep_weights(trained: Path, place: Path, result: str, sign: Sign) -> None:
     Args:
         trained: Folder that a trial has saved them to.
         place: Folder that they are kept in; what was there is replaced.
-        result: SHA-256 of the result that they belong to.
+        result: Digest of what the training that they come from has measured.
         sign: Signs the list of the files.
 
     Raises:
         OSError: They cannot be written.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=".", suffix=".draft"))
+    # Not mkdtemp's, which nobody else could read: whom the store is shared with is for the umask to say.
+    draft = place.with_name(f".{uuid.uuid4().hex}.draft")
+    draft.mkdir(parents=True)
     try:
         for path in _files(trained):
             shutil.copyfile(path, draft / path.name)
@@ -71,7 +72,7 @@ def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> N
     Args:
         place: Folder that they are kept in.
         target: Folder that is made; nobody else writes to it.
-        result: SHA-256 of the result that they must belong to.
+        result: Digest of what the training that they must come from has measured.
         sign: Signs the list as `keep_weights` did; None believes one without a signature.
 
     Raises:
@@ -89,7 +90,7 @@ def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> N
     if sign is not None:
         expected = sign(text)
         if expected is None or not hmac.compare_digest(str(signature), expected):
-            raise OtherWeightsError("they have no signature by this key, and require_signed is set")
+            raise OtherWeightsError("they have no signature by this key, without which nothing is believed")
     if belongs != result:
         raise OtherWeightsError("they belong to another result")
     target.mkdir(parents=True)

@@ -113,10 +113,14 @@ def _folder(value: Any, place: Place) -> str:
     return str(path)
 
 
-def _size(value: Any, place: Place) -> int:
+def _cache_size(value: Any, place: Place) -> int:
     from pytest_ftguard.units import parse_bytes
 
-    return parse_bytes(str(value))
+    try:
+        return parse_bytes(str(value))
+    except ValueError as error:
+        message = f'{error}; for no store set no_cache, and for one without a limit a large size such as "1000 TB"'
+        raise ValueError(message) from None
 
 
 def _model(value: Any, place: Place) -> str:
@@ -310,7 +314,7 @@ KEYS: Final = (
     Key("on_inconclusive", _choice("fail", "warn"), "what an INCONCLUSIVE verdict does: fail or warn"),
     Key("device", _text, "auto, cpu, cuda, ..."),
     Key("require_gpu", _flag, "fail where there is no accelerator", flag=True),
-    Key("timeout", _duration, "time that one trial may take, for example '30 min' (no limit)"),
+    Key("timeout", _duration, "time that one trial may take: '30 min'; a number alone is seconds (no limit)"),
     Key(
         "keep_models",
         _choice("auto", "yes", "no"),
@@ -330,7 +334,7 @@ KEYS: Final = (
     ),
     Key("cache_dir", _folder, "folder of stored results (.ftguard_cache beside the ini file)"),
     Key("no_cache", _flag, "neither look results up nor store them", flag=True),
-    Key("cache_size", _size, "size beyond which results that were long not used are removed ('1 GB')"),
+    Key("cache_size", _cache_size, "size beyond which what was long not used is removed ('1 GB'); 0 is an error"),
     Key("protected", _flag, "believe nothing that is stored, for where others may have written it", flag=True),
     Key("require_signed", _flag, f"believe only results signed with the key in {SIGNING_KEY_VARIABLE}", flag=True),
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),

@@ -15,6 +15,8 @@ __tracebackhide__ = hide_our_frames
 
 # LoRA's best learning rate is about ten times that of full fine-tuning (Schulman et al., "LoRA Without Regret", 2025).
 LORA_LEARNING_RATE_FACTOR: Final = 10.0
+# What peft looks up in these lists, as in target_modules, is found in any order.
+_SETS: Final = frozenset({"exclude_modules", "layers_to_transform", "modules_to_save"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class LoRA(Spec):
     Attributes:
         r: Rank of the adapters.
         alpha: Numerator of the adapters' scale.
-        target_modules: "all-linear", a regular expression for whole module names, or a list of name suffixes.
+        target_modules: "all-linear", a regular expression for whole module names, or name suffixes in any order.
         dropout: Dropout before the adapters.
         bias: Which biases are trained: "none", "all" or "lora_only".
         learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
@@ -86,6 +88,8 @@ class LoRA(Spec):
             self._set("learning_rate", positive("LoRA.learning_rate", self.learning_rate))
         flag("LoRA.search_learning_rate", self.search_learning_rate)
         self._set("options", FrozenOptions(self.options, "LoRA.options"))
+        ordered = {name: _in_order(value) if name in _SETS else value for name, value in self.options.items()}
+        self._set("options", FrozenOptions(ordered, "LoRA.options"))
         names = {"r": "r", "lora_alpha": "alpha", "target_modules": "target_modules", "lora_dropout": "dropout"}
         for name, ours in {**names, "bias": "bias"}.items():
             if name in self.options:
@@ -105,7 +109,12 @@ def _target_modules(value: Any) -> str | tuple[str, ...]:
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         message = f'LoRA.target_modules must be "all-linear", a regular expression or a list of suffixes, got {value!r}'
         raise ConfigurationError(message)
-    return tuple(sorted(names)) if isinstance(value, set | frozenset) else names
+    return tuple(sorted(set(names)))
+
+
+def _in_order(value: Any) -> Any:
+    # By length first, so that 9 comes before 10; whatever JSON holds can be told apart so.
+    return sorted(value, key=lambda item: (len(str(item)), str(item))) if isinstance(value, list) else value
 
 
 Variant = Full | LoRA

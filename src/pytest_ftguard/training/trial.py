@@ -212,7 +212,7 @@ class _Trial:
         recorder = Recorder(model, texts.validation, self.evaluator, steps, self.device, earlier=before)
         collator = data.OrderedCollator(measured["order"] if measured else "")
         wait_for_quiet()
-        self.report("train", 0, None)
+        self.report("train", self._first_step, None)
         try:
             train(model, texts.train, collator, recorder)
         finally:
@@ -278,6 +278,10 @@ class _Trial:
             trainer.train(resume_from_checkpoint=str(self.earlier[0]) if self.earlier else None)
 
         return train
+
+    @property
+    def _first_step(self) -> int:
+        return int(self.earlier[0].name.rpartition("-")[2]) if self.earlier else 0
 
     def _note(self, text: str) -> None:
         print(f"pytest-ftguard: {text}")  # for the log of a trial that does not end ok

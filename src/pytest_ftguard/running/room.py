@@ -1,0 +1,113 @@
+"""The room that a store takes: what its folders hold, when it was last used, and what goes first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pytest_ftguard.running.weights import size_of
+
+__all__ = ["Held", "held_results", "keep_latest", "listed", "make_room", "remove", "remove_older"]
+
+_ABANDONED_SECONDS: Final = 3600.0
+# A training that was killed is tried again soon, or never.
+_GIVEN_UP_SECONDS: Final = 7 * 24 * 3600.0
+
+
+class Held(NamedTuple):
+    """A file or folder of the store: its bytes, the time of its last use, and where it is."""
+
+    size: int
+    used: float
+    path: Path
+
+
+def make_room(folder: Path, limit_bytes: int) -> list[Held]:
+    """Remove what was not used for longest until the rest is within the limit, and what a killed process left.
+
+    Weights go before results, which are small and spare whole trainings.
+
+    Args:
+        folder: That of the store.
+        limit_bytes: Size of weights and results together.
+
+    Returns:
+        What was removed of weights and results.
+    """
+    weights, results = (sorted(held, key=_use) for held in (_held_weights(folder), held_results(folder)))
+    total = sum(held.size for held in (*weights, *results))
+    now = time.time()
+    removed = []
+    for held in (*weights, *results):
+        is_draft = held.path.suffix == ".draft"
+        if (is_draft and now - held.used > _ABANDONED_SECONDS) or (not is_draft and total > limit_bytes):
+            remove(held.path)
+            total -= held.size
+            removed.append(held)
+    remove_older(folder / "checkpoints", _GIVEN_UP_SECONDS)
+    return removed
+
+
+def remove_older(folder: Path, seconds: float) -> None:
+    """Remove what has not changed for so long in a folder."""
+    for entry in listed(folder):
+        with suppress(OSError):
+            if time.time() - entry.stat().st_mtime > seconds:
+                remove(Path(entry.path))
+
+
+def keep_latest(folder: Path, most: int) -> None:
+    """Remove from a folder what was put there first, until so many are left."""
+    with suppress(OSError):
+        # The time of content is that of its last use; that of the inode is when it was moved here.
+        oldest = sorted(listed(folder), key=lambda entry: -entry.stat().st_ctime_ns)[most:]
+        for entry in oldest:
+            remove(Path(entry.path))
+
+
+def held_results(folder: Path) -> list[Held]:
+    """Return each file among the results."""
+    found = []
+    for part in listed(folder / "results"):
+        for file in listed(Path(part.path)):
+            with suppress(OSError):
+                stat = file.stat()
+                found.append(Held(stat.st_size, stat.st_mtime, Path(file.path)))
+    return found
+
+
+def _held_weights(folder: Path) -> list[Held]:
+    found = []
+    for place in listed(folder / "weights"):
+        with suppress(OSError):
+            path = Path(place.path)
+            found.append(Held(size_of(path), place.stat().st_mtime, path))
+    return found
+
+
+def _use(held: Held) -> float:
+    return held.used
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it, as far as that can be done."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder of the store holds, without links: nothing outside it may be measured or removed."""
+    if folder.is_symlink():
+        return []
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.is_symlink()]
+    except OSError:
+        return []
