@@ -375,6 +375,31 @@ def test_the_facts_of_a_machine_are_those_that_auto_depends_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("attribute", "file"),
+    [
+        ("_NVIDIA", "gpus/0000:1b:00.0/information"),
+        ("_NVIDIA", "version"),
+        ("_AMD", "1/properties"),
+        ("_WINDOWS", "."),
+        ("_CPUINFO", "."),
+    ],
+)
+def test_another_device_is_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attribute: str, file: str
+) -> None:
+    """Told by what the system's drivers show, without torch; whether it is there, and which one it is."""
+    shown = tmp_path / "shown"
+    monkeypatch.setattr(module, attribute, shown)
+    without = machine_facts("auto", "auto", {})
+    (shown / file).parent.mkdir(parents=True, exist_ok=True)
+    (shown / file).write_text("model name : one")
+    present = machine_facts("auto", "auto", {})
+    assert present != without
+    (shown / file).write_text("model name : another")
+    assert (machine_facts("auto", "auto", {}) != present) is (attribute != "_WINDOWS")
+
+
+@pytest.mark.parametrize(
     ("device", "visible", "present", "slots"),
     [
         ("auto", None, [], ("cpu",)),

@@ -60,6 +60,9 @@ _VARIABLES: Final = (
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _DEVICE_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _NVIDIA: Final = Path("/proc/driver/nvidia")
+# Where ROCm's driver lists its devices, and what tells a Windows subsystem that has a GPU from one that has none.
+_AMD: Final = Path("/sys/class/kfd/kfd/topology/nodes")
+_WINDOWS: Final = Path("/dev/dxg")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
@@ -182,7 +185,8 @@ def machine_facts(device: str, precision: str, environment: Mapping[str, str] = 
         [_text(path) for path in sorted(_NVIDIA.glob("gpus/*/information"))],
         _text(_NVIDIA / "version"),
         sorted(path.name for path in Path("/dev").glob("nvidia*")),
-        Path("/dev/kfd").exists(),
+        [_text(path) for path in sorted(_AMD.glob("*/properties"))],
+        _WINDOWS.exists(),
         {name: environment[name] for name in variables if name in environment},
         [installed_version(name) for name in _PACKAGES],
         platform.python_version(),
