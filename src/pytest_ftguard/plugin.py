@@ -353,7 +353,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines, timing_lines
 
     terminalreporter.section("ftguard summary")
-    trials = list(run.trials.values())
+    trials = run.reported
     lines = plan_lines(trials, run.planned) if run.is_planned else summary_lines(trials, run.verdicts, run.not_run)
     for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
@@ -393,7 +393,7 @@ def _write_json(run: Run) -> None:
     if path is not None:
         from pytest_ftguard.reporting.json import json_report
 
-        write_whole(Path(path), json_report(list(run.trials.values()), run.verdicts))
+        write_whole(Path(path), json_report(run.reported, run.verdicts))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

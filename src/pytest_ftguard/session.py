@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.running.store import Store
     from pytest_ftguard.running.timing import Retiming
     from pytest_ftguard.settings import Setting, Settings
-    from pytest_ftguard.specs import Full, Variant, Workload
+    from pytest_ftguard.specs import Full, Places, Variant, Workload
 
 __all__ = ["Run", "memory_budget"]
 
@@ -52,6 +52,8 @@ class Run:
         self.settings = settings
         self.test: TestRecord | None = None
         self.trials: dict[tuple[str, bool, Workload], TrialResult] = {}
+        self._places: dict[Places, Places] = {}
+        """Where the files of a trial lie, and where those of the first one with the same content do."""
         self.verdicts: list[RecordedVerdict] = []
         self.planned: list[RecordedVerdict] = []
         """What memory budgets would say if the forecasts came true."""
@@ -247,7 +249,7 @@ class Run:
 
         path = Path(self.settings.value("calibration", None))
         found = []
-        for baseline, candidates in by_variant(self.trials.values()):
+        for baseline, candidates in by_variant(self.reported):
             for candidate in candidates:
                 try:
                     found.append(calibrate(candidate, baseline))
@@ -346,7 +348,8 @@ class Run:
 
         for values in content.get("trials", ()):
             trial = TrialResult.from_dict(values)
-            self.trials.setdefault(_identity(trial), trial)
+            kept = self.trials.setdefault(_identity(trial), trial)
+            self._places.setdefault(trial.spec.workload.places, kept.spec.workload.places)
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
         self.planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("planned", ())]
         self.accepted += content.get("accepted", ())
@@ -362,6 +365,17 @@ class Run:
         found = [Retiming(**values) for values in content.get("retimings", ())]
         self.retimings += [one for one in found if one not in self.retimings]
         self.notes += [f"note: {text}" for text in content.get("notes", ()) if f"note: {text}" not in self.notes]
+
+    @property
+    def reported(self) -> list[TrialResult]:
+        """The trials, those of one workload with the same files, of which a worker of xdist may have had its own."""
+        return [self._with_places(trial) for trial in self.trials.values()]
+
+    def _with_places(self, trial: TrialResult) -> TrialResult:
+        from dataclasses import replace
+
+        work = trial.spec.workload
+        return replace(trial, spec=replace(trial.spec, workload=replace(work, **self._places[work.places]._asdict())))
 
     def close(self) -> None:
         """End what is running and remove what was written."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_ftguard import read_report
+
 CONFTEST = """
 import dataclasses
 import numpy as np
@@ -19,7 +21,7 @@ def train(self, workload, variant):
     for seed in workload.seeds:
         gap = 0.0 if variant.kind == "full" else 0.02 + np.random.default_rng(seed).normal(0, 0.01)
         nll = tuple((20.0 + 10 * gap + np.random.default_rng(99).normal(0, 0.1, 64)).tolist())
-        trials.append(trial(variant, nll, seed=seed, workload=workload))
+        trials.append(trial(variant, nll, seed=seed, workload=workload, content=f"{variant} {seed}"))
     self._results.update({one.fingerprint: one for one in trials})
     def extend(count):
         return train(self, dataclasses.replace(workload, seeds=tuple(range(count))), variant)
@@ -70,6 +72,45 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     after.stdout.fnmatch_lines(
         ["*judging from 64 sequences and the spread over seeds that was calibrated on 12 of them*"]
     )
+
+
+APART = """
+import pytest
+from pytest_ftguard import Full, LoRA, Workload
+
+@pytest.fixture(scope="session")
+def ftguard_workload(tmp_path_factory):
+    return Workload(model="m", train=str(tmp_path_factory.mktemp("text") / "t"), validation="v")
+
+def trained(ftguard, rank):
+    return ftguard.train(Full()).ok and ftguard.train(LoRA(r=rank)).ok
+
+@pytest.mark.xdist_group("one")
+def test_one(ftguard):
+    assert trained(ftguard, 2)
+
+@pytest.mark.xdist_group("other")
+def test_other(ftguard):
+    assert trained(ftguard, 4)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n2", "--dist=loadgroup"]])
+def test_workers_with_texts_of_their_own_calibrate_as_one_process(made_up: pytest.Pytester, options: list[str]) -> None:
+    """Both have full, of which one is kept, and each has a LoRA beside it."""
+    made_up.makepyfile(APART)
+    result = made_up.runpytest_subprocess("--ftguard-calibrate=10", "--ftguard-json=r.json", *options)
+    result.assert_outcomes(passed=2)
+    written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]
+    assert len(written) == 2
+    trials = json.loads((made_up.path / "r.json").read_text())["trials"]
+    assert len(trials) == 30
+    assert len({trial["workload"]["train"] for trial in trials}) == 1
+    assert {variant.label: len(variant.trials) for variant in read_report(made_up.path / "r.json")} == {
+        "full": 10,
+        "lora r=2": 10,
+        "lora r=4": 10,
+    }
 
 
 def test_doubt_is_settled_by_more_seeds_where_the_workload_allows_it(made_up: pytest.Pytester) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pytest_ftguard.specs.trial import TrialSpec
 from pytest_ftguard.specs.values import FrozenOptions, canonical_json, readable_json
 from pytest_ftguard.specs.variants import Full, LoRA, Variant, variant_from_dict, variant_to_dict, with_learning_rate
-from pytest_ftguard.specs.workload import Workload
+from pytest_ftguard.specs.workload import Places, Workload
 
 __all__ = [
     "FrozenOptions",
     "Full",
     "LoRA",
+    "Places",
     "TrialSpec",
     "Variant",
     "Workload",

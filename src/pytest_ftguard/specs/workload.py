@@ -7,19 +7,29 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.specs.refused import REFUSED_MODEL_ARGS, REFUSED_TRAINING_ARGS
 from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, text_value, whole
 
-__all__ = ["PRECISIONS", "Workload"]
+__all__ = ["PRECISIONS", "Places", "Workload"]
 
 __tracebackhide__ = hide_our_frames
 
 PRECISIONS: Final = ("auto", "fp32", "bf16")
 TASKS: Final = ("causal-lm",)
 PURPOSES: Final = ("gates", "search", "timing")
+
+
+class Places(NamedTuple):
+    """Where the files of a workload lie."""
+
+    model: str
+    train: str
+    validation: str
+    tokenizer: str | None = None
+    reference: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,19 +124,15 @@ class Workload(Spec):
                     raise ConfigurationError(message)
 
     @property
+    def places(self) -> Places:
+        """Where its files lie, or what they are called on the hub."""
+        return Places(self.model, self.train, self.validation, self.tokenizer, self.reference)
+
+    @property
     def named(self) -> Workload:
         """The workload as reports name it: without its seeds, and without the folders in which its files lie."""
-        model, train, validation = (Path(place).name or "-" for place in (self.model, self.train, self.validation))
-        return replace(
-            self,
-            model=model,
-            train=train,
-            validation=validation,
-            tokenizer=None,
-            reference=None,
-            seeds=(0,),
-            most_seeds=0,
-        )
+        model, train, validation = (Path(place).name or "-" for place in self.places[:3])
+        return replace(self, **Places(model, train, validation)._asdict(), seeds=(0,), most_seeds=0)
 
     @property
     def looks(self) -> tuple[int, ...]:
