@@ -104,6 +104,19 @@ class PairRecord:
         rows = [row for seed, row in zip(self.seeds, self.differences, strict=True) if seed in seeds]
         return math.fsum(map(math.fsum, rows)) / (len(rows) * sum(self.base.tokens))
 
+    def completed_by(self, other: PairRecord) -> PairRecord:
+        """Return the record with the bytes and seconds of another one of the same trainings, where it has none."""
+        candidate, baseline = (
+            replace(
+                ours,
+                peak_bytes=ours.peak_bytes or theirs.peak_bytes,
+                seconds_per_step=ours.seconds_per_step or theirs.seconds_per_step,
+            )
+            for ours, theirs in ((self.candidate, other.candidate), (self.baseline, other.baseline))
+        )
+        method = self.memory_method or other.memory_method
+        return replace(self, candidate=candidate, baseline=baseline, memory_method=method)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as values that JSON can hold."""
         sides = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_ftguard.accepted import (
     AcceptedFile,
@@ -25,12 +25,19 @@ __all__ = ["AcceptedFiles", "find_unused", "unused_note"]
 __tracebackhide__ = hide_our_frames
 
 
+class _Queued(NamedTuple):
+    """What a file is to hold, and whether it holds that already."""
+
+    history: History
+    is_unchanged: bool
+
+
 class AcceptedFiles:
     """The accepted results of one test, one file for each pair of variants that it asks about.
 
     The files are told by the order in which the test first asks about each pair, not by the variants' settings: a
-    changed setting is what a regression may come from. What the test accepts is queued, and seen by what it asks later,
-    until it has passed or failed.
+    changed setting is what a regression may come from. What the test accepts is queued until it has passed or failed;
+    what it asks later is still held to the file.
 
     Args:
         test: pytest's name of the test.
@@ -47,8 +54,7 @@ class AcceptedFiles:
         self._write = write
         self._unused = unused
         self._pairs: list[Any] = []
-        self._queue: dict[Path, History] = {}
-        self._same: set[Path] = set()
+        self._queue: dict[Path, _Queued] = {}
         self._written: list[str] = []
         self._unchanged: list[str] = []
 
@@ -91,9 +97,7 @@ class AcceptedFiles:
         return tuple(sorted(found, key=lambda unused: (-likeness[unused.test], unused.test, unused.number)))
 
     def _held(self, place: Path) -> History | None:
-        """Return what a file of this test holds, or will hold; None where there is none."""
-        if place in self._queue:
-            return self._queue[place]
+        """Return what a file of this test holds; None where there is none."""
         try:
             history = read_history(place.read_text(encoding="utf-8"), place)
         except FileNotFoundError:
@@ -119,7 +123,7 @@ class AcceptedFiles:
         That of another parameter counts as well: where a list of parameters changes, so do the names that it gives.
         """
         for other in sorted(self._folder.glob("*.json")):
-            held = self._queue.get(other) or self._of_the_same_function(other)
+            held = self._queue[other].history if other in self._queue else self._of_the_same_function(other)
             if other == place or held is None or held.accepted.candidate.variant != candidate.variant:
                 continue
             if _is_same_text(held, baseline):
@@ -140,17 +144,22 @@ class AcceptedFiles:
         except (OSError, UnicodeDecodeError, ConfigurationError):
             return None  # whoever asks for it is told
 
-    def queue(self, file: AcceptedFile, history: History | None) -> None:
-        """Keep what a file is to hold once the test has passed; None leaves it as it is."""
-        if history is not None:
-            self._queue[file.place] = history
-        elif file.place not in self._queue:
-            self._same.add(file.place)
+    def queue(self, file: AcceptedFile, history: History) -> None:
+        """Keep what a file is to hold once the test has passed.
+
+        A test may accept a pair by several metrics, each of which has made sure of its own figures only: what one of
+        them leaves out another one completes.
+        """
+        earlier = self._queue.get(file.place)
+        if earlier is not None:
+            record = history.accepted.completed_by(earlier.history.accepted)
+            history = History(history.test, record, file.history.anchor if file.history else record)
+        self._queue[file.place] = _Queued(history, history == file.history)
 
     @property
     def is_queued(self) -> bool:
         """Whether the test has accepted something that is not written yet."""
-        return bool(self._queue)
+        return not all(queued.is_unchanged for queued in self._queue.values())
 
     def write(self) -> None:
         """Write all that is queued, or nothing, for a test that has passed.
@@ -158,12 +167,12 @@ class AcceptedFiles:
         Raises:
             ConfigurationError: It cannot be written.
         """
-        self._unchanged += map(str, self._same)
-        self._same.clear()
         queue, self._queue = self._queue, {}
-        places = list(map(str, queue))
+        self._unchanged += [str(place) for place, queued in queue.items() if queued.is_unchanged]
+        fresh = {place: queued.history for place, queued in queue.items() if not queued.is_unchanged}
+        places = list(map(str, fresh))
         try:
-            self._write({place: write_history(history) for place, history in queue.items()})
+            self._write({place: write_history(history) for place, history in fresh.items()})
         except OSError as error:
             message = (
                 f"the accepted results {', '.join(map(repr, places))} cannot be written: {error.strerror or error}"
@@ -174,7 +183,6 @@ class AcceptedFiles:
     def drop(self) -> None:
         """Forget what is queued."""
         self._queue.clear()
-        self._same.clear()
 
     def news(self) -> tuple[list[str], list[str]]:
         """Return the files that were written since the last call, and those that were accepted as they are."""

@@ -179,12 +179,12 @@ def test_a_test_has_a_file_for_each_pair_in_the_order_in_which_it_asks(tmp_path:
     assert files.find(*other).history == OURS
 
 
-def test_what_a_test_accepts_is_seen_by_it_and_written_when_it_has_passed(tmp_path: Path) -> None:
-    """Until then nothing is on disk; a rerun starts without it, and what is dropped is never written."""
+def test_what_a_test_accepts_is_written_when_it_has_passed(tmp_path: Path) -> None:
+    """Until then nothing is on disk, nor held against it; a rerun starts without it, and what is dropped is lost."""
     files = AcceptedFiles("t.py::test", tmp_path, write_all)
     first = files.find(*pair())
     files.queue(first, OURS)
-    assert files.find(*pair()).history == OURS
+    assert files.find(*pair()).history is None
     assert files.is_queued
     assert list(tmp_path.iterdir()) == []
     for forget in (files.start, files.drop):
@@ -203,14 +203,44 @@ def test_what_a_test_accepts_is_seen_by_it_and_written_when_it_has_passed(tmp_pa
 
 
 def test_what_is_accepted_as_it_is_is_counted_apart(tmp_path: Path) -> None:
-    """A second metric of a pair that is written is not unchanged."""
+    """Asked for by one metric or by two; it is not written again."""
     files = AcceptedFiles("t.py::test", tmp_path, write_all)
-    one, other = (files.find(*asked) for asked in (pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3))))
+    pairs = (pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3)))
+    one, other = (files.find(*asked) for asked in pairs)
+    files.queue(other, OURS)
+    files.write()
+    files.news()
+    files.start()
+    one, other = (files.find(*asked) for asked in pairs)
     files.queue(one, OURS)
-    files.queue(one, None)
-    files.queue(other, None)
+    files.queue(other, OURS)
+    files.queue(other, OURS)
     files.write()
     assert files.news() == ([str(one.place)], [str(other.place)])
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_metrics_of_one_test_complete_the_record_of_a_pair(tmp_path: Path, has_file: bool, turned: bool) -> None:
+    """Each vouches for its own figures only: seconds that one of them has, and bytes of another, are both written."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
+    if has_file:
+        files.queue(files.find(*pair()), OURS)
+        files.write()
+    now = record(0.2)
+
+    def without(**figures: Any) -> PairRecord:
+        return replace(now, candidate=replace(now.candidate, **figures), baseline=replace(now.baseline, **figures))
+
+    records = [without(seconds_per_step=None), without(peak_bytes=None)]
+    for one in reversed(records) if turned else records:
+        file = files.find(*pair())
+        files.queue(file, file.history.accept(one) if file.history else History("t.py::test", one, one))
+    files.write()
+    history = files.find(*pair()).history
+    assert history is not None
+    assert history.accepted == now
+    assert history.anchor == (OURS.anchor if has_file else now)
 
 
 def test_a_file_of_another_test_is_refused_by_both_names(tmp_path: Path) -> None:

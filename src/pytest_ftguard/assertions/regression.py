@@ -67,7 +67,7 @@ def assert_no_regression(
     ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
     if updates:
         verdict, updated = accept(ours, theirs, limit, rule, metric=metric, file=file, refusals=test.refusals())
-        if verdict.status == "PASS":
+        if updated is not None:
             test.accepted.queue(file, updated)
         return conclude(pair.explain(verdict), on_inconclusive, candidate, baseline)
     verdict = assess_regression(ours, theirs, limit, rule, metric=metric, file=file, on_missing=choice)

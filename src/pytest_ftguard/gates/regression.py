@@ -157,7 +157,7 @@ def accept(
         refusals: Why nothing may be accepted here and now, whatever was measured.
 
     Returns:
-        A verdict, PASS or INVALID, and what is to be written; None where that is nothing.
+        A verdict, PASS or INVALID, and what the file is to hold, which it may hold already; None where it is refused.
     """
     problems = [*refusals, *pair_problems(candidate, baseline, limit, rule, metric)]
     history, seeds = file.history, len(candidate.trials)
@@ -188,7 +188,6 @@ def accept(
     else:
         updated = history.accept(now) if history else History(file.test, now, now)
         lines = [f"regression PASS: {_accepted(now, history, updated, metric)}", f"The file is {file}.", *notes]
-        updated = updated if updated != history else None
     verdict = give(
         "regression",
         "INVALID" if problems else "PASS",
@@ -382,8 +381,8 @@ def _way_out(now: PairRecord, change: _Change, limit: Limit, rule: Rule, file: A
     anew = f"delete {file} and accept anew with --ftguard-update, on the commit that it is to be held to"
     if limit.unit == GROWTH or not isinstance(change.measured, Interval):
         return (
-            "a machine with nothing else to do, more steps and more seeds bring the ends closer, once the accepted "
-            f"result was measured like that too: {anew}."
+            "a machine with nothing else to do (with --ftguard-no-cache where seconds come from the store), more steps "
+            f"and more seeds bring the ends closer, once the accepted result was measured like that too: {anew}."
         )
     then = change.then
     effort = effort_to_settle_change(now, then, change.measured, limit.value, rule.confidence)
