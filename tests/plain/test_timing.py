@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_ftguard.accepted import AcceptedFile, History, record_pair
-from pytest_ftguard.assertions import active_test, assert_no_regression, assert_time_budget
+from pytest_ftguard.accepted_files import AcceptedFiles
+from pytest_ftguard.assertions import active_test, assert_loss_gap, assert_no_regression, assert_time_budget
 from pytest_ftguard.assertions.timing import with_times
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
+from pytest_ftguard.files import write_all
 from pytest_ftguard.gates.budgets import assess_time, time_problems, why_time_again
-from pytest_ftguard.gates.regression import pair_problems
+from pytest_ftguard.gates.regression import Metric, pair_problems
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import GROWTH, SHARE, Limit
@@ -33,6 +36,7 @@ from pytest_ftguard.results import (
 )
 from pytest_ftguard.running import lab, workers
 from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.running.contents import UnknownContentError
 from pytest_ftguard.running.fingerprint import Fingerprint
 from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.running.process import Job
@@ -256,6 +260,61 @@ def test_seconds_of_a_pair_are_taken_from_one_run_or_not_at_all(tmp_path: Path, 
     later.close()
 
 
+@pytest.mark.parametrize(
+    "memory", [Memory(600, "allocator", allocator_retries=1), Memory(600, "allocator", others_bytes=10**10)]
+)
+def test_seconds_of_a_shared_device_are_not_taken_from_the_store(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch, memory: Memory
+) -> None:
+    """The gate is INVALID in the run that measured them, and judges by others in the next one."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    run = TimedWorker.run
+    monkeypatch.setattr(TimedWorker, "run", lambda *job: replace(run(*job), memory=memory))
+    with pytest.raises(GateFailure, match="INVALID"):
+        assert_time_budget(lora, at_most="90%", of=full)
+    ours.close()
+    monkeypatch.setattr(TimedWorker, "run", run)
+    later = open_lab(tmp_path, "later")
+    assert assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL)).status == "PASS"
+    later.close()
+
+
+def test_a_rate_that_was_searched_makes_no_other_variant(tmp_path: Path, work: Workload) -> None:
+    """Both are the same trials: beside each other no gate could fail; beside full either is timed again."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    found = ours.train(work, replace(LORA, search_learning_rate=True))
+    for helper in (assert_loss_gap, assert_no_regression):
+        with pytest.raises(ConfigurationError, match="such a gate cannot fail"):
+            helper(found, lora, at_most=0.1)
+    verdict = assert_time_budget(found, at_most="90%", of=full)
+    assert verdict.status == "PASS"
+    assert len(TimedWorker.jobs) == 6
+    ours.close()
+
+
+@pytest.mark.parametrize("root", [None, "shared"])
+def test_short_trials_of_unknown_content_are_told_apart_by_their_specs(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch, root: str | None
+) -> None:
+    """The same in every run, and apart from those beside another variant."""
+
+    def refuse(*_: Any, **__: Any) -> Fingerprint:
+        raise UnknownContentError("nobody knows")
+
+    monkeypatch.setattr(lab, "fingerprint_of", refuse)
+    known = []
+    for run in ("one", "another"):
+        ours = open_lab(tmp_path, run, root=tmp_path / root / run if root else None)
+        full = ours.train(work, FULL)
+        old = replace(full, trials=tuple(replace(one, time=replace(NOW, run="earlier")) for one in full.trials))
+        for rank in (4, 8):
+            assert_time_budget(ours.train(work, LoRA(r=rank, learning_rate=1e-3)), at_most="99%", of=old)
+        known.append([one.fingerprint for one in ours.results if one.spec.workload.purpose == "timing"])
+        ours.close()
+    assert known[0] == known[1]
+    assert len(set(known[0])) == 12
+
+
 def test_a_stored_timing_serves_beside_other_workers_of_xdist(tmp_path: Path, work: Workload) -> None:
     """They would disturb a timing, and there is none."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
@@ -293,18 +352,19 @@ class Asking:
         history = History("t.py::test", record_pair(*pair), record_pair(*pair))
         self.file = AcceptedFile(Path("accepted.json"), "t.py::test", history)
         self.updates = updates
-        self.queued: list[History | None] = []
+        self.queued: list[History] = []
         self.shown: list[TrainedVariant] = []
-        self.accepted = self
+        self.accepted: Any = self
 
     def find(self, *_: TrainedVariant) -> AcceptedFile:
         return self.file
 
-    def queue(self, _: AcceptedFile, history: History | None) -> None:
+    def queue(self, _: AcceptedFile, history: History) -> None:
         self.queued.append(history)
 
     def setting(self, name: str) -> Setting | None:
-        return Setting(True, "command line", "--ftguard-update") if name == "update" and self.updates else None
+        made = {"update": self.updates, "gain_factor": 0}
+        return Setting(made[name], "command line", name) if name in made else None
 
     def refusals(self) -> list[str]:
         return []
@@ -313,10 +373,10 @@ class Asking:
         self.shown += variants
 
 
-def regression_of_time(test: Asking, *pair: TrainedVariant) -> Verdict:
+def regression(test: Asking, *pair: TrainedVariant, metric: Metric = "time", at_most: float | str = "5%") -> Verdict:
     token = active_test.set(test)  # type: ignore[arg-type]
     try:
-        return assert_no_regression(*pair, metric="time", at_most="5%")
+        return assert_no_regression(*pair, metric=metric, at_most=at_most)
     finally:
         active_test.reset(token)
 
@@ -326,7 +386,7 @@ def test_a_regression_of_time_is_judged_by_short_trials_too(tmp_path: Path, work
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     before = variant(LORA, work=work), variant(FULL, work=work)
     test = Asking(False, *before)
-    verdict = regression_of_time(test, lora, full)
+    verdict = regression(test, lora, full)
     assert verdict.status == "PASS"  # 80 % of full's now, and as much as full's then
     assert verdict.value == pytest.approx(-0.2, abs=0.05)
     assert "by short trials of 40 steps, because their steps were timed in different runs." in verdict.message
@@ -339,9 +399,8 @@ def test_seconds_of_short_trials_can_be_accepted(tmp_path: Path, work: Workload)
     """Later whole trainings are held to them, as these are to those of whole trainings."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     test = Asking(True, variant(LORA, work=work), variant(FULL, work=work))
-    assert "by short trials of 40 steps" in regression_of_time(test, lora, full).message
+    assert "by short trials of 40 steps" in regression(test, lora, full).message
     (queued,) = test.queued
-    assert queued is not None
     assert queued.accepted.candidate.seconds_per_step == (0.8, 0.8, 0.8)
     assert queued.accepted.candidate.peak_bytes == lora.peak_memory_bytes
     ours.close()
@@ -355,23 +414,55 @@ def test_a_regression_of_time_without_short_trials_says_why(
     monkeypatch.setattr(TimedWorker, "failing", "full")
     test = Asking(False, variant(LORA, work=work), variant(FULL, work=work))
     with pytest.raises(GateFailure, match=r"(?s)INVALID.*the timing of full, seed 0, ended crashed: it broke"):
-        regression_of_time(test, lora, full)
+        regression(test, lora, full)
     ours.close()
     busy = open_lab(tmp_path, "busy", disturbance="2 workers: use none")
     with pytest.raises(GateFailure, match=r"(?s)INVALID.*They were not timed again in this run: 2 workers: use none"):
-        regression_of_time(test, busy.train(work, LORA), busy.train(work, FULL))
+        regression(test, busy.train(work, LORA), busy.train(work, FULL))
     busy.close()
 
 
 def test_bytes_of_another_machine_are_not_accepted_with_seconds_of_this_one() -> None:
-    """What was not measured here is left out; losses and seeds stay."""
-    there = variant(LORA, measured_elsewhere="on another", environment=replace(ENVIRONMENT, device_name="another"))
+    """The allocator's of another GPU are left out; losses, seeds and the sum of live tensors stay."""
+    other: dict[str, Any] = {
+        "measured_elsewhere": "on another",
+        "environment": replace(ENVIRONMENT, device_name="another"),
+    }
+    there = variant(LORA, **other, memory=Memory(600, "allocator"))
     here = with_times(there, variant(LORA, work=timing_workload(WORK, WORK.seeds, 0.5)))
     assert all(trial.environment == ENVIRONMENT for trial in here.trials)
     assert here.losses == there.losses
     assert here.peak_memory_bytes is None
-    assert there.peak_memory_bytes is not None
+    assert there.peak_memory_bytes == 600
+    assert with_times(variant(LORA, **other), variant(LORA)).peak_memory_bytes == 600
     assert with_times(there, there) == there
+
+
+@pytest.mark.parametrize("metrics", list(permutations(("loss_gap", "memory", "time"))))
+@pytest.mark.parametrize("has_file", [False, True])
+def test_metrics_accept_in_any_order(
+    tmp_path: Path, work: Workload, metrics: tuple[Metric, ...], has_file: bool
+) -> None:
+    """Only that of time has short trials made, whose seconds the others do not lose; none is held to another's."""
+    ours, lora, full = pair_of_two_runs(tmp_path, work)
+    files = AcceptedFiles("t.py::test", tmp_path / "accepted", write_all)
+    if has_file:
+        before = record_pair(variant(LORA, work=work), variant(FULL, work=work))
+        file = files.find(lora, full)
+        files.queue(file, History("t.py::test", before, before))
+        files.write()
+    test = Asking(True, variant(LORA, work=work), variant(FULL, work=work))
+    test.accepted = files
+    for metric in metrics:
+        assert (
+            regression(test, lora, full, metric=metric, at_most=0.5 if metric == "loss_gap" else "50%").status == "PASS"
+        )
+    files.write()
+    history = files.find(lora, full).history
+    assert history is not None
+    assert history.accepted.candidate.seconds_per_step == (0.8, 0.8, 0.8)
+    assert history.accepted.candidate.peak_bytes == lora.peak_memory_bytes
+    ours.close()
 
 
 @pytest.mark.parametrize("error", [FtguardError("no room"), DeviceUnavailableError("no such device")])

@@ -200,7 +200,7 @@ def test_a_plan_times_nothing(gates: pytest.Pytester) -> None:
     planned.stdout.no_fnmatch_line("*timed again*")
     parallel = gates.runpytest_subprocess("--ftguard-seeds=0,1", "--ftguard-lora-r=2", "-n2", "--ftguard-json=r.json")
     parallel.assert_outcomes(passed=2, failed=2)
-    parallel.stdout.fnmatch_lines(["*they were not timed again in this run: 2 workers of xdist run tests*"])
+    parallel.stdout.fnmatch_lines(["*They were not timed again in this run: 2 workers of xdist run tests*"])
     assert purposes(gates.path) == {("lora r=2", "gates"): [12, 12]}
 
 

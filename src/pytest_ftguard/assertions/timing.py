@@ -54,7 +54,7 @@ def timed(candidate: TrainedVariant, baseline: TrainedVariant) -> TimedPair:
 
 
 def with_times(variant: TrainedVariant, short: TrainedVariant) -> TrainedVariant:
-    """Return a variant with the seconds, and the machine, of its short trials; bytes of another machine are left out.
+    """Return a variant with the seconds, and the machine, of its short trials; bytes of another GPU are left out.
 
     Args:
         variant: The variant as it was trained.
@@ -69,7 +69,9 @@ def _with_time(trial: TrialResult, short: TrialResult | None) -> TrialResult:
         return trial
     if short.outcome != "ok":
         return short
-    memory = trial.memory if trial.measured_elsewhere is None else None
+    is_foreign = trial.measured_elsewhere is not None
+    # The sum of live tensors is the same on every processor.
+    memory = None if is_foreign and trial.memory is not None and trial.memory.method == "allocator" else trial.memory
     return replace(trial, time=short.time, environment=short.environment, memory=memory, measured_elsewhere=None)
 
 

@@ -26,8 +26,6 @@ __all__ = [
 
 __tracebackhide__ = hide_our_frames
 
-# A process's own context and libraries take some hundred megabytes of an accelerator beside its tensors.
-_OTHERS_BYTES: Final = 2 * 1000**3
 # One seed does not show how much a ratio of times moves.
 _FEWEST_SEEDS: Final = 2
 
@@ -331,7 +329,7 @@ def _short_of_memory(variant: TrainedVariant) -> list[str]:
                 f"{where}: the allocator ran out of room {trial.memory.allocator_retries} times and had to give back "
                 "its cache, which takes time: use a smaller batch_size, or a larger device"
             )
-        if trial.memory is not None and (trial.memory.others_bytes or 0) > _OTHERS_BYTES:
+        if trial.memory is not None and trial.memory.is_shared:
             problems.append(
                 f"{where}: other processes had {format_bytes(trial.memory.others_bytes or 0)} of the device, so it was "
                 "shared: run where nothing else does"

@@ -187,7 +187,7 @@ def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
     for trial in trials:
         # Some seeds from the store and some trained are one variant; those of a report, which says nothing of the
         # content, are another.
-        is_of_report = trial.cached and trial.content is None
+        is_of_report = trial.cached and trial.content is None and trial.outcome != "planned"
         by_seed = groups.setdefault(trial.spec.variant, {}).setdefault(is_of_report, {})
         by_seed.setdefault(trial.spec.seed, trial)
     work = trials[0].spec.workload

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pytest_ftguard.errors import FtguardError
 
@@ -24,6 +24,10 @@ __all__ = [
     "log_digests",
     "perplexity_of",
 ]
+
+
+# A process's own context and libraries take some hundred megabytes of an accelerator beside its tensors.
+_OTHERS_BYTES: Final = 2 * 1000**3
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,11 @@ class Memory:
     others_bytes: int | None = None
     breakdown: Breakdown | None = None
     phases: Mapping[str, int] | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes had much of the device."""
+        return self.others_bytes is not None and self.others_bytes > _OTHERS_BYTES
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -7,7 +7,7 @@ store keeps them like others, and gives those of a pair together or not at all: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from time import time
 from typing import Final
@@ -133,10 +133,14 @@ class PairTimer:
         retiming = Retiming(candidate.label, baseline.label, steps, seeds, why, cached=is_cached)
         if retiming not in self.retimings:
             self.retimings.append(retiming)
-        works = {spec.variant: spec.workload for spec in turns}
+        # The candidate is first, last, first, last, ... of the two trials of a seed.
         ours, theirs = (
-            TrainedVariant(works[variant], variant, tuple(trial for trial in trials if trial.spec.variant == variant))
-            for variant in (candidate.variant, baseline.variant)
+            TrainedVariant(
+                turns[places[0]].workload,
+                side.variant,
+                tuple(trial for number, trial in enumerate(trials) if number % 4 in places),
+            )
+            for side, places in ((candidate, (0, 3)), (baseline, (1, 2)))
         )
         return ours, theirs
 
@@ -144,12 +148,18 @@ class PairTimer:
         """Return the trials of a pair, from the store where one run has made them all, or trained now."""
         machine, candidates = self._identify(turns[0])
         store = self._shelf(candidates)
+        # Where what decides them is not known, the specs tell the trials of this run apart, the same in every run.
+        names = [
+            Fingerprint({"spec": spec.fingerprint, "beside": turns[number ^ 1].fingerprint})
+            for number, spec in enumerate(turns)
+        ]
         if store is None:
             train = (self._train(spec, number + 1 < len(turns)) for number, spec in enumerate(turns))
-            return tuple(_until_one_fails(train))
+            return _named(train, names)
         keys = [self._key(turns, number) for number in range(len(turns))]
         since = time()
-        with store.lock(keys[0].key, self._waiting(turns[0])):
+        # Whichever of the two is the candidate.
+        with store.lock(min(key.key for key in keys), self._waiting(turns[0])):
             stored = [store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
             sound = [trial for trial in stored if trial is not None and _is_sound(trial)]
             if len(sound) == len(turns) and len({trial.time and trial.time.run for trial in sound}) == 1:
@@ -162,8 +172,7 @@ class PairTimer:
                     or self._train_to_keep(store, key, turns, number)
                     for number, (trial, key, spec) in enumerate(zip(stored, keys, turns, strict=True))
                 )
-            done = zip(_until_one_fails(trials), keys, strict=False)
-            return tuple(replace(trial, content=key.key) for trial, key in done)
+            return _named(trials, keys if all(key.is_complete for key in keys) else names)
 
     def _key(self, turns: Sequence[TrialSpec], number: int) -> Fingerprint:
         """Return what a trial is kept by: the one before or after it, with which it takes turns, decides as well."""
@@ -179,17 +188,23 @@ class PairTimer:
         return result
 
 
-def _until_one_fails(trials: Iterable[TrialResult]) -> Iterator[TrialResult]:
-    for trial in trials:
-        yield trial
+def _named(trials: Iterable[TrialResult], names: Sequence[Fingerprint]) -> tuple[TrialResult, ...]:
+    """Return the trials, each with what tells it from others, until one of them fails."""
+    done = []
+    for trial, name in zip(trials, names, strict=True):
+        done.append(replace(trial, content=name.key))
         if trial.outcome != "ok":
-            return
+            break
+    return tuple(done)
 
 
 def _is_sound(trial: TrialResult) -> bool:
     """Return whether the seconds of a trial from the store are worth those of one that is trained now."""
+    if not trial.cached:
+        return True
     disturbed = trial.time is None or trial.time.disturbance is not None
-    return trial.measured_elsewhere is None and not (trial.cached and disturbed)
+    short_of_memory = trial.memory is not None and (bool(trial.memory.allocator_retries) or trial.memory.is_shared)
+    return trial.measured_elsewhere is None and not disturbed and not short_of_memory
 
 
 def _turns(candidate: TrainedVariant, baseline: TrainedVariant) -> list[TrialSpec]:
