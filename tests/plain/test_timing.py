@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -277,6 +278,67 @@ def test_seconds_of_a_shared_device_are_not_taken_from_the_store(
     later = open_lab(tmp_path, "later")
     assert assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL)).status == "PASS"
     later.close()
+
+
+def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the steps of full take from a third to three times as long as they do."""
+    run = TimedWorker.run
+
+    def disturbed(worker: TimedWorker, job: Job, *others: Any) -> TrialResult:
+        result = run(worker, job, *others)
+        assert result.time is not None
+        assert result.time.seconds_per_step is not None
+        seconds = result.time.seconds_per_step * 3.0 ** (job.spec.seed - 1)
+        is_full = job.spec.variant.kind == "full"
+        return replace(result, time=replace(result.time, seconds_per_step=seconds)) if is_full else result
+
+    monkeypatch.setattr(TimedWorker, "run", disturbed)
+
+
+def judged_later(tmp_path: Path, work: Workload, run: str, **options: Any) -> tuple[Verdict, list[bool], int]:
+    """The verdict of a later run that warns of doubt, which of its short trials are stored, and what it trained."""
+    TimedWorker.jobs.clear()
+    later = open_lab(tmp_path, run, **options)
+    full, lora = later.train(work, FULL), later.train(work, LORA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        verdict = assert_time_budget(lora, at_most="99%", of=full, on_inconclusive="warn")
+    later.close()
+    cached = [one.cached for one in later.results if one.spec.workload.purpose == "timing"]
+    return verdict, cached, len(TimedWorker.jobs)
+
+
+def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_made_anew(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine was busy then; what answers the gate is kept, and beside other workers the doubt stays."""
+    pair_of_two_runs(tmp_path, work)[0].close()
+    with monkeypatch.context() as busy:
+        noisy(busy)
+        verdict, cached, jobs = judged_later(tmp_path, work, "busy")
+        assert (verdict.status, cached, jobs) == ("INCONCLUSIVE", [False] * 6, 6)
+    verdict, cached, jobs = judged_later(tmp_path, work, "workers", disturbance="2 workers: use none")
+    assert (verdict.status, cached, jobs) == ("INCONCLUSIVE", [True] * 6, 0)
+    verdict, cached, jobs = judged_later(tmp_path, work, "quiet")
+    assert (verdict.status, cached, jobs) == ("PASS", [False] * 6, 6)
+    assert "timed again in this run" in verdict.message
+    verdict, cached, jobs = judged_later(tmp_path, work, "unchanged")
+    assert (verdict.status, cached, jobs) == ("PASS", [True] * 6, 0)
+
+
+def test_stored_trainings_that_leave_a_gate_in_doubt_are_timed_by_short_trials(
+    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the run that has trained both: that is told to use a quiet machine."""
+    with monkeypatch.context() as busy:
+        noisy(busy)
+        verdict, cached, jobs = judged_later(tmp_path, work, "first")
+        assert (verdict.status, cached, jobs) == ("INCONCLUSIVE", [], 6)
+    verdict, cached, jobs = judged_later(tmp_path, work, "second")
+    assert (verdict.status, cached, jobs) == ("PASS", [False] * 6, 6)
+    assert "because the seconds in the store left it in doubt." in verdict.message
+    verdict, cached, jobs = judged_later(tmp_path, work, "third")
+    assert (verdict.status, cached, jobs) == ("PASS", [True] * 6, 0)
 
 
 def test_a_rate_that_was_searched_makes_no_other_variant(tmp_path: Path, work: Workload) -> None:
@@ -641,7 +703,10 @@ def test_the_trials_of_a_timing_are_no_results(tmp_path: Path) -> None:
 
 def test_the_summary_and_the_progress_name_the_timing() -> None:
     """Which variants, over how many steps and seeds, and why; and that a seed is not simply trained once more."""
-    lines = timing_lines([Retiming("lora r=4", "full", 40, 3, "their steps were timed in different runs")])
+    timing = Retiming("lora r=4", "full", 40, 3, "their steps were timed in different runs")
+    (stored, *_) = timing_lines([replace(timing, cached=True)])
+    assert stored.startswith("timed in an earlier run: lora r=4 and full")
+    lines = timing_lines([replace(timing, cached=True), timing])
     assert lines == [
         "timed again: lora r=4 and full, in turns, 40 steps x 3 seeds each; why: their",
         "      steps were timed in different runs",
@@ -655,11 +720,11 @@ def test_the_summary_and_the_progress_name_the_timing() -> None:
     [
         (False, False, "run on a machine with nothing else to do, or for more steps."),
         (False, True, "run on a machine with nothing else to do with --ftguard-no-cache, or for more steps."),
-        (True, True, "run on a machine with nothing else to do with --ftguard-no-cache, which times all steps."),
+        (True, True, "run on a machine with nothing else to do, or with --ftguard-no-cache, which times all steps."),
     ],
 )
 def test_seconds_in_doubt_are_to_be_measured_anew(is_short: bool, cached: bool, advice: str) -> None:
-    """Those of the store would be the same in the next run."""
+    """Those of whole trainings in the store would be the same in the next run."""
     work = timing_workload(WORK, WORK.seeds, 0.5) if is_short else WORK
     sides = [
         trained(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pytest_ftguard.errors import FtguardError, hide_our_frames
-from pytest_ftguard.gates.budgets import assess_time, why_time_again
+from pytest_ftguard.gates.budgets import assess_time, can_time_again, why_time_again
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 
-__all__ = ["TimedPair", "judge_time", "timed", "with_times"]
+__all__ = ["TimedPair", "judge_time", "judge_timed", "timed", "with_times"]
 
 __tracebackhide__ = hide_our_frames
+
+Judge = Callable[[TrainedVariant, TrainedVariant], Verdict]
 
 
 @dataclass(frozen=True)
@@ -29,28 +32,64 @@ class TimedPair:
     baseline: TrainedVariant
     origin: str = ""
 
+    @property
+    def is_short(self) -> bool:
+        """Whether these are short trials."""
+        return self.candidate.workload.purpose == "timing"
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether an earlier run has measured them."""
+        return self.candidate.cached and self.baseline.cached
+
     def explain(self, verdict: Verdict) -> Verdict:
         """Return a verdict on the pair that says where its seconds come from."""
         return replace(verdict, message=f"{verdict.message}\n{self.origin}") if self.origin else verdict
 
 
-def timed(candidate: TrainedVariant, baseline: TrainedVariant) -> TimedPair:
+def timed(
+    candidate: TrainedVariant, baseline: TrainedVariant, *, in_doubt: bool = False, anew: bool = False
+) -> TimedPair:
     """Return a pair as it was trained, or short trials of both where only these can be compared.
 
     Args:
         candidate: The variant that is judged.
         baseline: The variant that it is judged against.
+        in_doubt: Whether the seconds that the store has gave no answer.
+        anew: Whether those were of short trials already.
     """
     why = "; ".join(why_time_again(candidate, baseline))
+    if in_doubt and not why and can_time_again(candidate, baseline):
+        why = "the seconds in the store left it in doubt"
     if not why or candidate.timer is None or baseline.timer is None:
         return TimedPair(candidate, baseline)
     try:
-        ours, theirs = candidate.timed_beside(baseline, why)
+        ours, theirs = candidate.timed_beside(baseline, why, anew=anew)
     except FtguardError as error:
         return TimedPair(candidate, baseline, f"They were not timed again in this run: {error}")
-    when = "in an earlier run" if ours.cached and theirs.cached else "again in this run"
+    pair = TimedPair(ours, theirs)
+    when = "in an earlier run" if pair.is_stored else "again in this run"
     origin = f"Both were timed {when}, in turns, by short trials of {ours.workload.steps} steps, because {why}."
-    return TimedPair(ours, theirs, origin)
+    return replace(pair, origin=origin)
+
+
+def judge_timed(candidate: TrainedVariant, baseline: TrainedVariant, judge: Judge) -> Verdict:
+    """Judge a pair by seconds that can be compared; where the store's leave it in doubt, they are measured anew.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+        judge: Gives the verdict on the pair, or on short trials of both.
+    """
+    pair = timed(candidate, baseline)
+    verdict = judge(pair.candidate, pair.baseline)
+    # The machine may have been busy then, and the store would give the same doubt for ever.
+    while verdict.status == "INCONCLUSIVE" and pair.is_stored:
+        fresh = timed(candidate, baseline, in_doubt=True, anew=pair.is_short)
+        if not fresh.is_short:
+            break
+        pair, verdict = fresh, judge(fresh.candidate, fresh.baseline)
+    return pair.explain(verdict)
 
 
 def with_times(variant: TrainedVariant, short: TrainedVariant) -> TrainedVariant:
@@ -84,5 +123,4 @@ def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant
         baseline: The variant whose time is the whole.
         confidence: One-sided confidence of each bound.
     """
-    pair = timed(candidate, baseline)
-    return pair.explain(assess_time(pair.candidate, limit, pair.baseline, confidence))
+    return judge_timed(candidate, baseline, lambda ours, theirs: assess_time(ours, limit, theirs, confidence))

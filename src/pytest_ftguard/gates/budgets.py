@@ -18,6 +18,7 @@ from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apar
 __all__ = [
     "assess_memory",
     "assess_time",
+    "can_time_again",
     "foretell_memory",
     "memory_problems",
     "time_problems",
@@ -241,17 +242,24 @@ def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[s
     ]
 
 
+def can_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> bool:
+    """Return whether other trials of two variants could give times of steps that can be compared."""
+    sides = (candidate, baseline)
+    if len(candidate.trials) < _FEWEST_SEEDS or any(_unmeasured(side) or _short_of_memory(side) for side in sides):
+        return False
+    comparison = compare(candidate, baseline, same_learning_rate=True)
+    # What a user's own function does may depend on the step, or on how many there are: short trials show another thing.
+    is_own = candidate.workload.training_function is not None
+    return not (comparison.different_work or comparison.unpaired or is_own)
+
+
 def why_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
     """Return why the steps' times of two variants cannot be compared, where those of other trials of both could.
 
     Empty where they can be compared, and where something else is wrong with them that would be wrong again.
     """
     sides = (candidate, baseline)
-    if len(candidate.trials) < _FEWEST_SEEDS or any(_unmeasured(side) or _short_of_memory(side) for side in sides):
-        return []
-    comparison = compare(candidate, baseline, same_learning_rate=True)
-    # What a user's own function does may depend on the step, or on how many there are: short trials show another thing.
-    if comparison.different_work or comparison.unpaired or candidate.workload.training_function is not None:
+    if not can_time_again(candidate, baseline):
         return []
     sides_of: dict[str, list[str]] = {}
     for side in sides:
@@ -275,10 +283,11 @@ def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
         ]
     if status == "INCONCLUSIVE":
         seeds, is_short = len(candidate.trials), candidate.workload.purpose == "timing"
-        quiet = "run on a machine with nothing else to do"
-        if is_short or candidate.cached:  # the store gives these seconds again
+        quiet, more = "run on a machine with nothing else to do", ", or for more steps"
+        if is_short:
+            more = ", or with --ftguard-no-cache, which times all steps"
+        elif candidate.cached:  # the store gives these seconds again
             quiet += " with --ftguard-no-cache"
-        more = ", which times all steps" if is_short else ", or for more steps"
         few = f"with {seeds} seeds the ends are far apart: use 4 or more; " if seeds < 4 else ""
         return [f"The limit lies between the two ends, so neither answer is safe. What to do: {few}{quiet}{more}."]
     return []

@@ -15,8 +15,8 @@ from pytest_ftguard.specs import Variant, Workload
 __all__ = ["Loader", "Timer", "TrainedVariant", "by_variant", "trained_variants"]
 
 Loader = Callable[[TrialResult], tuple[Any, Any]]
-Timer = Callable[["TrainedVariant", "TrainedVariant", str], tuple["TrainedVariant", "TrainedVariant"]]
-"""Called with a candidate, its baseline, and why both are to be timed again."""
+Timer = Callable[["TrainedVariant", "TrainedVariant", str, bool], tuple["TrainedVariant", "TrainedVariant"]]
+"""Called with a candidate, its baseline, why both are to be timed again, and whether what is stored does not do."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,12 +52,15 @@ class TrainedVariant:
             raise FtguardError(message)
         return self.extend(count)
 
-    def timed_beside(self, baseline: TrainedVariant, why: str) -> tuple[TrainedVariant, TrainedVariant]:
-        """Return short trials of this variant and of its baseline, made in turns in this run; only time is theirs.
+    def timed_beside(
+        self, baseline: TrainedVariant, why: str, *, anew: bool = False
+    ) -> tuple[TrainedVariant, TrainedVariant]:
+        """Return short trials of this variant and of its baseline, made in turns in one run; only time is theirs.
 
         Args:
             baseline: The variant that it is judged against, with the same seeds.
             why: Why the seconds that both have cannot be compared.
+            anew: Whether those of an earlier run do not do.
 
         Raises:
             FtguardError: One of the two was not trained in this run, or they cannot be timed here.
@@ -66,7 +69,7 @@ class TrainedVariant:
             absent = self if self.timer is None else baseline
             message = f"{absent.label} was not trained in this run, so it cannot be timed in it"
             raise FtguardError(message)
-        return self.timer(self, baseline, why)
+        return self.timer(self, baseline, why, anew)
 
     def __repr__(self) -> str:
         """Return one short line: pytest shows it beside every failing test."""

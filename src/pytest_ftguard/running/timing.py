@@ -104,7 +104,7 @@ class PairTimer:
         self.retimings: list[Retiming] = []
 
     def time(
-        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str
+        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, *, anew: bool = False
     ) -> tuple[TrainedVariant, TrainedVariant]:
         """Return short trials of both, in which they took turns, with the seeds that they have in common.
 
@@ -114,6 +114,7 @@ class PairTimer:
             candidate: The variant that is judged.
             baseline: The variant that it is judged against.
             why: Why the seconds that they have cannot be compared.
+            anew: Whether those of an earlier run do not do.
 
         Raises:
             ConfigurationError: They have no seed in common, or a trial cannot be carried out.
@@ -124,11 +125,12 @@ class PairTimer:
             message = f"{candidate.label} and {baseline.label} have no seed in common: train both with the same"
             raise ConfigurationError(message)
         pair = tuple(spec.fingerprint for spec in turns)
-        if pair not in self._pairs:
-            self._pairs[pair] = self._obtain(turns)
-            self.results += self._pairs[pair]
+        stored = self._pairs.get(pair, ())
+        if not stored or (anew and _are_cached(stored)):
+            self._pairs[pair] = self._obtain(turns, anew=anew)
+            self.results = [*(one for one in self.results if one not in stored), *self._pairs[pair]]
         trials = self._pairs[pair]
-        is_cached = all(trial.cached for trial in trials)
+        is_cached = _are_cached(trials)
         steps, seeds = turns[0].workload.steps, len(turns) // 2
         retiming = Retiming(candidate.label, baseline.label, steps, seeds, why, cached=is_cached)
         if retiming not in self.retimings:
@@ -144,7 +146,7 @@ class PairTimer:
         )
         return ours, theirs
 
-    def _obtain(self, turns: Sequence[TrialSpec]) -> tuple[TrialResult, ...]:
+    def _obtain(self, turns: Sequence[TrialSpec], *, anew: bool) -> tuple[TrialResult, ...]:
         """Return the trials of a pair, from the store where one run has made them all, or trained now."""
         machine, candidates = self._identify(turns[0])
         store = self._shelf(candidates)
@@ -161,7 +163,7 @@ class PairTimer:
         # Whichever of the two is the candidate.
         with store.lock(min(key.key for key in keys), self._waiting(turns[0])):
             stored = [store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
-            sound = [trial for trial in stored if trial is not None and _is_sound(trial)]
+            sound = [trial for trial in stored if trial and _is_sound(trial) and not (anew and trial.cached)]
             if len(sound) == len(turns) and len({trial.time and trial.time.run for trial in sound}) == 1:
                 trials = iter(sound)
             else:
@@ -196,6 +198,10 @@ def _named(trials: Iterable[TrialResult], names: Sequence[Fingerprint]) -> tuple
         if trial.outcome != "ok":
             break
     return tuple(done)
+
+
+def _are_cached(trials: Sequence[TrialResult]) -> bool:
+    return all(trial.cached for trial in trials)
 
 
 def _is_sound(trial: TrialResult) -> bool:
