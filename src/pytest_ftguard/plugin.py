@@ -354,7 +354,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     terminalreporter.section("ftguard summary")
     trials = run.reported
-    lines = plan_lines(trials, run.planned) if run.is_planned else summary_lines(trials, run.verdicts, run.not_run)
+    lines = plan_lines(trials, run.planned) if run.is_planned else summary_lines(trials, run.concluded, run.not_run)
     for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
@@ -393,7 +393,7 @@ def _write_json(run: Run) -> None:
     if path is not None:
         from pytest_ftguard.reporting.json import json_report
 
-        write_whole(Path(path), json_report(run.reported, run.verdicts))
+        write_whole(Path(path), json_report(run.reported, run.concluded))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

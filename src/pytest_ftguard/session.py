@@ -371,6 +371,16 @@ class Run:
         """The trials, those of one workload with the same files, of which a worker of xdist may have had its own."""
         return [self._with_places(trial) for trial in self.trials.values()]
 
+    @property
+    def concluded(self) -> list[RecordedVerdict]:
+        """The verdicts; what was accepted is INVALID where its test did not pass, since nothing was written."""
+        from dataclasses import replace
+
+        return [
+            replace(one, verdict=one.verdict.without_acceptance()) if one.nodeid in self.not_accepted else one
+            for one in self.verdicts
+        ]
+
     def _with_places(self, trial: TrialResult) -> TrialResult:
         from dataclasses import replace
 

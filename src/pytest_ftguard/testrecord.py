@@ -121,7 +121,9 @@ class TestRecord:
         self.call_is_over = True
         has_passed = report.passed and not self._has_failed
         if has_passed and not self._not_passed:
+            self._is_dropped = True
             self._accepted.write()
+            self._is_dropped = False
             return
         self._is_dropped |= self._accepted.is_queued
         self._accepted.drop()

@@ -473,6 +473,18 @@ def test_accepting_starts_a_history_and_goes_on_with_it() -> None:
     assert "was accepted already" in verdict.message
 
 
+@pytest.mark.parametrize(("gap", "worse"), [(0.149, False), (0.151, True)])
+def test_what_takes_the_place_of_a_better_result_says_so(gap: float, worse: bool) -> None:
+    """The anchor allows it, and nothing else would show that the last result was better by more than the limit."""
+    held = file(record_pair(*pair(0.2)), record_pair(*pair(0.1)))
+    verdict, updated = accept(*pair(gap), limit(0.05), LAZY, file=held, metric="loss_gap", refusals=[])
+    assert updated is not None
+    assert verdict.note is not None
+    standing = f"The loss gap of lora r=16 against full is +{gap:.4f} nats per token, and was +0.1000 when"
+    assert verdict.note.startswith(standing)
+    assert ("It is worse than the accepted result by more than 0.05: commit it only" in verdict.note) is worse
+
+
 def test_what_every_later_run_would_fail_is_not_accepted() -> None:
     """Beyond the limit from the anchor, which never moves: it is told how to begin anew instead of a green run."""
     _, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), metric="loss_gap", refusals=[])
@@ -494,15 +506,12 @@ def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
     verdict, updated = accept(*now, at_most, LAZY, file=held, **arguments)
     assert verdict.status == "PASS"
     assert verdict.note is not None
-    assert verdict.note.startswith(
-        "Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it may be"
-    )
+    assert "Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it may be" in verdict.note
     assert "later runs like it will be INCONCLUSIVE too (they fail, or" in verdict.note
     assert "delete 'accepted.json' and accept anew, which makes this result the anchor" in verdict.note
-    assert verdict.note in verdict.message
     later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
     assert later.status == "INCONCLUSIVE"
-    assert accept(*pair(0.11), limit(0.05), LAZY, file=held, **arguments)[0].note is None
+    assert "INCONCLUSIVE" not in str(accept(*pair(0.11), limit(0.05), LAZY, file=held, **arguments)[0].note)
 
 
 def test_what_the_anchor_does_not_hold_cannot_be_accepted_beside_it() -> None:

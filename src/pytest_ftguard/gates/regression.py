@@ -187,6 +187,8 @@ def accept(
         updated = None
     else:
         updated = history.accept(now) if history else History(file.test, now, now)
+        if history and updated != history:
+            notes = [*_replaced(now, history.accepted, limit, rule, metric), *notes]
         lines = [f"regression PASS: {_accepted(now, history, updated, metric)}", f"The file is {file}.", *notes]
     verdict = give(
         "regression",
@@ -196,9 +198,17 @@ def accept(
         measured=None,
         limit=limit,
         message="\n".join(lines),
-        note=None if problems else "; ".join(notes) or None,
+        note=None if problems else " ".join(notes) or None,
     )
     return verdict, updated
+
+
+def _replaced(now: PairRecord, then: PairRecord, limit: Limit, rule: Rule, metric: Metric) -> list[str]:
+    """Return how a result that is accepted stands to the one whose place it takes."""
+    change = _change(now, then, _LAST, limit=limit, rule=rule, metric=metric)
+    standing = _standing(now, then, metric)
+    worse = [f"It is worse than {_LAST} by more than {limit}: commit it only if that is meant."]
+    return [standing[0].upper() + standing[1:], *(worse if change.status == "FAIL" else [])]
 
 
 def _accepted(now: PairRecord, history: History | None, updated: History, metric: Metric) -> str:
@@ -207,7 +217,7 @@ def _accepted(now: PairRecord, history: History | None, updated: History, metric
     once = "the result is accepted once the test has passed"
     if history is None:
         return f"{once}, the first one of this test, and nothing was compared; review and commit it."
-    return f"{once}, in the place of the last one; {_standing(now, history.accepted, metric)}"
+    return f"{once}, in the place of the last one."
 
 
 def pair_problems(

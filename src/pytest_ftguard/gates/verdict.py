@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from pytest_ftguard.limits import Limit
@@ -59,6 +59,18 @@ class Verdict:
     limit_source: str
     message: str
     note: str | None = None
+
+    @property
+    def is_acceptance(self) -> bool:
+        """Whether nothing was judged: what was measured is accepted, once the test has passed."""
+        return self.gate == "regression" and self.status == "PASS" and self.value is None
+
+    def without_acceptance(self) -> Verdict:
+        """Return the verdict as it is where the test did not pass."""
+        if not self.is_acceptance:
+            return self
+        message = f"{TITLES[self.gate]} INVALID: the result was not accepted, since the test did not pass."
+        return replace(self, status="INVALID", message=message, note=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as values that JSON can hold."""

@@ -374,8 +374,7 @@ def _measured_and_limit(verdict: Verdict) -> tuple[str, str]:
     """Return both with as many digits as it takes to see on which side of the limit the figures lie."""
     value, limit, unit = verdict.value, verdict.limit, verdict.unit
     if value is None:
-        # Only what is accepted passes without a comparison.
-        return "accepted" if verdict.status == "PASS" else _UNMEASURED, format_limit(limit, unit)
+        return "accepted" if verdict.is_acceptance else _UNMEASURED, format_limit(limit, unit)
     if unit == BYTES:
         return format_bytes_apart(value, limit)
     bounds = verdict.interval or ()
@@ -423,6 +422,8 @@ def timing_lines(retimings: Sequence[Retiming]) -> list[str]:
     """
     lines = []
     for one in retimings:
+        if one.cached and replace(one, cached=False) in retimings:
+            continue  # they left a gate in doubt
         how = f"in turns, {one.steps} steps x {one.seeds} seeds each"
         when = "timed in an earlier run" if one.cached else "timed again"
         lines += _wrapped(f"{when}: {one.candidate} and {one.baseline}, {how}; why: {one.why}")
