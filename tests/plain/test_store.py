@@ -317,6 +317,22 @@ def test_digests_are_remembered_as_long_as_there_is_the_file(tmp_path: Path) -> 
         assert store(tmp_path / "store").digests == {here: [number, "digest"]}
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\ud800"])
+def test_a_digest_under_an_impossible_name_is_dropped_and_disturbs_nothing(tmp_path: Path, name: str) -> None:
+    """The result is stored, which nobody denies, the other digests are remembered, and older entries make room."""
+    (tmp_path / "weights").touch()
+    here = str(tmp_path / "weights")
+    store(tmp_path / "store").keep(Fingerprint({"kind": "lora"}), RESULT)
+    os.utime(entry(tmp_path / "store"), (1000, 1000))
+    ours = store(tmp_path / "store", limit_bytes=entry(tmp_path / "store").stat().st_size * 3 // 2)
+    ours.digests.update({name: [1, "digest"], here: [1, "digest"]})
+    ours.keep(PARTS, RESULT)
+    assert ours.problems == []
+    assert find(ours) is not None
+    assert entry(tmp_path / "store").name.startswith(PARTS.key)
+    assert store(tmp_path / "store").digests == {here: [1, "digest"]}
+
+
 @pytest.mark.parametrize("parts", ["[1]", "null", '{"kind": "full", "seed": NaN}'])
 def test_a_strange_entry_explains_nothing_and_ends_no_run(tmp_path: Path, parts: str) -> None:
     """Nobody looks at the checksum of what is only compared with."""

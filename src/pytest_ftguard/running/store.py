@@ -144,10 +144,11 @@ class Store:
                 self._keep_weights(Path(result.model_dir), path, _digest_of(result))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
-            self._write_digests()
-            self._clean_up()
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
+            return
+        self._write_digests()
+        self._clean_up()
 
     def keep_weights(self, result: TrialResult, trained: Path) -> str | None:
         """Copy weights that were trained again to the result that was found without any.
@@ -402,7 +403,9 @@ class Store:
     def _write_digests(self) -> None:
         if self._trusts_notes and self.digests != self._digests_before:
             known = {**self._read_notes("digests.json"), **self.digests}
-            self._write_notes("digests.json", {path: note for path, note in known.items() if Path(path).exists()})
+            # Path.exists() raises for a name that is too long, or in a folder that is closed.
+            there = {path: note for path, note in known.items() if os.path.exists(path)}  # noqa: PTH110
+            self._write_notes("digests.json", there)
             self._digests_before = dict(self.digests)
 
     def _read_notes(self, name: str) -> dict[str, Any]:
