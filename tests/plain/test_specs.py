@@ -106,7 +106,8 @@ def test_a_wrong_field_is_named_with_its_value(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "values",
     [{"r": 0}, {"alpha": 0}, {"alpha": float("inf")}, {"dropout": 1}, {"dropout": -0.1}, {"target_modules": ()},
-     {"bias": "some"}, {"learning_rate": float("nan")}, {"options": {"lora_alpha": 3}}],
+     {"bias": "some"}, {"learning_rate": float("nan")}, {"learning_rate": 10**400}, {"r": 2**63},
+     {"options": {"lora_alpha": 3}}],
 )  # fmt: skip
 def test_a_wrong_lora_is_refused(values: dict[str, Any]) -> None:
     """Each field has its bounds, and an option may not contradict a field."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.files import write_whole
-from pytest_ftguard.results import SCHEMA, Environment, TrialResult
+from pytest_ftguard.results import SCHEMA, Environment, TrialResult, checked
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
 from pytest_ftguard.running.room import held_results, keep_latest, make_room, remove, remove_older
@@ -302,8 +302,8 @@ class Store:
     def environment(self, facts: str) -> Environment | None:
         """Return the environment that the facts of a machine stand for, where a trial has shown it."""
         values = self._read_notes("environments.json").get(facts)
-        with suppress(TypeError):
-            return Environment(**values) if values else None
+        with suppress(TypeError, FtguardError):
+            return checked(Environment(**values)) if values else None
         return None
 
     def remember_environment(self, facts: str, environment: Environment) -> None:
