@@ -178,6 +178,24 @@ def test_a_result_whose_losses_are_not_finite_is_no_damage(tmp_path: Path, loss:
     assert not math.isfinite(found.validation.loss)
 
 
+def test_nothing_is_set_aside_through_a_link(tmp_path: Path) -> None:
+    """What lies in another folder is not replaced, nor removed for want of room; the entry stays, and is named."""
+    work, folder = tmp_path / "work", tmp_path / "store"
+    store(folder).keep(PARTS, RESULT)
+    path = entry(folder)
+    path.write_text("damaged")
+    work.mkdir()
+    names = [work / path.name, *(work / f"{number}.txt" for number in range(25))]
+    for name in names:
+        name.write_text("somebody's")
+    (folder / "damaged").symlink_to(work)
+    ours = store(folder)
+    assert find(ours) is None
+    assert all(name.read_text() == "somebody's" for name in names)
+    assert path.exists()
+    assert f"it could not be moved ({str(folder / 'damaged')!r} is a link to another folder)" in ours.problems[0]
+
+
 def test_every_shorter_file_is_noticed(tmp_path: Path) -> None:
     """Wherever an entry was cut off, it gives no result; only its last line break is missed by nobody."""
     store(tmp_path).keep(PARTS, RESULT)

@@ -362,6 +362,8 @@ class Store:
     def _set_aside(self, path: Path, reason: str) -> None:
         place = self._folder / "damaged" / path.name
         try:
+            if place.parent.is_symlink():
+                raise OSError(errno.ELOOP, f"{str(place.parent)!r} is a link to another folder")
             place.parent.mkdir(exist_ok=True)
             keep_latest(place.parent, _MOST_DAMAGED - 1)
             path.replace(place)
