@@ -19,7 +19,14 @@ from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import BYTES, GROWTH, SHARE
 from pytest_ftguard.reporting.json import json_report, read_report
-from pytest_ftguard.reporting.terminal import RecordedVerdict, accepted_lines, plan_lines, progress_line, summary_lines
+from pytest_ftguard.reporting.terminal import (
+    RecordedVerdict,
+    accepted_lines,
+    plan_lines,
+    progress_line,
+    reason_lines,
+    summary_lines,
+)
 from pytest_ftguard.results import Breakdown, Memory, Parameters, Timing, TrialError, TrialResult
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.specs import TrialSpec
@@ -373,6 +380,15 @@ def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
     spec = TrialSpec(workload=WORKLOAD, variant=variant, seed=0)
     return TrialResult(
         spec=spec, outcome="planned", parameters=Parameters(1000, 100), memory=memory, error=error, **changes
+    )
+
+
+def test_what_was_trained_beside_others_is_not_called_changed() -> None:
+    """The nearest stored entry may be another variant that stands as it was: it differs, and that is all."""
+    reasons = {("lora r=7", "lora_r (9 -> 7)"): [1, 0], ("full", "steps (5 -> 7), train text"): [0]}
+    assert " ".join(" ".join(reason_lines(reasons)).split()) == (
+        "trained, not taken from the store: lora r=7, seeds 0, 1; the nearest there differs in: lora_r (9 -> 7) "
+        "trained, not taken from the store: full, seed 0; the nearest there differs in: steps (5 -> 7), train text"
     )
 
 
