@@ -82,7 +82,7 @@ class Run:
         self._store: Store | None = None
         self._remarked = (0, 0, 0)
         self.reasons: dict[tuple[str, str], list[int]] = {}
-        """Seeds that were trained again, by label and by what has changed."""
+        """Seeds that were trained again, by label and by what differs in the nearest stored entry."""
         self.retimings: list[Retiming] = []
         """Pairs of variants that were timed again, and why."""
         shared = getattr(config, "workerinput", {}).get(_SHARED_FOLDER)

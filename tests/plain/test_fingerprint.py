@@ -361,6 +361,16 @@ def test_changes_are_named_with_their_values_where_they_are_short() -> None:
     assert changes(ours, theirs) == ["lora_r (4 -> none)", "steps (5 -> 7)", "train text", "weights"]
 
 
+def test_no_part_of_an_entry_is_obeyed_by_the_terminal() -> None:
+    """Anyone may have written it: what is no printable character is shown as Python would write it."""
+    theirs = {"\x1b]0;owned\x07": 1, "steps": "7\r\u202e", "größe": "ü"}
+    assert changes(Fingerprint({}), theirs) == [
+        r"\x1b]0;owned\x07 (1 -> none)",
+        "größe (ü -> none)",
+        r"steps (7\r\u202e -> none)",
+    ]
+
+
 def test_the_facts_of_a_machine_are_those_that_auto_depends_on() -> None:
     """The devices that are visible and the threads belong to them."""
     facts = {

@@ -235,6 +235,15 @@ def test_a_changed_training_function_is_named() -> None:
     assert judge(now, then, 0.2).note == "Settings changed since it was accepted: the code of mine:train."
 
 
+def test_a_training_function_whose_code_was_not_accepted_is_not_called_changed() -> None:
+    """Files that were accepted before the code was recorded say nothing about it."""
+    work = replace(WORKLOAD, training_function="mine:train")
+    now, then = (pair(0.1, work=work, both={"code": code}) for code in ("b", None))
+    verdict = judge(now, then, 0.05)
+    assert "the code of" not in verdict.message
+    assert verdict.note is None
+
+
 def test_a_pass_with_other_settings_than_were_accepted_says_so() -> None:
     """In the note too, since nobody reads the message of a test that passes; those of the anchor are of no account."""
     verdict = judge(pair(0.1, lora=SMALLER), pair(0.1), 0.05)

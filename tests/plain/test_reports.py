@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,15 @@ from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import BYTES, GROWTH, SHARE
 from pytest_ftguard.reporting.json import json_report, read_report
-from pytest_ftguard.reporting.terminal import RecordedVerdict, accepted_lines, plan_lines, progress_line, summary_lines
-from pytest_ftguard.results import Memory, Parameters, TrialError, TrialResult
+from pytest_ftguard.reporting.terminal import (
+    RecordedVerdict,
+    accepted_lines,
+    plan_lines,
+    progress_line,
+    reason_lines,
+    summary_lines,
+)
+from pytest_ftguard.results import Breakdown, Memory, Parameters, Timing, TrialError, TrialResult
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.specs import TrialSpec
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trial
@@ -263,6 +272,7 @@ def test_a_report_gives_full_first_whatever_was_trained_first(tmp_path: Path) ->
         (None, "cannot be read: No such file"),
         ("{", "make it again"),
         ("[]", "make it again"),
+        pytest.param("[" * 100_000, "make it again", id="deep"),
         ('{"schema": 2, "trials": []}', "has schema 2, and this version reads 1"),
         ('{"schema": 1, "trials": [{"outcome": "ok"}]}', "KeyError"),
     ],
@@ -273,6 +283,26 @@ def test_a_file_that_is_no_report_is_one_clear_error(tmp_path: Path, text: str |
     if text is not None:
         path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=f"ftguard.json.*{words}"):
+        read_report(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"parameters": {"total": "x", "trainable": 1}}, "Parameters.total cannot be 'x'"),
+        ({"settings": {"kind": "full", "learning_rate": 10**400}}, "Full.learning_rate must be a finite number"),
+        ({"workload": 3}, "TrialSpec.workload must be a workload, got 3"),
+        ({"curve": [{"step": 0, "loss": "x", "nll": []}]}, "CurvePoint.loss cannot be 'x'"),
+        ({"cached": [], "notes": [3]}, r"TrialResult.notes cannot be \(3,\)"),
+    ],
+)
+def test_a_report_with_a_wrong_value_is_no_report(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """It is named before anything reckons with it."""
+    path = tmp_path / "ftguard.json"
+    report = json.loads(json_report([trial(FULL, NLL)], []))
+    report["trials"][0].update(change)
+    path.write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=words):
         read_report(path)
 
 
@@ -298,6 +328,41 @@ def test_a_result_survives_json() -> None:
         assert TrialResult.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
+def places_of_values(values: Any, *place: Any) -> Iterator[tuple[Any, ...]]:
+    """Where values lie in a result that was written, lists and mappings included."""
+    yield place
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from places_of_values(value, *place, name)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x", None, True, 0, 1.5, pytest.param(10**400, id="huge"), -math.inf, math.nan, [], ["x"], {}, {"a": []}],
+)
+def test_a_result_with_a_wrong_value_is_refused_or_can_be_shown(value: Any) -> None:
+    """Whatever a file holds in one place, it is no traceback in the summary or in the report."""
+    memory = Memory(600, "allocator", breakdown=Breakdown(1, 2, 3, 4, "forward"), phases={"load": 5})
+    timing = Timing(0.5, 97, 50.0, "run", 0.1, 2e3, 10**9, 1e12, "a neighbour")
+    documents = losses(NLL, documents=tuple(range(len(NLL))))
+    one = trial(LORA, NLL, memory=memory, time=timing, reference=documents, error=TrialError("why"), notes=("note",))
+    assert TrialResult.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    places = list(places_of_values(one.to_dict()))[1:]
+    shown = 0
+    for place in places:
+        values = json.loads(json.dumps(one.to_dict()))
+        owner = values
+        for name in place[:-1]:
+            owner = owner[name]
+        owner[place[-1]] = value
+        with suppress(FtguardError, ValueError):
+            read = TrialResult.from_dict(values)
+            shown += 1
+            assert summary_lines([read, trial(FULL, NLL)], [], [])
+            assert json_report([read], [])
+    assert shown < len(places)
+
+
 def test_the_progress_line_names_variant_seed_step_loss_and_time() -> None:
     """Before training it says what is done instead of the step."""
     spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=3)
@@ -315,6 +380,15 @@ def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
     spec = TrialSpec(workload=WORKLOAD, variant=variant, seed=0)
     return TrialResult(
         spec=spec, outcome="planned", parameters=Parameters(1000, 100), memory=memory, error=error, **changes
+    )
+
+
+def test_what_was_trained_beside_others_is_not_called_changed() -> None:
+    """The nearest stored entry may be another variant that stands as it was: it differs, and that is all."""
+    reasons = {("lora r=7", "lora_r (9 -> 7)"): [1, 0], ("full", "steps (5 -> 7), train text"): [0]}
+    assert " ".join(" ".join(reason_lines(reasons)).split()) == (
+        "trained, not taken from the store: lora r=7, seeds 0, 1; the nearest there differs in: lora_r (9 -> 7) "
+        "trained, not taken from the store: full, seed 0; the nearest there differs in: steps (5 -> 7), train text"
     )
 
 

@@ -106,7 +106,8 @@ def test_a_wrong_field_is_named_with_its_value(field: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "values",
     [{"r": 0}, {"alpha": 0}, {"alpha": float("inf")}, {"dropout": 1}, {"dropout": -0.1}, {"target_modules": ()},
-     {"bias": "some"}, {"learning_rate": float("nan")}, {"options": {"lora_alpha": 3}}],
+     {"bias": "some"}, {"learning_rate": float("nan")}, {"learning_rate": 10**400}, {"r": 2**63},
+     {"options": {"lora_alpha": 3}}],
 )  # fmt: skip
 def test_a_wrong_lora_is_refused(values: dict[str, Any]) -> None:
     """Each field has its bounds, and an option may not contradict a field."""
@@ -145,6 +146,41 @@ def test_the_fingerprint_depends_on_what_decides_a_trial_alone() -> None:
 
     assert fingerprint(replace(WORKLOAD, seeds=(0,))) == fingerprint(replace(WORKLOAD, seeds=(0, 1)))
     assert len({fingerprint(), fingerprint(seed=1), fingerprint(r=4), fingerprint(replace(WORKLOAD, steps=7))}) == 4
+
+
+@pytest.mark.parametrize("name", ["rank_pattern", "alpha_pattern"])
+def test_the_order_of_patterns_is_part_of_a_lora(name: str) -> None:
+    """The first that matches counts, so another order is another training; JSON brings back the same one."""
+
+    def spec(patterns: Any) -> TrialSpec:
+        return TrialSpec(workload=WORKLOAD, variant=LoRA(learning_rate=1e-3, options={name: patterns}), seed=0)
+
+    narrow_first, wide_first = spec({"q_proj": 4, ".*": 2}), spec({".*": 2, "q_proj": 4})
+    assert narrow_first != wide_first
+    assert narrow_first.fingerprint != wide_first.fingerprint
+    for one, pairs in ((narrow_first, [["q_proj", 4], [".*", 2]]), (wide_first, [[".*", 2], ["q_proj", 4]])):
+        again = TrialSpec.from_dict(json.loads(json.dumps(one.to_dict(), sort_keys=True)))
+        assert again == one == spec(pairs) == spec([tuple(pair) for pair in pairs])
+        assert again.fingerprint == one.fingerprint
+        assert isinstance(again.variant, LoRA)
+        assert list(again.variant.peft_options[name].items()) == [tuple(pair) for pair in pairs]
+
+
+def test_a_pattern_that_is_named_twice_counts_as_peft_counts_it() -> None:
+    """A mapping has one value for it, the last; no patterns at all are none in each of their forms."""
+    twice, once = ({"rank_pattern": [["q", 4], ["k", 3], ["q", 2]]}, {"rank_pattern": {"q": 2, "k": 3}})
+    assert LoRA(options=twice) == LoRA(options=once)
+    assert LoRA(options={"rank_pattern": None}) == LoRA(options={"rank_pattern": {}})
+
+
+@pytest.mark.parametrize("value", [0, "ab", ["ab", "cd"], [["q_proj"]], [["q_proj", 4, 2]], [[1, 2]], {1: 2}])
+@pytest.mark.parametrize("name", ["rank_pattern", "alpha_pattern"])
+def test_patterns_that_are_none_are_refused(name: str, value: Any) -> None:
+    """The message names the option and its value."""
+    with pytest.raises(ConfigurationError) as caught:
+        LoRA(options={name: value})
+    assert f"LoRA.options[{name!r}] must map patterns to numbers" in str(caught.value)
+    assert repr(value) in str(caught.value)
 
 
 def test_specs_cannot_be_changed() -> None:

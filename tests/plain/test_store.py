@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_ftguard.results import Timing, TrialResult
+from pytest_ftguard.results import Breakdown, Timing, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint
 from pytest_ftguard.running.locks import Neighbours, held, leased
 from pytest_ftguard.running.store import Store, StoreOptions
@@ -124,6 +125,77 @@ def test_what_is_no_entry_is_set_aside_and_named(tmp_path: Path, content: bytes)
     assert find(ours) is not None
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("spec.variant.learning_rate", 10**400),
+        ("spec.workload", []),
+        ("parameters.total", "x"),
+        ("parameters.trainable", True),
+        ("validation.nll", [20.0, None]),
+        ("validation.nll", [20.0, 10**400]),
+        ("validation.tokens", [10.5, 10]),
+        ("validation.tokens", [0, 0]),
+        ("curve", [{"step": 0, "loss": "2", "nll": []}]),
+        ("memory.peak_bytes", {}),
+        ("memory.breakdown", asdict(Breakdown(1, 1, 1, 1, peak_stage=3))),  # type: ignore[arg-type]
+        ("memory.phases", {"load": "x"}),
+        ("time.seconds_per_step", "x"),
+        ("time.run", 3),
+        ("environment.threads", "2"),
+        ("environment.versions", ["torch"]),
+        ("notes", [1]),
+        ("cached", 1),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_under_a_right_checksum_is_set_aside(tmp_path: Path, place: str, value: Any) -> None:
+    """Whoever writes the value can write the checksum as well: no gate and no summary gets to see it."""
+    store(tmp_path).keep(PARTS, RESULT)
+    header, body = map(json.loads, entry(tmp_path).read_text().splitlines())
+    *path, last = place.split(".")
+    owner = body
+    for name in path:
+        owner = owner[name]
+    owner[last] = value
+    text = json.dumps(body)
+    header["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    entry(tmp_path).write_text(f"{json.dumps(header)}\n{text}\n")
+    ours = store(tmp_path)
+    assert find(ours) is None
+    assert "is damaged" in ours.problems[0]
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_result_whose_losses_are_not_finite_is_no_damage(tmp_path: Path, loss: float) -> None:
+    """Such numbers are what a training measured that diverged at its end."""
+    store(tmp_path).keep(PARTS, trial(FULL, [loss, 21.0], time=Timing(None, 0, 50.0)))
+    ours = store(tmp_path)
+    found = find(ours)
+    assert ours.problems == []
+    assert found is not None
+    assert found.validation is not None
+    assert not math.isfinite(found.validation.loss)
+
+
+def test_nothing_is_set_aside_through_a_link(tmp_path: Path) -> None:
+    """What lies in another folder is not replaced, nor removed for want of room; the entry stays, and is named."""
+    work, folder = tmp_path / "work", tmp_path / "store"
+    store(folder).keep(PARTS, RESULT)
+    path = entry(folder)
+    path.write_text("damaged")
+    work.mkdir()
+    names = [work / path.name, *(work / f"{number}.txt" for number in range(25))]
+    for name in names:
+        name.write_text("somebody's")
+    (folder / "damaged").symlink_to(work)
+    ours = store(folder)
+    assert find(ours) is None
+    assert all(name.read_text() == "somebody's" for name in names)
+    assert path.exists()
+    assert f"it could not be moved ({str(folder / 'damaged')!r} is a link to another folder)" in ours.problems[0]
+
+
 def test_every_shorter_file_is_noticed(tmp_path: Path) -> None:
     """Wherever an entry was cut off, it gives no result; only its last line break is missed by nobody."""
     store(tmp_path).keep(PARTS, RESULT)
@@ -213,7 +285,10 @@ def test_notes_that_others_may_have_written_are_not_read(tmp_path: Path, options
     assert careful.environment("facts") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"facts": {"device": 1}}', '{"facts": 3}'])
+WRONG_FACTS = json.dumps({"facts": {**asdict(ENVIRONMENT), "threads": "2"}})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"facts": {"device": 1}}', '{"facts": 3}', WRONG_FACTS])
 def test_damaged_notes_cost_time_and_nothing_else(tmp_path: Path, text: str) -> None:
     """They are asked for again."""
     for name in ("environments.json", "digests.json"):
@@ -315,6 +390,22 @@ def test_digests_are_remembered_as_long_as_there_is_the_file(tmp_path: Path) -> 
         ours.digests.update({here: [number, "digest"], gone: [number, "digest"]})
         ours.keep(PARTS, RESULT)
         assert store(tmp_path / "store").digests == {here: [number, "digest"]}
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\ud800"])
+def test_a_digest_under_an_impossible_name_is_dropped_and_disturbs_nothing(tmp_path: Path, name: str) -> None:
+    """The result is stored, which nobody denies, the other digests are remembered, and older entries make room."""
+    (tmp_path / "weights").touch()
+    here = str(tmp_path / "weights")
+    store(tmp_path / "store").keep(Fingerprint({"kind": "lora"}), RESULT)
+    os.utime(entry(tmp_path / "store"), (1000, 1000))
+    ours = store(tmp_path / "store", limit_bytes=entry(tmp_path / "store").stat().st_size * 3 // 2)
+    ours.digests.update({name: [1, "digest"], here: [1, "digest"]})
+    ours.keep(PARTS, RESULT)
+    assert ours.problems == []
+    assert find(ours) is not None
+    assert entry(tmp_path / "store").name.startswith(PARTS.key)
+    assert store(tmp_path / "store").digests == {here: [1, "digest"]}
 
 
 @pytest.mark.parametrize("parts", ["[1]", "null", '{"kind": "full", "seed": NaN}'])

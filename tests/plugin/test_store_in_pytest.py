@@ -73,18 +73,27 @@ def test_a_variant_of_which_some_seeds_are_cached_stands_in_one_row(gates: pytes
     planned.stdout.fnmatch_lines(["full (3 of 4 cached) * 4 *"])
 
 
-def test_only_what_has_changed_is_trained_and_the_change_is_named(gates: pytest.Pytester) -> None:
+def test_only_what_has_changed_is_trained_and_the_difference_is_named(gates: pytest.Pytester) -> None:
     """Another rank trains LoRA alone; another text trains both."""
     gates.runpytest_subprocess()
     rank = gates.runpytest_subprocess("--ftguard-lora-r=2", "--ftguard-json=r.json")
     rank.assert_outcomes(passed=2)
     assert cached(gates.path) == {"full": True, "lora r=2": False}
-    rank.stdout.fnmatch_lines(["trained, not taken from the store: lora r=2, seed 0; changed: lora_r (4 -> 2)"])
+    rank.stdout.fnmatch_lines(
+        [
+            "trained, not taken from the store: lora r=2, seed 0; the nearest there differs",
+            "      in: lora_r (4 -> 2)",
+        ],
+        consecutive=True,
+    )
     with (gates.path / "train.txt").open("a") as text:
         text.write("and a little more " * 50)
     changed = gates.runpytest_subprocess("--ftguard-json=r.json")
     assert cached(gates.path) == {"full": False, "lora r=4": False}
-    changed.stdout.fnmatch_lines(["trained, not taken from the store: full, seed 0; changed: train text"])
+    changed.stdout.fnmatch_lines(
+        ["trained, not taken from the store: full, seed 0; the nearest there differs in:", "      train text"],
+        consecutive=True,
+    )
 
 
 @pytest.mark.parametrize("option", ["--ftguard-no-cache", "--ftguard-protected"])

@@ -312,6 +312,17 @@ def test_ways_of_adapting_that_differ_in_other_options_are_two_variants(run: Run
         read_trainer_runs(*folders)
 
 
+@pytest.mark.parametrize("patterns", [{"mlp.*": 4, ".*": 2}, {".*": 2, "mlp.*": 4}])
+def test_patterns_of_a_run_are_those_of_the_variant(run: Run, patterns: dict[str, int]) -> None:
+    """The same patterns in the same order are one way of adapting, whoever trained it."""
+    config = lora()
+    config.rank_pattern = patterns
+    variant = read_trainer_runs(run("one", config)).variant
+    assert isinstance(variant, LoRA)
+    assert variant.options == LoRA(options={"rank_pattern": patterns}).options
+    assert list(variant.peft_options["rank_pattern"]) == list(patterns)
+
+
 def test_adapters_that_take_from_the_weights_start_from_the_base_model(run: Run) -> None:
     """PiSSA moves a part of the weights into the adapters; together they are the base model."""
     pissa = lora()

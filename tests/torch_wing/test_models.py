@@ -87,6 +87,19 @@ def test_further_options_reach_peft() -> None:
     assert counts.trainable == 294_912 + 2 * 768
 
 
+@pytest.mark.parametrize(
+    ("patterns", "rank"), [({r"h\.0\..*c_attn": 4, "c_attn": 2}, 4), ({"c_attn": 2, r"h\.0\..*c_attn": 4}, 2)]
+)
+def test_patterns_reach_peft_in_their_order(patterns: dict[str, int], rank: int) -> None:
+    """The first that matches a layer gives its rank."""
+    variant = LoRA(target_modules=("c_attn",), options={"rank_pattern": patterns, "alpha_pattern": patterns})
+    model: Any = apply_variant(gpt2(), variant)
+    config = model.peft_config["default"]
+    assert list(config.rank_pattern.items()) == list(config.alpha_pattern.items()) == list(patterns.items())
+    layers = [block.attn.c_attn for block in model.base_model.model.transformer.h]
+    assert [(layer.r["default"], layer.lora_alpha["default"]) for layer in layers[:2]] == [(rank, rank), (2, 2)]
+
+
 def test_the_base_model_is_fp32_and_has_no_dropout(workload: Workload) -> None:
     """GPT-2's dropout of 0.1 is switched off, unless it is asked for."""
     model = load_base(workload)

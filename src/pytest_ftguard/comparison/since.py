@@ -105,7 +105,8 @@ def _variant_differences(now: PairRecord, then: PairRecord, side: str) -> Iterat
 
 def settings_since(now: PairRecord, then: PairRecord) -> list[str]:
     """Return which settings of the candidate have changed, and whether the training function's code has."""
-    code = [] if now.code == then.code else [f"the code of {now.work['training_function']}"]
+    # Files of earlier versions do not hold it.
+    code = [] if then.code in (None, now.code) else [f"the code of {now.work['training_function']}"]
     return [
         *(f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")),
         *code,

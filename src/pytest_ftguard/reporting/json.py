@@ -74,7 +74,7 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
         raise ConfigurationError(message) from None
     except ConfigurationError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, FtguardError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FtguardError) as error:
         message = (
             f"the report {place!r} is not one that --ftguard-json of this version wrote "
             f"({type(error).__name__}: {error}): make it again"
@@ -169,7 +169,7 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 def _number(value: float | None) -> float:
     """Return a number of the report, in which one that is not finite is null."""
-    return math.nan if value is None else float(value)
+    return math.nan if value is None else value
 
 
 def _strict(value: Any) -> Any:

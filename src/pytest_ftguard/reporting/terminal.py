@@ -405,12 +405,13 @@ def reason_lines(reasons: Mapping[tuple[str, str], Sequence[int]]) -> list[str]:
     """Return why variants were trained although others like them are in the store.
 
     Args:
-        reasons: Seeds by label and by what has changed.
+        reasons: Seeds by label and by what differs in the nearest of those.
     """
     lines = []
-    for (label, changes), seeds in reasons.items():
+    for (label, differences), seeds in reasons.items():
         which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
-        lines += _wrapped(f"trained, not taken from the store: {label}, {which}; changed: {changes}")
+        trained = f"trained, not taken from the store: {label}, {which}"
+        lines += _wrapped(f"{trained}; the nearest there differs in: {differences}")
     return lines
 
 

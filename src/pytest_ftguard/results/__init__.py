@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_ftguard.results.checking import checked
 from pytest_ftguard.results.parts import (
     Breakdown,
     CurvePoint,
@@ -32,6 +33,7 @@ __all__ = [
     "TrialError",
     "TrialResult",
     "by_variant",
+    "checked",
     "evenly_spaced",
     "log_digests",
     "trained_variants",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results.checking import checked
 
 __all__ = [
     "Breakdown",
@@ -77,12 +78,17 @@ class SequenceLosses:
         if len(sizes) != 1:
             message = f"losses, token counts and documents of a text differ in number: {sorted(sizes)}"
             raise FtguardError(message)
-        return cls(
-            nll=tuple(values["nll"]),
-            tokens=tuple(values["tokens"]),
-            documents=None if documents is None else tuple(documents),
-            digest=values["digest"],
+        losses = checked(
+            cls(
+                nll=tuple(values["nll"]),
+                tokens=tuple(values["tokens"]),
+                documents=None if documents is None else tuple(documents),
+                digest=values["digest"],
+            )
         )
+        if sum(losses.tokens) < 1:
+            raise FtguardError("losses of a text are of no tokens")
+        return losses
 
 
 def log_digests(entries: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -176,7 +182,7 @@ class Memory:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the memory that `dataclasses.asdict` wrote."""
         breakdown = values.get("breakdown")
-        return cls(**{**values, "breakdown": Breakdown(**breakdown) if breakdown else None})
+        return checked(cls(**{**values, "breakdown": checked(Breakdown(**breakdown)) if breakdown else None}))
 
 
 @dataclass(frozen=True)

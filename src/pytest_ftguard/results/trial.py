@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Self
 
 from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results.checking import checked
 from pytest_ftguard.results.parts import (
     CurvePoint,
     Environment,
@@ -106,7 +107,7 @@ class TrialResult:
         """Return the result that `to_dict` wrote.
 
         Raises:
-            FtguardError: It was written under another schema, or it is not complete.
+            FtguardError: It was written under another schema, it is not complete, or a value is of another type.
         """
         rest = dict(values)
         schema = rest.pop("schema", None)
@@ -116,13 +117,15 @@ class TrialResult:
         try:
             rest["spec"] = TrialSpec.from_dict(rest["spec"])
             points = rest.get("curve", ())
-            rest["curve"] = tuple(CurvePoint(point["step"], point["loss"], tuple(point["nll"])) for point in points)
+            rest["curve"] = tuple(
+                checked(CurvePoint(point["step"], point["loss"], tuple(point["nll"]))) for point in points
+            )
             rest["notes"] = tuple(rest.get("notes", ()))
             for name, read in _PARTS.items():
                 if rest.get(name) is not None:
-                    rest[name] = read(rest[name])
-            return cls(**rest)
-        except (KeyError, TypeError, AttributeError) as error:
+                    rest[name] = checked(read(rest[name]))
+            return checked(cls(**rest))
+        except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             message = f"a trial's result is not complete: {type(error).__name__}: {error}"
             raise FtguardError(message) from error
 

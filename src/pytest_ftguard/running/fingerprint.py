@@ -160,9 +160,16 @@ def _own_code() -> str:
 
 
 def changes(ours: Fingerprint, theirs: Mapping[str, Any]) -> list[str]:
-    """Return what differs between a fingerprint and the parts of another one, short values with them."""
+    """Return what differs between a fingerprint and the parts of another one, short values with them.
+
+    Anyone may have written the other one, so what is no printable character is escaped: a terminal would obey it.
+    """
     names = sorted(name for name in ours.parts.keys() | theirs.keys() if ours.parts.get(name) != theirs.get(name))
-    return [f"{name}{_values(theirs.get(name), ours.parts.get(name))}" for name in names]
+    return [_printable(f"{name}{_values(theirs.get(name), ours.parts.get(name))}") for name in names]
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _values(before: Any, now: Any) -> str:

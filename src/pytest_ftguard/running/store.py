@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.files import write_whole
-from pytest_ftguard.results import SCHEMA, Environment, TrialResult
+from pytest_ftguard.results import SCHEMA, Environment, TrialResult, checked
 from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
 from pytest_ftguard.running.locks import held
 from pytest_ftguard.running.room import held_results, keep_latest, make_room, remove, remove_older
@@ -144,10 +144,11 @@ class Store:
                 self._keep_weights(Path(result.model_dir), path, _digest_of(result))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
-            self._write_digests()
-            self._clean_up()
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
+            return
+        self._write_digests()
+        self._clean_up()
 
     def keep_weights(self, result: TrialResult, trained: Path) -> str | None:
         """Copy weights that were trained again to the result that was found without any.
@@ -301,8 +302,8 @@ class Store:
     def environment(self, facts: str) -> Environment | None:
         """Return the environment that the facts of a machine stand for, where a trial has shown it."""
         values = self._read_notes("environments.json").get(facts)
-        with suppress(TypeError):
-            return Environment(**values) if values else None
+        with suppress(TypeError, FtguardError):
+            return checked(Environment(**values)) if values else None
         return None
 
     def remember_environment(self, facts: str, environment: Environment) -> None:
@@ -361,6 +362,8 @@ class Store:
     def _set_aside(self, path: Path, reason: str) -> None:
         place = self._folder / "damaged" / path.name
         try:
+            if place.parent.is_symlink():
+                raise OSError(errno.ELOOP, f"{str(place.parent)!r} is a link to another folder")
             place.parent.mkdir(exist_ok=True)
             keep_latest(place.parent, _MOST_DAMAGED - 1)
             path.replace(place)
@@ -402,7 +405,9 @@ class Store:
     def _write_digests(self) -> None:
         if self._trusts_notes and self.digests != self._digests_before:
             known = {**self._read_notes("digests.json"), **self.digests}
-            self._write_notes("digests.json", {path: note for path, note in known.items() if Path(path).exists()})
+            # Path.exists() raises for a name that is too long, or in a folder that is closed.
+            there = {path: note for path, note in known.items() if os.path.exists(path)}  # noqa: PTH110
+            self._write_notes("digests.json", there)
             self._digests_before = dict(self.digests)
 
     def _read_notes(self, name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class TrialSpec(Spec):
         device: "auto" or a device of torch: "cpu", "cuda", ...
 
     Raises:
-        ConfigurationError: The learning rate is not filled in, or the seed or the device is not valid.
+        ConfigurationError: The learning rate is not filled in, or a field is not valid.
     """
 
     workload: Workload
@@ -39,6 +39,10 @@ class TrialSpec(Spec):
     def __post_init__(self) -> None:
         self._set("seed", whole("TrialSpec.seed", self.seed, 0))
         self._set("device", text_value("TrialSpec.device", self.device))
+        for name, kind in (("workload", Workload), ("variant", Variant)):
+            if not isinstance(getattr(self, name), kind):
+                message = f"TrialSpec.{name} must be a {name}, got {getattr(self, name)!r}"
+                raise ConfigurationError(message)
         if self.variant.learning_rate is None:
             message = f"TrialSpec.variant needs a learning rate, got {self.variant!r}: use with_learning_rate first"
             raise ConfigurationError(message)

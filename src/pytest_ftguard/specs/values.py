@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import operator
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final, Self
@@ -91,7 +91,7 @@ def readable_json(value: Any, *, sort_keys: bool = False) -> str:
 
 
 def whole(owner: str, value: Any, least: int) -> int:
-    """Return a value as a whole number that is large enough.
+    """Return a value as a whole number that is large enough, and of 64 bits, with which everything can be reckoned.
 
     Raises:
         ConfigurationError: It is not; the message names the owner and the value.
@@ -101,8 +101,9 @@ def whole(owner: str, value: Any, least: int) -> int:
         number = operator.index(value) if not isinstance(value, bool) else None
     except TypeError:
         number = None
-    if number is None or number < least:
-        message = f"{owner} must be a whole number of at least {least}, got {value!r}"
+    if number is None or not least <= number <= sys.maxsize:
+        bound = f"at most {sys.maxsize}" if number is not None and number > least else f"at least {least}"
+        message = f"{owner} must be a whole number of {bound}, got {value!r}"
         raise ConfigurationError(message)
     return number
 
@@ -113,7 +114,8 @@ def positive(owner: str, value: Any) -> float:
     Raises:
         ConfigurationError: It is not; the message names the owner and the value.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and 0 < value <= sys.float_info.max):
         message = f"{owner} must be a finite number above 0, got {value!r}"
         raise ConfigurationError(message)
     return float(value)

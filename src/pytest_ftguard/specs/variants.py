@@ -17,6 +17,8 @@ __tracebackhide__ = hide_our_frames
 LORA_LEARNING_RATE_FACTOR: Final = 10.0
 # What peft looks up in these lists, as in target_modules, is found in any order.
 _SETS: Final = frozenset({"exclude_modules", "layers_to_transform", "modules_to_save"})
+# Of these mappings peft takes the first pattern that matches, and JSON's one text of a mapping has no order.
+_PATTERNS: Final = frozenset({"alpha_pattern", "rank_pattern"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,8 @@ class LoRA(Spec):
         bias: Which biases are trained: "none", "all" or "lora_only".
         learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
         search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
-        options: Further options for `peft.LoraConfig`, for example `{"use_rslora": True}`.
+        options: Further options for `peft.LoraConfig`, for example `{"use_rslora": True}`. The order of `rank_pattern`
+            and `alpha_pattern` matters, so these are held as lists of [pattern, number] pairs.
 
     Raises:
         ConfigurationError: A value is not allowed; the message names the field and the value.
@@ -87,9 +90,10 @@ class LoRA(Spec):
         if self.learning_rate is not None:
             self._set("learning_rate", positive("LoRA.learning_rate", self.learning_rate))
         flag("LoRA.search_learning_rate", self.search_learning_rate)
-        self._set("options", FrozenOptions(self.options, "LoRA.options"))
-        ordered = {name: _in_order(value) if name in _SETS else value for name, value in self.options.items()}
-        self._set("options", FrozenOptions(ordered, "LoRA.options"))
+        options = self.options
+        if isinstance(options, Mapping):
+            options = {name: _normal_form(name, value) for name, value in options.items()}
+        self._set("options", FrozenOptions(options, "LoRA.options"))
         names = {"r": "r", "lora_alpha": "alpha", "target_modules": "target_modules", "lora_dropout": "dropout"}
         for name, ours in {**names, "bias": "bias"}.items():
             if name in self.options:
@@ -100,6 +104,11 @@ class LoRA(Spec):
     def label(self) -> str:
         """The variant's name in the summary."""
         return f"{self.kind} r={self.r}"
+
+    @property
+    def peft_options(self) -> dict[str, Any]:
+        """The further options as `peft.LoraConfig` takes them."""
+        return {name: dict(value) if name in _PATTERNS else value for name, value in self.options.items()}
 
 
 def _target_modules(value: Any) -> str | tuple[str, ...]:
@@ -112,9 +121,24 @@ def _target_modules(value: Any) -> str | tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def _in_order(value: Any) -> Any:
-    # By length first, so that 9 comes before 10; whatever JSON holds can be told apart so.
-    return sorted(value, key=lambda item: (len(str(item)), str(item))) if isinstance(value, list) else value
+def _normal_form(name: str, value: Any) -> Any:
+    """Return an option so that two values are equal where peft makes the same of them, and only there."""
+    if name in _PATTERNS:
+        return _pairs(f"LoRA.options[{name!r}]", value)
+    if name in _SETS and isinstance(value, list | tuple):
+        # By length first, so that 9 comes before 10; whatever JSON holds can be told apart so.
+        return sorted(value, key=lambda item: (len(str(item)), str(item)))
+    return value
+
+
+def _pairs(owner: str, value: Any) -> list[list[Any]]:
+    # None is AdaLoRA's word for no patterns yet.
+    pairs = list(value.items()) if isinstance(value, Mapping) else [] if value is None else value
+    valid = isinstance(pairs, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
+    if not valid or not all(isinstance(pattern, str) for pattern, _ in pairs):
+        message = f"{owner} must map patterns to numbers, or be a list of [pattern, number] pairs, got {value!r}"
+        raise ConfigurationError(message)
+    return [list(pair) for pair in dict(pairs).items()]
 
 
 Variant = Full | LoRA

@@ -295,7 +295,7 @@ def _lora_config(variant: LoRA) -> LoraConfig:
             "target_modules": targets if isinstance(targets, str) else list(targets),
             "lora_dropout": variant.dropout,
             "bias": variant.bias,
-            **variant.options,
+            **variant.peft_options,
         }
     )
 
