@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -11,7 +12,12 @@ from pytest_ftguard.errors import FtguardError
 
 __all__ = ["checked"]
 
-_Part = TypeVar("_Part")
+_Part = TypeVar("_Part", bound=Hashable)
+
+
+@cache  # for each point of a curve they would take longer than all else of a look-up
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def checked(part: _Part) -> _Part:
@@ -22,7 +28,7 @@ def checked(part: _Part) -> _Part:
     Raises:
         FtguardError: A field holds something else; the message names it and its value.
     """
-    for name, kind in get_type_hints(type(part)).items():
+    for name, kind in _hints(type(part)).items():
         value = getattr(part, name)
         if not _fits(value, kind):
             message = f"{type(part).__name__}.{name} cannot be {value!r:.80}"
@@ -37,7 +43,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return value in arguments
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(one, arguments[0]) for one in value)
+        # Nearly all there is to read is long rows of floats.
+        are_floats = arguments[0] is float and set(map(type, value)) == {float}
+        return isinstance(value, tuple) and (are_floats or all(_fits(one, arguments[0]) for one in value))
     if origin is Mapping:
         return isinstance(value, Mapping) and all(_fits(one, arguments[1]) for one in value.values())
     if kind in (int, float):
