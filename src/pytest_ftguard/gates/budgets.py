@@ -232,13 +232,15 @@ def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[s
     if problems:
         return problems
     comparison = compare(candidate, baseline, same_learning_rate=True)
+    # A later run makes short trials of both where it can.
+    again = "" if can_time_again(candidate, baseline) else "; --ftguard-no-cache trains it again"
     return [
         *comparison.different_work,
         *comparison.different_environment,
         *comparison.different_threads,
         *comparison.unpaired,
         *_different_runs(candidate, baseline),
-        *(problem for side in sides for problem in (*_disturbed(side), *_short_of_memory(side))),
+        *(problem for side in sides for problem in (*_disturbed(side, again), *_short_of_memory(side))),
     ]
 
 
@@ -307,10 +309,8 @@ def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str
     ]
 
 
-def _disturbed(variant: TrainedVariant) -> list[str]:
-    """Say what else used the device while its steps were timed, and what to do."""
-    # A disturbed timing is not taken from the store.
-    again = "" if variant.workload.purpose == "timing" else "; --ftguard-no-cache trains it again"
+def _disturbed(variant: TrainedVariant, again: str) -> list[str]:
+    """Say what else used the device while its steps were timed, and what to do, with how to train it again."""
     seeds: dict[str, list[str]] = {}
     for trial, text in _disturbances(variant):
         seeds.setdefault(text, []).append(str(trial.spec.seed))
