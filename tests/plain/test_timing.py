@@ -322,6 +322,7 @@ def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_made_anew(
     verdict, cached, jobs = judged_later(tmp_path, work, "quiet")
     assert (verdict.status, cached, jobs) == ("PASS", [False] * 6, 6)
     assert "timed again in this run" in verdict.message
+    assert verdict.message.endswith("different runs. An earlier timing had left it in doubt.")
     verdict, cached, jobs = judged_later(tmp_path, work, "unchanged")
     assert (verdict.status, cached, jobs) == ("PASS", [True] * 6, 0)
 

@@ -70,6 +70,8 @@ def timed(
     pair = TimedPair(ours, theirs)
     when = "in an earlier run" if pair.is_stored else "again in this run"
     origin = f"Both were timed {when}, in turns, by short trials of {ours.workload.steps} steps, because {why}."
+    if anew:  # each look may err
+        origin += " An earlier timing had left it in doubt."
     return replace(pair, origin=origin)
 
 
