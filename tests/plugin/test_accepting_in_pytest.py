@@ -397,3 +397,36 @@ def test_names_with_groups_of_xdist_are_those_of_tests(made_up: pytest.Pytester)
     result = made_up.runpytest_subprocess("-n2", "--dist=loadgroup")
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("note: '*")
+
+
+PLAN = """
+from pytest_ftguard.results import TrialResult
+from pytest_ftguard.specs import TrialSpec
+
+def plan(self, workload, variant):
+    specs = [TrialSpec(workload=workload, variant=variant, seed=seed) for seed in workload.seeds]
+    return TrainedVariant(workload, variant, tuple(TrialResult(spec=spec, outcome="planned") for spec in specs))
+
+lab.Lab.plan = plan
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
+def test_a_plan_says_which_tests_have_no_accepted_result(made_up: pytest.Pytester, workers: list[str]) -> None:
+    """Before anything is trained that would then be held to nothing; what is about to be accepted need not be there."""
+    append(made_up, "conftest.py", PLAN)
+    write_test(made_up, "assert_no_regression(lora_variant, full_variant, metric='memory', at_most='5%')")
+    append(made_up, "test_it.py", "def test_other(full_variant, ftguard):\n")
+    append(made_up, "test_it.py", "    assert_no_regression(ftguard.train(LoRA(r=2)), full_variant)\n")
+    options = ["--ftguard-plan", *workers]
+    result = made_up.runpytest_subprocess(*options)
+    assert result.ret == 0
+    for name in ("test_it", "test_other"):
+        result.stdout.fnmatch_lines(
+            [f"note: *::{name} has no accepted result ('*.json' does not exist), so it would fail without *"]
+        )
+    assert result.stdout.str().count("has no accepted result") == 2
+    warned = made_up.runpytest_subprocess(*options, "--ftguard-on-missing=warn")
+    warned.stdout.fnmatch_lines(["note: * has no accepted result *, so it would warn without --ftguard-update"])
+    updated = made_up.runpytest_subprocess(*options, "--ftguard-update")
+    updated.stdout.no_fnmatch_line("*has no accepted result*")

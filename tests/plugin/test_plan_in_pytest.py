@@ -150,35 +150,6 @@ def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: 
     result.stdout.fnmatch_lines(["peak memory * FAIL"])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_plan_says_which_tests_have_no_accepted_result(project: pytest.Pytester, workers: int) -> None:
-    """Before anything is trained that would then be held to nothing; what is about to be accepted need not be there."""
-    project.makepyfile(
-        """
-        import pytest
-        from pytest_ftguard import LoRA, assert_no_regression
-
-        @pytest.mark.parametrize("rank", [2, 3])
-        def test_it(ftguard, full_variant, rank):
-            candidate = ftguard.train(LoRA(r=rank))
-            assert_no_regression(candidate, full_variant, at_most=0.1)
-            assert_no_regression(candidate, full_variant, metric="memory", at_most="5%")
-        """
-    )
-    options = ["--ftguard-plan", *(["-n", str(workers)] if workers else [])]
-    result = project.runpytest_subprocess(*options)
-    assert result.ret == 0
-    for rank in (2, 3):
-        result.stdout.fnmatch_lines(
-            [f"note: *::test_it[[]{rank}] has no accepted result ('*.json' does not exist), so it would fail without *"]
-        )
-    assert result.stdout.str().count("has no accepted result") == 2
-    warned = project.runpytest_subprocess(*options, "--ftguard-on-missing=warn")
-    warned.stdout.fnmatch_lines(["note: * has no accepted result *, so it would warn without --ftguard-update"])
-    updated = project.runpytest_subprocess(*options, "--ftguard-update")
-    updated.stdout.no_fnmatch_line("*has no accepted result*")
-
-
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has the device")
 def test_a_plan_needs_no_device(project: pytest.Pytester) -> None:
     """For a GPU that is not here the trials are listed with their forecast, and the heading says what was assumed."""

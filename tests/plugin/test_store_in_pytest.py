@@ -195,9 +195,6 @@ def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
     unchanged.stdout.fnmatch_lines(["timed in an earlier run: lora r=2 and full, in turns, 40 steps x 2 seeds each;*"])
     assert purposes(gates.path) == {}
     assert steps_of(changed) == steps_of(unchanged)
-    # A timing is nothing that a later training is compared with.
-    third = gates.runpytest_subprocess(*options, "--ftguard-lora-r=8")
-    third.stdout.fnmatch_lines(["trained, not taken from the store: lora r=8, seeds 0, 1;*"])
 
 
 def test_a_plan_times_nothing(gates: pytest.Pytester) -> None:
