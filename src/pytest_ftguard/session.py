@@ -53,7 +53,7 @@ class Run:
         self.test: TestRecord | None = None
         self.trials: dict[tuple[str, bool, Workload], TrialResult] = {}
         self._places: dict[Places, Places] = {}
-        """Where the files of a trial lie, and where those of the first one with the same content do."""
+        """Where files lie, and where others with the same content do, which came before."""
         self.verdicts: list[RecordedVerdict] = []
         self.planned: list[RecordedVerdict] = []
         """What memory budgets would say if the forecasts came true."""
@@ -349,7 +349,9 @@ class Run:
         for values in content.get("trials", ()):
             trial = TrialResult.from_dict(values)
             kept = self.trials.setdefault(_identity(trial), trial)
-            self._places.setdefault(trial.spec.workload.places, kept.spec.workload.places)
+            ours, theirs = (self._first(one.spec.workload.places) for one in (trial, kept))
+            if ours != theirs:
+                self._places[ours] = theirs
         self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
         self.planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("planned", ())]
         self.accepted += content.get("accepted", ())
@@ -385,7 +387,12 @@ class Run:
         from dataclasses import replace
 
         work = trial.spec.workload
-        return replace(trial, spec=replace(trial.spec, workload=replace(work, **self._places[work.places]._asdict())))
+        return replace(trial, spec=replace(trial.spec, workload=replace(work, **self._first(work.places)._asdict())))
+
+    def _first(self, places: Places) -> Places:
+        while places in self._places:
+            places = self._places[places]
+        return places
 
     def close(self) -> None:
         """End what is running and remove what was written."""
