@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_ftguard.errors import GateFailure, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
 from pytest_ftguard.files import write_all
 from pytest_ftguard.settings import marker_settings
 
@@ -29,6 +29,9 @@ __tracebackhide__ = hide_our_frames
 
 # What the environment variable CI holds where this is no CI.
 _FALSE: Final = ("", "0", "false", "no", "off")
+
+
+_NOT_ACCEPTED: Final = {"status": "INVALID", "message": "not accepted, since the test did not pass"}
 
 
 class TestRecord:
@@ -54,6 +57,7 @@ class TestRecord:
         self.call_is_over = False
         self._asked: Counter[str] = Counter()
         self._not_passed: list[Verdict] = []
+        self._acceptances: list[str] = []
         self._has_failed = False
         self._is_dropped = False
         if self._accepted is not None:
@@ -121,14 +125,24 @@ class TestRecord:
         self.call_is_over = True
         has_passed = report.passed and not self._has_failed
         if has_passed and not self._not_passed:
-            self._is_dropped = True
-            self._accepted.write()
-            self._is_dropped = False
+            try:
+                self._accepted.write()
+            except ConfigurationError:
+                self._is_dropped = True
+                self._tell_not_accepted()
+                raise
             return
         self._is_dropped |= self._accepted.is_queued
         self._accepted.drop()
+        self._tell_not_accepted()
         if has_passed and self._is_dropped:
             raise GateFailure("\n".join(["the result was not accepted.", *(f"- {one}" for one in self._refused_by())]))
+
+    def _tell_not_accepted(self) -> None:
+        """Correct the properties, which JUnit XML takes from the report of the teardown."""
+        told = {f"{prefix}.{name}": value for prefix in self._acceptances for name, value in _NOT_ACCEPTED.items()}
+        properties = self._item.user_properties
+        properties[:] = [(name, told.get(name, value)) for name, value in properties]
 
     def new_accepted(self) -> dict[str, Any]:
         """Return what became, since the last call, of the results that the test accepted."""
@@ -152,6 +166,7 @@ class TestRecord:
         self._asked[verdict.gate] += 1
         times = self._asked[verdict.gate]
         prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
+        self._acceptances += [prefix] if verdict.is_acceptance else []
         fields = verdict.to_dict()
         lower, upper = fields.pop("interval") or (None, None)
         for name, value in {**fields, "lower": lower, "upper": upper}.items():

@@ -45,12 +45,14 @@ ENDINGS = {
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_nothing_is_accepted_with_a_test_that_does_not_pass(made_up: pytest.Pytester, name: str) -> None:
-    """However it ends: nothing is written, the summary says so, and the verdict is INVALID there and in the report."""
+    """However it ends: nothing is written, the summary says so, and the verdict is INVALID there and in the reports."""
     lines, marks, outcome = ENDINGS[name]
     write_test(made_up, *lines, before=marks)
-    result = made_up.runpytest_subprocess("--ftguard-update", "--ftguard-json=r.json")
+    result = made_up.runpytest_subprocess("--ftguard-update", "--ftguard-json=r.json", "--junitxml=junit.xml")
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines(["regression  -  * INVALID"])
+    told = {one.attrib["name"]: one.attrib["value"] for one in ET.parse(made_up.path / "junit.xml").iter("property")}
+    assert told["ftguard.regression.status"] == "INVALID"
     verdicts = json.loads((made_up.path / "r.json").read_text())["verdicts"]
     assert {verdict["status"] for verdict in verdicts if verdict["gate"] == "regression"} == {"INVALID"}
     result.stdout.fnmatch_lines(["not accepted, since the test did not pass: test_it.py::test_it"])
