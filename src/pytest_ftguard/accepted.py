@@ -106,6 +106,8 @@ class PairRecord:
 
     def completed_by(self, other: PairRecord) -> PairRecord:
         """Return the record with the bytes and seconds of another one of the same trainings, where it has none."""
+        if (self.seeds, self.data_orders, self.differences) != (other.seeds, other.data_orders, other.differences):
+            return self
         candidate, baseline = (
             replace(
                 ours,

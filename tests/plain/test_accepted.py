@@ -418,3 +418,11 @@ def test_differences_that_are_not_those_of_the_losses_are_no_record(tmp_path: Pa
     values["differences"] = [[value + 10 for value in row] for row in values["differences"]]
     with pytest.raises(ValueError, match="nats per token beside losses of"):
         PairRecord.from_dict(values)
+
+
+def test_other_trainings_complete_no_record() -> None:
+    """Their seconds are not those of these seeds, or of these losses."""
+    ours = record(0.2)
+    bare = replace(ours, candidate=replace(ours.candidate, seconds_per_step=None))
+    assert bare.completed_by(ours) == ours
+    assert bare.completed_by(record(0.3)) == bare

@@ -77,12 +77,8 @@ def check_pair(helper: str, candidate: object, baseline: object, usage: str = "l
             f"the other way round is meant: {helper}({usage})"
         )
         raise ConfigurationError(message)
-    # Also where one of the two was read from a report: the same variant cannot be worse than itself. Nor is it another
-    # one for having had its learning rate found.
-    if (
-        ours is theirs
-        or replace(ours.variant, search_learning_rate=theirs.variant.search_learning_rate) == theirs.variant
-    ):
+    # Also where one of the two was read from a report: the same variant cannot be worse than itself.
+    if ours is theirs or ours.variant == theirs.variant:
         message = (
             f"{helper} was given {ours.label} as the candidate and as the baseline: such a gate cannot fail; "
             f"give two variants: {helper}({usage})"

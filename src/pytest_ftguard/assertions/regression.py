@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_ftguard.assertions.asking import active_test, check_pair, conclude, limit_of, rule_of, value_of
-from pytest_ftguard.assertions.timing import TimedPair, judge_timed, timed, with_times
+from pytest_ftguard.assertions.timing import TimedPair, timed, with_times
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.missing import missing_in_plan
 from pytest_ftguard.gates.regression import METRICS, Metric, accept, assess_regression, pair_problems
@@ -72,12 +72,8 @@ def assert_no_regression(
         if updated is not None:
             test.accepted.queue(file, updated)
         return conclude(pair.explain(verdict), on_inconclusive, candidate, baseline)
-
-    def judge(ours: TrainedVariant, theirs: TrainedVariant) -> Verdict:
-        sides = with_times(candidate, ours), with_times(baseline, theirs)
-        return assess_regression(*sides, limit, rule, metric=metric, file=file, on_missing=choice)
-
-    verdict = judge_timed(candidate, baseline, judge) if metric == "time" else judge(candidate, baseline)
+    verdict = assess_regression(ours, theirs, limit, rule, metric=metric, file=file, on_missing=choice)
+    verdict = pair.explain(verdict)
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing and choice == "warn")
 
 

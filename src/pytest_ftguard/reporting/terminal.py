@@ -423,8 +423,8 @@ def timing_lines(retimings: Sequence[Retiming]) -> list[str]:
     """
     lines = []
     for one in retimings:
-        if one.cached and replace(one, cached=False) in retimings:
-            continue  # they left a gate in doubt
+        if any(other.pair == one.pair and other.look > one.look for other in retimings):
+            continue  # it left a gate in doubt
         how = f"in turns, {one.steps} steps x {one.seeds} seeds each"
         when = "timed in an earlier run" if one.cached else "timed again"
         lines += _wrapped(f"{when}: {one.candidate} and {one.baseline}, {how}; why: {one.why}")

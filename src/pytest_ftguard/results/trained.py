@@ -15,8 +15,8 @@ from pytest_ftguard.specs import Variant, Workload
 __all__ = ["Loader", "Timer", "TrainedVariant", "by_variant", "trained_variants"]
 
 Loader = Callable[[TrialResult], tuple[Any, Any]]
-Timer = Callable[["TrainedVariant", "TrainedVariant", str, bool], tuple["TrainedVariant", "TrainedVariant"]]
-"""Called with a candidate, its baseline, why both are to be timed again, and whether what is stored does not do."""
+Timer = Callable[["TrainedVariant", "TrainedVariant", str, int], tuple["TrainedVariant", "TrainedVariant"]]
+"""Called with a candidate, its baseline, why both are to be timed again, and the how-manieth such timing it is."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,14 +53,14 @@ class TrainedVariant:
         return self.extend(count)
 
     def timed_beside(
-        self, baseline: TrainedVariant, why: str, *, anew: bool = False
+        self, baseline: TrainedVariant, why: str, *, look: int = 1
     ) -> tuple[TrainedVariant, TrainedVariant]:
         """Return short trials of this variant and of its baseline, made in turns in one run; only time is theirs.
 
         Args:
             baseline: The variant that it is judged against, with the same seeds.
             why: Why the seconds that both have cannot be compared.
-            anew: Whether those of an earlier run do not do.
+            look: Which timing of the pair, from 1; a further one where those before left a gate in doubt.
 
         Raises:
             FtguardError: One of the two was not trained in this run, or they cannot be timed here.
@@ -69,7 +69,7 @@ class TrainedVariant:
             absent = self if self.timer is None else baseline
             message = f"{absent.label} was not trained in this run, so it cannot be timed in it"
             raise FtguardError(message)
-        return self.timer(self, baseline, why, anew)
+        return self.timer(self, baseline, why, look)
 
     def __repr__(self) -> str:
         """Return one short line: pytest shows it beside every failing test."""

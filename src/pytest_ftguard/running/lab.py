@@ -307,12 +307,12 @@ class Lab:
         return trained
 
     def _time_again(
-        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, anew: bool
+        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
     ) -> tuple[TrainedVariant, TrainedVariant]:
-        """Time two variants in turns, unless the store holds such a timing of both that will do."""
+        """Time two variants in turns, unless the store holds that timing of both."""
         for side in (candidate, baseline):
             self._refuse_changed_files(side.workload)
-        return self._timer.time(candidate, baseline, why, anew=anew)
+        return self._timer.time(candidate, baseline, why, look=look)
 
     def _train_short(self, spec: TrialSpec, more_to_come: bool) -> TrialResult:
         """Train a trial for the time of its steps, unless what would disturb it is known beforehand."""

@@ -42,6 +42,7 @@ class Retiming:
         seeds: Number of trials of each variant.
         why: Why the seconds that they had could not be compared.
         cached: Whether an earlier run had timed them so.
+        look: Which timing of the pair it was, from 1.
     """
 
     candidate: str
@@ -50,6 +51,12 @@ class Retiming:
     seeds: int
     why: str
     cached: bool = False
+    look: int = 1
+
+    @property
+    def pair(self) -> tuple[str, str, str]:
+        """What it has in common with further timings of the same pair."""
+        return self.candidate, self.baseline, self.why
 
 
 def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: float) -> Workload:
@@ -99,12 +106,12 @@ class PairTimer:
         self._identify = identify
         self._train = train
         self._waiting = waiting
-        self._pairs: dict[tuple[str, ...], tuple[TrialResult, ...]] = {}
+        self._pairs: dict[tuple[tuple[str, ...], int], tuple[TrialResult, ...]] = {}
         self.results: list[TrialResult] = []
         self.retimings: list[Retiming] = []
 
     def time(
-        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, *, anew: bool = False
+        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, *, look: int = 1
     ) -> tuple[TrainedVariant, TrainedVariant]:
         """Return short trials of both, in which they took turns, with the seeds that they have in common.
 
@@ -114,7 +121,7 @@ class PairTimer:
             candidate: The variant that is judged.
             baseline: The variant that it is judged against.
             why: Why the seconds that they have cannot be compared.
-            anew: Whether those of an earlier run do not do.
+            look: Which timing of the pair, from 1: each is kept apart, so that a gate knows how often it has looked.
 
         Raises:
             ConfigurationError: They have no seed in common, or a trial cannot be carried out.
@@ -124,15 +131,14 @@ class PairTimer:
         if not turns:
             message = f"{candidate.label} and {baseline.label} have no seed in common: train both with the same"
             raise ConfigurationError(message)
-        pair = tuple(spec.fingerprint for spec in turns)
-        stored = self._pairs.get(pair, ())
-        if not stored or (anew and _are_cached(stored)):
-            self._pairs[pair] = self._obtain(turns, anew=anew)
-            self.results = [*(one for one in self.results if one not in stored), *self._pairs[pair]]
+        pair = tuple(spec.fingerprint for spec in turns), look
+        if pair not in self._pairs:
+            self._pairs[pair] = self._obtain(turns, look)
+            self.results += self._pairs[pair]
         trials = self._pairs[pair]
-        is_cached = _are_cached(trials)
+        is_cached = all(trial.cached for trial in trials)
         steps, seeds = turns[0].workload.steps, len(turns) // 2
-        retiming = Retiming(candidate.label, baseline.label, steps, seeds, why, cached=is_cached)
+        retiming = Retiming(candidate.label, baseline.label, steps, seeds, why, cached=is_cached, look=look)
         if retiming not in self.retimings:
             self.retimings.append(retiming)
         # The candidate is first, last, first, last, ... of the two trials of a seed.
@@ -146,24 +152,24 @@ class PairTimer:
         )
         return ours, theirs
 
-    def _obtain(self, turns: Sequence[TrialSpec], *, anew: bool) -> tuple[TrialResult, ...]:
+    def _obtain(self, turns: Sequence[TrialSpec], look: int) -> tuple[TrialResult, ...]:
         """Return the trials of a pair, from the store where one run has made them all, or trained now."""
         machine, candidates = self._identify(turns[0])
         store = self._shelf(candidates)
         # Where what decides them is not known, the specs tell the trials of this run apart, the same in every run.
         names = [
-            Fingerprint({"spec": spec.fingerprint, "beside": turns[number ^ 1].fingerprint})
+            Fingerprint({"spec": spec.fingerprint, "beside": turns[number ^ 1].fingerprint, "look": look})
             for number, spec in enumerate(turns)
         ]
         if store is None:
             train = (self._train(spec, number + 1 < len(turns)) for number, spec in enumerate(turns))
             return _named(train, names)
-        keys = [self._key(turns, number) for number in range(len(turns))]
+        keys = [self._key(turns, number, look) for number in range(len(turns))]
         since = time()
         # Whichever of the two is the candidate.
         with store.lock(min(key.key for key in keys), self._waiting(turns[0])):
             stored = [store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
-            sound = [trial for trial in stored if trial and _is_sound(trial) and not (anew and trial.cached)]
+            sound = [trial for trial in stored if trial is not None and _is_sound(trial)]
             if len(sound) == len(turns) and len({trial.time and trial.time.run for trial in sound}) == 1:
                 trials = iter(sound)
             else:
@@ -176,15 +182,16 @@ class PairTimer:
                 )
             return _named(trials, keys if all(key.is_complete for key in keys) else names)
 
-    def _key(self, turns: Sequence[TrialSpec], number: int) -> Fingerprint:
+    def _key(self, turns: Sequence[TrialSpec], number: int, look: int) -> Fingerprint:
         """Return what a trial is kept by: the one before or after it, with which it takes turns, decides as well."""
         own, beside = (self._identify(spec)[1][0] for spec in (turns[number], turns[number ^ 1]))
-        return Fingerprint({**own.parts, "beside": beside.key}, own.is_complete)
+        return Fingerprint({**own.parts, "beside": beside.key, "look": look}, own.is_complete)
 
     def _train_to_keep(self, store: Store, key: Fingerprint, turns: Sequence[TrialSpec], number: int) -> TrialResult:
         """Train one of a pair's trials, and keep what becomes of it for those who wait for it and for later runs."""
         result = self._train(turns[number], number + 1 < len(turns))
-        if key == self._key(turns, number):  # a file that was changed meanwhile leaves open what was timed
+        # A file that was changed meanwhile leaves open what was timed.
+        if key == self._key(turns, number, key.parts["look"]):
             keep = store.keep if result.outcome == "ok" else store.keep_failure
             keep(key, result)
         return result
@@ -198,10 +205,6 @@ def _named(trials: Iterable[TrialResult], names: Sequence[Fingerprint]) -> tuple
         if trial.outcome != "ok":
             break
     return tuple(done)
-
-
-def _are_cached(trials: Sequence[TrialResult]) -> bool:
-    return all(trial.cached for trial in trials)
 
 
 def _is_sound(trial: TrialResult) -> bool:
