@@ -313,7 +313,7 @@ def test_workers_share_what_was_trained_and_what_has_failed(project: pytest.Pyte
     names = [(kind, number) for kind in ("full", "lora") for number in range(3)]
     project.makepyfile("\n".join(f"def test_{k}_{n}({k}_variant):\n    assert {k}_variant.ok\n" for k, n in names))
     options = [*options, "--ftguard-training-function=counted:train", "--ftguard-json=r.json", "-p", "no:cacheprovider"]
-    result = project.runpytest_subprocess("-n", "3", "-o", "pythonpath=.", *options)
+    result = project.runpytest_subprocess("-n", "2", "-o", "pythonpath=.", *options)
     result.assert_outcomes(passed=3, failed=3)
     assert sorted((project.path / "calls.txt").read_text().split()) == ["full", "lora"]
     assert cached(project.path) == {"full": False, "lora r=4": False}
