@@ -7,11 +7,12 @@ from typing import Final
 
 from pytest_ftguard.errors import FtguardError, hide_our_frames
 from pytest_ftguard.gates.budgets import assess_time, why_time_again
+from pytest_ftguard.gates.rule import confidence_at_timing
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 
-__all__ = ["TimedPair", "confidence_of", "judge_time", "timed", "with_times"]
+__all__ = ["TimedPair", "judge_time", "timed", "with_times"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -102,22 +103,19 @@ def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant
         baseline: The variant whose time is the whole.
         confidence: One-sided confidence of each bound, over all timings of the pair that may be made.
     """
+
+    def judge(pair: TimedPair, look: int) -> Verdict:
+        one = confidence_at_timing(confidence, look) if pair.is_short else confidence
+        return assess_time(pair.candidate, limit, pair.baseline, one)
+
     pair, look = timed(candidate, baseline), 1
-    verdict = assess_time(pair.candidate, limit, pair.baseline, confidence_of(look, confidence, pair))
+    verdict = judge(pair, look)
     # The machine may have been busy then, and the store would give the same doubt for ever.
     while verdict.status == "INCONCLUSIVE" and pair.is_short and pair.is_stored and look < _MOST_LOOKS:
         look += 1
         fresh = timed(candidate, baseline, look=look)
-        judged = assess_time(fresh.candidate, limit, fresh.baseline, confidence_of(look, confidence, fresh))
+        judged = judge(fresh, look)
         if judged.status == "INVALID":
             break  # it was disturbed, or could not be made: what is known stands
         pair, verdict = fresh, judged
     return pair.explain(verdict)
-
-
-def confidence_of(look: int, confidence: float, pair: TimedPair) -> float:
-    """Return the confidence of a bound, so that all looks at short trials together err no more often than allowed.
-
-    The first one may err in four fifths of the cases that are allowed, each further one in four fifths of the rest.
-    """
-    return 1 - (1 - confidence) * 0.8 * 0.2 ** (look - 1) if pair.is_short else confidence
