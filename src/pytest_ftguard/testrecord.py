@@ -31,9 +31,6 @@ __tracebackhide__ = hide_our_frames
 _FALSE: Final = ("", "0", "false", "no", "off")
 
 
-_NOT_ACCEPTED: Final = {"status": "INVALID", "message": "not accepted, since the test did not pass"}
-
-
 class TestRecord:
     """What the assertion helpers see of the test that is running.
 
@@ -57,7 +54,7 @@ class TestRecord:
         self.call_is_over = False
         self._asked: Counter[str] = Counter()
         self._not_passed: list[Verdict] = []
-        self._acceptances: list[str] = []
+        self._acceptances: dict[str, Verdict] = {}
         self._has_failed = False
         self._is_dropped = False
         if self._accepted is not None:
@@ -140,7 +137,12 @@ class TestRecord:
 
     def _tell_not_accepted(self) -> None:
         """Correct the properties, which JUnit XML takes from the report of the teardown."""
-        told = {f"{prefix}.{name}": value for prefix in self._acceptances for name, value in _NOT_ACCEPTED.items()}
+        told = {
+            f"{prefix}.{name}": value
+            for prefix, verdict in self._acceptances.items()
+            for name, value in verdict.without_acceptance().to_dict().items()
+            if value is not None
+        }
         properties = self._item.user_properties
         properties[:] = [(name, told.get(name, value)) for name, value in properties]
 
@@ -166,7 +168,8 @@ class TestRecord:
         self._asked[verdict.gate] += 1
         times = self._asked[verdict.gate]
         prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
-        self._acceptances += [prefix] if verdict.is_acceptance else []
+        if verdict.is_acceptance:
+            self._acceptances[prefix] = verdict
         fields = verdict.to_dict()
         lower, upper = fields.pop("interval") or (None, None)
         for name, value in {**fields, "lower": lower, "upper": upper}.items():
