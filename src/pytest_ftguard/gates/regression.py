@@ -170,18 +170,8 @@ def accept(
     notes = renamed(file, accepting=True)
     if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
-        if change.status in _REFUSED:
-            why = f"it is worse than {_ANCHOR}, by more than {limit}"
-            if change.status == "INVALID":
-                why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
-            problems += [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
-        elif change.status == "INCONCLUSIVE":
-            notes.append(
-                f"Beside {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs "
-                "like it will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
-                f"{file} and accept anew, which makes this result the anchor; or, if it must not be worse, restore the "
-                "file and find what has changed."
-            )
+        problems += _refused_by_anchor(change, limit, file)
+        notes += _doubted_beside_anchor(change, limit, file)
     if problems or now is None:
         lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
         updated = None
@@ -201,6 +191,26 @@ def accept(
         note=None if problems else " ".join(notes) or None,
     )
     return verdict, updated
+
+
+def _refused_by_anchor(change: _Change, limit: Limit, file: AcceptedFile) -> list[str]:
+    if change.status not in _REFUSED:
+        return []
+    why = f"it is worse than {_ANCHOR}, by more than {limit}"
+    if change.status == "INVALID":
+        why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
+    return [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
+
+
+def _doubted_beside_anchor(change: _Change, limit: Limit, file: AcceptedFile) -> list[str]:
+    if change.status != "INCONCLUSIVE":
+        return []
+    return [
+        f"Beside {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs like it "
+        "will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
+        f"{file} and accept anew, which makes this result the anchor; or, if it must not be worse, restore the file "
+        "and find what has changed."
+    ]
 
 
 def _replaced(now: PairRecord, then: PairRecord, limit: Limit, rule: Rule, metric: Metric) -> list[str]:
