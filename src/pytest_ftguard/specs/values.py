@@ -79,14 +79,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
-def readable_json(value: Any, *, sort_keys: bool = False) -> str:
+def readable_json(value: Any) -> str:
     """Return the JSON text of a value for people: indented, with each list of numbers on a line of its own.
 
     Raises:
         TypeError: The value holds something that JSON has no word for.
         ValueError: The value holds NaN or an infinity.
     """
-    text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n"
+    text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
     return _SPREAD_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
