@@ -127,7 +127,7 @@ def test_doubt_is_settled_by_more_seeds_where_the_workload_allows_it(made_up: py
         def test_doubt(full_variant, lora_variant):
             verdict = assert_loss_gap(lora_variant, full_variant, at_most=0.021, on_inconclusive="warn")
             assert "look 3 of at most 3, with 8 seeds" in verdict.message
-            assert "each end is wrong in at most 1.67 % of cases" in verdict.message
+            assert "each bound is wrong in at most 1.67 % of cases" in verdict.message
             assert len(lora_variant.trials) == 3
         """
     )
