@@ -16,7 +16,7 @@ from pytest_ftguard import __version__
 from pytest_ftguard.accepted_headline import headline
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult, checked
-from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict
+from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict, without_folders
 
 __all__ = [
     "WORK",
@@ -224,6 +224,7 @@ class AcceptedFile:
         place: Where it is, or would be.
         test: pytest's name of the test.
         history: What it holds; None where there is none.
+        root: pytest's root folder, from which messages show the place.
         renamed: Files that no test looks for, which may be this one under an earlier name of the test.
     """
 
@@ -231,10 +232,12 @@ class AcceptedFile:
     test: str
     history: History | None
     renamed: tuple[UnusedFile, ...] = ()
+    root: Path | None = None
 
     def __str__(self) -> str:
-        """Return the place as messages show it."""
-        return repr(str(self.place))
+        """Return the place as messages show it, which may be read on another machine."""
+        is_inside = self.root is not None and self.place.is_relative_to(self.root)
+        return repr(str(self.place.relative_to(self.root) if self.root and is_inside else self.place))
 
 
 def record_pair(
@@ -271,11 +274,11 @@ def record_pair(
         ),
         base=replace(base, nll=tuple(map(_rounded, base.nll))),
         data_orders=tuple(str(trial.data_order) for trial in theirs),
-        work={name: work[name] for name in WORK},
+        work=without_folders({name: work[name] for name in WORK}),
         memory_method=methods.pop() if len(methods) == 1 else None,
         environment=environment,
         code=theirs[0].code,
-        model=_name(baseline.workload.model),
+        model=without_folders(baseline.workload.model),
         accepted_on=date.today().isoformat(),
         bounds=None if bounds is None else (_rounded(bounds[0]), _rounded(bounds[1])),
     )
@@ -292,11 +295,6 @@ def _record_side(
         peak_bytes=side.peak_memory_bytes or None if sound_memory else None,
         seconds_per_step=measured if sound_time and len(measured) == len(trials) else None,
     )
-
-
-def _name(model: str) -> str:
-    """Return a model's name, without the folder in which it lies on this machine."""
-    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _validation(trial: TrialResult) -> SequenceLosses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from contextvars import copy_context
@@ -233,6 +234,25 @@ def test_a_changed_training_function_is_named() -> None:
     assert "Changed since then: the code of mine:train." in judge(now, then, 0.05).message
     assert "the code of" not in judge(now, pair(0.1, work=work, both={"code": "b"}), 0.05).message
     assert judge(now, then, 0.2).note == "Settings changed since it was accepted: the code of mine:train."
+
+
+def test_the_folders_of_another_machine_are_neither_compared_nor_shown() -> None:
+    """An argument may name a file; earlier versions wrote its folder into the accepted file."""
+
+    def at(path: str) -> Pair:
+        return pair(
+            work=replace(WORKLOAD, model=f"{path}/model", training_args={"accelerator_config": f"{path}/a.json"})
+        )
+
+    then = record_pair(*at("/home/somebody"))
+    assert "somebody" not in json.dumps(then.to_dict())
+    assert then.model == "model"
+    earlier = replace(then, work={**then.work, "training_args": {"accelerator_config": "/home/somebody/a.json"}})
+    for held in (then, earlier):
+        assert judge(at("/srv/ci"), file(held), 0.05).status == "PASS"
+    other = pair(work=replace(WORKLOAD, training_args={"accelerator_config": "/srv/ci/b.json"}))
+    message = judge(other, file(earlier), 0.05).message
+    assert "training_args is {'accelerator_config': 'b.json'} now, and was {'accelerator_config': 'a.json'}" in message
 
 
 def test_a_training_function_whose_code_was_not_accepted_is_not_called_changed() -> None:

@@ -306,7 +306,7 @@ def test_a_store_that_goes_away_costs_at_most_the_checkpoints(tmp_path: Path) ->
     def asks() -> bool:
         control = SimpleNamespace(should_save=False)
         saver.on_step_end(arguments, state, control)
-        return control.should_save
+        return bool(control.should_save)
 
     assert asks()
     assert folder.is_dir()
