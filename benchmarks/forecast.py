@@ -81,7 +81,9 @@ def write(folder: Path) -> None:
 def one(what: str, folder: Path, name: str, kind: str, checkpointing: bool) -> dict[str, Any]:
     """Forecast or measure one training in this process."""
     started = time.perf_counter()
-    variant: Variant = Full() if kind == "full" else SMALL_LORA if name.startswith("GPT-2") else ALL_LORA
+    variant: Variant = (
+        Full(learning_rate=5e-5) if kind == "full" else SMALL_LORA if name.startswith("GPT-2") else ALL_LORA
+    )
     large = name == "Llama 8B"
     workload = Workload(
         model=str(folder / name),

@@ -75,7 +75,7 @@ def job(shape: str, kind: str, folder: Path, options: Namespace) -> TrialSpec:
         precision=options.precision,
         validation_sequences=64,
     )
-    variant: Variant = Full() if kind == "full" else size["lora"]
+    variant: Variant = Full(learning_rate=5e-5) if kind == "full" else size["lora"]
     return TrialSpec(workload=workload, variant=variant, seed=0, device=options.device)
 
 

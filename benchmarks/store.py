@@ -46,7 +46,9 @@ def result() -> TrialResult:
     )
     return TrialResult(
         spec=TrialSpec(
-            workload=Workload(model="model", train="train", validation="validation"), variant=Full(), seed=0
+            workload=Workload(model="model", train="train", validation="validation"),
+            variant=Full(learning_rate=5e-5),
+            seed=0,
         ),
         outcome="ok",
         parameters=Parameters(1, 1),

@@ -7,14 +7,16 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, Self
 
 from pytest_ftguard import __version__
+from pytest_ftguard.accepted_headline import headline
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult, checked
-from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict
+from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict, without_folders
 
 __all__ = [
     "WORK",
@@ -47,6 +49,7 @@ WORK: Final = (
 
 # A ten-thousandth of a nat in the sum over a sequence is far below all noise, and keeps the files short.
 _DECIMALS: Final = 4
+_LONG: Final = frozenset({"base", "data_orders", "differences"})
 # What rounding the losses of both sides and the differences can add up to, in nats per token.
 _ROUNDING: Final = 1e-4
 _LONGEST_NAME: Final = 120
@@ -85,6 +88,9 @@ class PairRecord:
         environment: Machine and versions.
         code: SHA-256 of the module of the user's training function; None where there is none.
         ftguard_version: Version of pytest-ftguard.
+        model: Name of the base model, for the reader; None in files of earlier versions, as what follows.
+        accepted_on: Day on which it was accepted, for the reader.
+        bounds: One-sided bounds of the gap, for the reader.
     """
 
     candidate: SideRecord
@@ -98,6 +104,10 @@ class PairRecord:
     environment: Environment
     code: str | None = None
     ftguard_version: str = __version__
+    # Another day is no other result.
+    model: str | None = field(default=None, compare=False)
+    accepted_on: str | None = field(default=None, compare=False)
+    bounds: tuple[float, float] | None = field(default=None, compare=False)
 
     def gap(self, seeds: Collection[int]) -> float:
         """Return the loss gap in nats per token, mean over some of the seeds."""
@@ -120,14 +130,15 @@ class PairRecord:
         return replace(self, candidate=candidate, baseline=baseline, memory_method=method)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as values that JSON can hold."""
+        """Return the record as values that JSON can hold, the long lists of numbers last."""
         sides = {
             name: {**asdict(side), "variant": variant_to_dict(side.variant)}
             for name, side in (("candidate", self.candidate), ("baseline", self.baseline))
         }
         rest = {name: getattr(self, name) for name in self.__dataclass_fields__}
         plain = {"base": asdict(self.base), "environment": asdict(self.environment), "work": dict(self.work)}
-        return {**rest, **sides, **plain}
+        values = {**rest, **sides, **plain}
+        return {name: values[name] for name in sorted(values, key=lambda name: (name in _LONG, name))}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -148,9 +159,10 @@ class PairRecord:
         sides = {name: _read_side(rest.pop(name), len(seeds)) for name in ("candidate", "baseline")}
         if not len(set(seeds)) == len(seeds) == len(orders) == len(rows) or sequences < 2:
             raise ValueError("there is not one row of differences and one data order for each seed, or no sequence")
-        digests = (*orders, rest.get("code") or "")
-        if not all(isinstance(digest, str) for digest in digests):
-            raise ValueError("a data order or the code is not a text")
+        texts = (*orders, *(rest.get(name) or "" for name in ("code", "model", "accepted_on")))
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a data order, the code, the model or the day is not a text")
+        bounds = rest.pop("bounds", None)
         for row, ours, theirs in zip(rows, sides["candidate"].losses, sides["baseline"].losses, strict=True):
             gap = math.fsum(_numbers(row, "differences", sequences)) / sum(base.tokens)
             if not abs(gap - (ours - theirs)) <= _ROUNDING:
@@ -161,6 +173,7 @@ class PairRecord:
             differences=tuple(_numbers(row, "differences", sequences) for row in rows),
             data_orders=tuple(orders),
             environment=environment,
+            bounds=None if bounds is None else _numbers(bounds, "bounds of the gap", 2),
             **{**rest, **sides, "work": dict(rest["work"])},
         )
 
@@ -211,6 +224,7 @@ class AcceptedFile:
         place: Where it is, or would be.
         test: pytest's name of the test.
         history: What it holds; None where there is none.
+        root: pytest's root folder, from which messages show the place.
         renamed: Files that no test looks for, which may be this one under an earlier name of the test.
     """
 
@@ -218,14 +232,21 @@ class AcceptedFile:
     test: str
     history: History | None
     renamed: tuple[UnusedFile, ...] = ()
+    root: Path | None = None
 
     def __str__(self) -> str:
-        """Return the place as messages show it."""
-        return repr(str(self.place))
+        """Return the place as messages show it, which may be read on another machine."""
+        is_inside = self.root is not None and self.place.is_relative_to(self.root)
+        return repr(str(self.place.relative_to(self.root) if self.root and is_inside else self.place))
 
 
 def record_pair(
-    candidate: TrainedVariant, baseline: TrainedVariant, *, sound_memory: bool = True, sound_time: bool = True
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    *,
+    sound_memory: bool = True,
+    sound_time: bool = True,
+    bounds: tuple[float, float] | None = None,
 ) -> PairRecord:
     """Return what a later commit needs of two variants, which must be comparable.
 
@@ -234,6 +255,7 @@ def record_pair(
         baseline: The variant that it is judged against, trained with the same seeds.
         sound_memory: Whether their peaks of memory can be compared; otherwise none is recorded.
         sound_time: Whether the times of their steps can be compared; otherwise none is recorded.
+        bounds: One-sided bounds of the gap, for the reader.
     """
     sound = {"sound_memory": sound_memory, "sound_time": sound_time}
     ours, theirs = (sorted(side.trials, key=lambda trial: trial.spec.seed) for side in (candidate, baseline))
@@ -252,10 +274,13 @@ def record_pair(
         ),
         base=replace(base, nll=tuple(map(_rounded, base.nll))),
         data_orders=tuple(str(trial.data_order) for trial in theirs),
-        work={name: work[name] for name in WORK},
+        work=without_folders({name: work[name] for name in WORK}),
         memory_method=methods.pop() if len(methods) == 1 else None,
         environment=environment,
         code=theirs[0].code,
+        model=without_folders(baseline.workload.model),
+        accepted_on=date.today().isoformat(),
+        bounds=None if bounds is None else (_rounded(bounds[0]), _rounded(bounds[1])),
     )
 
 
@@ -310,15 +335,16 @@ def read_test(text: str) -> str | None:
 
 
 def write_history(history: History) -> str:
-    """Return the text of a file of accepted results."""
+    """Return the text of a file of accepted results: first what a reviewer reads, and the numbers last."""
     moved = history.anchor != history.accepted
     content = {
-        "schema": _SCHEMA,
         "test": history.test,
+        "headline": headline(history),
+        "schema": _SCHEMA,
         "accepted": history.accepted.to_dict(),
         "anchor": history.anchor.to_dict() if moved else None,  # None: the last is the first
     }
-    return readable_json(content, sort_keys=True)
+    return readable_json(content)
 
 
 def read_history(text: str, place: Path) -> History:

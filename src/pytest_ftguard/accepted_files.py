@@ -44,15 +44,22 @@ class AcceptedFiles:
         folder: Where the files are.
         write: Writes files so that all of them are there whole, or none is.
         unused: The files that no test looks for.
+        root: pytest's root folder, from which messages show a file.
     """
 
     def __init__(
-        self, test: str, folder: Path, write: Callable[[Mapping[Path, str]], None], unused: Sequence[UnusedFile] = ()
+        self,
+        test: str,
+        folder: Path,
+        write: Callable[[Mapping[Path, str]], None],
+        unused: Sequence[UnusedFile] = (),
+        root: Path | None = None,
     ) -> None:
         self._test = test
         self._folder = folder
         self._write = write
         self._unused = unused
+        self._root = root
         self._pairs: list[Any] = []
         self._queue: dict[Path, _Queued] = {}
         self._written: list[str] = []
@@ -78,7 +85,7 @@ class AcceptedFiles:
         if history is not None and history.accepted.candidate.variant != candidate.variant:
             self._refuse_exchanged(candidate, baseline, history, place)
         renamed = () if history is not None else self._earlier_names(number)
-        return AcceptedFile(place, self._test, history, renamed)
+        return AcceptedFile(place, self._test, history, renamed, self._root)
 
     def _earlier_names(self, number: int) -> tuple[UnusedFile, ...]:
         """Return all unused files of each test that may be this one under an earlier name, the likeliest first.

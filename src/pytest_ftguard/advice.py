@@ -90,7 +90,7 @@ def _one_sided_search(variants: Sequence[TrainedVariant]) -> Iterator[str]:
     if searched and given:
         yield (
             f"the learning rate of {', '.join(searched)} was searched and that of {', '.join(given)} was not, which "
-            "favours the former: search both (full_search_learning_rate, lora_search_learning_rate)"
+            f"favours {', '.join(searched)} unless the other rate is known to be good"
         )
 
 
@@ -104,16 +104,19 @@ def _targets(variant: TrainedVariant, lora: LoRA) -> Iterator[str]:
 
 
 def _capacity(variant: TrainedVariant) -> Iterator[str]:
-    """Compare what the adapter can hold with what the training text can teach, at most its loss in bits."""
+    """Compare what the adapter can hold with what the training text can teach, at most its loss in bits.
+
+    A higher rank is advised only if the rate was searched, and never for a run that is worse than the base model.
+    """
     base = next((trial.base_validation for trial in variant.trials if trial.base_validation), None)
-    if base is None or variant.trainable_parameters is None:
+    if base is None or variant.trainable_parameters is None or (variant.loss is not None and variant.loss >= base.loss):
         return
     work = variant.workload
     tokens = work.steps * work.batch_size * work.block_size
     capacity, information = _BITS_PER_PARAMETER * variant.trainable_parameters, tokens * base.loss / math.log(2)
     if capacity < information:
+        todo = "or raise the rank" if variant.variant.search_learning_rate else "and settle the learning rate first"
         yield (
             f"{variant.label} can hold about {capacity / 1e6:.2g} million bits, fewer than the up to "
-            f"{information / 1e6:.2g} million that {tokens:,} training tokens can teach: expect a gap, or raise the "
-            "rank"
+            f"{information / 1e6:.2g} million that {tokens:,} training tokens can teach: expect a gap, {todo}"
         )

@@ -86,9 +86,12 @@ def _from_settings(config: pytest.Config, name: str, make: Callable[[Settings], 
     run = config.stash[_RUN]
     run.fixtures_from_settings.add(name)
     try:
-        return make(run.settings)
+        made = make(run.settings)
     except ConfigurationError as error:
         failure = pytest.fail.Exception(f"ftguard: {error}", pytrace=False)
+    else:
+        run.made_of_settings.append(made)
+        return made
     raise failure
 
 

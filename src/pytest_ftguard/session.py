@@ -87,6 +87,8 @@ class Run:
         """Pairs of variants that were timed again, and why."""
         shared = getattr(config, "workerinput", {}).get(_SHARED_FOLDER)
         self._shared: Path | None = Path(shared) if shared else None
+        self.made_of_settings: list[object] = []
+        """The specs that fixtures made of settings, as they gave them: only these does an ini key change."""
         self.fixtures_from_settings: set[str] = set()
         """Fixtures that were made of settings, or that are known not to be."""
         self.session_variants_to_come: set[str] = set()
@@ -112,7 +114,9 @@ class Run:
         """
         if self.settings.value("disable", False):
             raise self._skip("ftguard is disabled: nothing is trained")
-        from pytest_ftguard.specs import Full, LoRA, with_learning_rate
+        from dataclasses import replace
+
+        from pytest_ftguard.specs import Full, LoRA, rate_source, with_learning_rate
 
         chosen = variant() if callable(variant) else variant
         if not isinstance(chosen, Full | LoRA):
@@ -127,6 +131,8 @@ class Run:
                 return planned
             self._refuse_what_breaks_budgets(lab, work, with_learning_rate(chosen, full()), full, budgets)
             trained = lab.train(work, self._with_learning_rate(lab, work, chosen, full))
+            is_of_settings = any(chosen is made for made in self.made_of_settings)
+            trained = replace(trained, rate=rate_source(chosen, "settings" if is_of_settings else "code"))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
                 raise _failure(f"ftguard: {error}, and require_gpu is set") from None
@@ -162,14 +168,16 @@ class Run:
 
         from pytest_ftguard.gates.budgets import foretell_memory
         from pytest_ftguard.limits import SHARE
+        from pytest_ftguard.specs import with_learning_rate
 
         candidate = lab.plan(workload, variant)
         if candidate.cached:
             return
+        whole = full()
         broken = []
         for budget in filter(None, budgets):
             limit = replace(budget.value, value=_CLEARLY * budget.value.value)
-            baseline = lab.plan(workload, full()) if limit.unit == SHARE else None
+            baseline = lab.plan(workload, with_learning_rate(whole, whole)) if limit.unit == SHARE else None
             foretold = foretell_memory(candidate, limit, baseline)
             if foretold.status != "FAIL":
                 return
@@ -197,7 +205,8 @@ class Run:
         if variant.learning_rate is None:
             # LoRA's rate follows full's, so where that is searched it is searched first; what was tried is remembered.
             base = full()
-            base = replace(base, learning_rate=searched(base)) if base.search_learning_rate else base
+            if base.search_learning_rate and variant.kind != "full":
+                base = replace(base, learning_rate=searched(with_learning_rate(base, base)))
             variant = with_learning_rate(variant, base)
         return replace(variant, learning_rate=searched(variant)) if variant.search_learning_rate else variant
 

@@ -63,7 +63,7 @@ def test_a_calibration_serves_the_same_work_with_fewer_seeds() -> None:
     assert noise.tau == pytest.approx(np.std(GAPS, ddof=1))
     limit = Limit(0.05, NATS_PER_TOKEN, "argument", "the test")
     message = assess_loss_gap(candidate, baseline, limit, Rule(seed_noise=noise)).message
-    assert "the spread over seeds that was calibrated on 10 of them" in message
+    assert "the noise of seeds that was calibrated on 10 of them" in message
     assert "two checkpoints" not in message
 
 

@@ -106,6 +106,7 @@ QUALITY = set(GATES) - {"memory", "memory of full", "time"}
 SINCE = {name for name in GATES if "regression" in name}
 OF_LOSSES = {"loss gap", "perplexity gap", "retention", *SINCE}
 OF_RATES = {"loss gap", "perplexity gap", "retention", "regression"}
+OF_LEARNING = {*OF_RATES, "forgetting", "forgetting against full", "convergence"}
 OF_BOTH = set(GATES) - {"forgetting", "convergence", "memory"}
 
 
@@ -165,6 +166,8 @@ CASES: dict[str, tuple[Callable[[], Sides], set[str]]] = {
     "a seed too few": (with_seeds(0), OF_BOTH - {"memory of full"}),
     "duplicate seeds": (repeated, OF_BOTH - {"memory of full"}),
     "one sequence": (lambda: short(1), QUALITY),
+    "a run that learned nothing": (lora(validation=BASE), OF_LEARNING),
+    "a run that is worse than the base model": (lora(validation=losses([31.0] * N)), OF_LEARNING),
     "63 sequences": (lambda: short(63), QUALITY),
     "other validation text": (
         lora(validation=losses(NLL, digest="other")),

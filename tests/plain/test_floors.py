@@ -17,7 +17,7 @@ HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
     **dict.fromkeys(("errors", "files", "units"), 0),
     **dict.fromkeys(("specs", "results", "limits"), 1),
-    **dict.fromkeys(("statistics", "training", "accepted"), 2),
+    **dict.fromkeys(("statistics", "training", "accepted", "accepted_headline"), 2),
     **dict.fromkeys(("comparison", "running", "accepted_files"), 3),
     **dict.fromkeys(("gates", "advice", "calibration", "trainer_runs"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
@@ -25,8 +25,8 @@ FLOORS = {
     **dict.fromkeys(("assertions", "session"), 7),
     "plugin": 8,
 }
-# results are made of specs, the one neighbourly import of the ground floor's data.
-NEIGHBOURS = {("results", "specs")}
+# results are made of specs, and a file of accepted results begins with its headline.
+NEIGHBOURS = {("results", "specs"), ("accepted", "accepted_headline")}
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
 
 

@@ -149,7 +149,7 @@ def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path, monkeypat
     HopelessWorker.jobs.clear()
     ours = lab.Lab(lab.LabOptions(), lambda _: None)
     workload = Workload(model="m", train="t", validation="v", seeds=(0, 1, 2))
-    trained = ours.train(workload, Full())
+    trained = ours.train(workload, Full(learning_rate=5e-5))
     ours.close()
     assert [trial.outcome for trial in trained.trials] == ["out_of_memory"] * 3
     assert [trial.spec.seed for trial in trained.trials] == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from contextvars import copy_context
@@ -107,7 +108,7 @@ def in_doubt(now: Pair, then: Pair, beyond: float) -> Verdict:
     assert value is not None
     verdict = judge(now, then, value + beyond)
     assert verdict.status == "INCONCLUSIVE"
-    assert "lies between the two ends" in verdict.message
+    assert "The interval contains the limit" in verdict.message
     return verdict
 
 
@@ -121,19 +122,19 @@ def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
     assert effort.seeds > 3
     words = f"about {effort.seeds} seeds instead of 3 or about {effort.sequences} validation sequences instead of 64"
     assert f"What to do: in both results, {words} would settle it" in verdict.message
-    anew = "More of them now alone would not, because each is paired with the same one then: delete 'accepted.json'"
-    assert f"{anew} and accept anew with --ftguard-update, on the commit" in verdict.message
-    assert "choose a limit that is not on the edge" in in_doubt(now, then, 1e-5).message
+    alone = "More of them now alone would not, because each is paired with the same one of the accepted result: "
+    assert f"{alone}delete 'accepted.json' and accept anew with --ftguard-update, on the commit" in verdict.message
+    assert "Choose another limit" in in_doubt(now, then, 1e-5).message
 
 
 def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_anew() -> None:
     """As many of them as it takes, if they are enough."""
     then = pair(0.1, seeds=tuple(range(8)))
     few = in_doubt(pair(0.3, noise=0.3), then, 0.033).message
-    assert "What to do: about 5 of the 8 seeds that were accepted, instead of 3, would settle it" in few
+    assert "What to do: about 5 of the 8 accepted seeds, instead of 3, would settle it" in few
     assert "accept anew" not in few
     many = in_doubt(pair(0.3, noise=0.3), then, 0.032).message
-    assert "of the 8 seeds" not in many
+    assert "of the 8 accepted seeds" not in many
     assert "accept anew" in many
 
 
@@ -235,6 +236,25 @@ def test_a_changed_training_function_is_named() -> None:
     assert judge(now, then, 0.2).note == "Settings changed since it was accepted: the code of mine:train."
 
 
+def test_the_folders_of_another_machine_are_neither_compared_nor_shown() -> None:
+    """An argument may name a file; earlier versions wrote its folder into the accepted file."""
+
+    def at(path: str) -> Pair:
+        return pair(
+            work=replace(WORKLOAD, model=f"{path}/model", training_args={"accelerator_config": f"{path}/a.json"})
+        )
+
+    then = record_pair(*at("/home/somebody"))
+    assert "somebody" not in json.dumps(then.to_dict())
+    assert then.model == "model"
+    earlier = replace(then, work={**then.work, "training_args": {"accelerator_config": "/home/somebody/a.json"}})
+    for held in (then, earlier):
+        assert judge(at("/srv/ci"), file(held), 0.05).status == "PASS"
+    other = pair(work=replace(WORKLOAD, training_args={"accelerator_config": "/srv/ci/b.json"}))
+    message = judge(other, file(earlier), 0.05).message
+    assert "training_args is {'accelerator_config': 'b.json'} now, and was {'accelerator_config': 'a.json'}" in message
+
+
 def test_a_training_function_whose_code_was_not_accepted_is_not_called_changed() -> None:
     """Files that were accepted before the code was recorded say nothing about it."""
     work = replace(WORKLOAD, training_function="mine:train")
@@ -316,7 +336,8 @@ def test_beside_a_full_that_learns_nothing_either_nothing_is_concluded() -> None
         accept(*broken, limit(0.05), Rule(), metric="loss_gap", file=file(), refusals=[])[0],
     ):
         assert verdict.status == "INVALID"
-        assert "cannot tell good from bad" in verdict.message
+        assert "lora r=16 is not better than the base model" in verdict.message
+        assert "full is not better than the base model" in verdict.message
 
 
 def test_without_an_accepted_result_nothing_is_concluded() -> None:

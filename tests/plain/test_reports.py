@@ -256,7 +256,7 @@ def test_a_report_of_a_run_that_asked_for_more_seeds_still_owes_its_looks(tmp_pa
         return assert_loss_gap(lora, full, at_most=0.1)
 
     verdict = copy_context().run(judge)
-    assert "look 2 of at most 3, with 5 seeds; each may err in 1.67 %" in verdict.message
+    assert "look 2 of at most 3, with 5 seeds. Each look may err in 1.67 %" in verdict.message
 
 
 def test_a_report_gives_full_first_whatever_was_trained_first(tmp_path: Path) -> None:

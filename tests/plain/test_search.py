@@ -57,7 +57,7 @@ def test_the_grid_is_small_and_grows_at_the_edge_where_the_best_is(
 ) -> None:
     """Three rates, a factor of three apart; up to two more in the direction that is better."""
     bench = Bench(best)
-    found = find_learning_rate(bench.train, WORKLOAD, Full())
+    found = find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5))
     assert (bench.tried, found) == (tried, chosen)
 
 
@@ -88,7 +88,7 @@ def test_a_failure_that_is_not_the_rates_ends_the_search(outcome: str) -> None:
         return trained(variant, trial(variant, NLL, workload=workload, outcome=outcome, validation=None))
 
     with pytest.raises(ConfigurationError, match=f"cannot go on at 5e-05: .* ended {outcome}"):
-        find_learning_rate(train, WORKLOAD, Full())
+        find_learning_rate(train, WORKLOAD, Full(learning_rate=5e-5))
 
 
 def test_a_rate_that_changes_nothing_is_an_error() -> None:
@@ -98,7 +98,7 @@ def test_a_rate_that_changes_nothing_is_an_error() -> None:
         return trained(variant, trial(variant, NLL, workload=workload))
 
     with pytest.raises(ConfigurationError, match=r"the same loss, 2\.0315, at each of 1.9e-06.*does not use"):
-        find_learning_rate(train, WORKLOAD, Full())
+        find_learning_rate(train, WORKLOAD, Full(learning_rate=5e-5))
 
 
 def test_a_search_for_one_side_only_is_pointed_out() -> None:
@@ -111,7 +111,7 @@ def test_the_trials_are_short_and_are_not_judged_on_the_gates_sequences() -> Non
     """A quarter of the steps, the first seed, for the purpose of a search; all else is as it will be."""
     work = replace(WORKLOAD, steps=101, seeds=(4, 5), most_seeds=8, reference="reference.txt")
     bench = Bench(5e-5)
-    find_learning_rate(bench.train, work, Full())
+    find_learning_rate(bench.train, work, Full(learning_rate=5e-5))
     expected = replace(WORKLOAD, steps=25, seeds=(4,), purpose="search")
     assert set(map(search_workload, [work])) == set(bench.workloads) == {expected}
     for steps, short in ((3, 3), (20, 20), (50, 20), (79, 20), (84, 21)):

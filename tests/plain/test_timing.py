@@ -319,7 +319,7 @@ def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_followed_by_another(
         noisy(busy)
         verdict, cached, jobs = judged_later(tmp_path, work, "busy")
         assert (verdict.status, cached, jobs) == ("INCONCLUSIVE", [False] * 6, 6)
-        assert "(each end is wrong in at most 4 % of cases)" in verdict.message
+        assert "(each bound is wrong in at most 4 % of cases)" in verdict.message
     verdict, cached, jobs = judged_later(tmp_path, work, "workers", disturbance="2 workers: use none")
     assert (verdict.status, cached, jobs) == ("INCONCLUSIVE", [True] * 6, 0)
     with monkeypatch.context() as beside:
@@ -329,7 +329,7 @@ def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_followed_by_another(
     verdict, cached, jobs = judged_later(tmp_path, work, "quiet")
     assert (verdict.status, cached, jobs) == ("PASS", [True] * 6 + [False] * 6, 6)
     assert "timed again in this run" in verdict.message
-    assert "(each end is wrong in at most 0.8 % of cases)" in verdict.message
+    assert "(each bound is wrong in at most 0.8 % of cases)" in verdict.message
     verdict, cached, jobs = judged_later(tmp_path, work, "unchanged")
     assert (verdict.status, cached, jobs) == ("PASS", [True] * 12, 0)
     assert verdict.message.endswith("It is timing number 2: those before left it in doubt.")
@@ -355,7 +355,7 @@ def test_all_looks_together_err_no_more_often_than_one(confidence: float) -> Non
 def test_whole_trainings_are_judged_at_the_whole_confidence() -> None:
     """They are one look, and there is no other."""
     verdict = assert_time_budget(variant(LORA), at_most="200%", of=variant(FULL))
-    assert "(each end is wrong in at most 5 % of cases)" in verdict.message
+    assert "(each bound is wrong in at most 5 % of cases)" in verdict.message
 
 
 def test_a_variant_whose_rate_was_searched_is_timed_too(tmp_path: Path, work: Workload) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,8 @@ import pytest
 from pytest_ftguard.results import Timing, TrialResult
 from pytest_ftguard.running.fingerprint import Fingerprint
 from pytest_ftguard.running.store import Store
+from pytest_ftguard.running.weights import has_weights
+from pytest_ftguard.running.workers import Workers
 
 from .builders import ENVIRONMENT
 from .test_store import PARTS, RESULT, entry, store
@@ -31,6 +34,30 @@ def trained(tmp_path: Path) -> TrialResult:
     for name, content in {**FILES, **other}.items():
         (folder / name).write_bytes(content)
     return replace(RESULT, model_dir=str(folder), content=PARTS.key)
+
+
+def test_a_folder_whose_weights_were_removed_has_none(trained: TrialResult) -> None:
+    """A cleaner of temporary files takes the folder, or only what is in it."""
+    folder = Path(str(trained.model_dir))
+    assert has_weights(str(folder))
+    assert not has_weights(None)
+    for name in FILES:
+        (folder / name).unlink()
+    assert not has_weights(str(folder))
+    shutil.rmtree(folder)
+    assert not has_weights(str(folder))
+
+
+def test_folders_of_trials_are_made_again_after_a_cleaner_of_temporary_files(tmp_path: Path) -> None:
+    """That of the run, in which those of its processes are, and that of one process."""
+    shared = tmp_path / "shared"
+    shutil.rmtree(tmp_path)
+    workers = Workers(shared)
+    first = workers.folder()
+    assert first.is_dir()
+    shutil.rmtree(shared)
+    assert workers.folder().is_dir()
+    assert not first.exists()
 
 
 def take(ours: Store, target: Path) -> bool:

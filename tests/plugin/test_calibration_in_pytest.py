@@ -60,7 +60,7 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     """Without it the two seeds speak for themselves; with it the verdict says that it was used."""
     options = ["-n", str(workers)] if workers else []
     before = made_up.runpytest_subprocess()
-    before.stdout.fnmatch_lines(["*judging from 64 sequences and 2 seeds*"])
+    before.stdout.fnmatch_lines(["*Judging from 64 sequences and 2 seeds*"])
     calibrated = made_up.runpytest_subprocess("--ftguard-calibrate=12", *options)
     calibrated.assert_outcomes(passed=1, warnings=1)
     calibrated.stdout.fnmatch_lines(
@@ -69,9 +69,7 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]
     assert [one["degrees_of_freedom"] for one in written] == [11]
     after = made_up.runpytest_subprocess()
-    after.stdout.fnmatch_lines(
-        ["*judging from 64 sequences and the spread over seeds that was calibrated on 12 of them*"]
-    )
+    after.stdout.fnmatch_lines(["*Judging from 64 sequences and the noise of seeds that was calibrated on 12 of them*"])
 
 
 APART = """
@@ -127,7 +125,7 @@ def test_doubt_is_settled_by_more_seeds_where_the_workload_allows_it(made_up: py
         def test_doubt(full_variant, lora_variant):
             verdict = assert_loss_gap(lora_variant, full_variant, at_most=0.021, on_inconclusive="warn")
             assert "look 3 of at most 3, with 8 seeds" in verdict.message
-            assert "each end is wrong in at most 1.67 % of cases" in verdict.message
+            assert "each bound is wrong in at most 1.67 % of cases" in verdict.message
             assert len(lora_variant.trials) == 3
         """
     )

@@ -111,7 +111,7 @@ def test_it_measures_what_the_plugins_own_trial_measures(
         precision="fp32",
         **SIZE,
     )
-    spec = TrialSpec(workload=work, variant=Full(), seed=7, device="cpu")
+    spec = TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=7, device="cpu")
     assert mine.base_validation == run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).base_validation
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from pytest_ftguard.results import Memory, TrialResult
 from pytest_ftguard.running.process import Event, Job, Worker
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
-from pytest_ftguard.training.checkpoints import newest_complete
+from pytest_ftguard.training.checkpoints import CheckpointSaver, newest_complete
 from pytest_ftguard.training.memory import largest
 
 FULL = Full(learning_rate=1e-3)
@@ -290,9 +291,37 @@ def test_a_full_disk_costs_the_checkpoints_and_not_the_training(
 
     result = worker.run(job, take, lambda: True)
     assert result.outcome == "ok", result.failure
-    assert "no other will be made" in (folder / "log.txt").read_text()
+    assert [note.partition(" (")[0] for note in result.notes] == ["checkpoints could not be written"]
     assert result.validation == run(short, FULL, tmp_path / "whole", None)[0].validation
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_store_that_goes_away_costs_at_most_the_checkpoints(tmp_path: Path) -> None:
+    """Its folder is made again; where that cannot be done the training goes on without, and says so once."""
+    remarks: list[str] = []
+    saver = CheckpointSaver(0.0, 10, dict, remarks.append)
+    folder = tmp_path / "store" / "checkpoints" / "one"
+    arguments, state = SimpleNamespace(output_dir=str(folder)), SimpleNamespace(global_step=1, max_steps=9)
+
+    def asks() -> bool:
+        control = SimpleNamespace(should_save=False)
+        saver.on_step_end(arguments, state, control)
+        return bool(control.should_save)
+
+    assert asks()
+    assert folder.is_dir()
+    shutil.rmtree(tmp_path / "store")
+    assert asks()
+    assert folder.is_dir()
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").write_text("a file")
+    saver.on_save(arguments, state, None)  # it was being written meanwhile
+    assert not asks()
+    assert not asks()
+    assert [one.partition(" (")[0] for one in remarks] == ["checkpoints could not be written"]
+    again = CheckpointSaver(0.0, 10, dict, remarks.append)
+    again.on_step_end(arguments, state, SimpleNamespace(should_save=False))
+    assert remarks[1] == "checkpoints could not be written (Not a directory), so the training went on without"
 
 
 def test_a_training_that_ends_leaves_no_checkpoint(work: Workload, tmp_path: Path) -> None:

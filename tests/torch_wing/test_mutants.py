@@ -150,7 +150,16 @@ def slow(bench: Bench) -> Verdict:
 MUTANTS: dict[str, tuple[Callable[[Bench], Verdict], str, str]] = {
     "rank 1": (lambda b: gap(b, b.train(LoRA(r=1, alpha=1, learning_rate=5e-3))), "FAIL", "beyond the limit"),
     "learning rate / 100": (lambda b: gap(b, b.train(LoRA(r=8, learning_rate=5e-5))), "FAIL", "beyond the limit"),
-    "frozen adapter": (lambda b: gap(b, b.train(LORA, mutate=freeze)), "FAIL", "beyond the limit"),
+    "frozen adapter": (
+        lambda b: gap(b, b.train(LORA, mutate=freeze)),
+        "INVALID",
+        "lora r=8 is not better than the base model",
+    ),
+    "learning rate * 200": (
+        lambda b: gap(b, b.train(LoRA(r=8, learning_rate=1.0))),
+        "INVALID",
+        "check its learning rate first: 1 ",
+    ),
     "wrong targets": (
         lambda b: gap(b, b.train(replace(LORA, target_modules=r".*\.h\.0\.mlp\.c_proj"))),
         "FAIL",
@@ -172,7 +181,7 @@ MUTANTS: dict[str, tuple[Callable[[Bench], Verdict], str, str]] = {
     "sandbagged full variant": (
         lambda b: gap(b, b.lora, b.train(Full(learning_rate=5e-7))),
         "INVALID",
-        "cannot tell good from bad",
+        "this test has no power",
     ),
 }
 
@@ -190,7 +199,7 @@ def test_what_is_sound_passes(bench: Bench, name: str) -> None:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_killed_for_the_right_reason(bench: Bench, name: str) -> None:
-    """FAIL where the training was worse or dearer, INVALID where it was not the same work."""
+    """FAIL where the training was worse or dearer, INVALID where it learned nothing or was not the same work."""
     _TRIED.append(name)
     make, status, reason = MUTANTS[name]
     verdict = make(bench)

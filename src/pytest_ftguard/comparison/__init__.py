@@ -364,7 +364,7 @@ def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> 
     if len(rates) == 1:
         yield (
             f"both variants were trained at the same learning rate, {rates.pop():g}, which holds LoRA back: its best "
-            "is about ten times that of full fine-tuning; set lora_learning_rate or full_learning_rate, or pass "
+            "is about ten times that of full fine-tuning; give one of them another learning_rate, or pass "
             "same_learning_rate=True if it is meant"
         )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from pytest_ftguard.results import SequenceLosses, TrainedVariant, TrialResult
+from pytest_ftguard.specs import without_folders
 
 __all__ = [
     "different_arithmetic",
@@ -31,7 +32,7 @@ _MEAN_BASE_TOLERANCE: Final = {"fp32": 1e-5, "bf16": 5e-4}
 def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     """Yield one sentence for each part of the workload that differs."""
     left, right = candidate.workload.to_dict(), baseline.workload.to_dict()
-    differing = [name for name in left if left[name] != right[name] and name not in _NO_WORK]
+    differing = [name for name in left if not _is_same(name, left[name], right[name]) and name not in _NO_WORK]
     settings = [name for name in differing if name not in _PLACES]
     # With other settings, or without results, the contents of two places cannot be told apart, nor need they be.
     comparable = not settings and all(trial.outcome == "ok" for trial in (*candidate.trials, *baseline.trials))
@@ -41,11 +42,22 @@ def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> I
         if isinstance(ours, dict):
             keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
             ours, theirs = ({key: side.get(key) for key in keys} for side in (ours, theirs))
-        shown = ", whose contents differ" if name in _PLACES else ""
-        yield (
-            f"the two variants did not do the same work: {name} is {ours!r} for the candidate and "
-            f"{theirs!r} for the baseline{shown}; train both on one workload"
-        )
+        what = _told_apart(name, ours, theirs)
+        yield f"the two variants did not do the same work: {what}; train both on one workload"
+
+
+def _is_same(name: str, ours: Any, theirs: Any) -> bool:
+    """Return whether a setting is the same; where an argument names a file, the folder may be another machine's."""
+    return ours == theirs or (name not in _PLACES and without_folders(ours) == without_folders(theirs))
+
+
+def _told_apart(name: str, ours: Any, theirs: Any) -> str:
+    """Say what differs, by names that mean something on every machine."""
+    one, other = without_folders(ours), without_folders(theirs)
+    if one == other:
+        return f"{name} is {one!r} for both, but the contents differ"
+    contents = ", whose contents differ" if name in _PLACES else ""
+    return f"{name} is {one!r} for the candidate and {other!r} for the baseline{contents}"
 
 
 def _same_content(name: str, candidate: TrainedVariant, baseline: TrainedVariant) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_ftguard.accepted import WORK, PairRecord
 from pytest_ftguard.comparison.same_work import same_losses, same_sequences
-from pytest_ftguard.specs import variant_to_dict
+from pytest_ftguard.specs import variant_to_dict, without_folders
 from pytest_ftguard.statistics import (
     Effort,
     FloatArray,
@@ -69,8 +69,10 @@ def _differing_settings(now: PairRecord, then: PairRecord) -> Iterator[str]:
     ours = {**now.work, "precision": now.environment.precision}
     theirs = {**then.work, "precision": then.environment.precision}
     for name in (*WORK, "precision"):
-        if ours.get(name) != theirs.get(name):
-            yield f"{name} is {ours.get(name)!r} now, and was {theirs.get(name)!r}"
+        # Files of earlier versions hold the folders of their machine.
+        one, other = (without_folders(side.get(name)) for side in (ours, theirs))
+        if one != other:
+            yield f"{name} is {one!r} now, and was {other!r}"
     for name, one, other in _variant_differences(now, then, "baseline"):
         yield f"the {name} of {now.baseline.variant.label}, the reference, is {one!r} now, and was {other!r}"
 

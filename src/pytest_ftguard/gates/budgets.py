@@ -155,14 +155,13 @@ def _explain_memory(
         lines.append(_taken_by(memory.breakdown))
     if status == "FAIL" and baseline is not None:
         lines.append(
-            "That is more than allowed. What to do: fewer target modules or a lower rank make the share smaller; a "
-            "smaller batch shrinks both sides; or raise the limit."
+            "What to do: adapt fewer target modules or lower the rank, which makes the share smaller (a smaller batch "
+            "shrinks both sides); or raise the limit."
         )
     elif status == "FAIL":
         lines.append(
-            "That is more than allowed. What to do: a smaller batch_size with gradient_accumulation_steps, "
-            "gradient_checkpointing in training_args (it applies to both variants), fewer target modules; or raise the "
-            "limit."
+            "What to do: use a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in "
+            "training_args (it applies to both variants), or fewer target modules; or raise the limit."
         )
     return "\n".join(lines)
 
@@ -206,7 +205,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
     value, lower, upper = (f"{share:.{decimals_apart(shares, 100 * limit.value, 1)}f}%" for share in shares)
     lines = [
         f"step time {status}: a step of {candidate.label} takes {value} of {baseline.label}'s. Judging from "
-        f"{len(candidate.trials)} seeds, it lies between {lower} and {upper} (each end is wrong in at most "
+        f"{len(candidate.trials)} seeds, it lies between {lower} and {upper} (each bound is wrong in at most "
         f"{100 * (1 - confidence):.3g} % of cases).",
         f"Allowed: at most {limit}, set by {limit.place}.",
         *_arithmetic(candidate, baseline),
@@ -280,8 +279,8 @@ def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
     """Say why the answer is what it is, and what to do."""
     if status == "FAIL":
         return [
-            "Even the better of the two ends is beyond the limit. What to do: fewer target modules make a step of LoRA "
-            "faster, the rank hardly matters; or raise the limit."
+            "The whole interval is beyond the limit. What to do: adapt fewer target modules, which makes a step of "
+            "LoRA faster (the rank hardly matters); or raise the limit."
         ]
     if status == "INCONCLUSIVE":
         seeds, is_short = len(candidate.trials), candidate.workload.purpose == "timing"
@@ -290,8 +289,8 @@ def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
             more = ", or with --ftguard-no-cache, which times all steps"
         elif candidate.cached:  # the store gives these seconds again
             quiet += " with --ftguard-no-cache"
-        few = f"with {seeds} seeds the ends are far apart: use 4 or more; " if seeds < 4 else ""
-        return [f"The limit lies between the two ends, so neither answer is safe. What to do: {few}{quiet}{more}."]
+        few = f"{seeds} seeds make the interval wide: use 4 or more; " if seeds < 4 else ""
+        return [f"The interval contains the limit: undecided. What to do: {few}{quiet}{more}."]
     return []
 
 

@@ -7,6 +7,8 @@ from typing import Final
 
 from pytest_ftguard.comparison import Comparison, compare, reference_losses, text_problems, trend_of
 from pytest_ftguard.gates import explain
+from pytest_ftguard.gates.margin import Margin, margin_of
+from pytest_ftguard.gates.rates import learned_nothing, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import AT_LEAST, Verdict, decide, give, invalid
 from pytest_ftguard.limits import Limit
@@ -39,7 +41,7 @@ def assess_loss_gap(candidate: TrainedVariant, baseline: TrainedVariant, limit: 
         return invalid("loss_gap", candidate, baseline, limit, comparison.loss_problems)
     losses = comparison.losses
     interval = losses.gap(rule.confidence, rule.seed_noise)
-    return _conclude("loss_gap", comparison, interval, limit, rule, margin=limit.value)
+    return _conclude("loss_gap", comparison, interval, rule, margin_of(limit, baseline))
 
 
 def assess_perplexity_gap(candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
@@ -59,9 +61,7 @@ def assess_perplexity_gap(candidate: TrainedVariant, baseline: TrainedVariant, l
         interval = perplexity_gap(losses.candidate, losses.baseline, losses.tokens, rule.confidence, rule.seed_noise)
     except OverflowError:
         return invalid("perplexity_gap", candidate, baseline, limit, [_NOT_FINITE])
-    # A margin in perplexity is about this many nats where the baseline stands.
-    margin = limit.value / max(1.0, baseline.perplexity or 1.0)
-    return _conclude("perplexity_gap", comparison, interval, limit, rule, margin=margin)
+    return _conclude("perplexity_gap", comparison, interval, rule, margin_of(limit, baseline))
 
 
 def assess_retention(candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
@@ -82,36 +82,45 @@ def assess_retention(candidate: TrainedVariant, baseline: TrainedVariant, limit:
     try:
         interval = retention(losses.candidate, losses.baseline, losses.base, losses.tokens, rule.confidence)
     except ValueError:
-        return invalid("retention", candidate, baseline, limit, [explain.no_gain(baseline, gain, rule, 0.0, limit)])
+        problems = [*learned_nothing(candidate, rule.confidence), explain.no_share(baseline, gain)]
+        return invalid("retention", candidate, baseline, limit, problems)
     # What may be lost of the gain, in nats, is the margin of this gate.
-    return _conclude("retention", comparison, interval, limit, rule, margin=(1 - limit.value) * gain.value)
+    return _conclude(
+        "retention", comparison, interval, rule, Margin((1 - limit.value) * gain.value, limit, baseline.label)
+    )
 
 
-def _conclude(
-    gate: str, comparison: Comparison, interval: Interval, limit: Limit, rule: Rule, *, margin: float
-) -> Verdict:
-    """Decide, and hold back what may not be called a PASS: no visible gain, or a gap that grows beyond the margin."""
-    candidate, baseline, losses = comparison.candidate, comparison.baseline, comparison.losses
+def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule, margin: Margin) -> Verdict:
+    """Decide, and hold back what may not be called FAIL or PASS.
+
+    A run that learned nothing is at fault itself, so it has no gap. A PASS needs a visible gain of the baseline, and a
+    gap that does not grow beyond the margin.
+    """
+    candidate, baseline, limit = comparison.candidate, comparison.baseline, margin.limit
     status = decide(gate, interval, limit.value)
     if status == "INVALID":
         return invalid(gate, candidate, baseline, limit, [_NOT_FINITE])
-    gain = losses.gain(rule.confidence)
+    if faults := learned_nothing(candidate, rule.confidence):
+        return invalid(gate, candidate, baseline, limit, faults + learned_nothing(baseline, rule.confidence))
+    gain = comparison.losses.gain(rule.confidence)
     # Retention is a share of the gain, and by its own bounds shows whether the gain is large enough.
-    sees = gate == "retention" or gain.lower > rule.gain_factor * max(0.0, margin)
+    sees = gate == "retention" or gain.lower > rule.gain_factor * max(0.0, margin.nats)
     if status != "FAIL" and not sees:
-        return invalid(gate, candidate, baseline, limit, [explain.no_gain(baseline, gain, rule, margin, limit)])
+        faults = learned_nothing(baseline, rule.confidence) or [explain.no_gain(baseline, gain, rule, margin)]
+        return invalid(gate, candidate, baseline, limit, faults)
     reasons = explain.reason(status, comparison, interval, limit, rule)
-    trend = None if candidate.workload.final else comparison.trend(rule.confidence)
-    if status == "PASS" and not candidate.workload.final:
-        gap = losses.gap(rule.confidence, rule.seed_noise)
-        if early := explain.widening(gap, trend, margin) if trend else explain.no_trend(comparison):
-            status, reasons = "INCONCLUSIVE", early
+    if status == "PASS" and (early := _too_early(comparison, rule, margin)):
+        status, reasons = "INCONCLUSIVE", early
+    notes = unsettled(candidate, baseline)
+    if status == "PASS":
+        notes += explain.better(comparison, rule)
+        reasons.append(explain.outlook(comparison, margin, rule))
     lines = [
         explain.headline(gate, comparison, status),
+        *notes,
         explain.measured(gate, comparison, interval, limit, rule),
         f"Allowed: at {'least' if gate in AT_LEAST else 'most'} {limit}, set by {limit.place}.",
         *reasons,
-        *(explain.outlook(comparison, margin, rule) if status == "PASS" else []),
         *explain.about_seeds(comparison, rule),
     ]
     return give(
@@ -122,7 +131,18 @@ def _conclude(
         measured=interval,
         limit=limit,
         message="\n".join(lines),
+        note=" ".join(notes) or None,
     )
+
+
+def _too_early(comparison: Comparison, rule: Rule, margin: Margin) -> list[str] | None:
+    """Return why a PASS comes too early; None if it does not, or if the steps are those of production."""
+    if comparison.candidate.workload.final:
+        return None
+    trend = comparison.trend(rule.confidence)
+    if trend is None:
+        return explain.no_trend(comparison)
+    return explain.widening(comparison.losses.gap(rule.confidence, rule.seed_noise), trend, margin)
 
 
 def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
@@ -134,6 +154,8 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         rule: How it is judged.
     """
     problems = text_problems([variant], "validation")
+    # A loss that never fell has come to rest as well.
+    problems = problems or learned_nothing(variant, rule.confidence)
     trend = None if problems else trend_of(variant, rule.confidence)
     if trend is None:
         few = "too few points along training were measured to see a trend: train for at least 4 steps"
@@ -147,20 +169,19 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
     value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
     steps = ", ".join(map(str, trend.steps))
     lines = [
-        f"convergence {status}: doubling the {variant.workload.steps} steps would improve {variant.label} by about "
+        f"convergence {status}: twice the {variant.workload.steps} steps would improve {variant.label} by about "
         f"{value} nats per token. Judging from {trend.sequences} sequences at steps {steps}, it lies between {lower} "
         f"and {upper} ({explain.ends_err(rule.confidence)}).",
         f"Allowed: at most {limit}, set by {limit.place}.",
     ]
     if status == "FAIL":
         lines.append(
-            "Even the better of the two ends is beyond the limit: the loss is still falling. What to do: train for "
-            "more steps (ftguard_steps), until it comes to rest."
+            "The whole interval is beyond the limit: the loss is still falling. What to do: train for more steps."
         )
     elif status == "INCONCLUSIVE":
         lines.append(
-            "The limit lies between the two ends, so it is not certain that the loss has come to rest. What to do: "
-            "train for more steps (ftguard_steps); more seeds bring the ends closer."
+            "The interval contains the limit: undecided. What to do: train for more steps; more seeds make the "
+            "interval narrower."
         )
     return give(
         "convergence",
@@ -180,11 +201,13 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         candidate: The variant that is judged.
         limit: The largest accepted growth, in nats per token.
         rule: How it is judged.
-        baseline: The variant that it is judged against; the base model where there is none.
+        baseline: The variant that it is judged against; the base model if there is none.
     """
     problems = text_problems([candidate, baseline] if baseline else [candidate], "reference")
     if baseline is not None:
         problems += compare(candidate, baseline, same_learning_rate=True).loss_problems
+    # A model that learned nothing forgets nothing.
+    problems = problems or learned_nothing(candidate, rule.confidence)
     if problems:
         return invalid("forgetting", candidate, baseline, limit, problems)
     losses = reference_losses(candidate, baseline or candidate)
@@ -206,13 +229,13 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
     ]
     if status == "FAIL":
         lines.append(
-            "Even the better of the two ends is beyond the limit, so this is not chance. What to do: a lower learning "
-            "rate, fewer steps, a lower rank, or general text among the training data."
+            "The whole interval is beyond the limit. What to do: lower the learning rate, train for fewer steps, lower "
+            "the rank, or mix general text into the training data."
         )
     elif status == "INCONCLUSIVE":
         lines.append(
-            "The limit lies between the two ends, so neither answer is safe. What to do: a longer reference text "
-            "(and more ftguard_validation_sequences, which count for it too) or more seeds bring the ends closer."
+            "The interval contains the limit: undecided. What to do: give a longer reference text (and raise "
+            "validation_sequences, which counts for it too), or train more seeds."
         )
     return give(
         "forgetting",

@@ -24,7 +24,9 @@ from pytest_ftguard.comparison.since import (
 )
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.budgets import memory_problems, time_problems
+from pytest_ftguard.gates.margin import margin_of
 from pytest_ftguard.gates.missing import missing, renamed
+from pytest_ftguard.gates.rates import learned_nothing, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
 from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit
@@ -72,11 +74,13 @@ class _Change:
         return _GRAVITY.index(self.status), -math.inf if value is None else value
 
 
-def _record(candidate: TrainedVariant, baseline: TrainedVariant) -> PairRecord:
+def _record(candidate: TrainedVariant, baseline: TrainedVariant, rule: Rule) -> PairRecord:
     """Return the record of a pair; bytes and seconds that their own gates would refuse are not in it."""
+    gap = compare(candidate, baseline, same_learning_rate=True).losses.gap(rule.confidence)
     return record_pair(
         candidate,
         baseline,
+        bounds=(gap.lower, gap.upper) if gap.is_finite else None,
         sound_memory=not memory_problems(candidate, baseline),
         sound_time=not time_problems(candidate, baseline),
     )
@@ -108,16 +112,18 @@ def assess_regression(
         problems.append(missing(file, on_missing))
     if problems or history is None:
         return invalid("regression", candidate, baseline, limit, problems)
-    now = _record(candidate, baseline)
+    now = _record(candidate, baseline, rule)
     changes = [_change(now, history.accepted, _LAST, limit=limit, rule=rule, metric=metric)]
     if history.anchor != history.accepted:
         changes.append(_change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric))
     worst = max(changes, key=lambda change: change.gravity)
     passed = [*_better(now, changes[0], limit), *_changed(now, history.accepted)] if worst.status == "PASS" else []
     asked = [*passed, *_notes(now, history.accepted, limit, metric)]
+    rates = unsettled(candidate, baseline) if metric == "loss_gap" else []
     advice = _advice(now, worst, changes[-1], limit=limit, rule=rule, metric=metric, file=file)
     lines = [
         f"regression {worst.status}: {_standing(now, history.accepted, metric)}",
+        *rates,
         *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
         f"Allowed: a growth of at most {limit}, set by {limit.place}. The accepted result is {file}.",
         *advice,
@@ -131,7 +137,7 @@ def assess_regression(
         measured=worst.measured,
         limit=limit,
         message="\n".join(lines),
-        note=" ".join(asked) or None if worst.status == "PASS" else None,
+        note=" ".join([*rates, *(asked if worst.status == "PASS" else [])]) or None,
     )
 
 
@@ -166,7 +172,7 @@ def accept(
             f"{candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}, and what later commits are "
             f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
         )
-    now = None if problems else _record(candidate, baseline)
+    now = None if problems else _record(candidate, baseline, rule)
     notes = renamed(file, accepting=True)
     if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
@@ -250,10 +256,11 @@ def pair_problems(
     elif metric == "time":
         problems += time_problems(candidate, baseline)
     elif not problems:
-        # Where full fine-tuning learns nothing either, a gap that has not grown says nothing.
-        gain = comparison.losses.gain(rule.confidence)
-        if not gain.lower > rule.gain_factor * limit.value:
-            problems.append(explain.no_gain(baseline, gain, rule, limit.value, limit))
+        # If full fine-tuning learns nothing either, a gap that has not grown says nothing.
+        gain, margin = comparison.losses.gain(rule.confidence), margin_of(limit, baseline)
+        problems += learned_nothing(candidate, rule.confidence)
+        if not gain.lower > rule.gain_factor * margin.nats:
+            problems += learned_nothing(baseline, rule.confidence) or [explain.no_gain(baseline, gain, rule, margin)]
     return list(dict.fromkeys(problems))
 
 
@@ -385,12 +392,12 @@ def _advice(
         else "No setting of the candidate and no version changed."
     )
     if worst.status == "FAIL":
-        chance = "" if metric == "memory" else "Even the better of the two ends is beyond the limit. "
+        chance = "" if metric == "memory" else "The whole interval is beyond the limit. "
         return [f"{chance}{since}", f"What to do: find the change that caused it; or, if it is meant, {accepting}."]
     if worst.status == "INVALID":
         return [f"What to do: undo what differs; or, if it is meant, {accepting}, on this commit once it was reviewed."]
     return [
-        f"The limit, {limit}, lies between the two ends, so neither answer is safe. {since}",
+        f"The interval contains the limit, {limit}: undecided. {since}",
         f"What to do: {_way_out(now, worst, limit, rule, file)}",
     ]
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.parts import Parameters, perplexity_of
 from pytest_ftguard.results.trial import TrialResult
-from pytest_ftguard.specs import Variant, Workload
+from pytest_ftguard.specs import RateSource, Variant, Workload
 
 __all__ = ["Loader", "Timer", "TrainedVariant", "by_variant", "trained_variants"]
 
 Loader = Callable[[TrialResult], tuple[Any, Any]]
 Timer = Callable[["TrainedVariant", "TrainedVariant", str, int], tuple["TrainedVariant", "TrainedVariant"]]
 """Called with a candidate, its baseline, why both are to be timed again, and the how-manieth such timing it is."""
+
+# Who trains elsewhere sets the rate there.
+_OF_ANOTHER_RUN: Final = RateSource()
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,11 +33,13 @@ class TrainedVariant:
         workload: What was held fixed.
         variant: The way of adapting the weights, its learning rate filled in.
         trials: One result per seed, in the order of the workload's seeds.
+        rate: Where its learning rate comes from.
     """
 
     workload: Workload
     variant: Variant
     trials: tuple[TrialResult, ...]
+    rate: RateSource = field(default=_OF_ANOTHER_RUN, compare=False, kw_only=True)
     loader: Loader | None = field(default=None, compare=False)
     extend: Callable[[int], TrainedVariant] | None = field(default=None, compare=False)
     timer: Timer | None = field(default=None, compare=False)
@@ -50,7 +55,7 @@ class TrainedVariant:
         if self.extend is None:
             message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
             raise FtguardError(message)
-        return self.extend(count)
+        return replace(self.extend(count), rate=self.rate)
 
     def timed_beside(
         self, baseline: TrainedVariant, why: str, *, look: int = 1

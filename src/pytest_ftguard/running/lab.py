@@ -25,6 +25,7 @@ from pytest_ftguard.running.locks import Neighbours, leased
 from pytest_ftguard.running.process import Event, Job
 from pytest_ftguard.running.store import Store, StoreOptions
 from pytest_ftguard.running.timing import PairTimer, Retiming
+from pytest_ftguard.running.weights import has_weights
 from pytest_ftguard.running.workers import Workers
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
 
@@ -273,9 +274,9 @@ class Lab:
     def _load(self, result: TrialResult) -> tuple[Any, Any]:
         """Return a trial's model and tokenizer; weights that are not at hand are trained again."""
         judged = result
-        if result.model_dir is None:
+        if not has_weights(result.model_dir):
             key = result.spec.fingerprint
-            if key not in self._reloaded:
+            if key not in self._reloaded or not has_weights(self._reloaded[key].model_dir):
                 self._refuse_changed_files(result.spec.workload)
                 self._reloaded[key] = self._with_stored_weights(result) or self._train_to_load(result)
             result = self._reloaded[key]

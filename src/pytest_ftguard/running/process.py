@@ -331,9 +331,12 @@ class Worker:
         return TrialResult(spec=job.spec, outcome=outcome, error=TrialError(message, self._log_tail()))
 
     def _log_lines(self) -> list[str]:
-        with self._log.open("rb") as log:
-            log.seek(max(0, self._log.stat().st_size - _LOG_TAIL_BYTES))
-            return log.read().decode("utf-8", errors="replace").splitlines()
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, self._log.stat().st_size - _LOG_TAIL_BYTES))
+                return log.read().decode("utf-8", errors="replace").splitlines()
+        except OSError:
+            return []  # a cleaner of temporary files has removed it
 
     def _log_tail(self) -> str:
         return "\n".join(self._log_lines()[-_LOG_TAIL_LINES:])

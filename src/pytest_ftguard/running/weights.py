@@ -15,7 +15,7 @@ from typing import Final
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import canonical_json
 
-__all__ = ["DamagedWeightsError", "OtherWeightsError", "keep_weights", "size_of", "take_weights"]
+__all__ = ["DamagedWeightsError", "OtherWeightsError", "has_weights", "keep_weights", "size_of", "take_weights"]
 
 _LIST: Final = "ftguard_weights.json"
 # What save_pretrained calls weights, and the index of those in parts. Nothing else is kept or taken: no pickle, no
@@ -32,6 +32,11 @@ class DamagedWeightsError(FtguardError):
 
 class OtherWeightsError(DamagedWeightsError):
     """Weights are whole, and not those of this result, or not to be believed here."""
+
+
+def has_weights(folder: str | None) -> bool:
+    """Return whether a folder of trained weights still holds any: a cleaner of temporary files may remove them."""
+    return folder is not None and Path(folder).is_dir() and bool(_files(Path(folder)))
 
 
 def size_of(folder: Path) -> int:

@@ -58,11 +58,13 @@ class Workers:
         """Return a new folder that lasts until the workers are closed."""
         self._folders += 1
         folder = self._open_root() / f"{self._folders:04}"
-        folder.mkdir()
+        folder.mkdir(parents=True)  # a cleaner of temporary files may have removed the root meanwhile
         return folder
 
     def _open_root(self) -> Path:
         if self._root is None:
+            if self._shared is not None:
+                self._shared.mkdir(parents=True, exist_ok=True)
             self._root = Path(tempfile.mkdtemp(prefix="pytest-ftguard-", dir=self._shared))
         return self._root
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pytest_ftguard.specs.rates import RateSource, rate_source
 from pytest_ftguard.specs.trial import TrialSpec
-from pytest_ftguard.specs.values import FrozenOptions, canonical_json, readable_json
+from pytest_ftguard.specs.values import FrozenOptions, canonical_json, readable_json, without_folders
 from pytest_ftguard.specs.variants import Full, LoRA, Variant, variant_from_dict, variant_to_dict, with_learning_rate
 from pytest_ftguard.specs.workload import Places, Workload
 
@@ -12,12 +13,15 @@ __all__ = [
     "Full",
     "LoRA",
     "Places",
+    "RateSource",
     "TrialSpec",
     "Variant",
     "Workload",
     "canonical_json",
+    "rate_source",
     "readable_json",
     "variant_from_dict",
     "variant_to_dict",
     "with_learning_rate",
+    "without_folders",
 ]

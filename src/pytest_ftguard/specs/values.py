@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final, Self
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
@@ -23,6 +24,7 @@ __all__ = [
     "readable_json",
     "text_value",
     "whole",
+    "without_folders",
 ]
 
 __tracebackhide__ = hide_our_frames
@@ -79,14 +81,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
-def readable_json(value: Any, *, sort_keys: bool = False) -> str:
+def readable_json(value: Any) -> str:
     """Return the JSON text of a value for people: indented, with each list of numbers on a line of its own.
 
     Raises:
         TypeError: The value holds something that JSON has no word for.
         ValueError: The value holds NaN or an infinity.
     """
-    text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n"
+    text = json.dumps(value, allow_nan=False, indent=2, ensure_ascii=False) + "\n"
     return _SPREAD_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
@@ -162,6 +164,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, FrozenOptions):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def without_folders(value: Any) -> Any:
+    """Return a setting without the folders of the machine that it was made on: of an absolute path only its name."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    paths = (PurePosixPath(value), PureWindowsPath(value))
+    return next((path.name for path in paths if path.is_absolute() and path.name), value)
 
 
 class Spec:

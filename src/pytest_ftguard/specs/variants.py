@@ -15,6 +15,7 @@ __tracebackhide__ = hide_our_frames
 
 # LoRA's best learning rate is about ten times that of full fine-tuning (Schulman et al., "LoRA Without Regret", 2025).
 LORA_LEARNING_RATE_FACTOR: Final = 10.0
+FULL_LEARNING_RATE: Final = 5e-5
 # What peft looks up in these lists, as in target_modules, is found in any order.
 _SETS: Final = frozenset({"exclude_modules", "layers_to_transform", "modules_to_save"})
 # Of these mappings peft takes the first pattern that matches, and JSON's one text of a mapping has no order.
@@ -26,7 +27,7 @@ class Full(Spec):
     """Full fine-tuning: every weight is trained.
 
     Attributes:
-        learning_rate: Learning rate of AdamW after the warm-up.
+        learning_rate: Learning rate of AdamW after the warm-up; None is 5e-5.
         search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
 
     Raises:
@@ -34,11 +35,12 @@ class Full(Spec):
     """
 
     kind: ClassVar[str] = "full"
-    learning_rate: float = 5e-5
+    learning_rate: float | None = None
     search_learning_rate: bool = False
 
     def __post_init__(self) -> None:
-        self._set("learning_rate", positive("Full.learning_rate", self.learning_rate))
+        if self.learning_rate is not None:
+            self._set("learning_rate", positive("Full.learning_rate", self.learning_rate))
         flag("Full.search_learning_rate", self.search_learning_rate)
 
     @property
@@ -165,8 +167,18 @@ def variant_from_dict(values: Mapping[str, Any]) -> Variant:
 
 
 def with_learning_rate(variant: Variant, full: Full) -> Variant:
-    """Return the variant with its learning rate filled in: by default LoRA's is ten times that of full fine-tuning."""
+    """Return the variant with its learning rate filled in.
+
+    The default of full fine-tuning is 5e-5, and that of LoRA ten times the rate of full fine-tuning.
+
+    Args:
+        variant: The variant.
+        full: Full fine-tuning, whose rate that of LoRA follows.
+    """
     if variant.learning_rate is not None:
         return variant
+    if isinstance(variant, Full):
+        return replace(variant, learning_rate=FULL_LEARNING_RATE)
     # Ten times a decimal such as 3e-5 leaves a tail of digits; the shortest sum is what a person would have typed.
-    return replace(variant, learning_rate=float(f"{LORA_LEARNING_RATE_FACTOR * full.learning_rate:.12g}"))
+    rate = LORA_LEARNING_RATE_FACTOR * (full.learning_rate or FULL_LEARNING_RATE)
+    return replace(variant, learning_rate=float(f"{rate:.12g}"))

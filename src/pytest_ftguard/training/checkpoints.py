@@ -40,20 +40,38 @@ class CheckpointSaver(TrainerCallback):
         seconds: Least time between two checkpoints, longer where saving takes longer; 0 saves after each step.
         trainable: Number of parameters that are trained, which are saved with two moments each.
         measured: Returns what was measured so far, as JSON holds it.
+        remark: Called once, with why no more checkpoints are made.
     """
 
-    def __init__(self, seconds: float, trainable: int, measured: Callable[[], State]) -> None:
+    def __init__(
+        self, seconds: float, trainable: int, measured: Callable[[], State], remark: Callable[[str], None]
+    ) -> None:
         self._pause = seconds
         self._size_bytes = 12 * trainable
         self._measured = measured
+        self._remark = remark
         self._last = self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask for a checkpoint; the step's own clock has been stopped already."""
         self._began = time.monotonic()
         due = state.global_step < state.max_steps and self._began - self._last >= self._pause
-        if due and shutil.disk_usage(args.output_dir).free > _SPARE * self._size_bytes:
+        if due and self._has_room(Path(args.output_dir)):
             control.should_save = True
+
+    def _has_room(self, folder: Path) -> bool:
+        """Return whether a checkpoint fits on the disk; a folder that somebody has removed is made again."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(folder).free > _SPARE * self._size_bytes
+        except OSError as error:
+            self._give_up(error)
+            return False
+
+    def _give_up(self, error: OSError) -> None:
+        # The training itself needs no disk.
+        self._remark(f"checkpoints could not be written ({error.strerror or error}), so the training went on without")
+        self._pause = math.inf
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Complete the checkpoint, and only then remove the one before."""
@@ -65,10 +83,8 @@ class CheckpointSaver(TrainerCallback):
                 raise FileNotFoundError(message)
             _complete(present, self._measured())
         except OSError as error:
-            # The training itself needs no disk.
-            print(f"pytest-ftguard: {present} is not complete, and no other will be made: {error}")
             shutil.rmtree(present, ignore_errors=True)
-            self._pause = math.inf
+            self._give_up(error)
             return
         for folder in _by_age(root)[1:]:
             shutil.rmtree(folder, ignore_errors=True)

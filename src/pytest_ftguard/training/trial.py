@@ -270,7 +270,7 @@ class _Trial:
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
             if checkpoints is not None:
                 trainable = models.count_parameters(model).trainable
-                hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured))
+                hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured, self._note))
             trainer = CheckpointedTrainer(
                 model=model, args=arguments, train_dataset=blocks, data_collator=collator, callbacks=hooks
             )
@@ -332,8 +332,12 @@ class _Trial:
         parameters: Parameters = models.count_parameters(model)
         size = 4 * parameters.trainable
         limit = self.folder.keep_at_most_bytes
+        try:
+            self.folder.path.mkdir(parents=True, exist_ok=True)  # a cleaner of temporary files may have been there
+            free = shutil.disk_usage(self.folder.path).free
+        except OSError as error:
+            return None, f"their folder cannot be written ({error.strerror or error})"
         # A model that fills the disk would take the results of the other trials with it.
-        free = shutil.disk_usage(self.folder.path).free
         if size > free / 2:
             return None, f"they take {format_bytes(size)} of the {format_bytes(free)} that the disk has left"
         if limit is not None and size > limit:

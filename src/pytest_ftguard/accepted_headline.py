@@ -1,0 +1,93 @@
+"""What a reviewer reads of a file of accepted results, before the numbers; code never reads it back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_ftguard.specs import Full, LoRA, Variant, variant_to_dict
+from pytest_ftguard.units import format_bytes
+
+if TYPE_CHECKING:
+    from pytest_ftguard.accepted import History, PairRecord, SideRecord
+
+__all__ = ["headline"]
+
+_ALWAYS_SHOWN: Final = ("learning_rate", "alpha", "target_modules")
+_SHOWN_VERSIONS: Final = ("torch", "transformers", "peft")
+
+
+def headline(history: History) -> dict[str, str]:
+    """Return the accepted result in a few lines: gap, losses, settings, training, and when and where it was measured.
+
+    Args:
+        history: What the file holds.
+    """
+    last, first = history.accepted, history.anchor
+    lines = {
+        "accepted": _accepted(last),
+        "gap": f"{_gap(last)} nats per token, {last.candidate.variant.label} above {last.baseline.variant.label}",
+        "losses": _losses(last),
+        "candidate": _settings(last.candidate.variant),
+        "baseline": _settings(last.baseline.variant),
+        "training": _training(last),
+        "memory and time": f"candidate {_costs(last.candidate)}; baseline {_costs(last.baseline)}",
+        "measured on": _place(last),
+    }
+    if first != last:
+        lines["first accepted"] = f"{_accepted(first)}: gap {_gap(first)}, {_settings(first.candidate.variant)}"
+    return lines
+
+
+def _accepted(record: PairRecord) -> str:
+    return record.accepted_on or "on an unknown day"
+
+
+def _gap(record: PairRecord) -> str:
+    bounds = "" if record.bounds is None else " [{:+.4f}, {:+.4f}]".format(*record.bounds)
+    return f"{record.gap(record.seeds):+.4f}{bounds}"
+
+
+def _losses(record: PairRecord) -> str:
+    sides = [(side.variant.label, math.fsum(side.losses) / len(side.losses)) for side in _sides(record)]
+    return ", ".join(f"{name} {loss:.4f}" for name, loss in [*sides, ("base model", record.base.loss)])
+
+
+def _sides(record: PairRecord) -> tuple[SideRecord, SideRecord]:
+    return record.candidate, record.baseline
+
+
+def _settings(variant: Variant) -> str:
+    """Return a variant's settings: those that matter most, and those that are not the default."""
+    usual = variant_to_dict(Full() if variant.kind == "full" else LoRA())
+    shown = {
+        name: value
+        for name, value in variant_to_dict(variant).items()
+        if name in _ALWAYS_SHOWN or (value != usual[name] and name not in ("kind", "r"))
+    }
+    return f"{variant.label}: {', '.join(f'{name} {_compact(value)}' for name, value in shown.items())}"
+
+
+def _compact(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _training(record: PairRecord) -> str:
+    work = record.work
+    sizes = f"{work['steps']} steps of {work['batch_size']}x{work['block_size']}"
+    seeds = f"{len(record.seeds)} seeds ({', '.join(map(str, record.seeds))})"
+    text = f"{len(record.base.tokens)} validation sequences"
+    return ", ".join([*([record.model] if record.model else []), sizes, seeds, text])
+
+
+def _costs(side: SideRecord) -> str:
+    peak = "no peak" if side.peak_bytes is None else format_bytes(side.peak_bytes)
+    if side.seconds_per_step is None:
+        return f"{peak}, no time"
+    return f"{peak}, {sorted(side.seconds_per_step)[len(side.seconds_per_step) // 2]:.3g} s a step"
+
+
+def _place(record: PairRecord) -> str:
+    place = record.environment
+    versions = [f"{name} {place.versions[name]}" for name in _SHOWN_VERSIONS if name in place.versions]
+    return ", ".join([place.device_name, place.precision, f"pytest-ftguard {record.ftguard_version}", *versions])

@@ -1,0 +1,79 @@
+"""A verdict at a rate that nobody chose says how to search it, and the advice works in the very test that it is for."""
+
+from __future__ import annotations
+
+import pytest
+from tests.plugin.conftest import CONFTEST
+
+# Each variant has a best rate, so that a search finds something.
+RATES = CONFTEST.replace("import numpy as np", "import math\nimport numpy as np").replace(
+    "nll = (20.0 +", "nll = (20.0 + abs(math.log10(variant.learning_rate / 1e-3)) +"
+)
+INI = """
+[pytest]
+ftguard_model = m
+ftguard_train = t
+ftguard_validation = v
+ftguard_final = true
+ftguard_max_loss_gap = 0.25
+"""
+TEST = """
+from pytest_ftguard import LoRA, assert_loss_gap
+
+def test_it(ftguard, full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant)
+    assert_loss_gap(ftguard.train(LoRA(r=8)), full_variant)
+"""
+FULL = """
+import pytest
+from pytest_ftguard import Full
+
+@pytest.fixture(scope="session")
+def ftguard_full():
+    return Full({arguments})
+"""
+
+
+def notes(project: pytest.Pytester, *options: str) -> str:
+    result = project.runpytest_subprocess(*options)
+    result.assert_outcomes(passed=1)
+    return " ".join(result.stdout.str().split())
+
+
+def test_the_advice_about_a_default_rate_works_when_it_is_followed(made_up: pytest.Pytester) -> None:
+    """Each variant's way is named: the key of what was made of settings, the argument of what a test has built."""
+    made_up.makeconftest(RATES)
+    made_up.makeini(INI)
+    made_up.makepyfile(test_it=TEST)
+    found = notes(made_up)
+    assert "lora r=16's 0.0005 and full's 5e-05 are the defaults." in found
+    keys = "ftguard_lora_search_learning_rate = true", "ftguard_full_search_learning_rate = true"
+    assert f"Search both: {' and '.join(keys)}." in found
+    assert f"Search both: LoRA(search_learning_rate=True) and {keys[1]}." in found
+    made_up.makeini(INI + "\n".join(keys))
+    made_up.makepyfile(test_it=TEST.replace("r=8", "r=8, search_learning_rate=True"))
+    found = notes(made_up)
+    assert "neither searched nor set" not in found
+    assert "was searched and that of" not in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        ("", "Search both: LoRA(search_learning_rate=True) and Full(search_learning_rate=True)."),
+        (
+            "learning_rate=5e-5",
+            "lora r=8's 0.0005 is the default. Another rate may change this verdict. Search it: LoRA(",
+        ),
+    ],
+)
+def test_what_a_fixture_gives_is_told_from_what_the_settings_give(
+    made_up: pytest.Pytester, arguments: str, note: str
+) -> None:
+    """No key would change an overridden fixture, and a rate that was given is the user's own, whatever it is."""
+    made_up.makeconftest(RATES + FULL.format(arguments=arguments))
+    made_up.makeini(INI)
+    made_up.makepyfile(test_it=TEST)
+    found = notes(made_up)
+    assert note in found
+    assert "ftguard_full_search" not in found
