@@ -137,3 +137,12 @@ def test_subtests_are_one_attempt(made_up: pytest.Pytester) -> None:
     assert result.ret == 1
     verdicts = json.loads((made_up.path / "r.json").read_text())["verdicts"]
     assert [(one["status"], one["attempts"]) for one in verdicts] == [("FAIL", 1), ("PASS", 1)]
+
+
+def test_a_run_that_is_stopped_shows_what_was_trained(made_up: pytest.Pytester) -> None:
+    """The test that stops it has no report."""
+    stop = "    ftguard.train(LoRA(r=3, learning_rate=0.004))\n    pytest.exit('enough')\n"
+    test = TEST.replace("    at_most =", f"{stop}    at_most =")
+    result, report = run(made_up, "", test=f"import pytest\n{test}")
+    result.stdout.fnmatch_lines(["lora r=3 *"])
+    assert len(report["trials"]) == 6

@@ -164,7 +164,7 @@ class Lab:
                 with self._noting_interruption(spec):
                     self._results[spec.fingerprint] = (
                         self._obtain(spec, more_to_come=more_to_come)
-                        if failed is None or self._is_stored(spec)
+                        if failed is None or _memory_key(spec) in self._hopeless or self._is_stored(spec)
                         else _not_trained(spec, failed)
                     )
             trials.append(self._results[spec.fingerprint])

@@ -187,9 +187,10 @@ def _items(value: Any) -> list[str]:
 
 
 def _seeds(value: Any, place: Place) -> tuple[int, ...] | str:
-    if isinstance(value, float) or (isinstance(value, list) and any(isinstance(item, float) for item in value)):
-        raise ValueError("each seed must be a whole number")
-    items = _items(value)
+    try:
+        items = _items(value)
+    except TypeError:
+        raise TypeError("each seed must be a whole number") from None
     if any(".." in item for item in items):
         return ", ".join(items)  # a range, which the workload reads
     return tuple(_whole(item, place) for item in items)
