@@ -5,8 +5,6 @@ Whatever the hooks need only once something is trained is imported inside them: 
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -14,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, FtguardError, FtguardWarning, GateFailure, hide_our_frames
+from pytest_ftguard.current import active_test, running
+from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.files import write_whole
-from pytest_ftguard.session import Run, memory_budget
-from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, marker_problem, read_settings
-from pytest_ftguard.testrecord import TestRecord, is_worker
+from pytest_ftguard.hooks import FIXTURES, Accepting, Collector, Plan
+from pytest_ftguard.session import Run
+from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, read_settings
+from pytest_ftguard.settings.markers import find_problem, limits_of, memory_budget
+from pytest_ftguard.testrecord import is_worker
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = hide_our_frames
 
-_FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
 _MARKER: Final = (
     f"ftguard({', '.join(f'{name}=None' for name in MARKER_KEYS)}): limits of this test's gates (pytest-ftguard)"
 )
+_LEFT_OVER: Final = "ftguard_left_over"
 _RUN: Final = pytest.StashKey[Run]()
 
 Spec = TypeVar("Spec")
@@ -40,14 +41,17 @@ class Ftguard:
 
     Attributes:
         settings: What command line, environment and ini file set.
-        limits: What the test's markers set.
     """
 
     def __init__(self, request: pytest.FixtureRequest, run: Run) -> None:
         self._request = request
         self._run = run
         self.settings: Settings = run.settings
-        self.limits: Settings = run.test.marker if run.test else Settings({})
+
+    @property
+    def limits(self) -> Settings:
+        """What the test's markers set, those included that were added while it runs."""
+        return limits_of(self._request.node)
 
     def train(self, variant: Variant, workload: Workload | None = None) -> TrainedVariant:
         """Return a variant trained with every seed of the workload; in one run nothing is trained twice.
@@ -84,27 +88,23 @@ def ftguard_lora(pytestconfig: pytest.Config) -> LoRA:
 
 def _from_settings(config: pytest.Config, name: str, make: Callable[[Settings], Spec]) -> Spec:
     run = config.stash[_RUN]
-    run.fixtures_from_settings.add(name)
+    run.made_of_settings.add(name)
     try:
         made = make(run.settings)
     except ConfigurationError as error:
         failure = pytest.fail.Exception(f"ftguard: {error}", pytrace=False)
     else:
-        run.made_of_settings.append(made)
+        run.specs_of_settings.append(made)
         return made
     raise failure
 
 
 def _spec(request: pytest.FixtureRequest, name: str) -> Any:
-    """Return the value of a fixture, and warn where it is overridden and leaves settings without effect."""
+    """Return the value of a fixture, and note whether it is overridden without a use for the settings."""
     value = request.getfixturevalue(name)
     run = request.config.stash[_RUN]
-    unused = [] if name in run.fixtures_from_settings else run.settings.of_fixture(name)
-    if unused:
-        run.fixtures_from_settings.add(name)  # once is enough
-        places = ", ".join(setting.place for setting in unused)
-        message = f"{places}: without effect, because the fixture {name} is overridden and does not use it"
-        warnings.warn(FtguardWarning(message), stacklevel=1)
+    if name not in run.made_of_settings:
+        run.overridden.add(name)
     return value
 
 
@@ -151,91 +151,12 @@ def pytest_configure(config: pytest.Config) -> None:
     except ConfigurationError as error:
         raise pytest.UsageError(f"ftguard: {error}") from None
     config.stash[_RUN] = run
-    config.pluginmanager.register(_Collector(run), "ftguard-collector")
+    running.open_session(run.new_problems.append)
+    config.pluginmanager.register(Collector(run), "ftguard-collector")
     if run.is_planned:
-        config.pluginmanager.register(_Plan(), "ftguard-plan")
+        config.pluginmanager.register(Plan(), "ftguard-plan")
     elif run.settings.value("update", False):
-        config.pluginmanager.register(_Accepting(run), "ftguard-accepting")
-
-
-class _Collector:
-    """Keeps what reports bring; an object of its own, because pytest's hook for reports names no configuration."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the trials and verdicts of a report."""
-        content = getattr(report, "ftguard", None)
-        if content:
-            self._run.keep(report.nodeid, content)
-
-
-class _Plan:
-    """Lets tests name what they would train, and skips them; registered under a plan only: nobody else pays for it."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Skip a test that trains nothing."""
-        if _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
-            pytest.skip("ftguard plan: no test is run")
-
-    @pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
-    def pytest_fixtures_setup(self) -> Generator[None, object, object]:
-        """Skip a test whose fixtures need what was not trained."""
-        return (yield from _skip_on_error())
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self) -> Generator[None, object, object]:
-        """Let a test name its gates, and take whatever comes of it for a skip."""
-        yield from _skip_on_error()
-        pytest.skip("ftguard plan: nothing was trained")
-
-
-class _Accepting:
-    """Writes what a test accepts once it has passed; registered under --ftguard-update only, so nobody else pays."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self) -> Generator[None, object, object]:
-        """Tell the report of a test from those of its subtests, which come before the call is over."""
-        try:
-            return (yield)
-        finally:
-            if self._run.test is not None:
-                self._run.test.call_is_over = True
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)  # after whatever else may still let the test fail
-    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Write what a test accepts where its report says that it has passed; where that cannot be done, it fails.
-
-        Some failures are known to the report alone: that of a method of unittest, or of an xfail that is strict. The
-        report of the teardown brings the summary what became of it.
-        """
-        report = yield
-        if self._run.test is not None:
-            try:
-                self._run.test.settle(report)
-            except (ConfigurationError, GateFailure) as error:
-                report.outcome, report.longrepr = "failed", f"ftguard: {error}"
-        return report
-
-
-def _skip_on_error() -> Generator[None, object, object]:
-    """Run the rest of a hook; an error skips the test, unless it is one of ours, which tells a mistake.
-
-    A mistake in a test, such as a helper without a limit, would fail the run as well, after the training.
-    """
-    try:
-        return (yield)
-    except (Exception, pytest.fail.Exception) as error:
-        is_ours = isinstance(error, pytest.fail.Exception) and str(error).startswith("ftguard:")
-        if is_ours or isinstance(error, ConfigurationError):
-            raise
-        reason = f"ftguard plan: nothing was trained, so it stopped at {type(error).__name__}: {error}"
-    pytest.skip(reason)
+        config.pluginmanager.register(Accepting(run), "ftguard-accepting")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -256,6 +177,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker of xdist had left when it ended."""
+    for parcel in getattr(node, "workeroutput", {}).get(_LEFT_OVER, ()):
+        node.config.stash[_RUN].take(parcel)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Give each worker of xdist the folder that the processes of this run share."""
     node.config.stash[_RUN].share_with(node.workerinput)
@@ -265,13 +193,8 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Turn a wrong marker into an error of collection, in the file that has it."""
     report = yield
-    problems = [
-        f"{node.nodeid}: {problem}"
-        for node in report.result or ()
-        if isinstance(node, pytest.Item)
-        for marker in node.iter_markers("ftguard")
-        if (problem := marker_problem(marker.args, marker.kwargs))
-    ]
+    items = [node for node in report.result or () if isinstance(node, pytest.Item)]
+    problems = [f"{item.nodeid}: {problem}" for item in items if (problem := find_problem(item))]
     if problems:
         report.outcome = "failed"
         report.longrepr = "\n".join(problems)
@@ -289,39 +212,64 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Count what will be trained, so that the next worker can be started early."""
     run = session.config.stash[_RUN]
-    used = [name for item in session.items for name in getattr(item, "fixturenames", ()) if name in _FIXTURES]
+    used = [name for item in session.items for name in getattr(item, "fixturenames", ()) if name in FIXTURES]
     run.tests_to_come = used.count("ftguard")
     run.session_variants_to_come = set(used) - {"ftguard"}
     for item in session.items:
-        for name in _FIXTURES.intersection(getattr(item, "fixturenames", ())):
-            run.fixture_budgets.setdefault(name, []).append(memory_budget(item, run.settings))
+        for name in FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            # A wrong marker, which a hook has added since, is an error of its test.
+            budget = None if find_problem(item) else memory_budget(item, run.settings)
+            run.fixture_budgets.setdefault(name, []).append(budget)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let the assertion helpers know which test is running, if it can use them."""
-    # Whoever calls a helper has imported it, so a run in which nothing did pays nothing here.
-    if _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) and "pytest_ftguard.assertions" not in sys.modules:
-        return (yield)
-    from pytest_ftguard.assertions import active_test
-
+    """Let the assertion helpers know which test is running."""
     run = item.config.stash[_RUN]
     run.tests_to_come -= "ftguard" in getattr(item, "fixturenames", ())
-    run.test = TestRecord(item, run)
+    run.test = run.new_test(item)
     token = active_test.set(run.test)
+    running.enter(run.test)
     try:
         return (yield)
     finally:
+        run.test.is_over = True
+        running.leave()
         active_test.reset(token)
         run.test = None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start each run of a test, reruns included, without verdicts."""
+    """Start each attempt of a test, reruns included, without verdicts; a marker that a hook has added may be wrong."""
     test = item.config.stash[_RUN].test
     if test is not None:
         test.start()
+    problem = find_problem(item)
+    if problem:
+        pytest.fail(f"ftguard: {problem}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test whose helper has failed in a thread that nobody asked for its result."""
+    __tracebackhide__ = True  # other people's errors pass through here
+    result = yield
+    test = item.config.stash[_RUN].test
+    if test is not None:
+        test.raise_unhandled()
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Do the same for a thread that has ended since."""
+    __tracebackhide__ = True  # other people's errors pass through here
+    result = yield
+    test = item.config.stash[_RUN].test
+    if test is not None:
+        test.raise_unhandled()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -331,44 +279,45 @@ def pytest_runtest_makereport(
     """Attach what was trained and decided to the report, which travels from xdist's workers to the controller."""
     report = yield
     run = item.config.stash[_RUN]
-    test = run.test
-    # A fixture of ours that a test asks for by name while it runs is not among its fixtures.
-    if test is not None or run.has_trained:
-        verdicts, planned = test.new_verdicts() if test else ([], [])
-        content: dict[str, Any] = {
-            "trials": [trial.to_dict() for trial in run.new_trials()],
-            "verdicts": [verdict.to_dict() for verdict in verdicts],
-            "planned": [verdict.to_dict() for verdict in planned],
-            **(test.new_accepted() if test else {}),
-            "not_run": run.why_not_run(call.excinfo.value) if call.excinfo is not None else None,
-            **run.new_remarks(),
-        }
-        if any(content.values()):
-            report.ftguard = content  # type: ignore[attr-defined]
+    if run.test is not None:
+        run.test.note_made(report)
+    parcel = run.pack(run.test, call.excinfo.value if call.excinfo is not None else None)
+    if parcel is not None:
+        report.ftguard = parcel  # type: ignore[attr-defined]
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the comparison; nothing at all where nothing was trained."""
-    run = config.stash[_RUN]
-    if not (run.trials or run.verdicts or run.not_run or run.problems):
+    run, found = config.stash[_RUN], config.stash[_RUN].received
+    if found.is_empty:
         return
-    from pytest_ftguard.reporting.terminal import accepted_lines, plan_lines, reason_lines, summary_lines, timing_lines
+    from pytest_ftguard.reporting.terminal import (
+        accepted_lines,
+        plan_lines,
+        reason_lines,
+        summary_lines,
+        timing_lines,
+        unused_setting_lines,
+    )
 
     terminalreporter.section("ftguard summary")
-    trials = run.reported
-    lines = plan_lines(trials, run.planned) if run.is_planned else summary_lines(trials, run.concluded, run.not_run)
+    trials = found.reported
+    lines = (
+        plan_lines(trials, found.planned) if run.is_planned else summary_lines(trials, found.concluded, found.not_run)
+    )
     for line in lines:
         failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
         terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
     for note in (
-        *reason_lines(run.reasons),
-        *timing_lines(run.retimings),
-        *run.notes,
-        *accepted_lines(run.accepted, run.unchanged, run.not_accepted),
+        *reason_lines(found.reasons),
+        *timing_lines(found.retimings),
+        *found.notes,
+        *unused_setting_lines(run.unused_settings()),
+        *accepted_lines(found.accepted, found.unchanged, found.not_accepted),
     ):
         terminalreporter.write_line(note)
-    for problem in run.problems:
+    for problem in found.problems:
         terminalreporter.write_line(problem, red=True)
 
 
@@ -376,18 +325,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the files, from the process that has all results."""
     run = session.config.stash[_RUN]
     run.close()
+    left = run.left_over()
     if is_worker(session.config):
+        session.config.workeroutput[_LEFT_OVER] = left  # type: ignore[attr-defined]
         return
+    for parcel in left:
+        run.take(parcel)
     for name, write in (("calibration", run.calibrate), ("json", partial(_write_json, run))):
         try:
             write()
-        except (OSError, ConfigurationError) as error:
+        except (OSError, ValueError, ConfigurationError) as error:
             # The verdicts are still shown, and the run is not green: somebody relies on the file.
             place = run.settings.get(name)
             source = f" (set by {place.place})" if place else ""
             reason = error.strerror if isinstance(error, OSError) else error
-            run.problems.append(f"ftguard: the file {run.settings.value(name, name)}{source} was not written: {reason}")
-    if run.problems:
+            run.received.problems.append(
+                f"ftguard: the file {run.settings.value(name, name)}{source} was not written: {reason}"
+            )
+    if run.received.problems:
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
@@ -396,7 +351,7 @@ def _write_json(run: Run) -> None:
     if path is not None:
         from pytest_ftguard.reporting.json import json_report
 
-        write_whole(Path(path), json_report(run.reported, run.concluded))
+        write_whole(Path(path), json_report(run.received.reported, run.received.concluded))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -404,3 +359,4 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     run = config.stash.get(_RUN, None)
     if run is not None:
         run.close()
+        running.close_session()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -12,25 +13,24 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
-from pytest_ftguard.files import write_whole
+from pytest_ftguard.files import name_problem, write_whole
 from pytest_ftguard.progress import ProgressDisplay
-from pytest_ftguard.settings import marker_settings
+from pytest_ftguard.received import Received, identity
 from pytest_ftguard.testrecord import TestRecord, is_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pytest_ftguard.accepted import UnusedFile
     from pytest_ftguard.calibration import Calibration
-    from pytest_ftguard.reporting.terminal import RecordedVerdict
+    from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.running.lab import Lab
     from pytest_ftguard.running.store import Store
-    from pytest_ftguard.running.timing import Retiming
     from pytest_ftguard.settings import Setting, Settings
-    from pytest_ftguard.specs import Full, Places, Variant, Workload
+    from pytest_ftguard.specs import Full, Variant, Workload
 
-__all__ = ["Run", "memory_budget"]
+__all__ = ["Run"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -51,46 +51,37 @@ class Run:
         self.config = config
         self.settings = settings
         self.test: TestRecord | None = None
-        self.trials: dict[tuple[str, bool, Workload], TrialResult] = {}
-        self._places: dict[Places, Places] = {}
-        """Where files lie, and where others with the same content do, which came before."""
-        self.verdicts: list[RecordedVerdict] = []
-        self.planned: list[RecordedVerdict] = []
-        """What memory budgets would say if the forecasts came true."""
-        self.not_run: list[str] = []
-        """Why tests were skipped for which nothing could be trained, one reason per test."""
-        self.problems: list[str] = []
-        """Why a file that was asked for could not be written."""
-        self.notes: list[str] = []
-        self.accepted: list[str] = []
-        """The files of accepted results that were written."""
-        self.unchanged: list[str] = []
-        """Those that were accepted as they are."""
+        self.tests_started = 0
+        self.received = Received()
         self.collected: Sequence[str] = ()
         """pytest's names of all tests, also of those that were then left out."""
         self._unused: Sequence[UnusedFile] | None = None
         self.new_notes: list[str] = []
         """What the summary is to say, and no report has brought there yet."""
-        self.not_accepted: set[str] = set()
-        """The tests that accepted a result and then did not pass."""
+        self.new_problems: list[str] = []
+        """What makes the run fail, and no report has brought to the summary yet."""
+        self._late: list[TestRecord] = []
+        self._outbox: dict[str, dict[str, Any]] = {}
+        """Parcels that are on their way: a plugin may drop the report that carries one."""
+        self._numbers = itertools.count()
+        self._told: dict[str, set[str]] = {"made_of_settings": set(), "overridden": set()}
+        self._worker = getattr(config, "workerinput", {}).get("workerid", "main")
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
-        self._sent: set[tuple[str, bool, Workload]] = set()
-        self._shown: dict[tuple[str, bool, Workload], TrialResult] = {}
+        self._sent: set[tuple[str, bool, bool, Workload]] = set()
+        self._shown: dict[tuple[str, bool, bool, Workload], TrialResult] = {}
         self._progress = ProgressDisplay(config)
         self._store: Store | None = None
-        self._remarked = (0, 0, 0)
-        self.reasons: dict[tuple[str, str], list[int]] = {}
-        """Seeds that were trained again, by label and by what differs in the nearest stored entry."""
-        self.retimings: list[Retiming] = []
-        """Pairs of variants that were timed again, and why."""
+        self._remarked = (0, 0, 0, 0)
         shared = getattr(config, "workerinput", {}).get(_SHARED_FOLDER)
         self._shared: Path | None = Path(shared) if shared else None
-        self.made_of_settings: list[object] = []
+        self.specs_of_settings: list[object] = []
         """The specs that fixtures made of settings, as they gave them: only these does an ini key change."""
-        self.fixtures_from_settings: set[str] = set()
-        """Fixtures that were made of settings, or that are known not to be."""
+        self.made_of_settings: set[str] = set()
+        """Fixtures of specs that were made of settings."""
+        self.overridden: set[str] = set()
+        """Fixtures of specs that the user has made otherwise."""
         self.session_variants_to_come: set[str] = set()
         self.fixture_budgets: dict[str, list[Setting | None]] = {}
         """The memory budget of each test that uses a session fixture of ours."""
@@ -131,7 +122,7 @@ class Run:
                 return planned
             self._refuse_what_breaks_budgets(lab, work, with_learning_rate(chosen, full()), full, budgets)
             trained = lab.train(work, self._with_learning_rate(lab, work, chosen, full))
-            is_of_settings = any(chosen is made for made in self.made_of_settings)
+            is_of_settings = any(chosen is made for made in self.specs_of_settings)
             trained = replace(trained, rate=rate_source(chosen, "settings" if is_of_settings else "code"))
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
@@ -258,15 +249,17 @@ class Run:
 
         path = Path(self.settings.value("calibration", None))
         found = []
-        for baseline, candidates in by_variant(self.reported):
+        for baseline, candidates in by_variant(self.received.reported):
             for candidate in candidates:
                 try:
                     found.append(calibrate(candidate, baseline))
                 except ConfigurationError as error:
-                    self.problems.append(f"ftguard: {error}")
+                    self.received.problems.append(f"ftguard: {error}")
                     continue
                 noise = f"{found[-1].tau:.4f} nats per token over {found[-1].degrees_of_freedom + 1} seeds"
-                self.notes.append(f"calibrated {candidate.label} against {baseline.label}: {noise}, written to {path}")
+                self.received.notes.append(
+                    f"calibrated {candidate.label} against {baseline.label}: {noise}, written to {path}"
+                )
         if found:
             write_whole(path, write_calibrations([*self.calibrations, *found]))
 
@@ -274,7 +267,7 @@ class Run:
         self._skips.append(pytest.skip.Exception(reason))
         return self._skips[-1]
 
-    def why_not_run(self, error: BaseException) -> str | None:
+    def _why_not_run(self, error: BaseException) -> str | None:
         """Return why an exception skipped a test because nothing could be trained for it; None for any other."""
         return next((str(skip) for skip in self._skips if error is skip), None)
 
@@ -318,7 +311,7 @@ class Run:
         """Whether anything was trained, taken from the store, or planned."""
         return self._lab is not None
 
-    def new_remarks(self) -> dict[str, Any]:
+    def _new_remarks(self) -> dict[str, Any]:
         """Return why trials were trained or timed again, and what is wrong with kept files, since the last call."""
         from dataclasses import asdict
 
@@ -326,82 +319,93 @@ class Run:
         problems = self._store.problems if self._store else []
         retimings = self._lab.retimings if self._lab else ()
         notes, self.new_notes = self.new_notes, []
+        faults, self.new_problems = self.new_problems, []
+        broken_off = self._lab.broken_off if self._lab else []
+        notes += [
+            f"the training of {one} was broken off, so its gates were not asked"
+            for one in broken_off[self._remarked[3] :]
+        ]
         fresh = {
             "reasons": [[one.label, one.seed, one.changes] for one in reasons[self._remarked[0] :]],
             "notes": [*problems[self._remarked[1] :], *notes],
+            "problems": faults,
             "retimings": [asdict(one) for one in retimings[self._remarked[2] :]],
         }
-        self._remarked = (len(reasons), len(problems), len(retimings))
+        self._remarked = (len(reasons), len(problems), len(retimings), len(broken_off))
         return fresh
 
     def show(self, variants: Sequence[TrainedVariant]) -> None:
         """Keep the trials of variants for the summary, among which may be some that were not trained in this run."""
         for trial in (trial for variant in variants for trial in variant.trials):
-            self._shown.setdefault(_identity(trial), trial)
+            self._shown.setdefault(identity(trial), trial)
 
-    def new_trials(self) -> list[TrialResult]:
+    def _new_trials(self) -> list[TrialResult]:
         """Return the trials since the last call."""
         trained = self._lab.results if self._lab else ()
-        known = set(map(_identity, trained))
-        results = [*trained, *(trial for trial in self._shown.values() if _identity(trial) not in known)]
-        fresh = [trial for trial in results if _identity(trial) not in self._sent]
-        self._sent.update(map(_identity, fresh))
+        known = set(map(identity, trained))
+        results = [*trained, *(trial for trial in self._shown.values() if identity(trial) not in known)]
+        fresh = [trial for trial in results if identity(trial) not in self._sent]
+        self._sent.update(map(identity, fresh))
         return fresh
 
-    def keep(self, nodeid: str, content: Mapping[str, Any]) -> None:
-        """Take over what a report brought; two xdist workers may bring the same trial, of which one is kept."""
-        from pytest_ftguard.gates.verdict import Verdict
-        from pytest_ftguard.reporting.terminal import RecordedVerdict
-        from pytest_ftguard.results import TrialResult
-        from pytest_ftguard.running.timing import Retiming
+    def new_test(self, item: pytest.Item) -> TestRecord:
+        """Return the record of a test that starts now."""
+        self.tests_started += 1
+        return TestRecord(item, self, f"{self._worker}-{self.tests_started}")
 
-        for values in content.get("trials", ()):
-            trial = TrialResult.from_dict(values)
-            kept = self.trials.setdefault(_identity(trial), trial)
-            ours, theirs = (self._first(one.spec.workload.places) for one in (trial, kept))
-            if ours != theirs:
-                self._places[ours] = theirs
-        self.verdicts += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("verdicts", ())]
-        self.planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in content.get("planned", ())]
-        self.accepted += content.get("accepted", ())
-        self.unchanged += content.get("unchanged", ())
-        if content.get("not_accepted"):
-            self.not_accepted.add(nodeid)
-        elif content.get("accepted") or content.get("unchanged"):  # a rerun has passed
-            self.not_accepted.discard(nodeid)
-        if content.get("not_run"):
-            self.not_run.append(content["not_run"])
-        for label, seed, changes in content.get("reasons", ()):
-            self.reasons.setdefault((label, changes), []).append(seed)
-        found = [Retiming(**values) for values in content.get("retimings", ())]
-        self.retimings += [one for one in found if one not in self.retimings]
-        self.notes += [f"note: {text}" for text in content.get("notes", ()) if f"note: {text}" not in self.notes]
+    def unused_settings(self) -> dict[str, list[str]]:
+        """Return the places of settings without effect, by the fixture that every test got from elsewhere."""
+        unused = sorted(self.received.overridden - self.received.made_of_settings)
+        places = {name: [setting.place for setting in self.settings.of_fixture(name)] for name in unused}
+        return {name: found for name, found in places.items() if found}
 
-    @property
-    def reported(self) -> list[TrialResult]:
-        """The trials, those of one workload with the same files, of which a worker of xdist may have had its own."""
-        return [self._with_places(trial) for trial in self.trials.values()]
+    def add_late(self, test: TestRecord, verdict: Verdict) -> None:
+        """Keep a verdict that was given after its test was over, which makes the run fail unless it is a PASS."""
+        self._late.append(test)
+        text = (
+            f"{test}: {verdict.gate} {verdict.status} was given by a thread after the test was over: let the test wait "
+            "for its threads"
+        )
+        (self.new_notes if verdict.status == "PASS" else self.new_problems).append(text)
 
-    @property
-    def concluded(self) -> list[RecordedVerdict]:
-        """The verdicts; what was accepted is INVALID where its test did not pass, since nothing was written."""
-        from dataclasses import replace
+    def pack(self, test: TestRecord | None, error: BaseException | None = None) -> dict[str, Any] | None:
+        """Return what is new since the last call as plain values for a report; None if nothing is.
 
-        return [
-            replace(one, verdict=one.verdict.without_acceptance()) if one.nodeid in self.not_accepted else one
-            for one in self.verdicts
-        ]
+        Args:
+            test: The test that is running.
+            error: What ended the phase of the test.
+        """
+        origins = {"made_of_settings": self.made_of_settings, "overridden": self.overridden}
+        parcel: dict[str, Any] = {
+            **({} if test is None else test.news()),
+            "trials": [trial.to_dict() for trial in self._new_trials()],
+            "not_run": None if error is None else self._why_not_run(error),
+            **self._new_remarks(),
+            **{name: sorted(fixtures - self._told[name]) for name, fixtures in origins.items()},
+        }
+        # A later attempt that gives no verdict takes back those of the attempt before.
+        if not any(parcel.values()) and not (test is not None and test.has_forgotten):
+            return None
+        self._told = {name: set(fixtures) for name, fixtures in origins.items()}
+        if test is not None:
+            parcel |= {"nodeid": str(test), "test": test.name, "attempt": test.attempt}
+        parcel["number"] = f"{self._worker}-{next(self._numbers)}"
+        self._outbox[parcel["number"]] = parcel
+        return parcel
 
-    def _with_places(self, trial: TrialResult) -> TrialResult:
-        from dataclasses import replace
+    def take(self, parcel: dict[str, Any]) -> None:
+        """Take over what a report has brought."""
+        self._outbox.pop(parcel["number"], None)
+        if not is_worker(self.config):
+            self.received.take(parcel)
 
-        work = trial.spec.workload
-        return replace(trial, spec=replace(trial.spec, workload=replace(work, **self._first(work.places)._asdict())))
-
-    def _first(self, places: Places) -> Places:
-        while places in self._places:
-            places = self._places[places]
-        return places
+    def left_over(self) -> list[dict[str, Any]]:
+        """Return what no report has brought: plugins drop reports, and whoever stops a run leaves tests without one."""
+        for test in dict.fromkeys(self._late):
+            self.pack(test)
+        self.pack(None)
+        left, self._outbox = list(self._outbox.values()), {}
+        return left
 
     def close(self) -> None:
         """End what is running and remove what was written."""
@@ -411,28 +415,9 @@ class Run:
             shutil.rmtree(self._shared, ignore_errors=True)
 
 
-def _identity(trial: TrialResult) -> tuple[str, bool, Workload]:
-    """Tell a trial from its twins: that of a report, and that of another workload which trains the same.
-
-    Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
-    """
-    return trial.fingerprint, trial.cached, trial.spec.workload.named
-
-
 def _failure(message: str) -> BaseException:
     """Return what pytest.fail raises, for use with `from None`: a chained exception would be printed as well."""
     return pytest.fail.Exception(message, pytrace=False)
-
-
-def memory_budget(item: pytest.Item, settings: Settings) -> Setting | None:
-    """Return the memory budget of a test; None where it has none, or is not known to ask for memory.
-
-    A budget of the ini file holds for the tests that call the helper, and the others have a use for the training.
-    """
-    budget = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard")).get("max_memory")
-    code = getattr(getattr(item, "function", None), "__code__", None)
-    asks = code is not None and "assert_memory_budget" in code.co_names
-    return budget or (settings.get("max_memory") if asks else None)
 
 
 def _disturbance(config: pytest.Config) -> str | None:
@@ -456,7 +441,7 @@ def _absolute(workload: Workload, root: Path) -> Workload:
     def folder(name: str | None) -> str | None:
         return os.path.normpath(root / name) if name is not None and (root / name).is_dir() else name
 
-    return replace(
+    found = replace(
         workload,
         model=folder(workload.model) or workload.model,
         tokenizer=folder(workload.tokenizer),
@@ -464,3 +449,8 @@ def _absolute(workload: Workload, root: Path) -> Workload:
         validation=os.path.normpath(root / workload.validation),
         reference=text(workload.reference),
     )
+    for name in ("model", "tokenizer", "train", "validation", "reference"):
+        path = getattr(found, name)
+        if path is not None and (problem := name_problem(path)):
+            raise ConfigurationError(f"Workload.{name} is {path!r}: {problem}")
+    return found

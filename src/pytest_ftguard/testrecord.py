@@ -11,7 +11,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
 from pytest_ftguard.files import write_all
-from pytest_ftguard.settings import marker_settings
+from pytest_ftguard.settings.markers import limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.session import Run
-    from pytest_ftguard.settings import Setting
+    from pytest_ftguard.settings import Setting, Settings
     from pytest_ftguard.statistics import SeedNoise
 
 __all__ = ["TestRecord", "is_worker"]
@@ -37,21 +37,41 @@ class TestRecord:
     Args:
         item: The test.
         run: The state of this pytest process.
+        name: What tells it from every other test of the run.
+
+    Attributes:
+        attempt: How many times the test was started.
+        is_over: Whether it has ended, its teardown included.
+        has_forgotten: Whether an earlier attempt gave verdicts.
     """
 
-    def __init__(self, item: pytest.Item, run: Run) -> None:
+    def __init__(self, item: pytest.Item, run: Run, name: str) -> None:
+        self.name = name
         self._item = item
         self._run = run
         self._settings = run.settings
-        self.marker = marker_settings(marker.kwargs for marker in item.iter_markers("ftguard"))
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
+        self.attempt = 0
+        self.is_over = False
+        self.has_forgotten = False
         self._accepted: AcceptedFiles | None = None
-        self.start()
+        self._forget()
+
+    def __str__(self) -> str:
+        """Return pytest's name of the test."""
+        return self._item.nodeid
 
     def start(self) -> None:
-        """Forget an earlier run of the test: a rerun starts with its properties."""
+        """Forget an earlier attempt of the test: a rerun starts with its properties."""
+        self.attempt += 1
+        self.has_forgotten |= bool(self._asked)
+        self._forget()
+
+    def _forget(self) -> None:
         self.call_is_over = False
+        self._has_reported = {"made": False, "logged": False, "repeated": False}
+        self._unhandled: list[BaseException] = []
         self._asked: Counter[str] = Counter()
         self._not_passed: list[Verdict] = []
         self._acceptances: dict[str, Verdict] = {}
@@ -59,14 +79,21 @@ class TestRecord:
         self._is_dropped = False
         if self._accepted is not None:
             self._accepted.start()
-        self._item.user_properties[:] = [
-            pair for pair in self._item.user_properties if not pair[0].startswith("ftguard.")
-        ]
+        self._item.user_properties[:] = _without_ours(self._item.user_properties)
 
     @property
     def is_planned(self) -> bool:
         """Whether the variants are planned only, and not trained."""
         return self._run.is_planned
+
+    @property
+    def marker(self) -> Settings:
+        """What the markers set as they are now: a test or a fixture may add some.
+
+        Raises:
+            ConfigurationError: A marker is wrong.
+        """
+        return limits_of(self._item)
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
@@ -146,7 +173,7 @@ class TestRecord:
         properties = self._item.user_properties
         properties[:] = [(name, told.get(name, value)) for name, value in properties]
 
-    def new_accepted(self) -> dict[str, Any]:
+    def _new_accepted(self) -> dict[str, Any]:
         """Return what became, since the last call, of the results that the test accepted."""
         if self._accepted is None:
             return {}
@@ -159,11 +186,17 @@ class TestRecord:
 
         Where a test asks a gate again, its further verdicts are numbered: ftguard.loss_gap.2.status.
         """
+        from dataclasses import replace
+
         self._run.show(variants)
+        verdict = replace(verdict, attempts=max(1, self.attempt))
         if self.is_planned:
             self.planned += [verdict] if verdict.gate == "memory_budget" else []
             return
         self.verdicts.append(verdict)
+        if self.is_over:
+            self._run.add_late(self, verdict)
+            return
         self._not_passed += [verdict] if verdict.status != "PASS" else []
         self._asked[verdict.gate] += 1
         times = self._asked[verdict.gate]
@@ -181,11 +214,44 @@ class TestRecord:
         if text not in self._run.new_notes:
             self._run.new_notes.append(text)
 
-    def new_verdicts(self) -> tuple[list[Verdict], list[Verdict]]:
-        """Return the verdicts since the last call, and those that are forecast."""
-        verdicts, planned = self.verdicts, self.planned
-        self.verdicts, self.planned = [], []
-        return verdicts, planned
+    def note_made(self, report: pytest.TestReport) -> None:
+        """Note that a report was made, which a plugin may still drop."""
+        self._has_reported["made"] |= report.when == "call"
+
+    def note_logged(self, report: pytest.TestReport) -> None:
+        """Note that a report was not dropped, and leave the properties to the attempt that counts."""
+        seen = self._has_reported
+        seen["logged"] |= report.when == "call"
+        seen["repeated"] |= report.outcome == "rerun"  # type: ignore[comparison-overlap]  # pytest-rerunfailures
+        if report.when == "teardown" and (seen["repeated"] or (seen["made"] and not seen["logged"])):
+            report.user_properties = _without_ours(report.user_properties)
+
+    def take_unhandled(self, error: BaseException) -> None:
+        """Keep an error of ours that ended a thread: the thread's end alone does not fail the test."""
+        self._unhandled.append(error)
+
+    def raise_unhandled(self) -> None:
+        """Raise what ended a thread of the test, if anything did."""
+        if self._unhandled:
+            raise self._unhandled.pop(0)
+
+    def news(self) -> dict[str, Any]:
+        """Return what the test came to since the last call, as values that travel between processes."""
+        verdicts, planned = _emptied(self.verdicts), _emptied(self.planned)
+        return {
+            "verdicts": [verdict.to_dict() for verdict in verdicts],
+            "planned": [verdict.to_dict() for verdict in planned],
+            **self._new_accepted(),
+        }
+
+
+def _without_ours(properties: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    return [pair for pair in properties if not pair[0].startswith("ftguard.")]
+
+
+def _emptied(verdicts: list[Verdict]) -> list[Verdict]:
+    """Return what a list holds and take it out, while another thread may add to it."""
+    return [verdicts.pop(0) for _ in range(len(verdicts))]
 
 
 def _name(item: pytest.Item) -> str:

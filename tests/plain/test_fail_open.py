@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_ftguard import assertions
+from pytest_ftguard import assertions, current
 from pytest_ftguard.accepted import AcceptedFile, History, record_pair
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.budgets import assess_memory, assess_time
@@ -155,7 +156,7 @@ CASES: dict[str, tuple[Callable[[], Sides], set[str]]] = {
     "empty slice": (lora(**EMPTY), set(GATES)),
     **{
         outcome: (lora(outcome=outcome), set(GATES))
-        for outcome in ("out_of_memory", "diverged", "crashed", "timed_out")
+        for outcome in ("out_of_memory", "diverged", "crashed", "timed_out", "not_trained")
     },
     "full out of memory": (full(outcome="out_of_memory"), OF_BOTH),
     "NaN time": (lora(time=NAN_TIME), {"time", "regression of time"}),
@@ -226,3 +227,13 @@ def test_what_is_no_trained_variant_is_an_error(helper: str) -> None:
     """None, as a fixture that was forgotten gives it, is named."""
     with pytest.raises(ConfigurationError, match=r"takes trained variants.*None"):
         HELPERS[helper](None, sound()[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("helper", HELPERS)
+def test_a_helper_that_no_running_test_calls_is_an_error(helper: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the run would be passed over, and its verdict shown nowhere."""
+    elsewhere = current.RunningTests()
+    elsewhere.open_session(print)
+    monkeypatch.setattr(current, "running", elsewhere)
+    with pytest.raises(ConfigurationError, match="called while no test was running"):
+        Context().run(HELPERS[helper], *sound())

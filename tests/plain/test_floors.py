@@ -21,9 +21,10 @@ FLOORS = {
     **dict.fromkeys(("comparison", "running", "accepted_files"), 3),
     **dict.fromkeys(("gates", "advice", "calibration", "trainer_runs"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
-    **dict.fromkeys(("progress", "collected", "testrecord"), 6),
+    **dict.fromkeys(("progress", "collected", "testrecord", "current", "received"), 6),
     **dict.fromkeys(("assertions", "session"), 7),
-    "plugin": 8,
+    "hooks": 8,
+    "plugin": 9,
 }
 # results are made of specs, and a file of accepted results begins with its headline.
 NEIGHBOURS = {("results", "specs"), ("accepted", "accepted_headline")}

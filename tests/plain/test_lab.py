@@ -164,3 +164,53 @@ def test_who_signs_believes_nothing_that_is_unsigned(tmp_path: Path, key: str | 
     assert options.requires_signature is required
     ours = Store(options, "now")
     assert (ours.checkpoints(Fingerprint({"kind": "full", "seed": 0})) is None) is required
+
+
+class FailingWorker(HopelessWorker):
+    """Stands for a process in which one seed fails."""
+
+    fails = 1
+
+    def run(self, job: Job, *_: Any) -> TrialResult:
+        self.jobs.append(job.spec)
+        if job.spec.seed == self.fails:
+            return TrialResult(spec=job.spec, outcome="diverged", error=TrialError("the loss is nan at step 3"))
+        return replace(trial(FULL, [1.0]), spec=job.spec)
+
+
+def test_no_further_seed_of_a_variant_with_a_failed_one_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No gate judges the variant, whatever they come to; asked for alone, the seed is trained."""
+    monkeypatch.setattr(workers, "Worker", FailingWorker)
+    HopelessWorker.jobs.clear()
+    workload = Workload(model="m", train="t", validation="v", seeds=(0, 1, 2, 3))
+    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    found = ours.train(workload, FULL)
+    assert [one.outcome for one in found.trials] == ["ok", "diverged", "not_trained", "not_trained"]
+    assert found.trials[2].failure == (
+        "the trial of full, seed 2, was not trained: seed 1 ended diverged before, and no gate judges a variant with a "
+        "failed seed"
+    )
+    assert [spec.seed for spec in HopelessWorker.jobs] == [0, 1]
+    assert [one.outcome for one in ours.train(workload, FULL).trials] == [one.outcome for one in found.trials]
+    assert ours.train(replace(workload, seeds=(2,)), FULL).trials[0].outcome == "ok"
+    assert [spec.seed for spec in HopelessWorker.jobs] == [0, 1, 2]
+    assert TrialResult.from_dict(found.trials[2].to_dict()) == found.trials[2]
+    ours.close()
+
+
+class BrokenOff(HopelessWorker):
+    """Stands for a process whose run is ended from outside."""
+
+    def run(self, job: Job, *_: Any) -> TrialResult:
+        raise KeyboardInterrupt
+
+
+def test_a_training_that_is_broken_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The summary says so, although there is no result."""
+    monkeypatch.setattr(workers, "Worker", BrokenOff)
+    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        ours.train(Workload(model="m", train="t", validation="v", seeds=(0, 1)), FULL)
+    assert ours.broken_off == ["full, seed 0, was broken off by KeyboardInterrupt"]
+    assert ours.results == ()
+    ours.close()

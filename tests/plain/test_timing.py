@@ -422,6 +422,7 @@ def test_seconds_of_a_changed_text_are_not_kept(
 class Asking:
     """A running test for which a result was accepted."""
 
+    is_over = False
     is_planned = False
 
     def __init__(self, updates: bool, *pair: TrainedVariant) -> None:

@@ -49,6 +49,7 @@ def test_verdicts_reach_tests_and_files(project: pytest.Pytester, workers: int) 
     """FAIL fails, a strict xfail of it passes, a helper without a limit fails, and every report says the same."""
     project.makepyfile(test_gates=TESTS)
     options = ["-n", str(workers), "--dist=load"] if workers else []
+    project.mkdir("out")
     result = project.runpytest_subprocess("--ftguard-json=out/r.json", "--junitxml=junit.xml", *options, timeout=300)
     assert result.ret == 1
     result.assert_outcomes(passed=2, failed=6, xfailed=1)

@@ -19,6 +19,8 @@ import pytest
         (["-o", "ftguard_model_args=token=hf_secret"], ["'token'", "set HF_TOKEN"]),
         (["-o", "ftguard_model_args=dtype=bfloat16"], ["'dtype'", "set precision"]),
         (["--ftguard-json=."], ["json is '.'", "it is a folder"]),
+        (["--ftguard-json=nope/r.json"], ["json is 'nope/r.json'", "there is no folder", "make it first"]),
+        (["--ftguard-calibration=nope/r.json"], ["calibration is 'nope/r.json'", "there is no folder"]),
         *(
             ([f"--ftguard-cache-size={size}"], ["a size with a unit", "for no store set no_cache", "1000 TB"])
             for size in ("0", "0 GB", "none", "5")
@@ -44,6 +46,75 @@ def test_an_unknown_key_of_the_ini_file_is_a_usage_error(pytester: pytest.Pytest
     result = pytester.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "the key ftguard_stpes in tox.ini is unknown; did you mean ftguard_steps?" in result.stderr.str()
+
+
+TOML = """
+ftguard_seeds = [0, 1]
+ftguard_steps = 30
+ftguard_full_learning_rate = 1e-4
+ftguard_final = true
+ftguard_max_memory = "60%"
+ftguard_lora_target_modules = ["c_attn", "c_proj"]
+ftguard_training_args = {optim = "sgd", max_grad_norm = 0.5}
+"""
+NATIVE = pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="pytest 9 reads native TOML")
+
+
+@pytest.mark.parametrize(
+    ("file", "table"),
+    [
+        ("pyproject.toml", "tool.pytest.ini_options"),
+        pytest.param("pyproject.toml", "tool.pytest", marks=NATIVE),
+        pytest.param("pytest.toml", "pytest", marks=NATIVE),
+    ],
+)
+def test_toml_s_own_types_are_read(pytester: pytest.Pytester, file: str, table: str) -> None:
+    """Numbers, booleans, lists and tables, with all their digits; -o and options come before them."""
+    pytester.path.joinpath(file).write_text(f"[{table}]{TOML}", encoding="utf-8")
+    pytester.makepyfile(
+        """
+        def test_it(ftguard):
+            names = ("seeds", "steps", "full_learning_rate", "final", "lora_target_modules", "training_args", "lora_r")
+            assert [ftguard.settings.value(name, None) for name in names] == [
+                (0, 1), 40, 1e-4, True, ("c_attn", "c_proj"), {"optim": "sgd", "max_grad_norm": 0.5}, 8
+            ]
+            assert str(ftguard.settings.value("max_memory", None)) == "60%"
+        """
+    )
+    result = pytester.runpytest_subprocess("-o", "ftguard_steps=40", "--ftguard-lora-r=8")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("table", ["tool.pytest.ini_options", pytest.param("tool.pytest", marks=NATIVE)])
+def test_a_wrong_type_of_toml_is_a_usage_error(pytester: pytest.Pytester, table: str) -> None:
+    """The message names key, value and file."""
+    pytester.makepyprojecttoml(f"[{table}]\nftguard_steps = 30.0")
+    result = pytester.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    message = "steps is 30.0 (set by ftguard_steps in pyproject.toml): it must be a whole number, written as 30"
+    assert message in result.stderr.str()
+
+
+@pytest.mark.skipif(pytest.version_tuple >= (9, 0), reason="pytest 9 reads the table")
+def test_a_table_that_pytest_passes_over_is_a_usage_error(pytester: pytest.Pytester) -> None:
+    """A limit that nobody reads is a gate that nobody has."""
+    pytester.makepyprojecttoml("[tool.pytest]\nftguard_max_memory = '60%'")
+    result = pytester.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "does not read the table of pyproject.toml that sets ftguard_max_memory" in result.stderr.str()
+
+
+def test_a_name_that_python_cannot_use_is_a_usage_error(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without UTF-8 the report could not be written once everything is trained."""
+    for name, value in {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}.items():
+        monkeypatch.setenv(name, value)
+    with (project.path / "tox.ini").open("a", encoding="utf-8") as file:
+        file.write("\nftguard_json = bericht-\u00e4.json\n")
+    result = project.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "this Python reads file names as ascii: set the environment variable PYTHONUTF8=1" in result.stderr.str()
 
 
 def test_an_unknown_environment_variable_is_a_usage_error(
@@ -182,7 +253,7 @@ def test_a_required_gpu_that_is_not_there_fails_the_run(project: pytest.Pytester
 
 @pytest.mark.torch
 def test_settings_that_an_overridden_fixture_ignores_are_named(project: pytest.Pytester) -> None:
-    """Steps on the command line beside a fixture that sets its own are a warning; one that refines them is not."""
+    """A rate in the ini file beside a fixture that sets its own is noted; not if the fixture refines it."""
     project.makepyfile(
         test_ignored="""
         import pytest
@@ -205,11 +276,19 @@ def test_settings_that_an_overridden_fixture_ignores_are_named(project: pytest.P
         """,
     )
     ignored = project.runpytest_subprocess("test_ignored.py", timeout=300)
-    ignored.assert_outcomes(passed=1, warnings=1)
+    ignored.assert_outcomes(passed=1, warnings=0)
     ignored.stdout.fnmatch_lines(
-        ["*ftguard_full_learning_rate in tox.ini: without effect, because the fixture ftguard_full is overridden*"]
+        [
+            "note: ftguard_full_learning_rate in tox.ini: without effect in this run, because",
+            "*the fixture ftguard_full is overridden and does not use it",
+        ]
     )
-    project.runpytest_subprocess("test_refined.py", timeout=300).assert_outcomes(passed=1, warnings=0)
+    refined = project.runpytest_subprocess("test_refined.py", timeout=300)
+    refined.assert_outcomes(passed=1)
+    assert "without effect" not in refined.stdout.str()
+    both = project.runpytest_subprocess(timeout=300)
+    both.assert_outcomes(passed=2)
+    assert "without effect" not in both.stdout.str()
 
 
 def test_nothing_configured_says_what_to_set(pytester: pytest.Pytester) -> None:

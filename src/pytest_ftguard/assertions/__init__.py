@@ -8,6 +8,7 @@ from pytest_ftguard.assertions.asking import (
     check_pair,
     check_variant,
     conclude,
+    find_test,
     limit_of,
     look,
     rule_of,
@@ -226,7 +227,7 @@ def assert_memory_budget(
     if of is not None:
         check_pair("assert_memory_budget", candidate, of, "lora_variant, of=full_variant")
     limit = limit_of("assert_memory_budget", "max_memory", at_most)
-    test = active_test.get()
+    test = find_test()
     assess = foretell_memory if test is not None and test.is_planned else assess_memory
     return conclude(assess(candidate, limit, of), None, candidate, *([of] if of else ()))
 

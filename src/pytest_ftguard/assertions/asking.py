@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from pytest_ftguard.current import ActiveTest, active_test, find_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
 from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
 from pytest_ftguard.gates.verdict import Verdict, needs_seeds
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.settings import Setting, argument_setting
-from pytest_ftguard.statistics import SeedNoise
-
-if TYPE_CHECKING:
-    from pytest_ftguard.accepted_files import AcceptedFiles
 
 __all__ = [
     "ActiveTest",
@@ -25,6 +21,7 @@ __all__ = [
     "check_pair",
     "check_variant",
     "conclude",
+    "find_test",
     "limit_of",
     "look",
     "rule_of",
@@ -36,36 +33,6 @@ __tracebackhide__ = hide_our_frames
 DEFAULT_CONFIDENCE = 0.95
 
 Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
-
-
-class ActiveTest(Protocol):
-    """The test that is running: where its limits were set, and where its verdicts go."""
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether the variants are planned only, and not trained."""
-
-    @property
-    def accepted(self) -> AcceptedFiles:
-        """The files of results that were accepted for this test."""
-
-    def refusals(self) -> list[str]:
-        """Return why nothing may be accepted here and now, whatever was measured."""
-
-    def setting(self, name: str) -> Setting | None:
-        """Return a setting from the marker, the command line, the environment or the ini file."""
-
-    def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
-        """Return the calibrated noise of seeds for two variants, where there is one."""
-
-    def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
-        """Keep a verdict, and the variants that it is about, for the summary and the files."""
-
-    def note(self, text: str) -> None:
-        """Have the summary say something, once."""
-
-
-active_test: ContextVar[ActiveTest | None] = ContextVar("ftguard_active_test", default=None)
 
 
 def check_pair(helper: str, candidate: object, baseline: object, usage: str = "lora_variant, full_variant") -> None:
@@ -117,7 +84,7 @@ def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limi
 
 
 def _calibrated(rule: Rule, candidate: TrainedVariant, baseline: TrainedVariant) -> Rule:
-    test = active_test.get()
+    test = find_test()
     return rule if test is None else replace(rule, seed_noise=test.seed_noise(candidate, baseline))
 
 
@@ -133,7 +100,7 @@ def setting_of(name: str, argument: Any) -> Setting | None:
     """Return a setting: that of the argument, or else of the running test."""
     if argument is not None:
         return argument_setting(name, argument)
-    test = active_test.get()
+    test = find_test()
     return test.setting(name) if test else None
 
 
@@ -172,7 +139,7 @@ def conclude(
         warn_of_invalid: Whether INVALID only warns too.
     """
     choice = value_of("on_inconclusive", on_inconclusive, "fail")
-    test = active_test.get()
+    test = find_test()
     if test is not None:
         test.record(verdict, variants)
         if test.is_planned:  # nothing was trained, so nothing is decided

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_ftguard.assertions.asking import active_test, check_pair, conclude, limit_of, rule_of, value_of
+from pytest_ftguard.assertions.asking import check_pair, conclude, find_test, limit_of, rule_of, value_of
 from pytest_ftguard.assertions.timing import TimedPair, timed, with_times
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.missing import missing_in_plan
@@ -56,7 +56,7 @@ def assert_no_regression(
     check_pair("assert_no_regression", candidate, baseline)
     limit = _limit(metric, at_most)
     rule, choice = rule_of(confidence, same_learning_rate), value_of("on_missing", on_missing, "fail")
-    test = active_test.get()
+    test = find_test()
     if test is None:
         raise ConfigurationError("assert_no_regression finds what was accepted by the test's name: call it in a test")
     file = test.accepted.find(candidate, baseline)

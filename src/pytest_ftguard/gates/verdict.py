@@ -46,6 +46,7 @@ class Verdict:
         message: What was measured, what was allowed, why the answer is what it is, and what to do.
         note: What a PASS asks for, or what should be known of it, since nobody reads the message of a test that passed;
             None where that is nothing.
+        attempts: How many times the test had been started when this was given: a rerun starts it again.
     """
 
     gate: str
@@ -59,6 +60,7 @@ class Verdict:
     limit_source: str
     message: str
     note: str | None = None
+    attempts: int = 1
 
     @property
     def is_acceptance(self) -> bool:

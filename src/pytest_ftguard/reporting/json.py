@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pytest_ftguard import __version__
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
-from pytest_ftguard.reporting.terminal import RecordedVerdict
+from pytest_ftguard.reporting.gates import RecordedVerdict
 from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult, trained_variants
 from pytest_ftguard.specs import readable_json, variant_to_dict
 

@@ -6,7 +6,7 @@ import math
 import statistics
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +14,13 @@ from tabulate import tabulate
 
 from pytest_ftguard.advice import fairness_notes
 from pytest_ftguard.comparison.same_work import same_base, same_sequences
-from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
-from pytest_ftguard.limits import BYTES, GROWTH, OF_GAIN, SHARE, format_limit
+from pytest_ftguard.reporting.gates import UNMEASURED, RecordedVerdict, gate_lines, measured_and_limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.running.timing import Retiming
 from pytest_ftguard.specs import Variant, Workload, variant_to_dict
-from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, format_count, format_duration
+from pytest_ftguard.units import format_bytes, format_count, format_duration
 
 __all__ = [
     "RecordedVerdict",
@@ -31,22 +30,8 @@ __all__ = [
     "reason_lines",
     "summary_lines",
     "timing_lines",
+    "unused_setting_lines",
 ]
-
-_UNMEASURED: Final = "-"
-
-
-@dataclass(frozen=True)
-class RecordedVerdict:
-    """A verdict and the test that it was given in.
-
-    Attributes:
-        nodeid: pytest's name of the test.
-        verdict: The verdict.
-    """
-
-    nodeid: str
-    verdict: Verdict
 
 
 def summary_lines(
@@ -68,7 +53,7 @@ def summary_lines(
     if failed:
         blocks.append(failed)
     if verdicts:
-        blocks.append(list(_gate_block(verdicts)))
+        blocks.append(list(gate_lines(verdicts)))
     if not_run:
         tests = "1 test did not run, so its gates were" if len(not_run) == 1 else None
         tests = tests or f"{len(not_run)} tests did not run, so their gates were"
@@ -126,7 +111,7 @@ def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]
     for recorded in budgets:
         verdict = recorded.verdict
         says = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast beside"}[verdict.status]
-        measured, limit = _measured_and_limit(verdict)
+        measured, limit = measured_and_limit(verdict)
         lines += [f"{verdict.candidate}: {measured} {says} the budget of {limit} ({verdict.limit_source})"]
         lines += [f"    {recorded.nodeid}"]
     missing = sum(not trial.cached for trial in trials)
@@ -139,7 +124,7 @@ def _plan_row(variant: TrainedVariant, label: str, whole: int | None) -> list[st
     return [
         f"{label}{_cached(variant)}",
         str(len(variant.trials)),
-        _UNMEASURED if trainable is None else format_count(trainable),
+        UNMEASURED if trainable is None else format_count(trainable),
         "no forecast" if peak is None else format_bytes(peak),
         "" if peak is None or not whole or variant.variant.kind == "full" else f"{100 * peak / whole:.1f}%",
     ]
@@ -328,11 +313,11 @@ def _variant_row(variant: TrainedVariant, label: str) -> list[str]:
     spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 and all(map(math.isfinite, losses)) else ""
     return [
         f"{label}{_cached(variant)}",
-        _UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
-        _UNMEASURED if loss is None else f"{loss:.3f}{spread}",
-        _UNMEASURED if perplexity is None else f"{perplexity:.2f}",
-        _UNMEASURED if variant.peak_memory_bytes is None else format_bytes(variant.peak_memory_bytes),
-        _UNMEASURED if variant.seconds_per_step is None else f"{variant.seconds_per_step:.3g}",
+        UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
+        UNMEASURED if loss is None else f"{loss:.3f}{spread}",
+        UNMEASURED if perplexity is None else f"{perplexity:.2f}",
+        UNMEASURED if variant.peak_memory_bytes is None else format_bytes(variant.peak_memory_bytes),
+        UNMEASURED if variant.seconds_per_step is None else f"{variant.seconds_per_step:.3g}",
     ]
 
 
@@ -343,53 +328,7 @@ def _failures(trials: Sequence[TrialResult]) -> Iterator[str]:
         if trial.outcome != "ok" and not expected:
             detail = f": {trial.error.message}" if trial.error else ""
             timed = "timed again, " if trial.spec.workload.purpose == "timing" else ""
-            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}, {timed}ended {trial.outcome}{detail}"
-
-
-def _gate_block(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
-    rows = [_gate_row(recorded.verdict) for recorded in verdicts]
-    table = tabulate(rows, ("gate", "measured", "limit", "verdict"), tablefmt="plain", disable_numparse=True)
-    header, *lines = table.splitlines()
-    yield header
-    for line, recorded in zip(lines, verdicts, strict=True):
-        yield line
-        yield f"    {recorded.nodeid}"
-        yield from _indented(recorded.verdict.note or "")
-
-
-def _indented(text: str) -> list[str]:
-    indent = "    "
-    return textwrap.wrap(
-        text, 80, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _gate_row(verdict: Verdict) -> list[str]:
-    measured, limit = _measured_and_limit(verdict)
-    sign = ">=" if verdict.gate in AT_LEAST else "<="
-    return [TITLES[verdict.gate], measured, f"{sign} {limit}  ({verdict.limit_source})", verdict.status]
-
-
-def _measured_and_limit(verdict: Verdict) -> tuple[str, str]:
-    """Return both with as many digits as it takes to see on which side of the limit the figures lie."""
-    value, limit, unit = verdict.value, verdict.limit, verdict.unit
-    if value is None:
-        return "accepted" if verdict.is_acceptance else _UNMEASURED, format_limit(limit, unit)
-    if unit == BYTES:
-        return format_bytes_apart(value, limit)
-    bounds = verdict.interval or ()
-    if unit in (SHARE, OF_GAIN, GROWTH):
-        shares = [100 * number for number in (value, *bounds)]
-        decimals = decimals_apart(shares, 100 * limit, 1)
-        what = f"{shares[0]:{'+' if unit == GROWTH else ''}.{decimals}f}%"
-        whole = f" of {verdict.baseline}" if unit == SHARE and not bounds else ""
-        return f"{what}{_bounds(shares[1:], decimals)}{whole}", format_limit(limit, unit)
-    decimals = decimals_apart((value, *bounds), limit, 3)
-    return f"{value:+.{decimals}f}{_bounds(bounds, decimals)}", format_limit(limit, unit)
-
-
-def _bounds(bounds: Sequence[float], decimals: int) -> str:
-    return f" [{', '.join(f'{bound:.{decimals}f}' for bound in bounds)}]" if bounds else ""
+            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}, {timed}{trial.ending}{detail}"
 
 
 _PHASES: Final = {
@@ -428,6 +367,22 @@ def timing_lines(retimings: Sequence[Retiming]) -> list[str]:
         how = f"in turns, {one.steps} steps x {one.seeds} seeds each"
         when = "timed in an earlier run" if one.cached else "timed again"
         lines += _wrapped(f"{when}: {one.candidate} and {one.baseline}, {how}; why: {one.why}")
+    return lines
+
+
+def unused_setting_lines(unused: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return which settings had no effect.
+
+    Args:
+        unused: Their places, by the fixture that would have used them.
+    """
+    lines = []
+    for fixture, places in unused.items():
+        them = "it" if len(places) == 1 else "them"
+        lines += _wrapped(
+            f"note: {', '.join(places)}: without effect in this run, because the fixture {fixture} is overridden and "
+            f"does not use {them}"
+        )
     return lines
 
 

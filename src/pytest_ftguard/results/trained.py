@@ -165,7 +165,7 @@ class TrainedVariant:
             message = f"{self.label} has no trial with seed {seed!r}; its seeds are {seeds}"
             raise FtguardError(message)
         if trial.outcome != "ok":
-            message = f"{self.label}, seed {wanted}, has no trained model: the trial ended {trial.outcome}"
+            message = f"{self.label}, seed {wanted}, has no trained model: the trial {trial.ending}"
             raise FtguardError(message)
         if self.loader is None:
             message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"

@@ -24,7 +24,7 @@ __all__ = ["SCHEMA", "TRAINER_RUN_FILE", "Outcome", "TrialResult"]
 SCHEMA: Final = 1
 TRAINER_RUN_FILE: Final = "ftguard_trial.json"
 
-Outcome = Literal["ok", "out_of_memory", "diverged", "crashed", "timed_out", "planned"]
+Outcome = Literal["ok", "out_of_memory", "diverged", "crashed", "timed_out", "not_trained", "planned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class TrialResult:
 
     Attributes:
         spec: What was trained.
-        outcome: "ok", "out_of_memory", "diverged", "crashed", "timed_out", or "planned" where nothing was trained.
+        outcome: "ok", "out_of_memory", "diverged", "crashed", "timed_out"; "not_trained" if another seed of the variant
+            had failed before, or "planned" where nothing was trained.
         parameters: Counts of the model's parameters.
         validation: Losses of the trained model on the validation text.
         base_validation: Losses of the base model on the same sequences.
@@ -89,7 +90,12 @@ class TrialResult:
         detail = f": {self.error.message}" if self.error else ""
         tail = f"\nThe end of its log:\n{self.error.log_tail}" if self.error and self.error.log_tail else ""
         word = "timing" if self.spec.workload.purpose == "timing" else "trial"
-        return f"the {word} of {self.spec.variant.label}, seed {self.spec.seed}, ended {self.outcome}{detail}{tail}"
+        return f"the {word} of {self.spec.variant.label}, seed {self.spec.seed}, {self.ending}{detail}{tail}"
+
+    @property
+    def ending(self) -> str:
+        """What became of the trial, as the rest of a sentence about it."""
+        return "was not trained" if self.outcome == "not_trained" else f"ended {self.outcome}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as values that JSON can hold, with the number of their schema."""

@@ -7,14 +7,14 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, hide_our_frames
-from pytest_ftguard.results import Environment, TrainedVariant, TrialResult
+from pytest_ftguard.results import Environment, TrainedVariant, TrialError, TrialResult
 from pytest_ftguard.running import worker
 from pytest_ftguard.running.alternatives import lacks_memory, with_advice
 from pytest_ftguard.running.clock import Progress, ProgressClock
@@ -101,6 +101,7 @@ class Lab:
 
     Attributes:
         reasons: Why trials were trained again.
+        broken_off: Which trainings were broken off, and by what.
         more_variants_expected: How many variants are likely to be asked for later; while there are any, the next
             worker is started early.
     """
@@ -115,6 +116,7 @@ class Lab:
         # What later runs could not find again ends with this one, whose processes share it.
         self._passing = Store(StoreOptions(options.root / "passing"), self._run) if options.root else None
         self.reasons: list[Reason] = []
+        self.broken_off: list[str] = []
         self.more_variants_expected = 0
         self._results: dict[str, TrialResult] = {}
         self._reloaded: dict[str, TrialResult] = {}
@@ -153,12 +155,19 @@ class Lab:
             for seed in workload.seeds
         ]
         missing = sum(spec.fingerprint not in self._results for spec in specs)
-        trials = []
+        trials: list[TrialResult] = []
         for spec in specs:
-            if spec.fingerprint not in self._results:
-                missing -= 1
+            failed = next((trial for trial in trials if trial.outcome != "ok"), None)
+            known = self._results.get(spec.fingerprint)
+            if known is None or (known.outcome == "not_trained" and failed is None):
+                missing -= known is None
                 more_to_come = missing > 0 or self.more_variants_expected > 0
-                self._results[spec.fingerprint] = self._obtain(spec, more_to_come=more_to_come)
+                with self._noting_interruption(spec):
+                    self._results[spec.fingerprint] = (
+                        self._obtain(spec, more_to_come=more_to_come)
+                        if failed is None or _memory_key(spec) in self._hopeless or self._is_stored(spec)
+                        else _not_trained(spec, failed)
+                    )
             trials.append(self._results[spec.fingerprint])
 
         def extend(count: int) -> TrainedVariant:
@@ -169,6 +178,18 @@ class Lab:
         return TrainedVariant(
             workload, variant, tuple(trials), loader=self._load, extend=extend, timer=self._time_again
         )
+
+    @contextmanager
+    def _noting_interruption(self, spec: TrialSpec) -> Iterator[None]:
+        """Keep which training was broken off: by a timeout of the test, by Ctrl-C, or by the end of the run."""
+        try:
+            yield
+        except FtguardError:
+            raise
+        except BaseException as error:
+            why = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+            self.broken_off.append(f"{spec.variant.label}, seed {spec.seed}, was broken off by {why}")
+            raise
 
     def plan(self, workload: Workload, variant: Variant) -> TrainedVariant:
         """Return a variant whose trials are planned and not trained, with the forecast of their memory.
@@ -406,6 +427,12 @@ class Lab:
                     f"write each {role} to a path of its own"
                 )
                 raise ConfigurationError(message)
+
+
+def _not_trained(spec: TrialSpec, failed: TrialResult) -> TrialResult:
+    """Return the result of a trial that is not worth its time: a variant with a failed seed is judged by no gate."""
+    message = f"seed {failed.spec.seed} {failed.ending} before, and no gate judges a variant with a failed seed"
+    return TrialResult(spec=spec, outcome="not_trained", error=TrialError(message))
 
 
 def _refuse_missing_texts(workload: Workload) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.settings.ini import ini_values
 from pytest_ftguard.settings.keys import (
     BY_NAME,
     ENVIRONMENT_PREFIX,
@@ -178,14 +179,15 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
         ConfigurationError: A value is wrong, or a name is unknown.
     """
     ini_name = config.inipath.name if config.inipath else "the command line's -o"
-    _refuse_unknown_names(environment, _ini_names(config), ini_name)
+    from_ini = ini_values(config, INI_PREFIX)
+    _refuse_unknown_names(environment, from_ini, ini_name)
     here = config.invocation_params.dir
     values: dict[str, Setting] = {}
     for key in KEYS:
         candidates = (
             (config.getoption(key.ini), Place("command line", f"the option {key.option}", here)),
             (environment.get(key.variable), Place("environment", f"the environment variable {key.variable}", here)),
-            (config.getini(key.ini), Place("ini", f"{key.ini} in {ini_name}", config.rootpath)),
+            (from_ini.get(key.ini), Place("ini", f"{key.ini} in {ini_name}", config.rootpath)),
         )
         for raw, place in candidates:
             if raw is not None:
@@ -207,23 +209,16 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
 
 
 def _parse(key: Key, raw: Any, place: Place) -> Setting:
-    if isinstance(raw, str) and not raw.strip():
+    if (isinstance(raw, str) and not raw.strip()) or raw in ([], {}):
         message = f"{key.name} is empty (set by {place.name}): give a value, or remove it"
         raise ConfigurationError(message)
     try:
         return Setting(key.parse(raw, place), place.kind, place.name)
     except ConfigurationError:
         raise
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         message = f"{key.name} is {raw!r} (set by {place.name}): {error}"
         raise ConfigurationError(message) from None
-
-
-def _ini_names(config: pytest.Config) -> list[str]:
-    """Return the keys of the ini file and of `-o`, of which pytest has no public list."""
-    from_file = config._inicfg if hasattr(config, "_inicfg") else config.inicfg  # renamed in pytest 9
-    overrides = config.getoption("override_ini") or ()  # pytest 8 keeps them apart
-    return [*from_file, *(text.partition("=")[0].strip() for text in overrides)]
 
 
 def _refuse_unknown_names(environment: Mapping[str, str], ini_names: Iterable[str], ini_name: str) -> None:

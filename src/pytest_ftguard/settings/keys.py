@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pytest_ftguard.errors import hide_our_frames
+from pytest_ftguard.files import name_problem
 
 __all__ = [
     "BY_NAME",
@@ -64,7 +65,8 @@ class Setting(NamedTuple):
 class Key(NamedTuple):
     """A setting that users can make.
 
-    `parse` turns what was found, a text except in markers, into the value; it raises ValueError with the reason.
+    `parse` turns what was found, a text except in markers and TOML files, into the value; it raises
+    ValueError or TypeError with the reason.
     """
 
     name: str
@@ -89,18 +91,25 @@ class Key(NamedTuple):
 
 
 def _text(value: Any, place: Place) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):  # a revision may be made of digits only
+        raise TypeError("it must be a text in quotes")
     return str(value).strip()
 
 
 def _path(value: Any, place: Place) -> str:
-    return str(place.folder / str(value).strip())
+    path = str(place.folder / _text(value, place))
+    if problem := name_problem(path):
+        raise ValueError(problem)
+    return path
 
 
 def _output(value: Any, place: Place) -> str:
     path = _path(value, place)
     if Path(path).is_dir():
         raise ValueError("it is a folder, and a file is meant")
-    parent = next(folder for folder in Path(path).parents if folder.exists())
+    parent = Path(path).parent
+    if not parent.exists():
+        raise ValueError(f"there is no folder {str(parent)!r}: make it first, or name one that exists")
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise ValueError(f"nothing can be written to {parent}")
     return path
@@ -124,22 +133,27 @@ def _cache_size(value: Any, place: Place) -> int:
 
 
 def _model(value: Any, place: Place) -> str:
-    folder = place.folder / str(value).strip()
-    return str(folder) if folder.is_dir() else str(value).strip()
+    folder = Path(_path(value, place))
+    return str(folder) if folder.is_dir() else _text(value, place)
 
 
 def _whole(value: Any, place: Place) -> int:
     try:
-        return int(str(value))
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return int(value)
     except ValueError:
-        raise ValueError("it must be a whole number") from None
+        pass  # one message for every way of being wrong, below
+    better = f", written as {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
+    raise ValueError(f"it must be a whole number{better}")
 
 
 def _number(value: Any, place: Place) -> float:
     try:
-        return float(str(value))
-    except ValueError:
-        raise ValueError("it must be a number") from None
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass  # one message for every way of being wrong, below
+    raise ValueError("it must be a number")
 
 
 def _confidence(value: Any, place: Place) -> float:
@@ -164,25 +178,46 @@ def _calibration_seeds(value: Any, place: Place) -> int:
 
 
 def _items(value: Any) -> list[str]:
+    """Return the parts of a text that commas or lines separate, or those of a list."""
+    if isinstance(value, list | tuple):
+        return [part for item in value for part in _items(item)]
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"it must be a text or a list of texts, and holds {value!r}")
     return [item.strip() for item in re.split(r"[,\n]", str(value)) if item.strip()]
 
 
 def _seeds(value: Any, place: Place) -> tuple[int, ...] | str:
-    if ".." in str(value):
-        return str(value)  # a range, which the workload reads
-    return tuple(_whole(item, place) for item in _items(value))
+    try:
+        items = _items(value)
+    except TypeError:
+        raise TypeError("each seed must be a whole number") from None
+    if any(".." in item for item in items):
+        return ", ".join(items)  # a range, which the workload reads
+    return tuple(_whole(item, place) for item in items)
 
 
 def _targets(value: Any, place: Place) -> str | tuple[str, ...]:
     # A comma or line separates suffixes; a text with any other sign of a regular expression is one.
-    if re.search(r"[\\^$*+?()\[\]|{}]", str(value)):
-        return str(value).strip()
+    if isinstance(value, str) and re.search(r"[\\^$*+?()\[\]|{}]", value):
+        return value.strip()
     names = tuple(_items(value))
     return names[0] if names == ("all-linear",) else names
 
 
 def _assignments(value: Any, place: Place) -> dict[str, Any]:
-    lines = [line.strip() for line in str(value).split("\n") if line.strip()]
+    """Return names and values: of lines of name=value, of a list of such lines, or of a table."""
+    if isinstance(value, dict):
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            message = f"a value must be a text, a number, true, false, a list or a table ({error})"
+            raise ValueError(message) from None
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = "\n".join(value)
+    if not isinstance(value, str):
+        raise TypeError('it must be lines of name=value, a list of such texts (["optim=sgd"]), or a table')
+    lines = [line.strip() for line in value.split("\n") if line.strip()]
     wrong = [line for line in lines if "=" not in line]
     if wrong:
         raise ValueError(f"each line must be name=value, but one is {wrong[0]!r}")
@@ -210,7 +245,8 @@ def _flag(value: Any, place: Place) -> bool:
 
 def _choice(*choices: str) -> Callable[[Any, Place], str]:
     def parse(value: Any, place: Place) -> str:
-        text = str(value).strip()
+        is_answer = isinstance(value, bool) and "yes" in choices
+        text = ("yes" if value else "no") if is_answer else _text(value, place)
         if text not in choices:
             raise ValueError(f"it must be one of {', '.join(choices)}")
         return text
@@ -221,7 +257,9 @@ def _choice(*choices: str) -> Callable[[Any, Place], str]:
 def _duration(value: Any, place: Place) -> float:
     from pytest_ftguard.units import parse_duration
 
-    return parse_duration(str(value))
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError('it must be a time, for example "30 s"')
+    return parse_duration(f"{value:f}" if isinstance(value, float) else str(value))
 
 
 def _number_limit(what: str, unit: str) -> Callable[[Any, Place], Any]:
@@ -320,7 +358,7 @@ KEYS: Final = (
         _choice("auto", "yes", "no"),
         "keep trained weights for load() until the run ends (auto: up to 2 GB)",
     ),
-    Key("calibration", _path, "file of the calibrated noise of seeds"),
+    Key("calibration", _output, "file of the calibrated noise of seeds"),
     Key("calibrate", _calibration_seeds, "train so many seeds, 10 or more, and write their noise to the calibration"),
     Key("baseline_dir", _path, "folder of the accepted results (ftguard_baselines)"),
     Key("update", _update, "accept what the tests with assert_no_regression measure, and write it", flag=True),

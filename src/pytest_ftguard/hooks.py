@@ -1,0 +1,103 @@
+"""Hooks that are registered for the runs that need them, and those that need an object of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
+from pytest_ftguard.settings.markers import find_problem
+
+if TYPE_CHECKING:
+    from pytest_ftguard.session import Run
+
+__all__ = ["FIXTURES", "Accepting", "Collector", "Plan"]
+
+__tracebackhide__ = hide_our_frames
+
+FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
+
+
+class Collector:
+    """Keeps what reports bring; an object of its own, because pytest's hook for reports names no configuration."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(tryfirst=True)  # before JUnit XML takes the properties
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the trials and verdicts of a report."""
+        if self._run.test is not None:
+            self._run.test.note_logged(report)
+        parcel = getattr(report, "ftguard", None)
+        if parcel:
+            self._run.take(parcel)
+
+
+class Plan:
+    """Lets tests name what they would train, and skips them; registered under a plan only: nobody else pays for it."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip a test that trains nothing, unless its marker is wrong."""
+        if FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) and not find_problem(item):
+            pytest.skip("ftguard plan: no test is run")
+
+    @pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
+    def pytest_fixtures_setup(self) -> Generator[None, object, object]:
+        """Skip a test whose fixtures need what was not trained."""
+        return (yield from _skip_on_error())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        """Let a test name its gates, and take whatever comes of it for a skip."""
+        yield from _skip_on_error()
+        pytest.skip("ftguard plan: nothing was trained")
+
+
+class Accepting:
+    """Writes what a test accepts once it has passed; registered under --ftguard-update only, so nobody else pays."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        """Tell the report of a test from those of its subtests, which come before the call is over."""
+        try:
+            return (yield)
+        finally:
+            if self._run.test is not None:
+                self._run.test.call_is_over = True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # after whatever else may still let the test fail
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Write what a test accepts where its report says that it has passed; where that cannot be done, it fails.
+
+        Some failures are known to the report alone: that of a method of unittest, or of an xfail that is strict. The
+        report of the teardown brings the summary what became of it.
+        """
+        report = yield
+        if self._run.test is not None:
+            try:
+                self._run.test.settle(report)
+            except (ConfigurationError, GateFailure) as error:
+                report.outcome, report.longrepr = "failed", f"ftguard: {error}"
+        return report
+
+
+def _skip_on_error() -> Generator[None, object, object]:
+    """Run the rest of a hook; an error skips the test, unless it is one of ours, which tells a mistake.
+
+    A mistake in a test, such as a helper without a limit, would fail the run as well, after the training.
+    """
+    try:
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        is_ours = isinstance(error, pytest.fail.Exception) and str(error).startswith("ftguard:")
+        if is_ours or isinstance(error, ConfigurationError):
+            raise
+        reason = f"ftguard plan: nothing was trained, so it stopped at {type(error).__name__}: {error}"
+    pytest.skip(reason)

@@ -1,0 +1,153 @@
+"""What the tests of a run came to, put together from what each of them reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_ftguard.errors import hide_our_frames
+
+if TYPE_CHECKING:
+    from pytest_ftguard.reporting.gates import RecordedVerdict
+    from pytest_ftguard.results import TrialResult
+    from pytest_ftguard.running.timing import Retiming
+    from pytest_ftguard.specs import Places, Workload
+
+__all__ = ["Received", "identity"]
+
+__tracebackhide__ = hide_our_frames
+
+
+class Received:
+    """What has reached the process that shows the summary and writes the files.
+
+    Attributes:
+        trials: Every trial that was trained, taken from the store, planned, or read from a report.
+        not_run: Why tests were skipped for which nothing could be trained, one reason per test.
+        problems: What makes the run fail although no test did.
+        notes: What else the summary says.
+        accepted: The files of accepted results that were written.
+        unchanged: Those that were accepted as they are.
+        not_accepted: The tests that accepted a result and then did not pass.
+        reasons: Seeds that were trained again, by label and by what differs in the nearest stored entry.
+        retimings: Pairs of variants that were timed again, and why.
+        made_of_settings: The fixtures of specs that some test got from the settings.
+        overridden: Those that some test got from a conftest.py or module of the user.
+    """
+
+    def __init__(self) -> None:
+        self.trials: dict[tuple[str, bool, bool, Workload], TrialResult] = {}
+        self.not_run: list[str] = []
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.accepted: list[str] = []
+        self.unchanged: list[str] = []
+        self.not_accepted: set[str] = set()
+        self.reasons: dict[tuple[str, str], list[int]] = {}
+        self.retimings: list[Retiming] = []
+        self.made_of_settings: set[str] = set()
+        self.overridden: set[str] = set()
+        self._verdicts: list[tuple[str, int, RecordedVerdict]] = []
+        self._planned: list[RecordedVerdict] = []
+        self._attempts: dict[str, int] = {}
+        # Where files lie, and where others with the same content do, which came before.
+        self._places: dict[Places, Places] = {}
+
+    def take(self, parcel: Mapping[str, Any]) -> None:
+        """Take over what a test reported; two xdist workers may bring the same trial, of which one is kept."""
+        self._take_trials(parcel["trials"])
+        if parcel.get("test"):
+            self._take_verdicts(parcel)
+        self.accepted += parcel.get("accepted", ())
+        self.unchanged += parcel.get("unchanged", ())
+        if parcel.get("not_accepted"):
+            self.not_accepted.add(parcel["nodeid"])
+        elif parcel.get("accepted") or parcel.get("unchanged"):  # a rerun has passed
+            self.not_accepted.discard(parcel["nodeid"])
+        self.not_run += [parcel["not_run"]] if parcel["not_run"] else []
+        self.made_of_settings.update(parcel["made_of_settings"])
+        self.overridden.update(parcel["overridden"])
+        self._take_remarks(parcel)
+
+    def _take_trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        if not trials:
+            return
+        from pytest_ftguard.results import TrialResult
+
+        for values in trials:
+            trial = TrialResult.from_dict(values)
+            kept = self.trials.setdefault(identity(trial), trial)
+            ours, theirs = (self._first(one.spec.workload.places) for one in (trial, kept))
+            if ours != theirs:
+                self._places[ours] = theirs
+
+    def _take_verdicts(self, parcel: Mapping[str, Any]) -> None:
+        nodeid, test, attempt = parcel["nodeid"], parcel["test"], parcel["attempt"]
+        self._attempts[test] = max(attempt, self._attempts.get(test, 0))
+        if not (parcel["verdicts"] or parcel["planned"]):
+            return
+        from pytest_ftguard.gates.verdict import Verdict
+        from pytest_ftguard.reporting.gates import RecordedVerdict
+
+        for values in parcel["verdicts"]:
+            self._verdicts.append((test, attempt, RecordedVerdict(nodeid, Verdict.from_dict(values))))
+        self._planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in parcel["planned"]]
+
+    def _take_remarks(self, parcel: Mapping[str, Any]) -> None:
+        for label, seed, changes in parcel["reasons"]:
+            self.reasons.setdefault((label, changes), []).append(seed)
+        if parcel["retimings"]:
+            from pytest_ftguard.running.timing import Retiming
+
+            found = [Retiming(**values) for values in parcel["retimings"]]
+            self.retimings += [one for one in found if one not in self.retimings]
+        self.notes += [f"note: {text}" for text in parcel["notes"] if f"note: {text}" not in self.notes]
+        self.problems += parcel["problems"]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to say."""
+        return not (self.trials or self._verdicts or self.not_run or self.problems or self.notes)
+
+    @property
+    def reported(self) -> list[TrialResult]:
+        """The trials, those of one workload with the same files, of which a worker of xdist may have had its own."""
+        return [self._with_places(trial) for trial in self.trials.values()]
+
+    @property
+    def planned(self) -> list[RecordedVerdict]:
+        """What memory budgets would say if the forecasts came true."""
+        return self._planned
+
+    @property
+    def concluded(self) -> list[RecordedVerdict]:
+        """The verdicts, of a test that was tried several times those of the last attempt.
+
+        What was accepted is INVALID where its test did not pass, since nothing was written.
+        """
+        from dataclasses import replace
+
+        last = [one for test, attempt, one in self._verdicts if attempt == self._attempts[test]]
+        return [
+            replace(one, verdict=one.verdict.without_acceptance()) if one.nodeid in self.not_accepted else one
+            for one in last
+        ]
+
+    def _with_places(self, trial: TrialResult) -> TrialResult:
+        from dataclasses import replace
+
+        work = trial.spec.workload
+        return replace(trial, spec=replace(trial.spec, workload=replace(work, **self._first(work.places)._asdict())))
+
+    def _first(self, places: Places) -> Places:
+        while places in self._places:
+            places = self._places[places]
+        return places
+
+
+def identity(trial: TrialResult) -> tuple[str, bool, bool, Workload]:
+    """Tell a trial from its twins: that of a report, one that was left out, and that of another workload like it.
+
+    Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
+    """
+    return trial.fingerprint, trial.cached, trial.outcome == "not_trained", trial.spec.workload.named

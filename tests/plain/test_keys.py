@@ -1,0 +1,120 @@
+"""What users write, in the types of an ini file and in those of TOML, becomes one value or a clear error."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.settings.keys import BY_NAME, KEYS, Place
+
+PLACE = Place("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
+
+
+def parse(name: str, value: Any) -> Any:
+    found = BY_NAME[name].parse(value, PLACE)
+    return getattr(found, "value", found)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("steps", [30, "30", " 30 "], 30),
+        ("seeds", [[0, 1], "0, 1", "0\n1", ["0", "1"], ["0, 1"]], (0, 1)),
+        ("seeds", [0, "0", [0]], (0,)),
+        ("seeds", ["3..8", ["3..8"]], "3..8"),
+        ("full_learning_rate", [1e-4, "1e-4", 0.0001], 0.0001),
+        ("full_learning_rate", [1, "1", 1.0], 1.0),
+        ("full_learning_rate", [1.2345678901234567e-5], 1.2345678901234567e-5),
+        ("final", [True, "true", "True", "yes", 1, "1"], True),
+        ("final", [False, "no", 0], False),
+        ("lora_target_modules", ["c_attn, c_proj", ["c_attn", "c_proj"], "c_attn\nc_proj"], ("c_attn", "c_proj")),
+        ("lora_target_modules", ["all-linear", ["all-linear"]], "all-linear"),
+        ("lora_target_modules", [".*attn"], ".*attn"),
+        ("training_args", ["optim=sgd\nfp16=false", ["optim=sgd", "fp16=false"]], {"optim": "sgd", "fp16": False}),
+        ("training_args", [{"optim": "sgd", "more": {"cycles": 2}}], {"optim": "sgd", "more": {"cycles": 2}}),
+        ("max_memory", ["60%"], 0.6),
+        ("max_loss_gap", [0.02, "0.02"], 0.02),
+        ("max_loss_gap", [5, "5"], 5.0),
+        ("forecast", [False, "no"], "no"),
+        ("keep_models", [True, "yes"], "yes"),
+        ("keep_models", ["auto"], "auto"),
+        ("timeout", [90, "90", "90 s", 90.0], 90.0),
+        ("revision", [123, "123"], "123"),
+    ],
+)  # fmt: skip
+def test_the_types_of_toml_and_texts_mean_the_same(name: str, values: list[Any], expected: Any) -> None:
+    """A number, a boolean, a list or a table is what its text would be."""
+    for value in values:
+        found = parse(name, value)
+        assert found == expected
+        assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("steps", 30.0, "a whole number, written as 30"),
+        ("steps", 30.5, "a whole number$"),
+        ("steps", True, "a whole number"),
+        ("steps", [30], "a whole number"),
+        ("seeds", [0.0, 1], "whole number"),
+        ("seeds", [True], "whole number"),
+        ("seeds", {"a": 1}, "whole number"),
+        ("full_learning_rate", True, "a number"),
+        ("full_learning_rate", [1e-4], "a number"),
+        ("full_learning_rate", 10**400, "a number"),
+        ("final", 2, "true or false"),
+        ("final", 1.0, "true or false"),
+        ("train", 3, None),
+        ("train", ["a.txt"], "a text in quotes"),
+        ("model", True, "a text in quotes"),
+        ("on_inconclusive", True, "a text in quotes"),
+        ("forecast", "auto", "yes, no"),
+        ("lora_target_modules", [True], "a list of texts"),
+        ("training_args", ["optim"], "name=value"),
+        ("training_args", [1], "name=value"),
+        ("training_args", 3, "name=value"),
+        ("training_args", {"when": date(2020, 1, 1)}, "a text, a number"),
+        ("max_memory", 60, "60%"),
+        ("max_memory", ["60%"], "60%"),
+        ("max_loss_gap", True, "finite number"),
+        ("min_retention", 0.9, "80%"),
+        ("timeout", True, "a time"),
+        ("timeout", [1], "a time"),
+        ("cache_size", 5, "a size with a unit"),
+        ("confidence", 1, "between 0.5 and 1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_says_what_is_meant(name: str, value: Any, words: str | None) -> None:
+    """Nothing is turned into text and taken for what it is not."""
+    if words is None:  # a file's name may be made of digits only
+        assert parse(name, value) == "/root-folder/3"
+        return
+    with pytest.raises(Exception, match=words):
+        parse(name, value)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+@pytest.mark.parametrize("value", [date(2020, 1, 1), [[{}]], {"a": {"b": date(2020, 1, 1)}}], ids=repr)
+def test_no_key_takes_what_nobody_means(key: Any, value: Any) -> None:
+    """Every key refuses a date, lists of tables and tables with dates."""
+    with pytest.raises((ValueError, TypeError, Exception), match=r"."):
+        key.parse(value, PLACE)
+
+
+def test_a_report_needs_a_folder_that_exists(tmp_path: Path) -> None:
+    """A folder that is misspelt is not made; the file itself need not exist."""
+    for name in ("json", "calibration"):
+        assert parse(name, str(tmp_path / "r.json")) == str(tmp_path / "r.json")
+        with pytest.raises(ValueError, match=r"there is no folder .*nope.*make it first"):
+            parse(name, str(tmp_path / "nope" / "r.json"))
+
+
+def test_a_name_that_is_no_utf_8_is_refused() -> None:
+    """Reports and fingerprints could not hold it."""
+    for name in ("json", "train", "model", "cache_dir"):
+        with pytest.raises(ValueError, match="not valid UTF-8"):
+            parse(name, "a\udcff")
