@@ -28,14 +28,34 @@ def test_fewer_than_100_steps_are_noted(changes: dict[str, Any], noted: bool) ->
     assert not fairness_notes([variant(**changes, final=True)])
 
 
-@pytest.mark.parametrize(
-    ("targets", "noted"),
-    [(("q_proj", "v_proj"), True), (("c_attn",), True), (("q_proj", "up_proj"), False), ("all-linear", False)],
-)
-def test_attention_only_is_noted(targets: Any, noted: bool) -> None:
-    """One other layer among the targets is enough to be silent."""
-    notes = fairness_notes([variant(replace(LORA, target_modules=targets))])
-    assert any("attention only" in note for note in notes) is noted
+EXPERTS = {"mlp.experts.gate_up_proj": 0.59, "mlp.experts.down_proj": 0.3}
+
+
+@pytest.mark.parametrize(("share", "noted"), [(0.499, True), (0.5, False)])
+def test_adapters_on_less_than_half_of_the_matrices_are_noted(share: float, noted: bool) -> None:
+    """The note names what is adapted, its share, and what is left alone."""
+    counts = Parameters(10**9, 10**8, adapted={"q_proj": share / 2, "v_proj": share / 2}, left_alone={"up": 1 - share})
+    notes = [note for note in fairness_notes([variant(parameters=counts)]) if "matrix weights" in note]
+    assert bool(notes) is noted
+    assert all("adapts q_proj, v_proj, 50 % of the model's matrix weights; up have no adapter" in one for one in notes)
+
+
+def test_what_was_asked_for_does_not_decide() -> None:
+    """All linear layers that leave the experts out are noted, and two targets that have them beside are not."""
+    few = Parameters(10**9, 10**8, adapted={"q_proj": 0.06, "v_proj": 0.05}, left_alone=EXPERTS)
+    assert any(
+        "mlp.experts.gate_up_proj, mlp.experts.down_proj have no" in n for n in fairness_notes([variant(LORA, few)])
+    )
+    two = replace(LORA, target_modules=("q_proj", "v_proj"))
+    most = Parameters(10**9, 10**8, adapted={"q_proj": 0.06, **EXPERTS}, left_alone={"k_proj": 0.05})
+    assert not any("matrix weights" in note for note in fairness_notes([variant(two, most)]))
+
+
+def test_results_that_did_not_measure_it_have_no_such_note() -> None:
+    """Neither have those with nothing to measure."""
+    two = replace(LORA, target_modules=("q_proj", "v_proj"))
+    for counts in (LARGE, Parameters(10**9, 10**8, adapted={}, left_alone={})):
+        assert not any("matrix weights" in note for note in fairness_notes([variant(two, counts)]))
 
 
 @pytest.mark.parametrize(("trainable", "noted"), [(110_799, False), (110_798, True)])

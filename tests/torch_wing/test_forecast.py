@@ -78,7 +78,7 @@ def test_it_follows_the_attention_that_was_asked_for(workload: Workload, tmp_pat
         {"training_args": {"use_liger_kernel": True}},
         {"training_args": {"torch_compile": True}},
         {"training_args": {"optim": "paged_adamw_8bit"}},
-        {"model_args": {"max_memory": {"cpu": "1GB"}}},
+        {"model_args": {"disable_mmap": True}},
     ],
     ids=str,
 )

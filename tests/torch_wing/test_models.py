@@ -12,14 +12,10 @@ from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadMode
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, LoRA, Workload
-from pytest_ftguard.training.models import (
-    apply_variant,
-    check_causality,
-    check_variant,
-    count_parameters,
-    load_base,
-    load_tokenizer,
-)
+from pytest_ftguard.training.adapters import apply_variant, check_variant
+from pytest_ftguard.training.behaviour import check_causality
+from pytest_ftguard.training.models import load_base, load_tokenizer
+from pytest_ftguard.training.parameters import count_parameters
 
 GPT2_PARAMETERS = 124_439_808
 
@@ -120,7 +116,7 @@ def test_a_model_that_does_not_exist_is_named(workload: Workload, tmp_path: Path
         with pytest.raises(ConfigurationError, match=r"(?s)'nobody/nothing'.*HF_HUB_OFFLINE is set"):
             load(replace(workload, model="nobody/nothing"))
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ConfigurationError, match=r"(?s)nothing.*The folder exists, but is not complete"):
+    with pytest.raises(ConfigurationError, match=r"(?s)nothing.*which is an empty folder"):
         load_base(missing)
 
 

@@ -20,7 +20,7 @@ from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import BYTES, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
-from pytest_ftguard.training import models
+from pytest_ftguard.training import adapters
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
@@ -45,16 +45,16 @@ class Bench:
 
 
 def train(workload: Workload, variant: Variant, folder: Path, mutate: Mutate | None = None) -> TrainedVariant:
-    real = models.apply_variant
+    real = adapters.apply_variant
 
     def mutant(model: Any, chosen: Variant) -> nn.Module:
         wrapped = real(model, chosen)
-        if mutate is not None:
+        if mutate is not None and model.device.type != "meta":
             mutate(wrapped)
         return wrapped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "apply_variant", mutant)
+        patch.setattr(adapters, "apply_variant", mutant)
         specs = [TrialSpec(workload=workload, variant=variant, seed=seed, device="cpu") for seed in workload.seeds]
         trials = tuple(run_trial(spec, TrialFolder(folder, 0), lambda *_: None) for spec in specs)
     return TrainedVariant(workload, variant, trials)

@@ -18,7 +18,7 @@ from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, Ft
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import machine
-from pytest_ftguard.training.models import load_trained
+from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.recorder import curve_sequences, curve_steps
 from pytest_ftguard.training.trial import BaseLosses, TrialFolder, run_trial
 

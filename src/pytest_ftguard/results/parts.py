@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from pytest_ftguard.errors import FtguardError
@@ -38,10 +38,22 @@ class Parameters:
     Attributes:
         total: All parameters; shared ones count once.
         trainable: Those that the optimizer changes.
+        adapted: Share of the base's matrix weights that has an adapter or is trained itself, by the suffix of its name;
+            embeddings and the head are not counted. None if every weight is trained, or it was not measured.
+        left_alone: The same of those without an adapter.
     """
 
     total: int
     trainable: int
+    adapted: Mapping[str, float] | None = field(default=None, hash=False)
+    left_alone: Mapping[str, float] | None = field(default=None, hash=False)
+
+    @property
+    def adapted_share(self) -> float | None:
+        """Share of the base's matrix weights that is adapted or trained; None if it was not measured."""
+        if self.adapted is None or not (self.adapted or self.left_alone):
+            return None
+        return math.fsum(self.adapted.values())
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from pytest_ftguard.specs import canonical_json
 __all__ = ["DamagedWeightsError", "OtherWeightsError", "has_weights", "keep_weights", "size_of", "take_weights"]
 
 _LIST: Final = "ftguard_weights.json"
-# What save_pretrained calls weights, and the index of those in parts. Nothing else is kept or taken: no pickle, no
-# code, and no configuration, which may name code.
-_WEIGHTS: Final = re.compile(r"(?P<kind>model|adapter_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+# What save_pretrained calls weights, and the index of those in parts, and what an adapter's method has changed in its
+# base. Nothing else is kept or taken: no pickle, no code, and no configuration, which may name code.
+_WEIGHTS: Final = re.compile(r"(?P<kind>model|adapter_model|base_changes)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_WHOLE: Final = ({"model"}, {"adapter_model"}, {"adapter_model", "base_changes"})
 
 Sign = Callable[[str], str | None]
 """Returns the signature of a text; None without a key."""
@@ -103,7 +104,7 @@ def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> N
         shutil.copyfile(path, target / path.name)
     kinds = {_WEIGHTS.fullmatch(path.name)["kind"] for path in _files(target)}  # type: ignore[index]
     # An adapter beside a whole model would be loaded on top of it.
-    if len(kinds) != 1 or {path.name: _digest(path) for path in _files(target)} != files:
+    if kinds not in _WHOLE or {path.name: _digest(path) for path in _files(target)} != files:
         raise DamagedWeightsError("a file is not what was written")
 
 

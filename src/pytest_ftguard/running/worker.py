@@ -154,10 +154,10 @@ def base_losses(result: TrialResult) -> dict[str, Any] | None:
 
 def load_trained(result: TrialResult) -> tuple[Any, Any]:
     """Return a trial's trained model and tokenizer; this imports torch into the present process."""
-    from pytest_ftguard.training import models
+    from pytest_ftguard.training import kept
 
     assert result.model_dir is not None  # TrainedVariant.load has checked it
-    return models.load_trained(result.spec, result.model_dir)
+    return kept.load_trained(result.spec, result.model_dir)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["REFUSED_MODEL_ARGS", "REFUSED_TRAINING_ARGS"]
+__all__ = [
+    "REFUSED_INITIALISATIONS",
+    "REFUSED_LORA_OPTIONS",
+    "REFUSED_METHODS",
+    "REFUSED_MODEL_ARGS",
+    "REFUSED_TRAINING_ARGS",
+]
 
 _OURS: Final = "pytest-ftguard sets it the same for every variant"
 _NO_SIDE_WORK: Final = "it would add work, and time, inside the measured training"
@@ -48,9 +54,88 @@ REFUSED_TRAINING_ARGS: Final[Mapping[str, str]] = {
     "skip_memory_metrics": "it runs a thread beside the training that takes a processor core for itself",
     "use_cpu": "set device instead",
 }
+_ONE_DEVICE: Final = "one trial runs in one process on one device: set device instead"
+_QUANTIZED: Final = "full fine-tuning needs weights in full precision, and both variants start from the same weights"
+_TOKEN: Final = "results and reports show the settings: set HF_TOKEN in the environment instead"
+_FP32: Final = "weights are fp32 in both variants, because a purely bf16 one hardly learns: set precision instead"
+_OTHER_KERNELS: Final = "it would replace parts of the model by code that is fetched from the hub"
 REFUSED_MODEL_ARGS: Final[Mapping[str, str]] = {
-    "dtype": "weights are fp32 in both variants, because a purely bf16 one hardly learns: set precision instead",
-    "token": "results and reports show the settings: set HF_TOKEN in the environment instead",
-    "torch_dtype": "weights are fp32 in both variants, because a purely bf16 one hardly learns: set precision instead",
-    "use_auth_token": "results and reports show the settings: set HF_TOKEN in the environment instead",
+    "adapter_kwargs": "the base is a model without an adapter: merge the adapter into it",
+    "adapter_name": "the base is a model without an adapter: merge the adapter into it",
+    "allow_all_kernels": _OTHER_KERNELS,
+    "architectures": "it does not change what the model is",
+    "config": "name the values of the configuration themselves, for example resid_pdrop",
+    "device_map": _ONE_DEVICE,
+    "device_mesh": _ONE_DEVICE,
+    "distributed_config": _ONE_DEVICE,
+    "dtype": _FP32,
+    "from_flax": "transformers reads safetensors only",
+    "from_tf": "transformers reads safetensors only",
+    "generation_config": "nothing is generated",
+    "ignore_mismatched_sizes": "weights of another shape would be random",
+    "is_encoder_decoder": "a causal language model has no encoder",
+    "kernel_config": _OTHER_KERNELS,
+    "load_in_4bit": _QUANTIZED,
+    "load_in_8bit": _QUANTIZED,
+    "low_cpu_mem_usage": "transformers does so by itself",
+    "max_memory": _ONE_DEVICE,
+    "model_type": "it is what the model's files say",
+    "offload_buffers": _ONE_DEVICE,
+    "offload_folder": _ONE_DEVICE,
+    "offload_state_dict": _ONE_DEVICE,
+    "output_attentions": "it would keep what no loss needs, and change the memory that is measured",
+    "output_hidden_states": "it would keep what no loss needs, and change the memory that is measured",
+    "output_loading_info": _OURS,
+    "quantization_config": _QUANTIZED,
+    "return_dict": _OURS,
+    "revision": "set revision of the workload instead",
+    "state_dict": "weights come from the model's files",
+    "token": _TOKEN,
+    "torch_dtype": _FP32,
+    "tp_plan": _ONE_DEVICE,
+    "tp_size": _ONE_DEVICE,
+    "use_auth_token": _TOKEN,
+    "use_cache": "a cache is for generating, and is switched off in every variant",
+    "use_kernels": _OTHER_KERNELS,
+    "use_safetensors": "safetensors are read if there are any",
+    "weights_only": "it is what keeps code out of weights",
+}
+_IS_LORA: Final = "a LoRA variant is LoRA: other methods of peft are not supported yet"
+_THE_WORKLOAD: Final = "the base model is that of the workload"
+REFUSED_LORA_OPTIONS: Final[Mapping[str, str]] = {
+    "auto_mapping": _THE_WORKLOAD,
+    "base_model_name_or_path": _THE_WORKLOAD,
+    "inference_mode": "it would train nothing",
+    "peft_type": _IS_LORA,
+    "peft_version": "it is that of the installed peft",
+    "revision": f"{_THE_WORKLOAD}: set its revision",
+    "task_type": "the task is that of the workload",
+}
+# What peft applies only in part without more than a configuration. A model that the user has wrapped may have it all.
+_INSTEAD: Final = 'use "pissa", "olora" or "orthogonal", which need the weights alone'
+_NEEDS_DATA: Final = f"needs a pass over training data before the adapters are made, which is not done here; {_INSTEAD}"
+_NEEDS_QUANTIZED: Final = f"is for a quantized base, and bases are held in full precision here; {_INSTEAD}"
+REFUSED_INITIALISATIONS: Final[Mapping[str, str]] = {
+    "corda": _NEEDS_DATA,
+    "eva": _NEEDS_DATA,
+    "lora_ga": _NEEDS_DATA,
+    "loftq": _NEEDS_QUANTIZED,
+}
+_NOT_SET: Final = "has no effect without its init_lora_weights, which"
+_ONLY_MEGATRON: Final = "is for layers of Megatron, which models of transformers do not have"
+_ONLY_GPTQ: Final = "is for a base that GPTQ has quantized, and bases are held in full precision here"
+REFUSED_METHODS: Final[Mapping[str, str]] = {
+    "alora_invocation_tokens": "switches the adapter on behind these tokens only, so on plain text it learns nothing",
+    "arrow_config": "chooses among adapters that were trained before, and trains none",
+    "corda_config": f"{_NOT_SET} {_NEEDS_DATA}",
+    "eva_config": f"{_NOT_SET} {_NEEDS_DATA}",
+    "kasa_config": "needs a loss of its own beside the model's, which no Trainer adds",
+    "loftq_config": f"{_NOT_SET} {_NEEDS_QUANTIZED}",
+    "lora_ga_config": f"{_NOT_SET} {_NEEDS_DATA}",
+    "megatron_config": _ONLY_MEGATRON,
+    "megatron_core": _ONLY_MEGATRON,
+    "monteclora_config": "needs a loss of its own beside the model's, which no Trainer adds",
+    "qalora_group_size": _ONLY_GPTQ,
+    "runtime_config": "moves work between devices while the adapters are made, and one device is used here",
+    "use_qalora": _ONLY_GPTQ,
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, positive, whole
 
 __all__ = ["Full", "LoRA", "Variant", "variant_from_dict", "variant_to_dict", "with_learning_rate"]
@@ -96,6 +97,9 @@ class LoRA(Spec):
         if isinstance(options, Mapping):
             options = {name: _normal_form(name, value) for name, value in options.items()}
         self._set("options", FrozenOptions(options, "LoRA.options"))
+        for name in sorted(set(self.options) & set(REFUSED_LORA_OPTIONS)):
+            message = f"LoRA.options may not set {name!r}: {REFUSED_LORA_OPTIONS[name]}"
+            raise ConfigurationError(message)
         names = {"r": "r", "lora_alpha": "alpha", "target_modules": "target_modules", "lora_dropout": "dropout"}
         for name, ours in {**names, "bias": "bias"}.items():
             if name in self.options:

@@ -21,7 +21,8 @@ from transformers import TrainerCallback, TrainingArguments
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult, log_digests
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
-from pytest_ftguard.training import data, machine, models
+from pytest_ftguard.training import data, machine
+from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 
 __all__ = ["FtguardCallback"]
@@ -243,7 +244,7 @@ class _Run:
         return TrialResult(
             spec=spec,
             outcome="ok",
-            parameters=models.count_parameters(self._model),
+            parameters=count_parameters(self._model),
             validation=validation,
             base_validation=self._base["validation"],
             reference=final.get("reference"),
@@ -295,7 +296,7 @@ def _name(text: Any) -> str:
 
 def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
     if not isinstance(model, PeftModel):
-        counts = models.count_parameters(model)
+        counts = count_parameters(model)
         if counts.trainable != counts.total:
             message = (
                 f"FtguardCallback measures full fine-tuning and LoRA, and of this model {counts.trainable:,} of "

@@ -23,8 +23,11 @@ from pytest_ftguard.errors import DeviceUnavailableError
 from pytest_ftguard.results import Environment, Memory, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import machine, models
+from pytest_ftguard.training.adapters import apply_variant
 from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.folders import holds_shapes_alone
 from pytest_ftguard.training.memory import LiveTensorMeter
+from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]
@@ -84,8 +87,10 @@ def plan_trial(spec: TrialSpec) -> TrialResult:
     """
     environment = _environment(spec)
     planned = TrialResult(spec=spec, outcome="planned", environment=environment)
+    if not holds_shapes_alone(spec.workload, models.place_options(spec.workload)):
+        models.load_tokenizer(spec.workload)  # what is wrong with it, is known now
     try:
-        planned = replace(planned, parameters=models.count_parameters(_build(spec)))
+        planned = replace(planned, parameters=count_parameters(_build(spec)))
         planned = replace(planned, memory=forecast(spec))
     except NoForecastError as error:
         return replace(planned, error=TrialError(f"no forecast: {error}"))
@@ -127,7 +132,7 @@ def surely_fits(spec: TrialSpec, available: int) -> bool:
         ConfigurationError: The spec cannot be carried out.
     """
     model = cast(Any, _build(spec))
-    counts = models.count_parameters(model)
+    counts = count_parameters(model)
     tokens = spec.workload.batch_size * spec.workload.block_size
     config = model.config.get_text_config()
     if not all(isinstance(getattr(config, name, None), int) for name in _SIZES):
@@ -142,10 +147,10 @@ def surely_fits(spec: TrialSpec, available: int) -> bool:
 def _build(spec: TrialSpec) -> nn.Module:
     try:
         model = models.build_without_weights(spec.workload)
-    except models.NeedsWeightsError as error:
+        with torch.device("meta"):
+            return apply_variant(model, spec.variant)
+    except (models.NeedsWeightsError, NotImplementedError) as error:
         raise NoForecastError(str(error)) from error
-    with torch.device("meta"):
-        return models.apply_variant(model, spec.variant)
 
 
 @contextmanager

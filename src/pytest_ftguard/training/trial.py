@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -23,12 +23,14 @@ from pytest_ftguard.results import (
     TrialResult,
 )
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training import data, machine, models
+from pytest_ftguard.training import adapters, data, kept, machine, models
 from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.behaviour import check_causality, check_loss
 from pytest_ftguard.training.checkpoints import CheckpointedTrainer, CheckpointSaver, newest_complete
 from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
+from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.units import format_bytes
 
@@ -124,7 +126,7 @@ def run_trial(
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not machine.is_out_of_memory(error):
             raise
         message = _what_was_lacking(str(error))
         return TrialResult(spec=spec, outcome="out_of_memory", environment=environment, error=TrialError(message))
@@ -136,12 +138,6 @@ def _what_was_lacking(text: str) -> str:
     if asked:
         return f"the CPU's allocator could not get {format_bytes(int(asked[1]))}"
     return text.splitlines()[0] if text else "the process could not get more memory"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 class _Trial:
@@ -194,22 +190,24 @@ class _Trial:
         texts = self._texts(tokenizer)
         phases = PhasePeaks(self.device)
         loaded = models.load_base(self.workload)
-        models.check_variant(loaded, self.spec.variant)
+        adapters.check_variant(loaded, self.spec.variant)
         cast(nn.Module, loaded).to(self.device)
         phases.end("load")
         if base is None:
             self.report("evaluate", 0, None)
-            models.check_causality(loaded)
+            check_causality(loaded)
+            check_loss(loaded)
             base = self._measure(loaded, texts)
         # Adapters draw random numbers when they are made, so the seed is set before them, and again for the training.
+        before = kept.digests_of(loaded) if self._may_change_base else None
         set_seed(self.spec.seed)
-        model = models.apply_variant(loaded, self.spec.variant)
+        model = adapters.apply_variant(loaded, self.spec.variant)
         set_seed(self.spec.seed)
         phases.end("evaluate")
         measured = self.earlier[1] if self.earlier else None
         steps = self.workload.steps
-        before = measured["steps"] if measured else None
-        recorder = Recorder(model, texts.validation, self.evaluator, steps, self.device, earlier=before)
+        earlier = measured["steps"] if measured else None
+        recorder = Recorder(model, texts.validation, self.evaluator, steps, self.device, earlier=earlier)
         collator = data.OrderedCollator(measured["order"] if measured else "")
         wait_for_quiet()
         self.report("train", self._first_step, None)
@@ -224,11 +222,12 @@ class _Trial:
         if not all(map(math.isfinite, final.validation.nll)):
             message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
             raise _DivergedError(message)
-        model_dir, not_kept = self._keep(model, tokenizer)
+        changes = kept.base_changes(model, before) if before is not None else {}
+        model_dir, not_kept = self._keep(model, tokenizer, changes)
         return TrialResult(
             spec=self.spec,
             outcome="ok",
-            parameters=models.count_parameters(model),
+            parameters=count_parameters(model),
             validation=final.validation,
             base_validation=base.validation,
             reference=final.reference,
@@ -243,13 +242,19 @@ class _Trial:
             not_kept=not_kept,
         )
 
+    @property
+    def _may_change_base(self) -> bool:
+        """Whether weights of the base may have to be kept with an adapter's."""
+        return self.spec.variant.kind != "full" and self.workload.purpose != "timing"
+
     def _check_shapes(self) -> None:
         """Check what shapes alone can tell: weights may take minutes to come."""
         try:
             model = models.build_without_weights(self.workload)
-        except models.NeedsWeightsError:
+            with torch.device("meta"):
+                adapters.apply_variant(model, self.spec.variant)
+        except (models.NeedsWeightsError, NotImplementedError):
             return  # the same is checked again when they are there
-        models.check_variant(model, self.spec.variant)
 
     def _trainer(self) -> _Train:
         checkpoints = self.folder.checkpoints
@@ -269,7 +274,7 @@ class _Trial:
 
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
             if checkpoints is not None:
-                trainable = models.count_parameters(model).trainable
+                trainable = count_parameters(model).trainable
                 hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured, self._note))
             trainer = CheckpointedTrainer(
                 model=model, args=arguments, train_dataset=blocks, data_collator=collator, callbacks=hooks
@@ -325,12 +330,16 @@ class _Trial:
         also = f", and look for what {function} may divide by or overflow" if function else ""
         return f"try a lower {variant.kind}_learning_rate than {variant.learning_rate:g}{also}"
 
-    def _keep(self, model: nn.Module, tokenizer: Any) -> tuple[str | None, str | None]:
+    def _keep(
+        self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]
+    ) -> tuple[str | None, str | None]:
         """Keep the trained weights; return their folder, or why there is none."""
         if self.workload.purpose == "timing":
             return None, "it was trained for the time of its steps only"
-        parameters: Parameters = models.count_parameters(model)
-        size = 4 * parameters.trainable
+        parameters: Parameters = count_parameters(model)
+        of_base = sum(tensor.nbytes for tensor in changes.values())
+        size = 4 * parameters.trainable + of_base
+        also = ", with the weights of the base that the method has changed" if of_base else ""
         limit = self.folder.keep_at_most_bytes
         try:
             self.folder.path.mkdir(parents=True, exist_ok=True)  # a cleaner of temporary files may have been there
@@ -339,21 +348,20 @@ class _Trial:
             return None, f"their folder cannot be written ({error.strerror or error})"
         # A model that fills the disk would take the results of the other trials with it.
         if size > free / 2:
-            return None, f"they take {format_bytes(size)} of the {format_bytes(free)} that the disk has left"
+            return None, f"they take {format_bytes(size)} of the {format_bytes(free)} that the disk has left{also}"
         if limit is not None and size > limit:
             return None, (
-                f"they take {format_bytes(size)}, more than keep_models allows: set ftguard_keep_models = yes in the "
-                "ini file, or pass --ftguard-keep-models=yes, and run again"
+                f"they take {format_bytes(size)}{also}, more than keep_models allows: set ftguard_keep_models = yes in "
+                "the ini file, or pass --ftguard-keep-models=yes, and run again"
             )
         self.report("save", self.workload.steps, None)
-        kept = self.folder.path / "model"
+        folder = self.folder.path / "model"
         try:
-            model.save_pretrained(kept)  # type: ignore[operator]
-            tokenizer.save_pretrained(kept)
+            kept.save_trained(model, tokenizer, changes, folder)
         except Exception as error:  # a model that cannot be saved has still been measured, which is what was asked for
             traceback.print_exc()
             return None, f"saving them failed with {type(error).__name__}: {error}"
-        return str(kept), None
+        return str(folder), None
 
 
 class _TrainerHooks(TrainerCallback):
