@@ -112,7 +112,10 @@ def test_it_measures_what_the_plugins_own_trial_measures(
         **SIZE,
     )
     spec = TrialSpec(workload=work, variant=Full(), seed=7, device="cpu")
-    assert mine.base_validation == run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).base_validation
+    theirs = run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).base_validation
+    assert mine.base_validation is not None
+    assert theirs is not None
+    assert (mine.base_validation.nll, mine.base_validation.digest) == (theirs.nll, theirs.digest)
 
 
 @pytest.mark.parametrize("change", [{"data_seed": 8}, {"gradient_accumulation_steps": 2}, {"weight_decay": 0.1}])
