@@ -136,10 +136,9 @@ def test_a_block_longer_than_the_positions_is_refused(kind: Any, config: Any, po
     """The table of positions decides, and the names that some configurations have for its length."""
     with torch.device("meta"):
         model: nn.Module = kind(config)
-    work = Workload(model="m", train="t", validation="v", block_size=positions)
-    check_context(model, work)
+    check_context(model, "m", positions)
     with pytest.raises(ConfigurationError, match=f"has {positions} positions .*: set block_size to {positions} or"):
-        check_context(model, replace(work, block_size=positions + 1))
+        check_context(model, "m", positions + 1)
 
 
 def work_on(folder: Path, train: Sequence[str], validation: Sequence[str], **changes: Any) -> Workload:

@@ -24,6 +24,7 @@ from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import data, machine, models
 from pytest_ftguard.training.evidence import Integers, Search
 from pytest_ftguard.training.recorder import Evaluator, Recorder
+from pytest_ftguard.training.texts import check_context
 from pytest_ftguard.training.tokens import check_ids
 
 __all__ = ["FtguardCallback"]
@@ -145,15 +146,17 @@ class FtguardCallback(TrainerCallback):
 
     def _evaluation_set(self, text: Any, role: str, tokenizer: Any, model: nn.Module) -> data.EvaluationSet:
         if not isinstance(text, str | os.PathLike):
-            return data.evaluation_set_of_ids(text, role, self._documents[role], at_most=self._size["at_most"])
-        if tokenizer is None:
+            evaluated = data.evaluation_set_of_ids(text, role, self._documents[role], at_most=self._size["at_most"])
+        elif tokenizer is None:
             message = (
                 f"FtguardCallback was given the {role} text {os.fspath(text)!r}, but the Trainer has no tokenizer: "
                 "pass it as processing_class, or give the callback token ids"
             )
             raise ConfigurationError(message)
-        evaluated = data.evaluation_set(os.fspath(text), role, tokenizer, **self._size)
+        else:
+            evaluated = data.evaluation_set(os.fspath(text), role, tokenizer, **self._size)
         check_ids({role: evaluated.largest_id}, tokenizer, model)
+        check_context(model, _model_name(model), max(map(len, evaluated.sequences)))
         return evaluated
 
 

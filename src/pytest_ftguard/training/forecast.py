@@ -111,7 +111,7 @@ def _remarks_on_texts(spec: TrialSpec) -> list[str]:
     """
     try:
         model = models.build_without_weights(spec.workload)
-        check_context(model, spec.workload)
+        check_context(model, spec.workload.model, spec.workload.block_size)
     except models.NeedsWeightsError:
         model = None
     tokenizer = models.load_tokenizer(spec.workload)

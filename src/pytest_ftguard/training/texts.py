@@ -114,23 +114,28 @@ def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str)
     return replace(evaluated, trained_on=count)
 
 
-def check_context(model: nn.Module, workload: Workload) -> None:
+def check_context(model: nn.Module, name: str, block_size: int) -> None:
     """Check that a model has a position for each token of a block.
+
+    Args:
+        model: The model, with or without weights.
+        name: What messages call it.
+        block_size: Tokens in a block.
 
     Raises:
         ConfigurationError: It has not.
     """
     config = cast(Any, model).config.get_text_config()
-    named = [(f"{name} of its configuration", getattr(config, name, None)) for name in _CONTEXT]
+    named = [(f"{field} of its configuration", getattr(config, field, None)) for field in _CONTEXT]
     tables = [
-        (name, module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITIONS
+        (place, module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+        for place, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and place.rpartition(".")[2] in _POSITIONS
     ]
-    for name, positions in (*named, *tables):
-        if isinstance(positions, int) and 0 < positions < workload.block_size:
+    for place, positions in (*named, *tables):
+        if isinstance(positions, int) and 0 < positions < block_size:
             message = (
-                f"Workload.block_size is {workload.block_size}, but {workload.model!r} has {positions} positions "
-                f"({name}): set block_size to {positions} or less"
+                f"block_size is {block_size}, but {name!r} has {positions} positions ({place}): set block_size to "
+                f"{positions} or less"
             )
             raise ConfigurationError(message)

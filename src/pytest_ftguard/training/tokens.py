@@ -79,7 +79,7 @@ def check_ids(largest: Mapping[str, int], tokenizer: Any, model: nn.Module) -> N
 
     Args:
         largest: The largest token id of each text, by its role.
-        tokenizer: Tokenizer of transformers.
+        tokenizer: Tokenizer of transformers, or None if there is none.
         model: The model, with or without weights.
 
     Raises:
@@ -91,10 +91,11 @@ def check_ids(largest: Mapping[str, int], tokenizer: Any, model: nn.Module) -> N
     rows = len(weight)
     for role, token in largest.items():
         if token >= rows:
+            spelt = "" if tokenizer is None else f" ({_token(tokenizer, token)})"
+            needed = token + 1 if tokenizer is None else max(token + 1, len(tokenizer))
             message = (
-                f"token id {token} ({_token(tokenizer, token)}) of the {role} text, but the model has {rows} "
-                f"embeddings (ids 0 to {rows - 1}): call model.resize_token_embeddings({max(token + 1, len(tokenizer))}"
-                f") and save the model, or {_REMEDY}"
+                f"token id {token}{spelt} of the {role} text, but the model has {rows} embeddings (ids 0 to "
+                f"{rows - 1}): call model.resize_token_embeddings({needed}) and save the model, or {_REMEDY}"
             )
             raise ConfigurationError(message)
 

@@ -192,7 +192,7 @@ class _Trial:
         loaded = models.load_base(self.workload)
         models.check_variant(loaded, self.spec.variant)
         if shapes is None:
-            check_context(loaded, self.workload)
+            check_context(loaded, self.workload.model, self.workload.block_size)
             texts.check_ids(tokenizer, loaded)
         cast(nn.Module, loaded).to(self.device)
         phases.end("load")
@@ -249,7 +249,7 @@ class _Trial:
         except models.NeedsWeightsError:
             return None  # the same is checked when they are there
         models.check_variant(model, self.spec.variant)
-        check_context(model, self.workload)
+        check_context(model, self.workload.model, self.workload.block_size)
         return model
 
     def _trainer(self) -> _Train:
