@@ -101,13 +101,13 @@ def without_plugin(contender: str, spec: TrialSpec, folder: Path) -> dict[str, A
     import torch
     from transformers import Trainer, TrainerCallback
 
-    from pytest_ftguard.training import data, machine, models
+    from pytest_ftguard.training import adapters, data, machine, models
     from pytest_ftguard.training.arguments import training_arguments
 
     work = spec.workload
     device = machine.resolve_device(spec.device)
     bf16 = machine.resolve_precision(work.precision, device) == "bf16"
-    model: Any = models.apply_variant(models.load_base(work), spec.variant).to(device)
+    model: Any = adapters.apply_variant(models.load_base(work), spec.variant).to(device)
     tokenizer = models.load_tokenizer(work)
     blocks = data.training_blocks(work.train, tokenizer, block_size=work.block_size, batch_size=work.batch_size)
     module = None if device.type == "cpu" else torch.get_device_module(device)

@@ -49,7 +49,7 @@ def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[TrialResult, Tr
     """Return both trials of a seed, and for the first one the standard deviation of their difference over tokens."""
     import torch
 
-    from pytest_ftguard.training import data, models
+    from pytest_ftguard.training import data, kept
     from pytest_ftguard.training.trial import TrialFolder, run_trial
 
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[TrialResult, Tr
             result = run_trial(spec, TrialFolder(Path(folder), None), lambda *_: None)
             results.append(result)
             if seed == first_seed:
-                model, tokenizer = models.load_trained(spec, str(result.model_dir))
+                model, tokenizer = kept.load_trained(spec, str(result.model_dir))
                 size = {"block_size": workload.block_size, "at_most": SEQUENCES}
                 sequences = data.evaluation_set(workload.validation, "validation", tokenizer, **size).sequences
                 per_token.append(token_losses(model, torch.stack(sequences)))

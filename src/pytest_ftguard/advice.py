@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.results import MOST_TRAINED_ON, SequenceLosses, TrainedVariant
 from pytest_ftguard.specs import LoRA
 
 __all__ = ["fairness_notes"]
 
 _FEW_STEPS: Final = 100
+_UNKNOWN: Final = 0.005
+# Of any two texts on one subject a few sequences are in both.
+_TRAINED_ON: Final = 0.01
 # Medians of steps vary by a few percent from run to run.
 _BELOW_THE_FLOOR: Final = 0.9
 _CONSTANT: Final = ("constant_with_warmup", "constant")
@@ -27,13 +30,40 @@ _MOST_NAMES: Final = 4
 
 def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
     """Return one sentence for each sign, about variants of one workload; none of them changes a verdict."""
-    notes = [*_steps(variants), *_schedule(variants), *_one_sided_search(variants), *_seconds_apart(variants)]
+    notes = [
+        *_texts(variants),
+        *_steps(variants),
+        *_schedule(variants),
+        *_one_sided_search(variants),
+        *_seconds_apart(variants),
+    ]
     for variant in variants:
         if isinstance(variant.variant, LoRA):
             notes += _too_fast(variant, variants)
             notes += _reach(variant)
             notes += _capacity(variant)
     return notes
+
+
+def _texts(variants: Sequence[TrainedVariant]) -> Iterator[str]:
+    """Look at what was evaluated, which is the same for all variants."""
+    for role in ("validation", "reference"):
+        measured = (getattr(trial, role) for variant in variants for trial in variant.trials)
+        losses: SequenceLosses | None = next((one for one in measured if one is not None), None)
+        if losses is None:
+            continue
+        if losses.repeated:
+            yield f"{losses.repeated} sequences of the {role} text repeat earlier ones and were left out"
+        if losses.trained_on >= _TRAINED_ON * len(losses.nll) > 0:
+            yield (
+                f"{losses.trained_on} of {len(losses.nll)} {role} sequences stand in the training text as well; more "
+                f"than {100 * MOST_TRAINED_ON:g} % would be an error"
+            )
+        if losses.unknown > _UNKNOWN:
+            yield (
+                f"the tokenizer does not know {100 * losses.unknown:.2g} % of the {role} text: its loss is that of a "
+                "simpler text"
+            )
 
 
 def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:

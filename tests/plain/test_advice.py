@@ -11,7 +11,7 @@ from pytest_ftguard.advice import fairness_notes
 from pytest_ftguard.reporting.terminal import summary_lines
 from pytest_ftguard.results import Parameters, Timing, TrainedVariant
 from pytest_ftguard.specs import LoRA
-from tests.plain.builders import FULL, LORA, WORKLOAD, trained, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 NLL = (20.0,) * 64
 LARGE = Parameters(10**9, 10**8)
@@ -105,3 +105,30 @@ def test_seconds_of_different_runs_are_not_to_be_compared(changes: dict[str, Any
     notes = fairness_notes([full, trained(LORA, trial(LORA, NLL, **ours))])
     assert any("do not compare them" in note for note in notes) is noted
     assert any("arithmetic" in note for note in notes) is not noted
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"repeated": 3}, "3 sequences of the validation text repeat earlier ones and were left out"),
+        ({"trained_on": 1}, "1 of 64 validation sequences stand in the training text as well; more than 10 %"),
+        ({"unknown": 0.02}, "the tokenizer does not know 2 % of the validation text"),
+        ({"unknown": 0.005}, None),
+        ({}, None),
+    ],
+)
+def test_what_the_texts_hold_is_noted(found: dict[str, Any], words: str | None) -> None:
+    """Once for all variants, with the count."""
+    measured = losses(NLL, **found)
+    sides = [trained(one, trial(one, NLL, validation=measured, parameters=LARGE)) for one in (LORA, FULL)]
+    notes = fairness_notes(sides)
+    assert [note for note in notes if "text" in note] == [note for note in notes if words and words in note]
+    assert len([note for note in notes if words and words in note]) == (words is not None)
+
+
+def test_a_sequence_in_a_hundred_is_no_news() -> None:
+    """Two texts on one subject have a licence header or two in common."""
+    measured = losses([20.0] * 101, trained_on=1)
+    assert not [
+        note for note in fairness_notes([trained(LORA, trial(LORA, NLL, validation=measured))]) if "stand in" in note
+    ]

@@ -125,10 +125,11 @@ def repeated() -> Sides:
     return trained(LORA, one(LORA, 0), one(LORA, 0)), trained(FULL, one(FULL, 0), one(FULL, 0))
 
 
-def short(count: int) -> Sides:
+def short(count: int, repeated: int = 0) -> Sides:
     def cut(variant: Any, seed: int) -> TrialResult:
         nll = NLL[:count]
         texts = {"base_validation": losses(BASE.nll[:count]), "base_reference": losses(nll)}
+        texts |= {name: losses(nll, repeated=repeated) for name in ("validation", "reference")}
         points = tuple(CurvePoint(step, 3.0, nll) for step in (0, 25, 50, 100))
         return one(variant, seed, nll, curve=points, **texts)
 
@@ -175,6 +176,16 @@ CASES: dict[str, tuple[Callable[[], Sides], set[str]]] = {
         OF_LOSSES,
     ),
     "other training text": (lora(data_order="other"), OF_LOSSES),
+    "validation text that was trained on": (
+        lora(validation=losses(NLL, trained_on=N)),
+        QUALITY - {"forgetting against full", "forgetting"},
+    ),
+    "a tenth of it that full was trained on": (full(validation=losses(NLL, trained_on=7)), OF_LOSSES),
+    "reference text that was trained on": (
+        lora(reference=losses(NLL, trained_on=7)),
+        {"forgetting", "forgetting against full"},
+    ),
+    "63 sequences, all others being copies": (lambda: short(63, repeated=193), QUALITY),
 }
 
 

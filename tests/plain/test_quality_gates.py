@@ -281,3 +281,30 @@ def test_convergence_is_what_doubling_the_steps_would_still_gain() -> None:
     for unknown in (FLAT[:3], (), curve(math.nan, 0, 0)):
         assert assess_convergence(trained(FULL, full(curve=unknown)), limit(9), RULE).status == "INVALID"
     assert assess_convergence(trained(FULL), limit(9), RULE).status == "INVALID"
+
+
+@pytest.mark.parametrize(("count", "status"), [(12, "PASS"), (13, "INVALID")])
+@pytest.mark.parametrize("side", ["candidate", "baseline"])
+def test_a_text_of_which_more_than_a_tenth_was_trained_on_is_invalid(count: int, status: str, side: str) -> None:
+    """12 of 128 sequences are less than a tenth, 13 are more; the message counts them, whichever side it was."""
+    counted = losses(nll(FULL_LOSS), trained_on=count)
+    one, other = lora(0.0), full()
+    one, other = (
+        (replace(one, validation=counted), other) if side == "candidate" else (one, replace(other, validation=counted))
+    )
+    verdict = assess_loss_gap(trained(LORA, one), trained(FULL, other), limit(0.05), RULE)
+    assert verdict.status == status
+    assert ("13 of 128 validation sequences stand in the training data as well" in verdict.message) is (count == 13)
+
+
+def test_copies_that_were_left_out_are_in_the_message() -> None:
+    """Too few different documents are not called too few documents."""
+    few = losses(nll(FULL_LOSS), documents=tuple(number % 8 for number in range(N)), repeated=248)
+    sides = (replace(lora(0.0), validation=few), replace(full(), validation=few))
+    base = losses(nll(BASE_LOSS), documents=few.documents)
+    one, other = (replace(side, base_validation=base) for side in sides)
+    verdict = assess_loss_gap(trained(LORA, one), trained(FULL, other), limit(0.05), RULE)
+    assert verdict.status == "INVALID"
+    assert "8 different validation documents are too few" in verdict.message
+    assert "248 sequences repeat earlier ones and count once" in verdict.message
+    assert "give a longer validation text that does not repeat itself" in verdict.message

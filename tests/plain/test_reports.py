@@ -196,6 +196,9 @@ def test_the_json_report_is_strict_and_complete() -> None:
         "sequence_tokens": [10] * 64,
         "documents": None,
         "digest": "text",
+        "repeated": 0,
+        "trained_on": 0,
+        "unknown": 0.0,
     }
     assert max(map(len, text.splitlines())) > 64  # numbers stand in a row, not one below the other
     assert first["memory"] is None
@@ -234,6 +237,18 @@ def test_a_report_is_read_back_as_variants(tmp_path: Path) -> None:
     assert lora.trials[0].validation.nll[1:] == tuple(NLL[1:])
     with pytest.raises(FtguardError, match="not trained in this run"):
         full.load()
+
+
+def test_what_the_texts_hold_is_read_back_and_may_be_missing(tmp_path: Path) -> None:
+    """Reports of earlier versions say nothing of it."""
+    path, counts = tmp_path / "ftguard.json", {"repeated": 3, "trained_on": 2, "unknown": 0.01}
+    path.write_text(json_report([trial(FULL, NLL, validation=losses(NLL, **counts))], []), encoding="utf-8")
+    assert read_report(path)[0].trials[0].validation == losses(NLL, **counts)
+    report = json.loads(path.read_text(encoding="utf-8"))
+    for name in counts:
+        del report["trials"][0]["validation"][name]
+    path.write_text(json.dumps(report), encoding="utf-8")
+    assert read_report(path)[0].trials[0].validation == losses(NLL)
 
 
 def test_a_report_of_a_run_that_asked_for_more_seeds_still_owes_its_looks(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from pytest_ftguard import FtguardCallback, read_trainer_runs
-from pytest_ftguard.comparison import compare
+from pytest_ftguard.comparison import compare, text_problems
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
@@ -44,7 +44,8 @@ def run(tiny_model: Path, texts: Path, tmp_path: Path) -> Run:
             torch.manual_seed(0)
             model = get_peft_model(model, peft)
         ids = tokenizer((texts / "train.txt").read_text()[:8000], add_special_tokens=False)["input_ids"]
-        blocks = torch.tensor(ids[: len(ids) // 32 * 32]).view(-1, 32)
+        size = arguments.pop("block", 32)
+        blocks = torch.tensor(ids[: len(ids) // size * size]).view(-1, size)
         options = {
             "output_dir": str(tmp_path / name),
             "max_steps": 12,
@@ -112,7 +113,10 @@ def test_it_measures_what_the_plugins_own_trial_measures(
         **SIZE,
     )
     spec = TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=7, device="cpu")
-    assert mine.base_validation == run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).base_validation
+    theirs = run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).base_validation
+    assert mine.base_validation is not None
+    assert theirs is not None
+    assert (mine.base_validation.nll, mine.base_validation.digest) == (theirs.nll, theirs.digest)
 
 
 @pytest.mark.parametrize("change", [{"data_seed": 8}, {"gradient_accumulation_steps": 2}, {"weight_decay": 0.1}])
@@ -361,3 +365,31 @@ def test_what_is_not_measured_is_said(tmp_path: Path, texts: Path, change: dict[
     for hook in (callback.on_step_begin, callback.on_step_end, callback.on_log, callback.on_train_end):
         hook(SimpleNamespace(**arguments), state, None)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["text", "token ids"])
+def test_a_validation_text_that_was_trained_on_is_invalid(run: Run, texts: Path, tmp_path: Path, form: str) -> None:
+    """The callback sees the batches go by: rows that are whole sequences, or hold passages of the text."""
+    content = (texts / "train.txt").read_text()[:8000]
+    if form == "text":
+        (tmp_path / "trained.txt").write_text(content)
+        callback = FtguardCallback(tmp_path / "trained.txt", block_size=64, validation_sequences=80)
+    else:
+        ids = [byte + 3 for byte in content.encode()]
+        callback = FtguardCallback([ids[start : start + 32] for start in range(0, len(ids) - 32, 32)])
+    trained = read_trainer_runs(run("full", callback=callback, block=32 if form == "token ids" else 64, max_steps=40))
+    validation = trained.trials[0].validation
+    assert validation is not None
+    assert validation.trained_on > 0.5 * len(validation.nll)
+    (problem, *_) = text_problems([trained], "validation")
+    assert "stand in the training data as well" in problem
+
+
+def test_what_is_beyond_the_model_is_an_error_at_the_start(run: Run) -> None:
+    """Not an index that is out of range somewhere in torch."""
+    with pytest.raises(ConfigurationError, match="of the validation text, but the model has 60 embeddings"):
+        run("small", prepare=lambda model: model.resize_token_embeddings(60))
+    with pytest.raises(ConfigurationError, match=r"token id 384 .* of the validation text"):
+        run("ids", callback=FtguardCallback([[1, 384]]))
+    with pytest.raises(ConfigurationError, match=r"block_size is 65, but .* has 64 positions"):
+        run("long", callback=FtguardCallback([list(range(65))]))

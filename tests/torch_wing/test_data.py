@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,15 @@ from transformers import ByT5Tokenizer
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import evenly_spaced
-from pytest_ftguard.training.data import OrderedCollator, check_texts, evaluation_set, left_over_set, training_blocks
+from pytest_ftguard.training.data import (
+    EvaluationSet,
+    OrderedCollator,
+    check_texts,
+    evaluation_set,
+    evaluation_set_of_ids,
+    left_over_set,
+    training_blocks,
+)
 
 TOKENIZER: Any = ByT5Tokenizer()  # one token per byte, which is its value plus 3
 
@@ -132,7 +143,7 @@ def test_a_text_that_cannot_be_used_is_named(
 @pytest.mark.parametrize(("length", "enough"), [(7, False), (8, True)])
 def test_fewer_blocks_than_a_batch_are_refused(tmp_path: Path, length: int, enough: bool) -> None:
     """Two blocks of four tokens make a batch of two; one token less does not."""
-    path = write(tmp_path, "t.txt", "a" * length)
+    path = write(tmp_path, "t.txt", "abcdefgh"[:length])
     if enough:
         assert len(training_blocks(path, TOKENIZER, block_size=4, batch_size=2)) == 2
     else:
@@ -170,3 +181,98 @@ def test_a_search_needs_sequences_of_its_own(tmp_path: Path, at_most: int, enoug
         return
     with pytest.raises(ConfigurationError, match=f"needs 32 others, and {100 - at_most} are left"):
         left_over_set(path, "validation", TOKENIZER, block_size=4, at_most=at_most)
+
+
+def documents(count: int) -> list[str]:
+    """Documents that have little in common."""
+    return [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
+
+
+def lines(texts: Iterable[str]) -> str:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+SIZES = {"block_size": 64, "at_most": 256}
+
+
+def evaluated(folder: Path, name: str, text: str) -> EvaluationSet:
+    return evaluation_set(write(folder, name, text), "validation", TOKENIZER, **SIZES)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda text, _: text,
+        lambda text, _: text.upper(),
+        lambda text, number: f"{text[:30]}  {text[30:]} " if number % 2 else text,
+        lambda text, number: f"{number}. {text}",
+        lambda text, number: f"{text} #{number}",
+    ],
+    ids=["same", "case", "spaces", "number in front", "number behind"],
+)
+def test_copies_of_documents_count_once(tmp_path: Path, copy: Callable[[str, int], str]) -> None:
+    """Eight documents in 32 forms each are eight documents, in whatever order they come."""
+    texts = [f"it was {text[:30]} and then {text[34:50]}" for text in documents(8)]
+    copies = [copy(text, 8 * number + place) for number in range(32) for place, text in enumerate(texts)]
+    random.Random(0).shuffle(copies)
+    found = evaluated(tmp_path, "v.jsonl", lines(copies))
+    assert found.documents is not None
+    assert len(set(found.documents)) == 8
+    assert found.repeated == 31 * len(found.sequences)
+
+
+def test_a_long_document_pasted_twice_counts_once(tmp_path: Path) -> None:
+    """Each of its sequences is a copy, although it is cut elsewhere the second time."""
+    once = " ".join(documents(100))
+    whole = evaluated(tmp_path, "v.jsonl", lines([once, "An introduction. " + once]))
+    assert whole.documents is not None
+    assert whole.repeated >= len(once) // 64 - 1
+    assert whole.documents.count(1) <= 2
+
+
+def test_a_plain_text_after_itself_counts_once(tmp_path: Path) -> None:
+    """So does the same text in a smaller part of a larger one, if it would make bounds too narrow."""
+    once = "\n".join(documents(100))[:6007]
+    found = evaluated(tmp_path, "v.txt", once * 2)
+    assert found.repeated == pytest.approx(6007 // 64, abs=2)
+    assert len(found.sequences) == pytest.approx(6007 // 64, abs=2)
+
+
+@pytest.mark.parametrize(("times", "left_out"), [(0, 0), (1, 0), (4, 0), (5, 5)])
+def test_few_copies_change_nothing(tmp_path: Path, times: int, left_out: int) -> None:
+    """200 documents, one of them four times more, have a design effect of 1.098; beyond 1.1 copies are left out."""
+    texts = [*documents(200), *documents(1) * times]
+    found = evaluated(tmp_path, "v.jsonl", lines(texts))
+    assert (len(found.sequences), found.repeated) == (200 + times - left_out, left_out)
+
+
+@pytest.mark.parametrize(("distinct", "left_out"), [(64, 0), (63, 1)])
+def test_the_least_number_of_sequences_is_of_different_ones(tmp_path: Path, distinct: int, left_out: int) -> None:
+    """One copy among 65 changes no bound; among 64 it would make 63 pass for enough."""
+    found = evaluated(tmp_path, "v.jsonl", lines([*documents(distinct), documents(1)[0]]))
+    assert found.repeated == left_out
+
+
+@pytest.mark.parametrize("size", [2, 20, 100])
+def test_copies_of_token_ids_count_once(size: int) -> None:
+    """Sequences that a user cut are compared as a whole, and as passages of what they were cut from."""
+    rng = random.Random(1)
+    few = [[rng.randrange(9, 900) for _ in range(size)] for _ in range(8)]
+    found = evaluation_set_of_ids(few * 32, "validation", at_most=256)
+    assert (len(found.sequences), found.repeated) == (8, 248)
+    stream = [token for sequence in few * 32 for token in sequence][7:]
+    cut = [stream[start : start + size] for start in range(0, len(stream) - size, size)]
+    if size == 100:
+        assert len(evaluation_set_of_ids(cut, "validation", at_most=256).sequences) <= 9
+
+
+def test_a_search_gets_no_copies_of_what_the_gates_use(tmp_path: Path) -> None:
+    """Neither equal ones nor those with another number."""
+    texts = documents(100)
+    path = write(tmp_path, "v.jsonl", lines(f"{number}. {text}" for number, text in enumerate(texts * 3)))
+    gates, rest = (
+        cut(path, "validation", TOKENIZER, block_size=96, at_most=60) for cut in (evaluation_set, left_over_set)
+    )
+    assert gates.documents is not None
+    assert rest.documents is not None
+    assert not {number % 100 for number in gates.documents} & {number % 100 for number in rest.documents}

@@ -19,7 +19,15 @@ from pytest_ftguard.comparison.same_work import (
     same_sequences,
     step_0,
 )
-from pytest_ftguard.results import CurvePoint, SequenceLosses, TrainedVariant, TrialResult, evenly_spaced
+from pytest_ftguard.results import (
+    MINIMUM_UNITS,
+    MOST_TRAINED_ON,
+    CurvePoint,
+    SequenceLosses,
+    TrainedVariant,
+    TrialResult,
+    evenly_spaced,
+)
 from pytest_ftguard.specs import TrialSpec, Workload
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster, gap_interval, line_weights
 
@@ -34,8 +42,7 @@ __all__ = [
     "trend_of",
 ]
 
-# Below this many sequences the interval's own coverage is no longer what it claims.
-MINIMUM_SEQUENCES: Final = 64
+MINIMUM_SEQUENCES: Final = MINIMUM_UNITS
 
 # A slope needs more than the two points that any line goes through.
 _TREND_POINTS: Final = 3
@@ -203,8 +210,8 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
                 problems.append(f"the {text} loss of {where}, was not measured, or is not finite{hint}")
             elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
                 problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
-            elif _units(trained) < MINIMUM_SEQUENCES:
-                problems.append(_too_few(trained, text, variant.workload))
+            else:
+                problems += _no_evidence(trained, text, variant.workload)
     measured = [getattr(trial, text) for variant in variants for trial in variant.trials]
     if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
         problems.append(f"not all trials were evaluated on the same {text} sequences")
@@ -288,6 +295,17 @@ def _is_finite(losses: SequenceLosses | None) -> bool:
     return losses is not None and bool(losses.nll) and all(map(math.isfinite, losses.nll))
 
 
+def _no_evidence(losses: SequenceLosses, text: str, workload: Workload) -> Iterator[str]:
+    """Yield why the losses say too little: they are of too few sequences, or of what the model was trained on."""
+    if _units(losses) < MINIMUM_SEQUENCES:
+        yield _too_few(losses, text, workload)
+    if losses.trained_on > MOST_TRAINED_ON * len(losses.nll):
+        yield (
+            f"{losses.trained_on} of {len(losses.nll)} {text} sequences stand in the training data as well, so a model "
+            "that learnt them by heart would look good: remove them from one of the two and train again"
+        )
+
+
 def _too_few(losses: SequenceLosses, text: str, workload: Workload) -> str:
     bound = workload.validation_sequences
     remedy = (
@@ -295,9 +313,13 @@ def _too_few(losses: SequenceLosses, text: str, workload: Workload) -> str:
         if bound < MINIMUM_SEQUENCES
         else f"give a longer {text} text, or a smaller block_size"
     )
+    different, copies = "", ""
+    if losses.repeated:
+        different, copies = "different ", f"; {losses.repeated} sequences repeat earlier ones and count once"
+        remedy = f"give a longer {text} text that does not repeat itself"
     return (
-        f"{_units(losses)} {text} {_unit_name(losses)} are too few to tell noise from a gap: at least "
-        f"{MINIMUM_SEQUENCES} are needed; {remedy}"
+        f"{_units(losses)} {different}{text} {_unit_name(losses)} are too few to tell noise from a gap: at least "
+        f"{MINIMUM_SEQUENCES} are needed{copies}; {remedy}"
     )
 
 
@@ -355,8 +377,10 @@ def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
     measured = len(ours.curve) == len(points) == len(theirs.curve)
     if not measured or not all(map(math.isfinite, chain.from_iterable((one.nll + other.nll) for one, other in points))):
         yield f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
-    if paired and _units(ours.validation) < MINIMUM_SEQUENCES:
-        yield _too_few(ours.validation, "validation", ours.spec.workload)
+    if paired:
+        yield from _no_evidence(ours.validation, "validation", ours.spec.workload)
+        if theirs.validation.trained_on != ours.validation.trained_on:
+            yield from _no_evidence(theirs.validation, "validation", theirs.spec.workload)
 
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:

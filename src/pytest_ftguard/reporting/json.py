@@ -124,6 +124,7 @@ def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
         "sequence_tokens": losses.tokens,
         "documents": losses.documents,
         "digest": losses.digest,
+        **{name: getattr(losses, name) for name in _OF_THE_TEXT},
     }
 
 
@@ -149,6 +150,8 @@ def _read_trial(values: Mapping[str, Any]) -> TrialResult:
 
 
 _AS_THEY_ARE: Final = ("outcome", "parameters", "data_order", "code", "memory", "time", "environment", "error")
+# What an earlier version did not write.
+_OF_THE_TEXT: Final = ("repeated", "trained_on", "unknown")
 _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
 
 
@@ -160,6 +163,7 @@ def _read_losses(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "tokens": values["sequence_tokens"],
         "documents": values["documents"],
         "digest": values["digest"],
+        **{name: values[name] for name in _OF_THE_TEXT if name in values},
     }
 
 

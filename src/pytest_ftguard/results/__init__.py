@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pytest_ftguard.results.checking import checked
 from pytest_ftguard.results.parts import (
+    MINIMUM_UNITS,
+    MOST_TRAINED_ON,
     Breakdown,
     CurvePoint,
     Environment,
@@ -19,6 +21,8 @@ from pytest_ftguard.results.trained import TrainedVariant, by_variant, trained_v
 from pytest_ftguard.results.trial import SCHEMA, TRAINER_RUN_FILE, Outcome, TrialResult
 
 __all__ = [
+    "MINIMUM_UNITS",
+    "MOST_TRAINED_ON",
     "SCHEMA",
     "TRAINER_RUN_FILE",
     "Breakdown",

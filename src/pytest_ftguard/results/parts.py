@@ -13,6 +13,8 @@ from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.checking import checked
 
 __all__ = [
+    "MINIMUM_UNITS",
+    "MOST_TRAINED_ON",
     "Breakdown",
     "CurvePoint",
     "Environment",
@@ -26,6 +28,12 @@ __all__ = [
     "perplexity_of",
 ]
 
+
+# Below this many sequences (or documents) the interval's own coverage is no longer what it claims.
+MINIMUM_UNITS: Final = 64
+# Share of the sequences of an evaluation text that may stand in the training text as well. Of texts that were split by
+# file or by paragraph without a leak, up to 7 % do: licence headers, lines of a template, proverbs.
+MOST_TRAINED_ON: Final = 0.1
 
 # A process's own context and libraries take some hundred megabytes of an accelerator beside its tensors.
 _OTHERS_BYTES: Final = 2 * 1000**3
@@ -65,12 +73,18 @@ class SequenceLosses:
         tokens: Predicted tokens of each sequence.
         documents: Number of the document that each sequence was cut from; None where the text is one document.
         digest: SHA-256 of the sequences' tokens, so that losses on other data are not taken for these.
+        repeated: How many sequences of the text were left out, because they repeat earlier ones.
+        trained_on: How many of the sequences stand in the training data as well.
+        unknown: Share of the text that the tokenizer does not know.
     """
 
     nll: tuple[float, ...]
     tokens: tuple[int, ...]
     documents: tuple[int, ...] | None
     digest: str
+    repeated: int = 0
+    trained_on: int = 0
+    unknown: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -96,6 +110,7 @@ class SequenceLosses:
                 tokens=tuple(values["tokens"]),
                 documents=None if documents is None else tuple(documents),
                 digest=values["digest"],
+                **{name: values[name] for name in ("repeated", "trained_on", "unknown") if name in values},
             )
         )
         if sum(losses.tokens) < 1:

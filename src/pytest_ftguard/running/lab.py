@@ -195,7 +195,7 @@ class Lab:
         """Return a variant whose trials are planned and not trained, with the forecast of their memory.
 
         Raises:
-            ConfigurationError: The spec cannot be carried out; of the texts it is only known whether they are there.
+            ConfigurationError: The spec cannot be carried out, or its texts cannot be trained or evaluated on.
             DeviceUnavailableError: The device is not present.
         """
         _refuse_missing_texts(workload)
@@ -205,7 +205,7 @@ class Lab:
         ]
         key = _memory_key(specs[0])
         if key not in self._plans:
-            (self._plans[key],) = self._workers.start().forecast(specs[:1])
+            (self._plans[key],) = self._workers.start().forecast(specs[:1], texts=True)
         planned = (replace(self._plans[key], spec=spec, cached=self._is_stored(spec)) for spec in specs)
         return TrainedVariant(workload, variant, tuple(planned))
 

@@ -185,8 +185,12 @@ class Worker:
         values = (self._environment or {}).get("environment")
         return Environment(**values) if values else None
 
-    def forecast(self, specs: Sequence[TrialSpec]) -> list[TrialResult]:
+    def forecast(self, specs: Sequence[TrialSpec], *, texts: bool = False) -> list[TrialResult]:
         """Return what trials would take, without training them; where there is no forecast, the result says why.
+
+        Args:
+            specs: What would be trained.
+            texts: Whether to look at the texts too, as the trainings would.
 
         Raises:
             ConfigurationError: A spec cannot be carried out.
@@ -194,7 +198,7 @@ class Worker:
         """
         deadline = time.monotonic() + _FORECAST_SECONDS
         try:
-            self._send({"forecasts": [spec.to_dict() for spec in specs], **self._surroundings})
+            self._send({"forecasts": [spec.to_dict() for spec in specs], "texts": texts, **self._surroundings})
             for _ in self._watch():
                 if time.monotonic() > deadline:
                     return [_without_forecast(spec, f"it took longer than {_FORECAST_SECONDS:g} s") for spec in specs]

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     # Behind what is there already: a user's data.py must not stand before another package's.
     sys.path.extend(path for path in job["import_path"] if path not in sys.path)
     if "forecasts" in job:
-        _finish(job, lambda: {"planned": [_plan(values) for values in job["forecasts"]]})
+        _finish(job, lambda: {"planned": [_plan(values, texts=job["texts"]) for values in job["forecasts"]]})
     spec = TrialSpec.from_dict(job["spec"])
     checkpoints = None if job["checkpoints"] is None else Path(job["checkpoints"])
     folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"], checkpoints, job["checkpoint_seconds"])
@@ -79,10 +79,10 @@ def _describe(asked: Message) -> Message:
     return {"environment": asdict(machine.describe(device, precision=precision))}
 
 
-def _plan(values: Message) -> Message:
+def _plan(values: Message, *, texts: bool) -> Message:
     from pytest_ftguard.training import forecast
 
-    return forecast.plan_trial(TrialSpec.from_dict(values)).to_dict()
+    return forecast.plan_trial(TrialSpec.from_dict(values), texts=texts).to_dict()
 
 
 def _finish(job: Message, work: Callable[[], Message]) -> NoReturn:

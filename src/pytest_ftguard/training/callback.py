@@ -22,8 +22,11 @@ from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult, log_digests
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import data, machine
+from pytest_ftguard.training.evidence import Integers, Search
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
+from pytest_ftguard.training.texts import check_context
+from pytest_ftguard.training.tokens import check_ids
 
 __all__ = ["FtguardCallback"]
 
@@ -102,7 +105,7 @@ class FtguardCallback(TrainerCallback):
             warnings.warn(FtguardWarning(f"pytest-ftguard does not measure this run: {reason}"), stacklevel=2)
             return
         texts = {
-            role: self._evaluation_set(text, role, kwargs.get("processing_class"))
+            role: self._evaluation_set(text, role, kwargs.get("processing_class"), kwargs["model"])
             for role, text in self._texts.items()
             if text is not None
         }
@@ -142,16 +145,20 @@ class FtguardCallback(TrainerCallback):
         draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(output)
 
-    def _evaluation_set(self, text: Any, role: str, tokenizer: Any) -> data.EvaluationSet:
+    def _evaluation_set(self, text: Any, role: str, tokenizer: Any, model: nn.Module) -> data.EvaluationSet:
         if not isinstance(text, str | os.PathLike):
-            return data.evaluation_set_of_ids(text, role, self._documents[role], at_most=self._size["at_most"])
-        if tokenizer is None:
+            evaluated = data.evaluation_set_of_ids(text, role, self._documents[role], at_most=self._size["at_most"])
+        elif tokenizer is None:
             message = (
                 f"FtguardCallback was given the {role} text {os.fspath(text)!r}, but the Trainer has no tokenizer: "
                 "pass it as processing_class, or give the callback token ids"
             )
             raise ConfigurationError(message)
-        return data.evaluation_set(os.fspath(text), role, tokenizer, **self._size)
+        else:
+            evaluated = data.evaluation_set(os.fspath(text), role, tokenizer, **self._size)
+        check_ids({role: evaluated.largest_id}, tokenizer, model)
+        check_context(model, _model_name(model), max(map(len, evaluated.sequences)))
+        return evaluated
 
 
 class _Run:
@@ -177,6 +184,8 @@ class _Run:
         # initialising them (PiSSA, OLoRA) take a part of the weights away and give it to the adapters.
         self._base = self._losses()
         self.recorder = Recorder(model, texts["validation"], self._evaluator, steps, self._device)
+        # What is trained on is known batch by batch only.
+        self._searches = {role: Search(text.excerpts) for role, text in texts.items() if text.excerpts is not None}
         self._order = hashlib.sha256()
         self._shape: tuple[int, ...] = ()
         self._knows_batches = True
@@ -186,6 +195,10 @@ class _Run:
 
     def _losses(self) -> dict[str, SequenceLosses]:
         return {role: self._evaluator.losses(self._model, text) for role, text in self._texts.items()}
+
+    def _with_trained_on(self, losses: dict[str, SequenceLosses]) -> dict[str, SequenceLosses]:
+        counts = {role: int(search.is_found().sum()) for role, search in self._searches.items()}
+        return {role: replace(measured, trained_on=counts.get(role, 0)) for role, measured in losses.items()}
 
     def note_rates(self, optimizer: Any, scheduler: Any) -> None:
         """Take the learning rate from the optimizer, which may be one of the user's own."""
@@ -208,7 +221,11 @@ class _Run:
             value = tensors[name].detach().cpu().contiguous()
             self._order.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             self._order.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        self._shape = max(self._shape, tuple(tensors["input_ids"].shape) if "input_ids" in tensors else ())
+        if "input_ids" in tensors:
+            self._shape = max(self._shape, tuple(tensors["input_ids"].shape))
+            rows = _rows(tensors["input_ids"], tensors.get("attention_mask"))
+            for search in self._searches.values():
+                search.see_rows(rows)
 
     def finish(self, steps: int, names: dict[str, Any]) -> TrialResult:
         self._hook.remove()
@@ -220,7 +237,8 @@ class _Run:
             )
             warnings.warn(FtguardWarning(message), stacklevel=2)
             self._knows_batches = False
-        final = self._losses()
+        final = self._with_trained_on(self._losses())
+        base = self._with_trained_on(self._base)
         validation = final["validation"]
         if not all(map(math.isfinite, validation.nll)) and self.problem is None:
             self.problem = f"the validation loss is not finite after step {steps}"
@@ -246,9 +264,9 @@ class _Run:
             outcome="ok",
             parameters=count_parameters(self._model),
             validation=validation,
-            base_validation=self._base["validation"],
+            base_validation=base["validation"],
             reference=final.get("reference"),
-            base_reference=self._base.get("reference"),
+            base_reference=base.get("reference"),
             curve=self.recorder.curve(validation),
             data_order=self._order.hexdigest() if self._knows_batches else None,
             memory=self.recorder.peak if self._owns_memory else None,
@@ -265,6 +283,14 @@ def _why_not(args: TrainingArguments, state: Any) -> str | None:
     if args.load_best_model_at_end:
         return "it loads its best checkpoint at the end, and variants are compared after the same number of steps"
     return None
+
+
+def _rows(ids: torch.Tensor, mask: torch.Tensor | None) -> list[Integers]:
+    """Return the token ids of each row of a batch, without what fills it up."""
+    rows = ids.detach().cpu().long().reshape(-1, ids.shape[-1])
+    if mask is None or mask.shape != ids.shape:
+        return list(rows.numpy())
+    return [row[kept].numpy() for row, kept in zip(rows, mask.detach().cpu().reshape(rows.shape) > 0, strict=True)]
 
 
 def _inner(wrapped: Any) -> Any:

@@ -1,27 +1,30 @@
-"""Text files and JSON lines become token blocks for training and sequences for evaluation."""
+"""Token blocks for training and sequences for evaluation, cut from texts."""
 
 from __future__ import annotations
 
 import filecmp
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import evenly_spaced
+from pytest_ftguard.results import MINIMUM_UNITS, evenly_spaced
+from pytest_ftguard.training.evidence import Excerpts, Integers, Passages, design_effect, folded, joined, origins
+from pytest_ftguard.training.files import read_text
+from pytest_ftguard.training.tokens import Tokens, tokenized
 
 __all__ = [
     "EvaluationSet",
     "OrderedCollator",
     "TokenBlocks",
+    "blocks_of",
     "check_texts",
     "evaluation_set",
     "evaluation_set_of_ids",
@@ -29,11 +32,14 @@ __all__ = [
     "training_blocks",
 ]
 
-_JSON_LINES: Final = (".jsonl", ".ndjson")
-# Tokenizers slow down on one huge string; pieces of whole lines keep them fast and change no token but at their seams.
-_PIECE_CHARACTERS: Final = 100_000
 # Below this a search for a learning rate would be decided by a few odd sequences.
 _LEAST_LEFT_OVER: Final = 32
+# By so much copies may widen the variance before they are left out: at a limit this lets 6 % of bad variants pass
+# instead of 5 %. Ordinary texts, whose few copies are of many passages, reach 1.03.
+_MOST_DESIGN_EFFECT: Final = 1.1
+# Vocabularies of no more tokens are of bytes or characters.
+_CHARACTERS: Final = 512
+_BYTES_OF_A_WORD: Final = 3
 
 
 class TokenBlocks(Dataset[dict[str, Tensor]]):
@@ -60,10 +66,23 @@ class EvaluationSet:
     Attributes:
         sequences: Token ids of each sequence, at least two tokens each.
         documents: Number of the document that each sequence was cut from; None where the text is one document.
+        excerpts: The same to be looked for in training data; None if nobody looks for them.
+        repeated: Sequences of the text that were left out, because they repeat earlier ones.
+        trained_on: How many of the sequences stand in the training data as well.
+        unknown: Share of the text that the tokenizer does not know.
     """
 
     sequences: tuple[Tensor, ...]
     documents: tuple[int, ...] | None
+    excerpts: Excerpts | None = None
+    repeated: int = 0
+    trained_on: int = 0
+    unknown: float = 0.0
+
+    @property
+    def largest_id(self) -> int:
+        """The largest of all token ids."""
+        return max(int(sequence.max()) for sequence in self.sequences)
 
     @property
     def digest(self) -> str:
@@ -124,10 +143,10 @@ def check_texts(train: str, validation: str) -> None:
 def training_blocks(path: str, tokenizer: Any, *, block_size: int, batch_size: int) -> TokenBlocks:
     """Return the text's tokens, cut into blocks; what is left at the end is dropped.
 
-    Documents of JSON lines are joined, each followed by the tokenizer's end-of-sequence token if it has one.
+    Documents are joined, each followed by the tokenizer's end-of-sequence token if it has one.
 
     Args:
-        path: Text file, or JSON lines with a `text` field.
+        path: A file that `read_text` reads.
         tokenizer: Tokenizer of transformers.
         block_size: Tokens in a block.
         batch_size: Blocks in a batch, of which there must be at least one.
@@ -135,27 +154,43 @@ def training_blocks(path: str, tokenizer: Any, *, block_size: int, batch_size: i
     Raises:
         ConfigurationError: The file cannot be read, or gives fewer blocks than a batch.
     """
-    documents = _read_documents(path, "training")
-    end = [tokenizer.eos_token_id] if len(documents) > 1 and tokenizer.eos_token_id is not None else []
-    ids = list(chain.from_iterable([*_tokenize(document, tokenizer), *end] for document in documents))
+    tokens = tokenized(read_text(path, "training"), tokenizer)
+    return blocks_of(tokens, tokenizer.eos_token_id, block_size=block_size, batch_size=batch_size)
+
+
+def blocks_of(tokens: Tokens, end: int | None, *, block_size: int, batch_size: int) -> TokenBlocks:
+    """Return a text's tokens as `training_blocks` does.
+
+    Args:
+        tokens: The text.
+        end: The token that ends a document; None if there is none.
+        block_size: Tokens in a block.
+        batch_size: Blocks in a batch, of which there must be at least one.
+
+    Raises:
+        ConfigurationError: There are fewer blocks than a batch.
+    """
+    ends = [np.array([end], dtype=np.int64)] if len(tokens.documents) > 1 and end is not None else []
+    ids = np.concatenate([piece for document in tokens.documents for piece in (document, *ends)])
     count = len(ids) // block_size
     if count < batch_size:
         message = (
-            f"the training text {path!r} gives {len(ids):,} tokens, {count} blocks of {block_size}, which is fewer "
-            f"than a batch of {batch_size}: give a longer text, or a smaller block_size or batch_size"
+            f"{tokens.text.name} gives {len(ids):,} tokens, {count} blocks of {block_size}, which is fewer than a "
+            f"batch of {batch_size}: give a longer text, or a smaller block_size or batch_size"
         )
         raise ConfigurationError(message)
-    return TokenBlocks(torch.tensor(ids[: count * block_size], dtype=torch.int64).view(count, block_size))
+    return TokenBlocks(torch.from_numpy(ids[: count * block_size]).view(count, block_size))
 
 
 def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int) -> EvaluationSet:
     """Return at most so many sequences, evenly spaced over the text.
 
-    A text file is one stream cut into blocks. A document of JSON lines is cut by itself, its last, shorter
-    sequence included, so that no sequence crosses from one document into the next.
+    A plain text is one stream cut into blocks. Any other document is cut by itself, its last, shorter sequence
+    included, so that no sequence crosses from one document into the next. Sequences that repeat earlier ones are left
+    out if they would make bounds too narrow.
 
     Args:
-        path: Text file, or JSON lines with a `text` field.
+        path: A file that `read_text` reads.
         role: "validation" or "reference", for messages.
         tokenizer: Tokenizer of transformers.
         block_size: Largest number of tokens in a sequence.
@@ -165,14 +200,15 @@ def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_
         ConfigurationError: The file cannot be read, or gives no sequence.
     """
     cut = _cut_text(path, role, tokenizer, block_size)
-    return _chosen(cut, evenly_spaced(len(cut), at_most), path)
+    chosen, repeated = _independent(cut.origins, at_most)
+    return cut.chosen(chosen, repeated)
 
 
 def left_over_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int) -> EvaluationSet:
     """Return at most so many of the sequences that `evaluation_set` leaves over, evenly spaced.
 
     Args:
-        path: Text file, or JSON lines with a `text` field.
+        path: A file that `read_text` reads.
         role: "validation" or "reference", for messages.
         tokenizer: Tokenizer of transformers.
         block_size: Largest number of tokens in a sequence.
@@ -182,56 +218,108 @@ def left_over_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_m
         ConfigurationError: The file cannot be read, or hardly any sequence is left over.
     """
     cut = _cut_text(path, role, tokenizer, block_size)
-    used = set(evenly_spaced(len(cut), at_most))
-    # Sequences of one document are much alike, so whole documents are left over; a text file is one, cut into blocks.
-    documents = {cut[index][0] for index in used} if _is_json_lines(path) else set()
-    texts = {tuple(cut[index][1]) for index in used}
+    used, repeated = _independent(cut.origins, at_most)
+    # Sequences of one document are much alike, so whole documents are left over; a plain text is one, cut into blocks.
+    documents = set() if cut.tokens.text.is_stream else {int(cut.documents[index]) for index in used}
+    known = {int(cut.origins[index]) for index in used} | set(used)
     rest = [
         index
-        for index, (document, sequence) in enumerate(cut)
-        if index not in used and document not in documents and tuple(sequence) not in texts
+        for index, origin in enumerate(cut.origins.tolist())
+        if index not in known
+        and origin not in known
+        and int(cut.documents[index]) not in documents
+        and (origin == index or not repeated)
     ]
     if len(rest) < _LEAST_LEFT_OVER:
         others = " of other documents" if documents else ""
+        copies = f", not counting {repeated} that repeat earlier ones" if repeated else ""
         message = (
-            f"the {role} text {path!r} has {len(cut)} sequences, of which the gates use {len(used)}: a search for a "
-            f"learning rate needs {_LEAST_LEFT_OVER} others{others}, and {len(rest)} are left; give a longer text, or "
-            "a smaller validation_sequences"
+            f"{cut.tokens.text.name} has {len(cut.spans) - repeated} sequences{copies}, of which the gates use "
+            f"{len(used)}: a search for a learning rate needs {_LEAST_LEFT_OVER} others{others}, and {len(rest)} are "
+            "left; give a longer text, or a smaller validation_sequences"
         )
         raise ConfigurationError(message)
-    return _chosen(cut, [rest[index] for index in evenly_spaced(len(rest), at_most)], path)
+    return cut.chosen([rest[index] for index in evenly_spaced(len(rest), at_most)], repeated)
 
 
-def _cut_text(path: str, role: str, tokenizer: Any, block_size: int) -> list[tuple[int, list[int]]]:
-    """Return the number of its document and the token ids of each sequence."""
-    documents = _read_documents(path, role)
-    is_stream = not _is_json_lines(path)
-    cut = [
-        (number, sequence)
-        for number, document in enumerate(documents)
-        for sequence in _cut(_tokenize(document, tokenizer), block_size, keep_rest=not is_stream)
-    ]
-    if not cut:
+@dataclass(frozen=True)
+class _Cut:
+    """A text cut into sequences.
+
+    Attributes:
+        tokens: The text.
+        row: All its tokens, joined.
+        spans: Start and stop of each sequence in the row.
+        documents: Number of the document of each sequence.
+        origins: Number of the earlier sequence that each repeats; its own number if it is new.
+    """
+
+    tokens: Tokens
+    row: Integers
+    spans: Integers
+    documents: Integers
+    origins: Integers
+
+    def chosen(self, indices: Sequence[int], repeated: int) -> EvaluationSet:
+        """Return some of the sequences."""
+        spans, numbers = self.spans[indices], self.documents[indices].tolist()
+        is_stream = self.tokens.text.is_stream
+        texts = self.tokens.text.documents
+        labels = () if is_stream else tuple(folded(texts[number]) for number in numbers)
+        return EvaluationSet(
+            sequences=tuple(torch.from_numpy(self.row[start:stop].copy()) for start, stop in spans.tolist()),
+            documents=None if is_stream else tuple(numbers),
+            excerpts=Excerpts.of(self.row, spans, self.tokens.passages, labels),
+            repeated=repeated,
+            unknown=self.tokens.unknown,
+        )
+
+
+def _cut_text(path: str, role: str, tokenizer: Any, block_size: int) -> _Cut:
+    tokens = tokenized(read_text(path, role), tokenizer)
+    least = block_size if tokens.text.is_stream else 2
+    spans, documents, offset = [], [], 0
+    for number, document in enumerate(tokens.documents):
+        for start in range(0, len(document) - least + 1, block_size):
+            spans.append((offset + start, offset + min(start + block_size, len(document))))
+            documents.append(number)
+        offset += len(document) + 1
+    if not spans:
         message = (
-            f"the {role} text {path!r} gives no sequence of {block_size} tokens: "
-            "give a longer text, or a smaller block_size"
+            f"{tokens.text.name} gives no sequence of {block_size} tokens: give a longer text, or a smaller block_size"
         )
         raise ConfigurationError(message)
-    return cut
+    row, places = joined(tokens.documents), np.array(spans, dtype=np.int64)
+    labels = None if tokens.text.is_stream else _labels(tokens.text.documents, documents)
+    found = origins(row, places, tokens.passages, labels)
+    return _Cut(tokens, row, places, np.array(documents, dtype=np.int64), found)
 
 
-def _chosen(cut: Sequence[tuple[int, list[int]]], indices: Sequence[int], path: str) -> EvaluationSet:
-    chosen = [cut[index] for index in indices]
-    return EvaluationSet(
-        sequences=tuple(torch.tensor(sequence, dtype=torch.int64) for _, sequence in chosen),
-        documents=tuple(number for number, _ in chosen) if _is_json_lines(path) else None,
-    )
+def _labels(texts: Sequence[str], documents: Sequence[int]) -> list[tuple[str, int]]:
+    """Return for each sequence what its document says, and which of the document's sequences it is."""
+    bare = [folded(text, numbers=False) for text in texts]
+    first = {number: index for index, number in reversed(list(enumerate(documents)))}
+    return [(bare[number], index - first[number]) for index, number in enumerate(documents)]
+
+
+def _independent(origins: Integers, at_most: int) -> tuple[list[int], int]:
+    """Return which sequences to use, evenly spaced, and how many copies were left out before.
+
+    A few copies of many passages, as every longer text has, change no bound: then none is left out.
+    """
+    chosen = evenly_spaced(len(origins), at_most)
+    new = np.flatnonzero(origins == np.arange(len(origins)))
+    distinct = len(set(origins[chosen].tolist()))
+    # Where the least number of sequences is at stake, every one must be one of its own.
+    if distinct == len(chosen) or (distinct >= MINIMUM_UNITS and design_effect(origins[chosen]) <= _MOST_DESIGN_EFFECT):
+        return chosen, 0
+    return new[evenly_spaced(len(new), at_most)].tolist(), len(origins) - len(new)
 
 
 def evaluation_set_of_ids(
     sequences: Sequence[Sequence[int]], role: str, documents: Sequence[int] | None = None, *, at_most: int
 ) -> EvaluationSet:
-    """Return at most so many of the sequences of token ids, evenly spaced.
+    """Return at most so many of the sequences of token ids, evenly spaced; copies as in `evaluation_set`.
 
     Args:
         sequences: Token ids of each sequence, at least two.
@@ -250,72 +338,16 @@ def evaluation_set_of_ids(
     if documents is not None and len(documents) != len(sequences):
         message = f"the {role} sequences are {len(sequences)}, and their documents {len(documents)}: give one for each"
         raise ConfigurationError(message)
-    chosen = evenly_spaced(len(sequences), at_most)
+    arrays = [np.array(sequence, dtype=np.int64) for sequence in sequences]
+    row, stops = np.concatenate(arrays), np.cumsum([len(array) for array in arrays])
+    spans = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
+    each = 1 if len(np.unique(row)) <= _CHARACTERS else _BYTES_OF_A_WORD
+    passages = Passages.of_text(len(row), each * len(row))
+    found = origins(row, spans, passages, [array.tobytes() for array in arrays])
+    chosen, repeated = _independent(found, at_most)
     return EvaluationSet(
-        tuple(torch.tensor(sequences[index], dtype=torch.int64) for index in chosen),
+        tuple(torch.from_numpy(arrays[index]) for index in chosen),
         documents=None if documents is None else tuple(documents[index] for index in chosen),
+        excerpts=Excerpts.of(row, spans[chosen], passages),
+        repeated=repeated,
     )
-
-
-def _is_json_lines(path: str) -> bool:
-    return Path(path).suffix.lower() in _JSON_LINES
-
-
-def _read_documents(path: str, role: str) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"the {role} text {path!r} cannot be read: {error.strerror or error}; give a file that exists"
-        raise ConfigurationError(message) from error
-    except UnicodeDecodeError as error:
-        message = f"the {role} text {path!r} is not UTF-8: {error.reason} at byte {error.start}; convert it to UTF-8"
-        raise ConfigurationError(message) from error
-    documents = list(_json_texts(text, path, role)) if _is_json_lines(path) else [text]
-    if not any(document.strip() for document in documents):
-        message = f"the {role} text {path!r} is empty: give a text with at least one block of tokens"
-        raise ConfigurationError(message)
-    return documents
-
-
-def _json_texts(text: str, path: str, role: str) -> Iterator[str]:
-    # Not str.splitlines: it also splits at separators that JSON strings may hold unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)
-        except json.JSONDecodeError as error:
-            message = (
-                f"the {role} text {path!r} is not JSON at line {number}: {error.msg}; each line must be one object"
-            )
-            raise ConfigurationError(message) from error
-        if not isinstance(document, dict) or not isinstance(document.get("text"), str):
-            message = f"the {role} text {path!r} has no string named 'text' at line {number}: it holds {line[:60]!r}"
-            raise ConfigurationError(message)
-        yield document["text"]
-
-
-def _tokenize(text: str, tokenizer: Any) -> list[int]:
-    pieces = list(_pieces(text))
-    if not pieces:
-        return []
-    # verbose=False: a text longer than the model's context is expected here, it is cut afterwards.
-    encoded = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return list(chain.from_iterable(encoded["input_ids"]))
-
-
-def _pieces(text: str) -> Iterator[str]:
-    start = 0
-    while start < len(text):
-        end = start + _PIECE_CHARACTERS
-        newline = text.rfind("\n", start, end) if end < len(text) else -1
-        end = newline + 1 if newline >= start else end
-        yield text[start:end]
-        start = end
-
-
-def _cut(ids: list[int], block_size: int, *, keep_rest: bool) -> Iterator[list[int]]:
-    for start in range(0, len(ids), block_size):
-        sequence = ids[start : start + block_size]
-        if len(sequence) == block_size or (keep_rest and len(sequence) >= 2):
-            yield sequence

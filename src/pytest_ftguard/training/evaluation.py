@@ -35,6 +35,9 @@ def measure_losses(model: nn.Module, data: EvaluationSet, *, batch_size: int, bf
         tokens=tuple(len(sequence) - 1 for sequence in data.sequences),
         documents=data.documents,
         digest=data.digest,
+        repeated=data.repeated,
+        trained_on=data.trained_on,
+        unknown=data.unknown,
     )
 
 

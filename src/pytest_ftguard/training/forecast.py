@@ -28,6 +28,7 @@ from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.folders import holds_shapes_alone
 from pytest_ftguard.training.memory import LiveTensorMeter
 from pytest_ftguard.training.parameters import count_parameters
+from pytest_ftguard.training.texts import check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]
@@ -79,27 +80,53 @@ def forecast(spec: TrialSpec) -> Memory:
         raise NoForecastError(message) from error
 
 
-def plan_trial(spec: TrialSpec) -> TrialResult:
+def plan_trial(spec: TrialSpec, *, texts: bool = False) -> TrialResult:
     """Return what is known of a trial without training it: its parameters and the forecast of its memory.
+
+    Args:
+        spec: What is to be trained.
+        texts: Whether to look at the texts too, as the training would.
 
     Raises:
         ConfigurationError: The spec cannot be carried out.
     """
     environment = _environment(spec)
     planned = TrialResult(spec=spec, outcome="planned", environment=environment)
-    if not holds_shapes_alone(spec.workload, models.place_options(spec.workload)):
-        models.load_tokenizer(spec.workload)  # what is wrong with it, is known now
+    # A folder with nothing but the configuration serves for a forecast: what is not there is not held against it.
+    is_shapes_alone = holds_shapes_alone(spec.workload, models.place_options(spec.workload))
+    remarks = _remarks_on_texts(spec) if texts and not is_shapes_alone else []
     try:
         planned = replace(planned, parameters=count_parameters(_build(spec)))
         planned = replace(planned, memory=forecast(spec))
     except NoForecastError as error:
-        return replace(planned, error=TrialError(f"no forecast: {error}"))
+        remarks.append(f"no forecast: {error}")
     peak = planned.memory.forecast_bytes if planned.memory else None
     available = _available(spec)
-    if peak is None or available is None or peak <= available:
-        return planned
-    has = f"{environment.device_name} has {format_bytes(available)} to give"
-    return replace(planned, error=TrialError(f"it will not fit: {has}, and its forecast is {format_bytes(peak)}"))
+    if peak is not None and available is not None and peak > available:
+        has = f"{environment.device_name} has {format_bytes(available)} to give"
+        remarks.append(f"it will not fit: {has}, and its forecast is {format_bytes(peak)}")
+    return replace(planned, error=TrialError("; ".join(remarks))) if remarks else planned
+
+
+def _remarks_on_texts(spec: TrialSpec) -> list[str]:
+    """Return why gates on losses would be INVALID.
+
+    Raises:
+        ConfigurationError: The texts cannot be trained or evaluated on.
+    """
+    try:
+        model = models.build_without_weights(spec.workload)
+        check_context(model, spec.workload.model, spec.workload.block_size)
+    except models.NeedsWeightsError:
+        model = None
+    tokenizer = models.load_tokenizer(spec.workload)
+    remarks: list[str] = []
+    for purpose in ("gates", "search") if spec.variant.search_learning_rate else ("gates",):
+        found = workload_texts(replace(spec.workload, purpose=purpose), tokenizer)
+        if model is not None:
+            found.check_ids(tokenizer, model)
+        remarks += found.doubts() if purpose == "gates" else ()
+    return remarks
 
 
 def _environment(spec: TrialSpec) -> Environment:

@@ -7,6 +7,7 @@ import re
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -32,6 +33,7 @@ from pytest_ftguard.training.function import Batches, load_function, source_dige
 from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
+from pytest_ftguard.training.texts import Texts, check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["BaseLosses", "Report", "TrialFolder", "run_trial"]
@@ -69,13 +71,6 @@ class TrialFolder:
     keep_at_most_bytes: int | None
     checkpoints: Path | None = None
     checkpoint_seconds: float = 60.0
-
-
-@dataclass(frozen=True)
-class _Data:
-    train: data.TokenBlocks
-    validation: data.EvaluationSet
-    reference: data.EvaluationSet | None
 
 
 # What is forecast must exceed what is there by a clear margin before a training is not even tried.
@@ -185,12 +180,17 @@ class _Trial:
     def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
         train = self._trainer() if self.workload.training_function is None else self._function()
-        self._check_shapes()
+        shapes = self._check_shapes()
         tokenizer = models.load_tokenizer(self.workload)
-        texts = self._texts(tokenizer)
+        texts = workload_texts(self.workload, tokenizer)
+        if shapes is not None:
+            texts.check_ids(tokenizer, shapes)
         phases = PhasePeaks(self.device)
         loaded = models.load_base(self.workload)
         adapters.check_variant(loaded, self.spec.variant)
+        if shapes is None:
+            check_context(loaded, self.workload.model, self.workload.block_size)
+            texts.check_ids(tokenizer, loaded)
         cast(nn.Module, loaded).to(self.device)
         phases.end("load")
         if base is None:
@@ -247,14 +247,17 @@ class _Trial:
         """Whether weights of the base may have to be kept with an adapter's."""
         return self.spec.variant.kind != "full" and self.workload.purpose != "timing"
 
-    def _check_shapes(self) -> None:
-        """Check what shapes alone can tell: weights may take minutes to come."""
+    def _check_shapes(self) -> nn.Module | None:
+        """Check what shapes alone can tell, for weights may take minutes to come; return the model without them."""
         try:
             model = models.build_without_weights(self.workload)
-            with torch.device("meta"):
-                adapters.apply_variant(model, self.spec.variant)
-        except (models.NeedsWeightsError, NotImplementedError):
-            return  # the same is checked again when they are there
+            check_context(model, self.workload.model, self.workload.block_size)
+            # Not every way of starting an adapter works without numbers: it is tried again when they are there.
+            with torch.device("meta"), suppress(NotImplementedError):
+                adapters.apply_variant(models.build_without_weights(self.workload), self.spec.variant)
+        except models.NeedsWeightsError:
+            return None  # the same is checked when they are there
+        return model
 
     def _trainer(self) -> _Train:
         checkpoints = self.folder.checkpoints
@@ -304,20 +307,7 @@ class _Trial:
 
         return train
 
-    def _texts(self, tokenizer: Any) -> _Data:
-        workload = self.workload
-        size = {"block_size": workload.block_size}
-        data.check_texts(workload.train, workload.validation)
-        train = data.training_blocks(workload.train, tokenizer, batch_size=workload.batch_size, **size)
-        limit = {"at_most": workload.validation_sequences, **size}
-        cut = data.left_over_set if workload.purpose == "search" else data.evaluation_set
-        validation = cut(workload.validation, "validation", tokenizer, **limit)
-        reference = (
-            data.evaluation_set(workload.reference, "reference", tokenizer, **limit) if workload.reference else None
-        )
-        return _Data(train, validation, reference)
-
-    def _measure(self, model: nn.Module, texts: _Data) -> BaseLosses:
+    def _measure(self, model: nn.Module, texts: Texts) -> BaseLosses:
         losses = self.evaluator.losses
         reference = losses(model, texts.reference) if texts.reference else None
         return BaseLosses(losses(model, texts.validation), reference)

@@ -1,0 +1,280 @@
+"""Text files, JSON lines, JSON arrays and tables become documents; what is no text is refused."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.errors import ConfigurationError
+
+__all__ = ["Text", "read_text"]
+
+_JSON: Final = (".json", ".jsonl", ".ndjson")
+_TABLES: Final[Mapping[str, str]] = {".csv": ",", ".tsv": "\t"}
+# Longer marks first: that of UTF-16 is the beginning of that of UTF-32.
+_BYTE_ORDER_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# How each kind of file that is not read begins.
+_SIGNATURES: Final = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"PAR1", "parquet"),
+    (b"ARROW1", "arrow"),
+    (b"FEA1", "feather"),
+    (b"%PDF", "pdf"),
+    (b"PK\x03\x04", "zip"),
+)
+_REFUSED_SUFFIXES: Final[Mapping[str, str]] = {
+    ".gz": "gzip",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+    ".zst": "zstd",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "feather",
+    ".pdf": "pdf",
+    ".zip": "zip",
+    ".xlsx": "excel",
+    ".xls": "excel",
+    ".xml": "markup",
+    ".html": "markup",
+    ".htm": "markup",
+    ".yaml": "markup",
+    ".yml": "markup",
+}
+_PANDAS: Final = (
+    "convert it: python -c \"import pandas; pandas.read_{kind}('{name}')"
+    ".to_json('{stem}.jsonl', orient='records', lines=True)\", with the text in a column named text"
+)
+_REMEDIES: Final[Mapping[str, str]] = {
+    "gzip": "unpack it: gzip -dk '{name}'",
+    "bzip2": "unpack it: bzip2 -dk '{name}'",
+    "xz": "unpack it: xz -dk '{name}'",
+    "zstd": "unpack it: zstd -dk '{name}'",
+    "zip": "unpack it, and give the text that is in it",
+    "pdf": "convert it: pdftotext '{name}' '{stem}.txt'",
+    "parquet": _PANDAS,
+    "feather": _PANDAS,
+    "excel": _PANDAS,
+    "arrow": (
+        "convert it: python -c \"import datasets; datasets.Dataset.from_file('{name}').to_json('{stem}.jsonl')\", "
+        "with the text in a column named text"
+    ),
+    "markup": "extract its text; if the markup itself is what is to be learnt, give it a name that ends in .txt",
+}
+_AS_DOCUMENTS: Final = 'write each document in a line of its own, as {"text": "..."}, and name the file .jsonl'
+# So many lines show whether a file is made of JSON objects or of rows.
+_SAMPLE_LINES: Final = 20
+_COLUMN_NAME: Final = re.compile(r"[\w.-]{1,30}( [\w.-]{1,30})?")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a file holds.
+
+    Attributes:
+        path: The file.
+        role: "training", "validation" or "reference", for messages.
+        documents: Its documents; one where it is a plain text.
+        is_stream: Whether it is a plain text, which may be cut anywhere.
+    """
+
+    path: str
+    role: str
+    documents: tuple[str, ...]
+    is_stream: bool
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"the {self.role} text {self.path!r}"
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes of UTF-8."""
+        return sum(len(document.encode()) for document in self.documents)
+
+
+def read_text(path: str, role: str) -> Text:
+    """Return the documents of a file: its name and its content both say what kind of file it is.
+
+    Args:
+        path: A plain text, JSON lines or a JSON array of objects with a `text` field, or a table (.csv, .tsv) with a
+            `text` column; in UTF-8, or with a byte order mark.
+        role: "training", "validation" or "reference", for messages.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or holds something else; the message says how to convert it.
+    """
+    name = f"the {role} text {path!r}"
+    suffix = Path(path).suffix.lower()
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        message = f"{name} cannot be read: {error.strerror or error}; give a file that exists"
+        raise ConfigurationError(message) from error
+    text = _decoded(content, path, name)
+    if suffix in _JSON:
+        documents = tuple(_json_documents(text, name))
+    elif suffix in _TABLES:
+        documents = tuple(_table_documents(text, name, _TABLES[suffix]))
+    else:
+        _refuse_structure(text, name)
+        documents = (text,)
+    if not any(document.strip() for document in documents):
+        message = f"{name} is empty: give a text with at least one block of tokens"
+        raise ConfigurationError(message)
+    return Text(path, role, documents, is_stream=suffix not in _JSON and suffix not in _TABLES)
+
+
+def _decoded(content: bytes, path: str, name: str) -> str:
+    kind = next((kind for signature, kind in _SIGNATURES if content.startswith(signature)), None)
+    kind = kind or _REFUSED_SUFFIXES.get(Path(path).suffix.lower())
+    if kind is not None:
+        remedy = _REMEDIES[kind].format(kind=kind, name=path, stem=Path(path).with_suffix(""))
+        message = f"{name} is a file of the kind {kind}, which is not read: {remedy}"
+        raise ConfigurationError(message)
+    mark, encoding = next((pair for pair in _BYTE_ORDER_MARKS if content.startswith(pair[0])), (b"", "utf-8"))
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        message = (
+            f"{name} is not {encoding.upper()}: {error.reason} at byte {error.start + len(mark)}; convert it to UTF-8, "
+            f"for example: iconv -f LATIN1 -t UTF-8 '{path}' > '{Path(path).with_suffix('')}-utf8{Path(path).suffix}'"
+        )
+        raise ConfigurationError(message) from error
+    if "\0" in text:
+        message = (
+            f"{name} has zero bytes, so it is no text in UTF-8; if it is UTF-16, convert it: "
+            f"iconv -f UTF-16LE -t UTF-8 '{path}' > '{Path(path).with_suffix('')}-utf8{Path(path).suffix}'"
+        )
+        raise ConfigurationError(message)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _json_documents(text: str, name: str) -> Iterator[str]:
+    if text.lstrip()[:1] == "[" and isinstance(whole := _json(text), list):
+        for number, item in enumerate(whole, start=1):
+            yield _text_of(item, name, f"item {number}")
+        return
+    # Not str.splitlines: it also splits at separators that JSON strings may hold unescaped.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deep"
+            message = f"{name} is not JSON at line {number}: {reason}; each line must be one object"
+            if isinstance(_json(text), dict):
+                message = f"{name} is one JSON object and no list of documents: {_AS_DOCUMENTS}"
+            raise ConfigurationError(message) from error
+        yield _text_of(document, name, f"line {number}")
+
+
+def _text_of(document: Any, name: str, place: str) -> str:
+    if not isinstance(document, dict) or not isinstance(document.get("text"), str):
+        held = f"its fields are {', '.join(map(repr, document))}" if isinstance(document, dict) else "it is no object"
+        message = f"{name} has no string named 'text' at {place}: {held[:200]}; {_AS_DOCUMENTS}"
+        raise ConfigurationError(message)
+    return _whole_characters(document["text"], name, place)
+
+
+def _whole_characters(document: str, name: str, place: str) -> str:
+    """Return a document, unless it has half of a character (a lone surrogate), which no tokenizer takes."""
+    try:
+        document.encode()
+    except UnicodeEncodeError as error:
+        message = f"{name} has half a character at {place}, a lone surrogate at position {error.start}: remove it"
+        raise ConfigurationError(message) from error
+    return document
+
+
+def _table_documents(text: str, name: str, delimiter: str) -> Iterator[str]:
+    if delimiter == ",":
+        head = text.lstrip("\n").partition("\n")[0]
+        delimiter = max(",;\t", key=head.count)
+    limit = csv.field_size_limit(sys.maxsize)  # the limit is the process's, and a document may be long
+    try:
+        rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+        columns = [column.strip() for column in next((row for row in rows if row), [])]
+        if "text" not in columns:
+            message = f"{name} has no column named 'text': its first line names {', '.join(map(repr, columns))[:200]}"
+            raise ConfigurationError(f"{message}; name the column that holds the documents so")
+        column = columns.index("text")
+        for row in rows:
+            if not row:
+                continue
+            if len(row) <= column:
+                message = f"{name} has {len(row)} of {len(columns)} columns at line {rows.line_num}: mend that row"
+                raise ConfigurationError(message)
+            yield row[column]
+    except csv.Error as error:
+        message = f"{name} is no table that can be read: {error} at line {rows.line_num}; {_AS_DOCUMENTS}"
+        raise ConfigurationError(message) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _refuse_structure(text: str, name: str) -> None:
+    """Refuse a file that would be judged as prose with its braces, field names and separators."""
+    lines = [line for line in text.split("\n", 10 * _SAMPLE_LINES)[: 10 * _SAMPLE_LINES] if line.strip()]
+    sample = lines[:_SAMPLE_LINES]
+    if sample and all(line.lstrip()[0] == "{" and isinstance(_json(line), dict) for line in sample):
+        kind, suffix = "JSON lines", ".jsonl"
+    elif _is_whole_json(text):
+        kind, suffix = "JSON", ".json"
+    elif (delimiter := _delimiter(sample)) is not None:
+        kind, suffix = "a table with a column named 'text'", ".tsv" if delimiter == "\t" else ".csv"
+    else:
+        return
+    message = (
+        f"{name} holds {kind}, and by its name it is plain text, so field names and separators would be learnt and "
+        f"judged as prose: give it a name that ends in {suffix}"
+    )
+    if suffix not in _TABLES:
+        message += f', and each document in a field named "text"; to learn the JSON itself, {_AS_DOCUMENTS}'
+    raise ConfigurationError(message)
+
+
+def _is_whole_json(text: str) -> bool:
+    ends = text.strip()[:1] + text.strip()[-1:]
+    return ends in ("[]", "{}") and bool(whole := _json(text)) and isinstance(whole, list | dict)
+
+
+def _delimiter(sample: list[str]) -> str | None:
+    """Return what separates the columns of a table of which one is named text; None where these lines are no table."""
+    for delimiter in ",;\t":
+        try:
+            rows = list(csv.reader(sample, delimiter=delimiter))
+        except csv.Error:
+            continue
+        names = [name.strip() for name in rows[0]] if rows else []
+        has_header = len(names) > 1 and "text" in map(str.lower, names) and all(map(_COLUMN_NAME.fullmatch, names))
+        # A quoted field may go over several lines, of which the last may be beyond the sample.
+        if has_header and len(rows) > 1 and all(len(row) == len(names) for row in rows[1:-1] or rows[1:]):
+            return delimiter
+    return None
+
+
+def _json(text: str) -> Any:
+    """Return what JSON says; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

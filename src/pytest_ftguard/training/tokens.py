@@ -1,0 +1,170 @@
+"""Documents become tokens, and a tokenizer that does not fit the text is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final, cast
+
+import numpy as np
+from torch import nn
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.training.evidence import Integers, Passages
+from pytest_ftguard.training.files import Text
+
+__all__ = ["Tokens", "check_ids", "tokenized"]
+
+# Tokenizers slow down on one huge string; pieces of whole lines keep them fast and change no token but at their seams.
+_PIECE_CHARACTERS: Final = 100_000
+# Beyond this share of unknown tokens the loss is that of another, simpler text.
+_MOST_UNKNOWN: Final = 0.1
+# Nats per token. The empirical entropy of English is about 3 in bytes and 6 to 7 in the tokens of large vocabularies.
+_LEAST_ENTROPY: Final = 0.1
+_SAMPLES: Final = 20
+_SAMPLE_CHARACTERS: Final = 1000
+_SENTENCE_ENDS: Final = "\n.!?;\u3002\uff01\uff1f"
+_REMEDY: Final = "give the tokenizer that the model was pretrained with (Workload.tokenizer, ini key ftguard_tokenizer)"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text in tokens.
+
+    Attributes:
+        text: The text.
+        documents: The tokens of each of its documents.
+        unknown: Share of it that the tokenizer does not know.
+        passages: What counts as a passage of it.
+    """
+
+    text: Text
+    documents: tuple[Integers, ...]
+    unknown: float
+    passages: Passages
+
+    @property
+    def count(self) -> int:
+        """Number of all tokens."""
+        return sum(map(len, self.documents))
+
+
+def tokenized(text: Text, tokenizer: Any) -> Tokens:
+    """Return a text in tokens.
+
+    Raises:
+        ConfigurationError: The tokenizer gives no tokens, does not know the text, or makes one token of nearly all.
+    """
+    documents = tuple(_ids(document, tokenizer) for document in text.documents)
+    ids, counts = np.unique(np.concatenate(documents), return_counts=True)
+    if not len(ids):
+        message = f"{_name(tokenizer)} gives no tokens for {text.name}, as one without a vocabulary does: {_REMEDY}"
+        raise ConfigurationError(message)
+    unknown = _unknown(text, tokenizer, dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+    shares = counts / counts.sum()
+    if -(shares * np.log(shares)).sum() < _LEAST_ENTROPY:
+        most = int(ids[counts.argmax()])
+        message = (
+            f"{100 * shares.max():.4g} % of the tokens of {text.name} are {_token(tokenizer, most)}, so there is "
+            f"nothing to learn in it: give a text with more in it; if it has more, {_REMEDY}"
+        )
+        raise ConfigurationError(message)
+    ends = (int(token) for token in ids if any(end in _decoded(tokenizer, [int(token)]) for end in _SENTENCE_ENDS))
+    return Tokens(text, documents, unknown, Passages.of_text(int(counts.sum()), text.size, ends))
+
+
+def check_ids(largest: Mapping[str, int], tokenizer: Any, model: nn.Module) -> None:
+    """Check that the model has an embedding for every token.
+
+    Args:
+        largest: The largest token id of each text, by its role.
+        tokenizer: Tokenizer of transformers, or None if there is none.
+        model: The model, with or without weights.
+
+    Raises:
+        ConfigurationError: A token id lies beyond the embeddings.
+    """
+    weight = getattr(cast(Any, model).get_input_embeddings(), "weight", None)
+    if weight is None:
+        return
+    rows = len(weight)
+    for role, token in largest.items():
+        if token >= rows:
+            spelt = "" if tokenizer is None else f" ({_token(tokenizer, token)})"
+            needed = token + 1 if tokenizer is None else max(token + 1, len(tokenizer))
+            message = (
+                f"token id {token}{spelt} of the {role} text, but the model has {rows} embeddings (ids 0 to "
+                f"{rows - 1}): call model.resize_token_embeddings({needed}) and save the model, or {_REMEDY}"
+            )
+            raise ConfigurationError(message)
+
+
+def _unknown(text: Text, tokenizer: Any, counts: Mapping[int, int]) -> float:
+    """Return the share of a text that the tokenizer does not know: of its tokens, or of the letters that it drops."""
+    token = tokenizer.unk_token_id
+    if token is not None:
+        # Some texts spell the unknown token out, and in some tokenizers it is that of the end of a text.
+        meant = sum(document.count(tokenizer.unk_token) for document in text.documents)
+        unknown = max(0, counts.get(token, 0) - meant) / sum(counts.values())
+        if unknown > _MOST_UNKNOWN:
+            message = (
+                f"{_name(tokenizer)} turns {100 * unknown:.3g} % of {text.name} into {tokenizer.unk_token!r}: its "
+                f"vocabulary is missing or does not fit the text; {_REMEDY}"
+            )
+            raise ConfigurationError(message)
+    else:
+        unknown = 0.0
+    sample = "\n".join(_samples(text))
+    letters = sum(map(str.isalnum, sample))
+    kept = sum(map(str.isalnum, _decoded(tokenizer, _ids(sample, tokenizer).tolist())))
+    lost = max(0.0, 1 - kept / letters) if letters else 0.0
+    if lost > _MOST_UNKNOWN:
+        message = (
+            f"{_name(tokenizer)} loses {100 * lost:.3g} % of the letters and digits of {text.name}: its vocabulary is "
+            f"missing or does not fit the text; {_REMEDY}"
+        )
+        raise ConfigurationError(message)
+    return max(unknown, lost)
+
+
+def _samples(text: Text) -> Iterator[str]:
+    """Yield pieces from all over a text."""
+    chosen = text.documents[:: max(1, len(text.documents) // _SAMPLES)][:_SAMPLES]
+    pieces = max(1, _SAMPLES // len(chosen))
+    for document in chosen:
+        for piece in range(pieces):
+            start = piece * len(document) // pieces
+            yield document[start : min(start + _SAMPLE_CHARACTERS, (piece + 1) * len(document) // pieces)]
+
+
+def _ids(text: str, tokenizer: Any) -> Integers:
+    pieces = list(_pieces(text))
+    if not pieces:
+        return np.empty(0, dtype=np.int64)
+    # verbose=False: a text longer than the model's context is expected here, it is cut afterwards.
+    encoded = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return np.fromiter(chain.from_iterable(encoded["input_ids"]), dtype=np.int64)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = start + _PIECE_CHARACTERS
+        newline = text.rfind("\n", start, end) if end < len(text) else -1
+        end = newline + 1 if newline >= start else end
+        yield text[start:end]
+        start = end
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def _token(tokenizer: Any, token: int) -> str:
+    return repr(tokenizer.convert_ids_to_tokens(token))
+
+
+def _name(tokenizer: Any) -> str:
+    place = getattr(tokenizer, "name_or_path", "")
+    return f"the tokenizer {type(tokenizer).__name__}{f' of {place!r}' if place else ''}"

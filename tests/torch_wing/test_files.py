@@ -1,0 +1,155 @@
+"""Files become documents, and what would be judged as prose with its braces and commas is refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import inspect
+import json
+import lzma
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.training import files
+from pytest_ftguard.training.files import read_text
+
+DOCUMENTS = ("A first one, with a comma.", 'A "second" one\nover two lines.')
+LINES = "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(DOCUMENTS))
+TABLE = 'id,text\n1,"A first one, with a comma."\n2,"A ""second"" one\nover two lines."\n'
+
+
+def read(folder: Path, name: str, content: str | bytes) -> tuple[str, ...]:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_text(str(folder / name), "validation").documents
+
+
+def refused(folder: Path, name: str, content: str | bytes) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        read(folder, name, content)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.jsonl", LINES),
+        ("t.ndjson", LINES.replace("\n", "\r\n")),
+        ("t.JSONL", "\n" + LINES.rstrip("\n")),
+        ("t.json", LINES),
+        ("t.json", json.dumps([{"text": text} for text in DOCUMENTS], indent=2)),
+        ("t.jsonl", json.dumps([{"text": text} for text in DOCUMENTS])),
+        ("t.jsonl", LINES.encode("utf-8-sig")),
+        ("t.json", LINES.encode("utf-16")),
+        ("t.json", LINES.encode("utf-32")),
+        ("t.csv", TABLE),
+        ("t.csv", TABLE.replace("id,text", "id;text").replace("1,", "1;").replace("2,", "2;")),
+        ("t.csv", TABLE.encode("utf-8-sig").replace(b"\n", b"\r\n")),
+        ("t.tsv", TABLE.replace("id,text", "id\ttext").replace("1,", "1\t").replace("2,", "2\t")),
+    ],
+)
+def test_every_form_gives_the_same_documents(tmp_path: Path, name: str, content: str | bytes) -> None:
+    """The name says that there are documents, the content in which form, and a byte order mark in which encoding."""
+    assert read(tmp_path, name, content) == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.txt", 'Prose with {braces}, [brackets] and "quotes".\n{not: json}\n'),
+        ("t.txt", "[1] A reference, 2024.\n[2] Another one.\n"),
+        ("t.txt", "text, and then more of it\nhere, a comma, and another\n"),
+        ("t.txt", "Text\nwithout any column\n"),
+        ("t.py", inspect.getsource(files)),
+        ("t.md", '# Title\n\n```json\n{"text": "a"}\n```\n'),
+        ("t.md", "| id | text |\n| -- | ---- |\n| 1 | a |\n"),
+        ("t.log", "".join(f"2026-01-{day:02} INFO done in {day} ms {{'a': 1}}\n" for day in range(1, 25))),
+        ("LICENSE", "Permission is hereby granted, free of charge, to any person."),
+        ("t.txt", '{"text": "the first line only"}\nand then prose\n'),
+    ],
+)
+def test_plain_text_stays_one_document(tmp_path: Path, name: str, content: str) -> None:
+    """Braces, commas and code do not make a file a structured one."""
+    assert read(tmp_path, name, content) == (content,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "suffix"),
+    [
+        ("t.txt", LINES, ".jsonl"),
+        ("t", LINES, ".jsonl"),
+        ("t.txt", json.dumps([{"text": "a"}], indent=1), ".json"),
+        ("t.ipynb", json.dumps({"cells": []}, indent=1), ".json"),
+        ("t.txt", TABLE, ".csv"),
+        ("t.text", "label\tText\n1\tone\n2\ttwo\n", ".tsv"),
+    ],
+)
+def test_structure_under_the_name_of_a_plain_text_is_refused(
+    tmp_path: Path, name: str, content: str, suffix: str
+) -> None:
+    """The message gives the name under which the file is read, which works if it has a field named text."""
+    message = refused(tmp_path, name, content)
+    assert f"a name that ends in {suffix}" in message
+    if '"text"' in content or content == TABLE:
+        assert read(tmp_path, f"again{suffix}", content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", "id,content\n1,a\n", "no column named 'text': its first line names 'id', 'content'"),
+        ("t.csv", "id,text\n1,a\n2\n", "has 1 of 2 columns at line 3"),
+        ("t.csv", 'id,text\n1,"a" b\n', "no table that can be read"),
+        ("t.json", "prose", "not JSON at line 1"),
+        ("t.json", '{\n"data": [{"text": "a"}]\n}', "is one JSON object and no list of documents"),
+        ("t.json", '[{"text": "a"}, 3]', "no string named 'text' at item 2: it is no object"),
+        ("t.jsonl", '{"prompt": "a"}', "its fields are 'prompt'; write each document in a line of its own"),
+        ("t.jsonl", '{"text": "\\ud800"}', "half a character at line 1"),
+        ("t.parquet", b"PAR1....", "pandas.read_parquet('"),
+        ("t.txt", b"PAR1....", "of the kind parquet"),
+        ("t.arrow", b"\xff\xff\xff\xff", "Dataset.from_file("),
+        ("t.xlsx", b"PK\x03\x04....", "of the kind zip"),
+        ("t.xls", b"\xd0\xcf", "pandas.read_excel('"),
+        ("t.pdf", b"%PDF-1.7", "pdftotext"),
+        ("t.html", "<p>a</p>", "a name that ends in .txt"),
+        ("t.yaml", "- text: a", "a name that ends in .txt"),
+        ("t.txt", "naive \0 text", "has zero bytes"),
+        ("t.txt", "a text".encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8"),
+        ("t.txt", "caf\u00e9 au".encode("latin1"), "iconv -f LATIN1 -t UTF-8"),
+        ("t.csv", "text\n", "is empty"),
+        ("t.json", "[]", "is empty"),
+    ],
+)
+def test_what_is_no_text_is_named_with_what_to_do(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+    """Each message names the role, the file, and what is wrong with it."""
+    message = refused(tmp_path, name, content)
+    assert words in message
+    assert f"the validation text '{tmp_path / name}'" in message
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_the_advice_on_a_packed_file_works(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """The command in the message unpacks it, and the result is read."""
+    name = {"gzip": "t.jsonl.gz", "bz2": "t.jsonl.bz2"}.get(pack.__module__, "t.jsonl.xz")
+    message = refused(tmp_path, name, pack(LINES.encode()))
+    subprocess.run(message.rpartition("unpack it: ")[2], shell=True, check=True, timeout=30)
+    assert read_text(str(tmp_path / "t.jsonl"), "training").documents == DOCUMENTS
+
+
+def test_the_advice_on_an_encoding_works(tmp_path: Path) -> None:
+    """The output of iconv is read, with what stood in the file."""
+    message = refused(tmp_path, "t.txt", "caf\u00e9 au lait".encode("latin1"))
+    subprocess.run(message.rpartition("for example: ")[2], shell=True, check=True, timeout=30)
+    assert read_text(str(tmp_path / "t-utf8.txt"), "training").documents == ("caf\u00e9 au lait",)
+
+
+def test_a_long_field_of_a_table_is_read_whole(tmp_path: Path) -> None:
+    """The limit of 131,072 characters that csv sets is lifted, and put back."""
+    import csv
+
+    before = csv.field_size_limit()
+    assert read(tmp_path, "t.csv", f"text\n{'word ' * 40_000}\n") == ("word " * 40_000,)
+    assert csv.field_size_limit() == before
