@@ -38,6 +38,8 @@ INI = """
 ftguard_model = m
 ftguard_train = t
 ftguard_validation = v
+ftguard_full_learning_rate = 5e-5
+ftguard_lora_learning_rate = 5e-4
 ftguard_max_regression = 0.02
 """
 TEST = """

@@ -137,7 +137,7 @@ def assess_regression(
         measured=worst.measured,
         limit=limit,
         message="\n".join(lines),
-        note=" ".join([*rates, *(asked if worst.status == "PASS" else [])]) or None,
+        note=" ".join([*(asked if worst.status == "PASS" else []), *rates]) or None,
     )
 
 

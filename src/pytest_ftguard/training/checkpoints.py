@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from transformers import Trainer, TrainerCallback
 
-__all__ = ["CheckpointSaver", "CheckpointedTrainer", "newest_complete"]
+__all__ = ["CheckpointSaver", "CheckpointedTrainer", "newest_complete", "without_checkpoints"]
 
 _OUR_FILE: Final = "ftguard_measured.json"
 # A pickle, which the Trainer writes and nobody reads. The others that are not safetensors or JSON (optimizer, schedule,
@@ -70,7 +70,7 @@ class CheckpointSaver(TrainerCallback):
 
     def _give_up(self, error: OSError) -> None:
         # The training itself needs no disk.
-        self._remark(f"checkpoints could not be written ({error.strerror or error}), so the training went on without")
+        self._remark(without_checkpoints(error))
         self._pause = math.inf
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -103,6 +103,11 @@ class CheckpointedTrainer(Trainer):
             traceback.print_exc()
             output = Path(str(self.args.output_dir))
             shutil.rmtree(output / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+
+
+def without_checkpoints(error: OSError) -> str:
+    """Return the note of a training that goes on without checkpoints."""
+    return f"checkpoints could not be written ({error.strerror or error}), so the training went on without"
 
 
 def _complete(folder: Path, measured: State) -> None:

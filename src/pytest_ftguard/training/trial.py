@@ -27,7 +27,12 @@ from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import adapters, data, kept, machine, models
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.behaviour import check_causality, check_loss
-from pytest_ftguard.training.checkpoints import CheckpointedTrainer, CheckpointSaver, newest_complete
+from pytest_ftguard.training.checkpoints import (
+    CheckpointedTrainer,
+    CheckpointSaver,
+    newest_complete,
+    without_checkpoints,
+)
 from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
@@ -276,7 +281,9 @@ class _Trial:
                 return {"steps": record.measured(), "order": order, "environment": asdict(self.environment)}
 
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
-            if checkpoints is not None:
+            if checkpoints is not None and not self._can_make(checkpoints):
+                arguments.output_dir = str(self.folder.path / "trainer")
+            elif checkpoints is not None:
                 trainable = count_parameters(model).trainable
                 hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured, self._note))
             trainer = CheckpointedTrainer(
@@ -286,6 +293,15 @@ class _Trial:
             trainer.train(resume_from_checkpoint=str(self.earlier[0]) if self.earlier else None)
 
         return train
+
+    def _can_make(self, checkpoints: Path) -> bool:
+        """Return whether the folder of checkpoints is there, made again if the store was removed meanwhile."""
+        try:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._note(without_checkpoints(error))
+            return False
+        return True
 
     @property
     def _first_step(self) -> int:
