@@ -115,6 +115,32 @@ def test_a_wrong_lora_is_refused(values: dict[str, Any]) -> None:
         LoRA(**values)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("peft_type", "is LoRA"), ("task_type", "the workload"), ("inference_mode", "train nothing"),
+     ("base_model_name_or_path", "the workload"), ("revision", "the workload"), ("auto_mapping", "the workload"),
+     ("peft_version", "installed peft")],
+)  # fmt: skip
+def test_what_is_no_option_of_lora_is_refused_with_the_reason(name: str, reason: str) -> None:
+    """Peft would pass over these, so another method than the one that was asked for would be trained."""
+    with pytest.raises(ConfigurationError, match=f"LoRA.options may not set '{name}': .*{reason}"):
+        LoRA(options={name: "IA3"})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("load_in_4bit", "full precision"), ("quantization_config", "full precision"), ("device_map", "set device"),
+     ("max_memory", "set device"), ("offload_folder", "set device"), ("tp_plan", "set device"),
+     ("state_dict", "the model's files"), ("config", "themselves"), ("adapter_kwargs", "merge the adapter"),
+     ("output_loading_info", "the same for every variant"), ("return_dict", "the same for every variant"),
+     ("revision", "revision of the workload")],
+)  # fmt: skip
+def test_options_of_loading_that_cannot_work_are_refused_with_the_reason(name: str, reason: str) -> None:
+    """Before a model is looked for."""
+    with pytest.raises(ConfigurationError, match=f"Workload.model_args may not set '{name}': .*{reason}"):
+        replace(WORKLOAD, model_args={name: True})
+
+
 def test_smallest_and_largest_values_are_allowed() -> None:
     """The other side of the boundaries."""
     spec = replace(WORKLOAD, steps=1, block_size=2, seeds=(0, 2**32 - 1))

@@ -120,6 +120,21 @@ def test_no_adapter_is_put_on_top_of_a_whole_model(trained: TrialResult, tmp_pat
     assert {path.name for path in (tmp_path / "again").iterdir()} == set(FILES)
 
 
+def test_what_a_method_changed_in_its_base_goes_with_the_adapter(trained: TrialResult, tmp_path: Path) -> None:
+    """With an adapter it is taken; alone, or beside a whole model, nothing is."""
+    folder = Path(str(trained.model_dir))
+    for name, beside, taken in (("adapter_model", True, True), ("adapter_model", False, False), ("model", True, False)):
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        (folder / "base_changes.safetensors").write_bytes(b"residuals")
+        if beside:
+            (folder / f"{name}.safetensors").write_bytes(b"weights")
+        store(tmp_path / "store").keep(PARTS, trained)
+        target = tmp_path / f"{name} {beside}"
+        assert take(store(tmp_path / "store", "later"), target) is taken
+        assert not taken or (target / "base_changes.safetensors").read_bytes() == b"residuals"
+
+
 def test_weights_of_another_result_are_not_taken(trained: TrialResult, tmp_path: Path) -> None:
     """The list names the result by its digest: one that was trained anew meanwhile has others."""
     store(tmp_path / "store").keep(PARTS, trained)

@@ -398,7 +398,20 @@ LOAD = """
 def test_load_gives_the_trained_model_of_a_cached_trial(
     gates: pytest.Pytester, options: tuple[str, ...], trainings: int
 ) -> None:
-    """From the store, or, where its weights were too large for it, from a training anew; the loss is the stored one."""
+    """From the store, or, where its weights were too large for it, from a training anew; the loss is the stored one.
+
+    The adapter is one that begins with random numbers and takes its beginning out of the base.
+    """
+    gates.makeconftest(
+        """
+        import pytest
+        from pytest_ftguard import LoRA
+
+        @pytest.fixture(scope="session")
+        def ftguard_lora():
+            return LoRA(r=4, options={"init_lora_weights": "pissa_niter_4"})
+        """
+    )
     gates.runpytest_subprocess(*options)
     gates.makepyfile(f"EXPECTED = {trainings}\n" + textwrap.dedent(LOAD))
     result = gates.runpytest_subprocess("--ftguard-json=r.json", *options)

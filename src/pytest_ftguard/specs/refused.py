@@ -77,7 +77,6 @@ REFUSED_MODEL_ARGS: Final[Mapping[str, str]] = {
     "kernel_config": _OTHER_KERNELS,
     "load_in_4bit": _QUANTIZED,
     "load_in_8bit": _QUANTIZED,
-    "low_cpu_mem_usage": "transformers does so by itself",
     "max_memory": _ONE_DEVICE,
     "model_type": "it is what the model's files say",
     "offload_buffers": _ONE_DEVICE,
@@ -95,9 +94,7 @@ REFUSED_MODEL_ARGS: Final[Mapping[str, str]] = {
     "tp_plan": _ONE_DEVICE,
     "tp_size": _ONE_DEVICE,
     "use_auth_token": _TOKEN,
-    "use_cache": "a cache is for generating, and is switched off in every variant",
     "use_kernels": _OTHER_KERNELS,
-    "use_safetensors": "safetensors are read if there are any",
     "weights_only": "it is what keeps code out of weights",
 }
 _IS_LORA: Final = "a LoRA variant is LoRA: other methods of peft are not supported yet"

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -99,6 +100,11 @@ def _check_names(model: nn.Module, variant: LoRA) -> None:
     def pattern(name: str, wanted: str) -> bool:
         return re.match(rf"(.*\.)?({wanted})$", name) is not None
 
+    for option in ("modules_to_save", "target_parameters"):
+        value = variant.options.get(option)
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            message = f"LoRA.options[{option!r}] must be a list of names, got {value!r}"
+            raise ConfigurationError(message)
     places: Mapping[str, tuple[str, list[str], Callable[[str, str], bool]]] = {
         "modules_to_save": ("modules", modules, str.endswith),
         "exclude_modules": ("modules", modules, _ends_with),
@@ -133,6 +139,7 @@ def _examples(names: list[str]) -> list[str]:
 
 def _check_numbers(model: nn.Module, variant: LoRA, modules: list[str]) -> None:
     """Check the options that count layers or tokens."""
+    _check_whole_numbers(variant)
     layers = variant.options.get("layers_to_transform")
     if layers is not None:
         present = {int(number) for name in modules for number in re.findall(r"\.(\d+)\.", name)}
@@ -153,6 +160,19 @@ def _check_numbers(model: nn.Module, variant: LoRA, modules: list[str]) -> None:
             f"the tokens 0 to {rows - 1 if rows else 0}"
         )
         raise ConfigurationError(message)
+
+
+def _check_whole_numbers(variant: LoRA) -> None:
+    tokens, layers = (variant.options.get(name) for name in ("trainable_token_indices", "layers_to_transform"))
+    lists = {
+        "trainable_token_indices": list(tokens.values()) if isinstance(tokens, Mapping) else [tokens],
+        "layers_to_transform": [[layers] if isinstance(layers, int) else layers],
+    }
+    for option, parts in lists.items():
+        for part in parts:
+            if part is not None and not (isinstance(part, list) and all(type(one) is int for one in part)):
+                message = f"LoRA.options[{option!r}] must be a list of whole numbers, got {variant.options[option]!r}"
+                raise ConfigurationError(message)
 
 
 def apply_variant(model: PreTrainedModel, variant: Variant) -> nn.Module:
@@ -187,7 +207,8 @@ def _lora_config(variant: LoRA, **changes: Any) -> LoraConfig:
 
 
 def _wrap(model: PreTrainedModel, variant: LoRA) -> nn.Module:
-    could_run = _fails(model) is None
+    is_meta = model.device == _META
+    could_run = is_meta or _fails(model) is None
     try:
         with _without_pefts_warnings():
             wrapped = cast(nn.Module, get_peft_model(model, _lora_config(variant)))
@@ -196,7 +217,7 @@ def _wrap(model: PreTrainedModel, variant: LoRA) -> nn.Module:
         raise ConfigurationError(_cannot_apply(model, variant, f"{type(error).__name__}: {error}")) from error
     if not any(parameter.requires_grad for parameter in wrapped.parameters()):
         raise ConfigurationError(_cannot_apply(model, variant, "it would train no parameter"))
-    if could_run and (fault := _fails(wrapped)) is not None:
+    if could_run and (fault := _layer_fails(wrapped) if is_meta else _fails(wrapped)) is not None:
         _pass_on(fault, model)
         reason = f"its forward pass fails with {type(fault).__name__}: {fault}"
         raise ConfigurationError(_cannot_apply(model, variant, reason)) from fault
@@ -205,7 +226,7 @@ def _wrap(model: PreTrainedModel, variant: LoRA) -> nn.Module:
 
 def _pass_on(error: Exception, model: PreTrainedModel) -> None:
     """Raise what is no fault of the variant: memory that ran out, and values that the meta device does not have."""
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) or isinstance(error, Warning):
         raise error
     if model.device == _META and (isinstance(error, NotImplementedError) or "meta" in str(error)):
         message = f"peft needs the values of the weights: {type(error).__name__}: {error}"
@@ -232,6 +253,18 @@ def _fails(model: nn.Module) -> Exception | None:
         return error
     finally:
         model.train(was_training)
+    return None
+
+
+def _layer_fails(model: nn.Module) -> Exception | None:
+    """Return what the first adapted layer raises that does; on the meta device most models cannot run as a whole."""
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer) and isinstance(layer.get_base_layer(), nn.Linear | Conv1D):
+            try:
+                with torch.no_grad():
+                    cast(Any, layer)(torch.empty((1, cast(Any, layer).in_features), device=_META))
+            except Exception as error:  # any code may be in a layer
+                return error
     return None
 
 

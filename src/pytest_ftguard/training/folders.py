@@ -139,7 +139,7 @@ def _adapter(place: _Place) -> str | None:
                 f"the adapter belongs to the base, {_MERGE}"
             )
         base = config.get("base_model_name_or_path")
-        return f"which is an adapter{f' of {base}' if base else ''}: give its base, or {_MERGE}"
+        return f"which is an adapter of {base or 'a model that it does not name'}: give its base, or {_MERGE}"
     return None
 
 

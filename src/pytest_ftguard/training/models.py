@@ -91,7 +91,8 @@ def load_base(workload: Workload) -> PreTrainedModel:
     except Exception as error:  # any code may be in a model, and any value in model_args
         if is_out_of_memory(error):
             raise
-        raise ConfigurationError(_cannot_load("model", "model", workload.model, error, list(rest))) from error
+        changed = [name for name in workload.model_args if name not in place]
+        raise ConfigurationError(_cannot_load("model", "model", workload.model, error, changed)) from error
     _refuse_random_weights(workload.model, loading)
     # A model read from GGUF was dequantized; these leftovers would forbid training and saving it.
     if "gguf_file" in place:
@@ -199,11 +200,13 @@ def _cannot_load(what: str, field: str, name: str, error: Exception, options: li
     # transformers lists each of its classes behind these words.
     reason = str(error).partition("Model type should be one of")[0].partition(", or contain one of")[0].strip()
     reason = f"{type(error).__name__}: {reason}" if isinstance(error, TypeError | KeyError | AttributeError) else reason
+    if "ignore_mismatched_sizes" in reason:
+        reason = "its weights have other shapes than its configuration says"
     reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
     if isinstance(error, ImportError):
         hint = "Install the package that it names."
     elif options:
-        hint = f"Look at model_args ({', '.join(options)}), which are passed on to from_pretrained."
+        hint = f"Look at model_args ({', '.join(options)}), which change how it is made."
     elif Path(name).is_dir():
         hint = "The folder exists, but is not complete: give one that save_pretrained has written."
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
