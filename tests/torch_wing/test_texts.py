@@ -160,6 +160,15 @@ def test_more_than_a_tenth_of_trained_sequences_is_refused(tmp_path: Path, both:
         workload_texts(work, BYTES)
 
 
+def test_lines_are_found_among_training_documents(tmp_path: Path) -> None:
+    """The token between two documents ends a passage as the end of a line does; the last block is not trained on."""
+    lines = [one[:40] for one in sentences(100)]
+    work = work_on(tmp_path, lines, lines[::-1])
+    swapped = replace(work, train=work.validation, validation=work.train)
+    with pytest.raises(ConfigurationError, match="63 of 64 sequences"):
+        workload_texts(swapped, BYTES)
+
+
 def test_short_documents_and_the_reference_are_looked_for_too(tmp_path: Path) -> None:
     """A document that is shorter than a passage is found among the lines, whatever its case."""
     short = [one[:20] for one in sentences(100)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,10 +297,17 @@ def _cut_text(path: str, role: str, tokenizer: Any, block_size: int) -> _Cut:
 
 
 def _labels(texts: Sequence[str], documents: Sequence[int]) -> list[tuple[str, int]]:
-    """Return for each sequence what its document says, and which of the document's sequences it is."""
+    """Return for each sequence what its document says, and which of the document's sequences it is.
+
+    A copy that is longer, by spaces or a number, may have more sequences: these are as its last.
+    """
     bare = [folded(text, numbers=False) for text in texts]
-    first = {number: index for index, number in reversed(list(enumerate(documents)))}
-    return [(bare[number], index - first[number]) for index, number in enumerate(documents)]
+    counts = Counter(documents)
+    most: dict[str, int] = {}
+    for number in counts:
+        most.setdefault(bare[number], counts[number])
+    place = {number: iter(range(count)) for number, count in counts.items()}
+    return [(bare[number], min(next(place[number]), most[bare[number]] - 1)) for number in documents]
 
 
 def _independent(origins: Integers, at_most: int) -> tuple[list[int], int]:

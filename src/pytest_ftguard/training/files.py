@@ -34,7 +34,7 @@ _SIGNATURES: Final = (
     (b"\xfd7zXZ", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"PAR1", "parquet"),
-    (b"ARROW1", "arrow"),
+    (b"ARROW1", "feather"),  # files of Arrow's other format, a stream, are told by their name alone
     (b"FEA1", "feather"),
     (b"%PDF", "pdf"),
     (b"PK\x03\x04", "zip"),
@@ -144,7 +144,8 @@ def read_text(path: str, role: str) -> Text:
 
 def _decoded(content: bytes, path: str, name: str) -> str:
     kind = next((kind for signature, kind in _SIGNATURES if content.startswith(signature)), None)
-    kind = kind or _REFUSED_SUFFIXES.get(Path(path).suffix.lower())
+    if kind in (None, "zip"):  # a workbook is a zip too
+        kind = _REFUSED_SUFFIXES.get(Path(path).suffix.lower(), kind)
     if kind is not None:
         remedy = _REMEDIES[kind].format(kind=kind, name=path, stem=Path(path).with_suffix(""))
         message = f"{name} is a file of the kind {kind}, which is not read: {remedy}"

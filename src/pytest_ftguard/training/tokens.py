@@ -70,7 +70,9 @@ def tokenized(text: Text, tokenizer: Any) -> Tokens:
             f"nothing to learn in it: give a text with more in it; if it has more, {_REMEDY}"
         )
         raise ConfigurationError(message)
-    ends = (int(token) for token in ids if any(end in _decoded(tokenizer, [int(token)]) for end in _SENTENCE_ENDS))
+    ends = {int(token) for token in ids if any(end in _decoded(tokenizer, [int(token)]) for end in _SENTENCE_ENDS)}
+    # In a training text these stand between documents.
+    ends |= {token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None}
     return Tokens(text, documents, unknown, Passages.of_text(int(counts.sum()), text.size, ends))
 
 
