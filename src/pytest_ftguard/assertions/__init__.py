@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_ftguard.assertions.asking import (
     ActiveTest,
+    Reaction,
     active_test,
     check_pair,
     check_variant,
@@ -49,7 +50,7 @@ def assert_loss_gap(
     *,
     at_most: float | str | None = None,
     confidence: float | None = None,
-    on_inconclusive: str | None = None,
+    on_inconclusive: Reaction | None = None,
     same_learning_rate: bool = False,
 ) -> Verdict:
     """Fail the test unless the candidate's validation loss exceeds the baseline's by at most the margin.
@@ -82,7 +83,7 @@ def assert_perplexity_gap(
     *,
     at_most: float | str | None = None,
     confidence: float | None = None,
-    on_inconclusive: str | None = None,
+    on_inconclusive: Reaction | None = None,
     same_learning_rate: bool = False,
 ) -> Verdict:
     """Fail the test unless the candidate's validation perplexity exceeds the baseline's by at most the margin.
@@ -115,7 +116,7 @@ def assert_retention(
     *,
     at_least: str | None = None,
     confidence: float | None = None,
-    on_inconclusive: str | None = None,
+    on_inconclusive: Reaction | None = None,
     same_learning_rate: bool = False,
 ) -> Verdict:
     """Fail the test unless the candidate retains enough of what the baseline gained over the base model.
@@ -150,7 +151,7 @@ def assert_forgetting(
     *,
     at_most: float | str | None = None,
     confidence: float | None = None,
-    on_inconclusive: str | None = None,
+    on_inconclusive: Reaction | None = None,
 ) -> Verdict:
     """Fail the test unless the loss on the reference text has grown by at most the margin.
 
@@ -182,7 +183,7 @@ def assert_converged(
     *,
     at_most: float | str | None = None,
     confidence: float | None = None,
-    on_inconclusive: str | None = None,
+    on_inconclusive: Reaction | None = None,
 ) -> Verdict:
     """Fail the test unless doubling the steps would improve the validation loss by at most so much.
 
@@ -238,7 +239,7 @@ def assert_time_budget(
     *,
     of: TrainedVariant,
     confidence: float | None = None,
-    on_inconclusive: str | None = None,
+    on_inconclusive: Reaction | None = None,
 ) -> Verdict:
     """Fail the test unless a step of the candidate takes at most so large a share of the baseline's.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pytest_ftguard.current import ActiveTest, active_test, find_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
@@ -17,6 +17,7 @@ from pytest_ftguard.settings import Setting, argument_setting
 
 __all__ = [
     "ActiveTest",
+    "Reaction",
     "active_test",
     "check_pair",
     "check_variant",
@@ -32,6 +33,8 @@ __tracebackhide__ = hide_our_frames
 
 DEFAULT_CONFIDENCE = 0.95
 
+Reaction = Literal["fail", "warn"]
+"""What a verdict that is no PASS does to the test."""
 Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
 
 
@@ -128,7 +131,7 @@ def _argument(name: str) -> str:
 
 
 def conclude(
-    verdict: Verdict, on_inconclusive: str | None, *variants: TrainedVariant, warn_of_invalid: bool = False
+    verdict: Verdict, on_inconclusive: Reaction | None, *variants: TrainedVariant, warn_of_invalid: bool = False
 ) -> Verdict:
     """Record a verdict, and fail the test or warn where it is not a PASS; to be called by a helper itself.
 

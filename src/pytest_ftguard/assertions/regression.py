@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_ftguard.assertions.asking import check_pair, conclude, find_test, limit_of, rule_of, value_of
+from pytest_ftguard.assertions.asking import Reaction, check_pair, conclude, find_test, limit_of, rule_of, value_of
 from pytest_ftguard.assertions.timing import TimedPair, timed, with_times
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.missing import missing_in_plan
@@ -23,9 +23,9 @@ def assert_no_regression(
     metric: Metric = "loss_gap",
     at_most: float | str | None = None,
     confidence: float | None = None,
-    on_inconclusive: str | None = None,
+    on_inconclusive: Reaction | None = None,
     same_learning_rate: bool = False,
-    on_missing: str | None = None,
+    on_missing: Reaction | None = None,
 ) -> Verdict:
     """Fail the test unless the candidate, beside its baseline, is about as good as when it was accepted.
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.parts import Parameters, perplexity_of
 from pytest_ftguard.results.trial import TrialResult
 from pytest_ftguard.specs import RateSource, Variant, Workload
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Loaded = tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]
 
 __all__ = ["Loader", "Timer", "TrainedVariant", "by_variant", "trained_variants"]
 
@@ -146,7 +152,7 @@ class TrainedVariant:
         """Whether every trial was reused instead of trained."""
         return bool(self.trials) and all(trial.cached for trial in self.trials)
 
-    def load(self, seed: int | None = None) -> tuple[Any, Any]:
+    def load(self, seed: int | None = None) -> Loaded:
         """Return the trained model (on the CPU, in evaluation mode) and its tokenizer.
 
         This imports torch and transformers into the present process. The weights of a cached trial are trained again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
@@ -13,6 +13,8 @@ from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, posit
 __all__ = ["Full", "LoRA", "Variant", "variant_from_dict", "variant_to_dict", "with_learning_rate"]
 
 __tracebackhide__ = hide_our_frames
+
+Bias = Literal["none", "all", "lora_only"]
 
 # LoRA's best learning rate is about ten times that of full fine-tuning (Schulman et al., "LoRA Without Regret", 2025).
 LORA_LEARNING_RATE_FACTOR: Final = 10.0
@@ -74,7 +76,7 @@ class LoRA(Spec):
     alpha: float = 32
     target_modules: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
-    bias: str = "none"
+    bias: Bias = "none"
     learning_rate: float | None = None
     search_learning_rate: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class LoRA(Spec):
             message = f"LoRA.dropout must be a number from 0 to below 1, got {self.dropout!r}"
             raise ConfigurationError(message)
         self._set("dropout", float(self.dropout))
-        self._set("bias", one_of("LoRA.bias", self.bias, ("none", "all", "lora_only")))
+        self._set("bias", one_of("LoRA.bias", self.bias, get_args(Bias)))
         if self.learning_rate is not None:
             self._set("learning_rate", positive("LoRA.learning_rate", self.learning_rate))
         flag("LoRA.search_learning_rate", self.search_learning_rate)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.specs.refused import REFUSED_MODEL_ARGS, REFUSED_TRAINING_ARGS
@@ -17,9 +17,10 @@ __all__ = ["PRECISIONS", "Places", "Workload"]
 
 __tracebackhide__ = hide_our_frames
 
-PRECISIONS: Final = ("auto", "fp32", "bf16")
-TASKS: Final = ("causal-lm",)
-PURPOSES: Final = ("gates", "search", "timing")
+Precision = Literal["auto", "fp32", "bf16"]
+Task = Literal["causal-lm"]
+Purpose = Literal["gates", "search", "timing"]
+PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 
 
 class Places(NamedTuple):
@@ -72,19 +73,19 @@ class Workload(Spec):
     revision: str | None = None
     tokenizer: str | None = None
     reference: str | None = None
-    task: str = "causal-lm"
+    task: Task = "causal-lm"
     block_size: int = 128
     batch_size: int = 4
     steps: int = 500
     seeds: tuple[int, ...] = (0, 1, 2)
-    precision: str = "auto"
+    precision: Precision = "auto"
     final: bool = False
     validation_sequences: int = 256
     model_args: Mapping[str, Any] = field(default_factory=dict)
     training_args: Mapping[str, Any] = field(default_factory=dict)
     training_function: str | None = None
     most_seeds: int = 0
-    purpose: str = "gates"
+    purpose: Purpose = "gates"
 
     def __post_init__(self) -> None:
         for name in ("model", "train", "validation"):
@@ -101,8 +102,8 @@ class Workload(Spec):
         self._set("seeds", _seeds(self.seeds))
         self._set("most_seeds", whole("Workload.most_seeds", self.most_seeds, 0))
         self._set("precision", one_of("Workload.precision", self.precision, PRECISIONS))
-        self._set("task", one_of("Workload.task", self.task, TASKS))
-        self._set("purpose", one_of("Workload.purpose", self.purpose, PURPOSES))
+        self._set("task", one_of("Workload.task", self.task, get_args(Task)))
+        self._set("purpose", one_of("Workload.purpose", self.purpose, get_args(Purpose)))
         flag("Workload.final", self.final)
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
         self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
