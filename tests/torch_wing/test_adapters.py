@@ -84,7 +84,7 @@ def test_options_that_name_what_is_there_are_let_through() -> None:
         (llama, {"layers_to_transform": [0]}),
         (mixtral, {"use_dora": True, "target_parameters": EXPERTS}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_peft_trips_over_is_one_error(make: Any, options: dict[str, Any], device: str) -> None:
     """Of whatever type, and in a plan, too; it names the variant, the class, and the options to leave out."""
