@@ -141,7 +141,7 @@ def more_memory(bench: Bench) -> Verdict:
 def slow(bench: Bench) -> Verdict:
     # Steps of some milliseconds, beside which the sleep is so long that busy cores cannot hide it, nor feign it.
     short = replace(bench.workload, steps=12, seeds=(0, 1, 2), batch_size=2, block_size=32)
-    limit = Limit(10.0, SHARE, "argument", "the test")
+    limit = Limit(5.0, SHARE, "argument", "the test")
     full = bench.train(FULL, short)
     assert assess_time(bench.train(LORA, short), limit, full, 0.95).status == "PASS"
     return assess_time(bench.train(LORA, short, sleepy), limit, full, 0.95)

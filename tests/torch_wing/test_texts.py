@@ -184,7 +184,7 @@ def test_short_documents_and_the_reference_are_looked_for_too(tmp_path: Path) ->
 def test_a_plan_says_that_gates_would_be_invalid(tmp_path: Path, tiny_model: Path, count: int, doubted: bool) -> None:
     """With 63 documents it does, with 64 it does not; the memory is foretold in both cases."""
     work = work_on(tmp_path, sentences(100, 1000), sentences(count), model=str(tiny_model), precision="fp32")
-    planned = plan_trial(TrialSpec(workload=work, variant=Full(), seed=0, device="cpu"), texts=True)
+    planned = plan_trial(TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=0, device="cpu"), texts=True)
     assert planned.memory is not None
     message = planned.error.message if planned.error else ""
     assert ("they need 64 validation documents, and there are 63" in message) is doubted
@@ -194,4 +194,4 @@ def test_a_plan_refuses_what_a_training_would(tmp_path: Path, tiny_model: Path) 
     """So does the training itself; neither gets as far as the weights."""
     work = work_on(tmp_path, sentences(100), sentences(100), model=str(tiny_model), precision="fp32")
     with pytest.raises(ConfigurationError, match="stand in the training text"):
-        plan_trial(TrialSpec(workload=work, variant=Full(), seed=0, device="cpu"), texts=True)
+        plan_trial(TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=0, device="cpu"), texts=True)

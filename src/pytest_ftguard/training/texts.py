@@ -104,7 +104,8 @@ def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str)
     search.see(train.blocks.numpy().reshape(-1))
     search.see_documents(text.documents)
     count, of = int(search.is_found().sum()), len(evaluated.sequences)
-    if count > MOST_TRAINED_ON * of:
+    # Of fewer sequences than a gate takes, one or two are a large share and no sign of a leak.
+    if count > MOST_TRAINED_ON * max(of, MINIMUM_UNITS):
         message = (
             f"{count} of {of} sequences of {path!r} stand in {text.name} as well, so a model that learnt them by heart "
             f"would look good: remove them from one of the two texts (at most {100 * MOST_TRAINED_ON:g} % may be in "
