@@ -213,7 +213,7 @@ def test_a_tokenizer_without_vocabulary_is_refused(copy: Workload, change: Calla
     with pytest.raises(ConfigurationError, match="its tokenizer has no vocabulary"):
         load_tokenizer(copy)
     with pytest.raises(ConfigurationError, match="its tokenizer has no vocabulary"):
-        plan_trial(TrialSpec(workload=copy, variant=Full(learning_rate=5e-5), seed=0, device="cpu"))
+        plan_trial(TrialSpec(workload=copy, variant=Full(learning_rate=5e-5), seed=0, device="cpu"), texts=True)
 
 
 def test_a_tokenizer_that_git_did_not_fetch_is_named(copy: Workload, workload: Workload) -> None:
