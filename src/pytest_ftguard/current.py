@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError, GateFailure, hide_our_frames
 
 if TYPE_CHECKING:
-    from pytest_ftguard.accepted_files import AcceptedFiles
-    from pytest_ftguard.gates.verdict import Verdict
-    from pytest_ftguard.results import TrainedVariant
-    from pytest_ftguard.settings import Setting
-    from pytest_ftguard.statistics import SeedNoise
+    from pytest_ftguard.assertions.asking import ActiveTest
 
-__all__ = ["ActiveTest", "RunningTests", "active_test", "find_test", "running"]
+__all__ = ["RunningTests", "active_test", "find_test", "running"]
 
 __tracebackhide__ = hide_our_frames
-
-
-class ActiveTest(Protocol):
-    """The test that is running: where its limits were set, and where its verdicts go."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the test has ended, its teardown included."""
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether the variants are planned only, and not trained."""
-
-    @property
-    def accepted(self) -> AcceptedFiles:
-        """The files of results that were accepted for this test."""
-
-    def refusals(self) -> list[str]:
-        """Return why nothing may be accepted here and now, whatever was measured."""
-
-    def setting(self, name: str) -> Setting | None:
-        """Return a setting from the marker, the command line, the environment or the ini file."""
-
-    def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
-        """Return the calibrated noise of seeds for two variants, where there is one."""
-
-    def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
-        """Keep a verdict, and the variants that it is about, for the summary and the files."""
-
-    def note(self, text: str) -> None:
-        """Have the summary say something, once."""
-
-    def take_unhandled(self, error: BaseException) -> None:
-        """Keep an error of ours that ended a thread: the thread's end alone does not fail the test."""
 
 
 active_test: ContextVar[ActiveTest | None] = ContextVar("ftguard_active_test")

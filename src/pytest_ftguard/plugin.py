@@ -31,6 +31,8 @@ _MARKER: Final = (
     f"ftguard({', '.join(f'{name}=None' for name in MARKER_KEYS)}): limits of this test's gates (pytest-ftguard)"
 )
 _LEFT_OVER: Final = "ftguard_left_over"
+# With `request` a test may ask for a fixture of ours while it runs.
+_MAY_TRAIN: Final = FIXTURES | {"request"}
 _RUN: Final = pytest.StashKey[Run]()
 
 Spec = TypeVar("Spec")
@@ -123,6 +125,7 @@ def lora_variant(request: pytest.FixtureRequest) -> TrainedVariant:
 def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVariant:
     run = request.config.stash[_RUN]
     run.session_variants_to_come.discard(request.fixturename or "")
+    run.overrides.note_made(request.fixturename or "")
     # The specs are asked for by name so that a disabled run does not even prepare their data.
     return run.train(
         lambda: _spec(request, fixture),
@@ -242,12 +245,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start each attempt of a test, reruns included, without verdicts; a marker that a hook has added may be wrong."""
-    test = item.config.stash[_RUN].test
-    if test is not None:
-        test.start()
+    run = item.config.stash[_RUN]
+    if run.test is not None:
+        run.test.start()
     problem = find_problem(item)
     if problem:
         pytest.fail(f"ftguard: {problem}", pytrace=False)
+    if not _MAY_TRAIN.isdisjoint(getattr(item, "fixturenames", ())):
+        run.overrides.start(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

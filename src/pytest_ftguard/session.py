@@ -14,6 +14,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
 from pytest_ftguard.files import name_problem, write_whole
+from pytest_ftguard.overrides import Overrides
 from pytest_ftguard.progress import ProgressDisplay
 from pytest_ftguard.received import Received, identity
 from pytest_ftguard.testrecord import TestRecord, is_worker
@@ -53,6 +54,7 @@ class Run:
         self.test: TestRecord | None = None
         self.tests_started = 0
         self.received = Received()
+        self.overrides = Overrides()
         self.collected: Sequence[str] = ()
         """pytest's names of all tests, also of those that were then left out."""
         self._unused: Sequence[UnusedFile] | None = None

@@ -70,7 +70,8 @@ class TestRecord:
 
     def _forget(self) -> None:
         self.call_is_over = False
-        self._has_reported = {"made": False, "logged": False, "repeated": False}
+        self._process = os.getpid()
+        self._has_reported = {"made": False, "logged": False, "repeated": False, "unpassed": False}
         self._unhandled: list[BaseException] = []
         self._asked: Counter[str] = Counter()
         self._not_passed: list[Verdict] = []
@@ -188,6 +189,12 @@ class TestRecord:
         """
         from dataclasses import replace
 
+        if os.getpid() != self._process:
+            message = (
+                f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
+                "in the test itself, or in a thread"
+            )
+            raise ConfigurationError(message)
         self._run.show(variants)
         verdict = replace(verdict, attempts=max(1, self.attempt))
         if self.is_planned:
@@ -215,8 +222,16 @@ class TestRecord:
             self._run.new_notes.append(text)
 
     def note_made(self, report: pytest.TestReport) -> None:
-        """Note that a report was made, which a plugin may still drop."""
-        self._has_reported["made"] |= report.when == "call"
+        """Note that a report was made, which a plugin may still drop; say so if it hides that a gate failed."""
+        seen = self._has_reported
+        seen["made"] |= report.when == "call"
+        seen["unpassed"] |= not report.passed
+        failed = [verdict.gate for verdict in self._not_passed if verdict.status == "FAIL"]
+        if report.when == "teardown" and failed and not seen["unpassed"]:
+            self.note(
+                f"{self} passed although its gate {failed[0]} ended FAIL: something took the error, for example "
+                "pytest.raises, or a task that nobody awaits"
+            )
 
     def note_logged(self, report: pytest.TestReport) -> None:
         """Note that a report was not dropped, and leave the properties to the attempt that counts."""

@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("comparison", "running", "accepted_files"), 3),
     **dict.fromkeys(("gates", "advice", "calibration", "trainer_runs"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
-    **dict.fromkeys(("progress", "collected", "testrecord", "current", "received"), 6),
+    **dict.fromkeys(("progress", "collected", "testrecord", "current", "received", "overrides"), 6),
     **dict.fromkeys(("assertions", "session"), 7),
     "hooks": 8,
     "plugin": 9,

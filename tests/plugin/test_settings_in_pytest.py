@@ -279,8 +279,8 @@ def test_settings_that_an_overridden_fixture_ignores_are_named(project: pytest.P
     ignored.assert_outcomes(passed=1, warnings=0)
     ignored.stdout.fnmatch_lines(
         [
-            "note: ftguard_full_learning_rate in tox.ini: without effect in this run, because",
-            "*the fixture ftguard_full is overridden and does not use it",
+            "note: without effect in this run, because every test overrides ftguard_full:",
+            "*ftguard_full_learning_rate in tox.ini",
         ]
     )
     refined = project.runpytest_subprocess("test_refined.py", timeout=300)
@@ -289,6 +289,48 @@ def test_settings_that_an_overridden_fixture_ignores_are_named(project: pytest.P
     both = project.runpytest_subprocess(timeout=300)
     both.assert_outcomes(passed=2)
     assert "without effect" not in both.stdout.str()
+
+
+FOLDER = """
+import pytest
+from pytest_ftguard import LoRA, Workload
+
+@pytest.fixture(scope="session")
+def ftguard_workload():
+    return Workload(model="model-{name}", train="t", validation="v")
+
+@pytest.fixture(scope="session")
+def ftguard_lora():
+    return LoRA(r={rank})
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]])
+def test_each_folder_gets_the_variants_of_its_own_specs(made_up: pytest.Pytester, options: list[str]) -> None:
+    """A variant of the session belongs to the specs of the tests that use it, as do the fixtures made of it."""
+    made_up.makepyfile(test_it="")
+    for name, rank in (("a", 2), ("b", 4), ("c", None)):
+        folder = made_up.mkdir(name)
+        folder.joinpath("__init__.py").touch()
+        if rank is not None:
+            folder.joinpath("conftest.py").write_text(FOLDER.format(name=name, rank=rank), encoding="utf-8")
+        expected = (f"model-{name}", rank) if rank is not None else ("m", 16)
+        folder.joinpath("test_it.py").write_text(
+            "def test_model(full_variant, lora_variant, judged):\n"
+            f"    assert (lora_variant.workload.model, lora_variant.variant.r) == {expected!r}\n"
+            f"    assert full_variant.workload.model == {expected[0]!r}\n"
+            "    assert judged is lora_variant\n"
+            "def test_by_name(request):\n"
+            f"    assert request.getfixturevalue('lora_variant').variant.r == {expected[1]}\n",
+            encoding="utf-8",
+        )
+    with (made_up.path / "conftest.py").open("a", encoding="utf-8") as file:
+        file.write(
+            "\nimport pytest\n@pytest.fixture(scope='session')\ndef judged(lora_variant):\n    return lora_variant\n"
+        )
+    result = made_up.runpytest_subprocess("a", "b", "c", "a/test_it.py::test_model", *options)
+    assert result.ret == 0, result.stdout.str()
+    assert "without effect" not in result.stdout.str()
 
 
 def test_nothing_configured_says_what_to_set(pytester: pytest.Pytester) -> None:

@@ -139,3 +139,40 @@ def test_last(judged): pass
     result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "-s")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*refused: a helper was called while no test was running*", "loss gap*FAIL"])
+
+
+def test_an_error_that_the_test_takes_is_named(made_up: pytest.Pytester) -> None:
+    """The test is green and its gate is not; and no verdict comes back from a process that the test forks."""
+    made_up.makepyfile(
+        test_it=PRELUDE
+        + """
+async def judge(*pair):
+    assert_loss_gap(*pair)
+
+@strict
+def test_forgotten(full_variant, lora_variant):
+    async def test():
+        task = asyncio.create_task(judge(lora_variant, full_variant))
+        await asyncio.sleep(0.1)
+        assert task.done()
+    asyncio.run(test())
+
+@loose
+def test_forked(full_variant, lora_variant):
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        pool.submit(assert_loss_gap, lora_variant, full_variant).result()
+
+@pytest.mark.xfail(strict=True)
+@strict
+def test_known(full_variant, lora_variant):
+    assert_loss_gap(lora_variant, full_variant)
+"""
+    )
+    result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "-W", "ignore")
+    result.assert_outcomes(passed=1, failed=1, xfailed=1)
+    output = result.stdout.str()
+    assert "note: test_it.py::test_forgotten passed although its gate loss_gap ended FAIL" in output
+    assert "test_known passed although" not in output
+    assert "in a process that test_it.py::test_forked has forked" in output

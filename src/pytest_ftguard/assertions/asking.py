@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_ftguard.current import ActiveTest, active_test, find_test
+from pytest_ftguard.current import active_test, find_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
 from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
 from pytest_ftguard.gates.verdict import Verdict, needs_seeds
 from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.settings import Setting, argument_setting
+from pytest_ftguard.statistics import SeedNoise
+
+if TYPE_CHECKING:
+    from pytest_ftguard.accepted_files import AcceptedFiles
 
 __all__ = [
     "ActiveTest",
@@ -36,6 +40,40 @@ DEFAULT_CONFIDENCE = 0.95
 Reaction = Literal["fail", "warn"]
 """What a verdict that is no PASS does to the test."""
 Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
+
+
+class ActiveTest(Protocol):
+    """The test that is running: where its limits were set, and where its verdicts go."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the test has ended, its teardown included."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the variants are planned only, and not trained."""
+
+    @property
+    def accepted(self) -> AcceptedFiles:
+        """The files of results that were accepted for this test."""
+
+    def refusals(self) -> list[str]:
+        """Return why nothing may be accepted here and now, whatever was measured."""
+
+    def setting(self, name: str) -> Setting | None:
+        """Return a setting from the marker, the command line, the environment or the ini file."""
+
+    def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
+        """Return the calibrated noise of seeds for two variants, where there is one."""
+
+    def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
+        """Keep a verdict, and the variants that it is about, for the summary and the files."""
+
+    def note(self, text: str) -> None:
+        """Have the summary say something, once."""
+
+    def take_unhandled(self, error: BaseException) -> None:
+        """Keep an error of ours that ended a thread: the thread's end alone does not fail the test."""
 
 
 def check_pair(helper: str, candidate: object, baseline: object, usage: str = "lora_variant, full_variant") -> None:

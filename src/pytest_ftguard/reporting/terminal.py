@@ -376,14 +376,11 @@ def unused_setting_lines(unused: Mapping[str, Sequence[str]]) -> list[str]:
     Args:
         unused: Their places, by the fixture that would have used them.
     """
-    lines = []
-    for fixture, places in unused.items():
-        them = "it" if len(places) == 1 else "them"
-        lines += _wrapped(
-            f"note: {', '.join(places)}: without effect in this run, because the fixture {fixture} is overridden and "
-            f"does not use {them}"
-        )
-    return lines
+    if not unused:
+        return []
+    places = ", ".join(place for found in unused.values() for place in found)
+    fixtures = " and ".join(unused)
+    return _wrapped(f"note: without effect in this run, because every test overrides {fixtures}: {places}")
 
 
 def progress_line(progress: Progress) -> str:
