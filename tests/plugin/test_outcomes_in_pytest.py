@@ -106,7 +106,7 @@ def test_a_divergence_names_its_step_and_the_setting(project: pytest.Pytester) -
         "--ftguard-full-learning-rate=1e30", "--ftguard-training-args=optim=sgd\nmax_grad_norm=0.0"
     )
     result.stdout.fnmatch_lines(
-        ["*full, seed 0, ended diverged: the * is * at step [123]; try a lower full_learning_rate*"]
+        ["*full, seed 0, ended diverged: the * is * at step [123]; try a lower learning rate than * for full*"]
     )
     result.assert_outcomes(passed=1, failed=1)
 

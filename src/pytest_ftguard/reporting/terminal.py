@@ -200,7 +200,7 @@ def _workload_block(trials: Sequence[TrialResult], searches: Sequence[TrialResul
     headers = ("variant", "trainable", "val loss", "ppl", "peak memory", "s/step")
     align = ("left", "right", "left", "right", "right", "right")
     yield from tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
-    for note in [*fairness_notes(variants), *_trial_notes(trials)]:
+    for note in dict.fromkeys([*fairness_notes(variants), *_trial_notes(trials)]):
         yield from _wrapped(f"note: {note}")
 
 

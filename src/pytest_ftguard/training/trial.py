@@ -334,7 +334,7 @@ class _Trial:
         variant = self.spec.variant
         function = self.workload.training_function
         also = f", and look for what {function} may divide by or overflow" if function else ""
-        return f"try a lower {variant.kind}_learning_rate than {variant.learning_rate:g}{also}"
+        return f"try a lower learning rate than {variant.learning_rate:g} for {variant.label}{also}"
 
     def _keep(
         self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]
