@@ -56,8 +56,8 @@ def _texts(variants: Sequence[TrainedVariant]) -> Iterator[str]:
             yield f"{losses.repeated} sequences of the {role} text repeat earlier ones and were left out"
         if losses.trained_on >= _TRAINED_ON * len(losses.nll) > 0:
             yield (
-                f"{losses.trained_on} of {len(losses.nll)} {role} sequences stand in the training text as well; more "
-                f"than {100 * MOST_TRAINED_ON:g} % would be an error"
+                f"{losses.trained_on} of {len(losses.nll)} {role} sequences are also in the training text (an error "
+                f"above {100 * MOST_TRAINED_ON:g} %)"
             )
         if losses.unknown > _UNKNOWN:
             yield (
@@ -133,8 +133,8 @@ def _reach(variant: TrainedVariant) -> Iterator[str]:
         return
     yield (
         f"{variant.label} adapts {_largest(counts.adapted)}, {100 * share:.2g} % of the model's matrix weights; "
-        f"{_largest(counts.left_alone or {})} have no adapter, which mostly costs more than a low rank does: adapt all "
-        "linear layers, and fused experts through target_parameters, before you blame LoRA"
+        f"{_largest(counts.left_alone or {})} have no adapter, which usually costs more than a low rank does: adapt "
+        "all linear layers, and fused experts through target_parameters, before you reject LoRA"
     )
 
 

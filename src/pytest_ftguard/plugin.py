@@ -63,7 +63,7 @@ class Ftguard:
             workload: What is held fixed; the fixture `ftguard_workload` by default.
         """
         return self._run.train(
-            variant,
+            lambda: variant,  # a class, with its brackets forgotten, is no variant
             lambda: workload or _spec(self._request, "ftguard_workload"),
             lambda: _spec(self._request, "ftguard_full"),
             [memory_budget(self._request.node, self.settings)],

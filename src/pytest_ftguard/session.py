@@ -109,7 +109,7 @@ class Run:
             raise self._skip("ftguard is disabled: nothing is trained")
         from dataclasses import replace
 
-        from pytest_ftguard.specs import Full, LoRA, rate_source, with_learning_rate
+        from pytest_ftguard.specs import Full, LoRA, Workload, rate_source, with_learning_rate
 
         chosen = variant() if callable(variant) else variant
         if not isinstance(chosen, Full | LoRA):
@@ -117,7 +117,10 @@ class Run:
         lab = self._open_lab()
         lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
-            work = self._with_calibration_seeds(_absolute(workload(), self.config.rootpath))
+            asked = workload()
+            if not isinstance(asked, Workload):
+                raise _failure(f"ftguard: a workload must be Workload(...), got {asked!r}")
+            work = self._with_calibration_seeds(_absolute(asked, self.config.rootpath))
             if self.is_planned:
                 planned = lab.plan(work, with_learning_rate(chosen, full()))
                 self.show([planned])
@@ -323,10 +326,7 @@ class Run:
         notes, self.new_notes = self.new_notes, []
         faults, self.new_problems = self.new_problems, []
         broken_off = self._lab.broken_off if self._lab else []
-        notes += [
-            f"the training of {one} was broken off, so its gates were not asked"
-            for one in broken_off[self._remarked[3] :]
-        ]
+        notes += [f"the training of {one}, so its gates gave no verdict" for one in broken_off[self._remarked[3] :]]
         fresh = {
             "reasons": [[one.label, one.seed, one.changes] for one in reasons[self._remarked[0] :]],
             "notes": [*problems[self._remarked[1] :], *notes],

@@ -226,11 +226,11 @@ class TestRecord:
         seen = self._has_reported
         seen["made"] |= report.when == "call"
         seen["unpassed"] |= not report.passed
-        failed = [verdict.gate for verdict in self._not_passed if verdict.status == "FAIL"]
+        failed = [verdict for verdict in self._not_passed if verdict.status == "FAIL"]
         if report.when == "teardown" and failed and not seen["unpassed"]:
             self.note(
-                f"{self} passed although its gate {failed[0]} ended FAIL: something took the error, for example "
-                "pytest.raises, or a task that nobody awaits"
+                f"{self} passed although its gate {failed[0].title} ended FAIL: the error was caught or lost, for "
+                "example by pytest.raises or in a task that nobody awaits: let it reach the test"
             )
 
     def note_logged(self, report: pytest.TestReport) -> None:

@@ -211,6 +211,6 @@ def test_a_training_that_is_broken_off_is_named(monkeypatch: pytest.MonkeyPatch)
     ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
     with pytest.raises(KeyboardInterrupt):
         ours.train(Workload(model="m", train="t", validation="v", seeds=(0, 1)), FULL)
-    assert ours.broken_off == ["full, seed 0, was broken off by KeyboardInterrupt"]
+    assert ours.broken_off == ["full, seed 0, was interrupted by KeyboardInterrupt"]
     assert ours.results == ()
     ours.close()

@@ -294,7 +294,7 @@ def test_a_text_of_which_more_than_a_tenth_was_trained_on_is_invalid(count: int,
     )
     verdict = assess_loss_gap(trained(LORA, one), trained(FULL, other), limit(0.05), RULE)
     assert verdict.status == status
-    assert ("13 of 128 validation sequences stand in the training data as well" in verdict.message) is (count == 13)
+    assert ("13 of 128 validation sequences are also in the training data" in verdict.message) is (count == 13)
 
 
 def test_copies_that_were_left_out_are_in_the_message() -> None:

@@ -173,6 +173,6 @@ def test_known(full_variant, lora_variant):
     result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "-W", "ignore")
     result.assert_outcomes(passed=1, failed=1, xfailed=1)
     output = result.stdout.str()
-    assert "note: test_it.py::test_forgotten passed although its gate loss_gap ended FAIL" in output
+    assert "note: test_it.py::test_forgotten passed although its gate loss gap ended FAIL" in output
     assert "test_known passed although" not in output
     assert "in a process that test_it.py::test_forked has forked" in output

@@ -93,7 +93,7 @@ def test_what_peft_trips_over_is_one_error(make: Any, options: dict[str, Any], d
         apply_variant(make(), variant)
     said = str(caught.value)
     assert said.startswith(f"peft cannot apply {variant!r} to {make().__class__.__name__}: ")
-    assert said.endswith(f"leave out what it does not go with ({', '.join(variant.options)}).")
+    assert said.endswith(f"remove the option that does not fit ({', '.join(variant.options)}).")
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -382,7 +382,7 @@ def test_a_validation_text_that_was_trained_on_is_invalid(run: Run, texts: Path,
     assert validation is not None
     assert validation.trained_on > 0.5 * len(validation.nll)
     (problem, *_) = text_problems([trained], "validation")
-    assert "stand in the training data as well" in problem
+    assert "are also in the training data" in problem
 
 
 def test_what_is_beyond_the_model_is_an_error_at_the_start(run: Run) -> None:

@@ -321,7 +321,7 @@ def test_a_store_that_goes_away_costs_at_most_the_checkpoints(tmp_path: Path) ->
     assert [one.partition(" (")[0] for one in remarks] == ["checkpoints could not be written"]
     again = CheckpointSaver(0.0, 10, dict, remarks.append)
     again.on_step_end(arguments, state, SimpleNamespace(should_save=False))
-    assert remarks[1] == "checkpoints could not be written (Not a directory), so the training went on without"
+    assert remarks[1] == "checkpoints could not be written (Not a directory); the training continued without them"
 
 
 def test_a_training_that_ends_leaves_no_checkpoint(work: Workload, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_more_than_a_tenth_of_trained_sequences_is_refused(tmp_path: Path, both:
     if not refused:
         assert workload_texts(work, BYTES).validation.trained_on == both
         return
-    with pytest.raises(ConfigurationError, match=rf"{both} of 100 sequences of .* stand in the training text"):
+    with pytest.raises(ConfigurationError, match=rf"{both} of 100 sequences of .* are also in the training text"):
         workload_texts(work, BYTES)
 
 
@@ -176,7 +176,7 @@ def test_short_documents_and_the_reference_are_looked_for_too(tmp_path: Path) ->
     with pytest.raises(ConfigurationError, match="100 of 100 sequences"):
         workload_texts(work, BYTES)
     fine = work_on(tmp_path, sentences(200, 1000), sentences(100))
-    with pytest.raises(ConfigurationError, match=r"of 203 sequences of '.*train.txt' stand in the training text"):
+    with pytest.raises(ConfigurationError, match=r"of 203 sequences of '.*train.txt' are also in the training text"):
         workload_texts(replace(fine, reference=fine.train), BYTES)
 
 
@@ -193,5 +193,5 @@ def test_a_plan_says_that_gates_would_be_invalid(tmp_path: Path, tiny_model: Pat
 def test_a_plan_refuses_what_a_training_would(tmp_path: Path, tiny_model: Path) -> None:
     """So does the training itself; neither gets as far as the weights."""
     work = work_on(tmp_path, sentences(100), sentences(100), model=str(tiny_model), precision="fp32")
-    with pytest.raises(ConfigurationError, match="stand in the training text"):
+    with pytest.raises(ConfigurationError, match="are also in the training text"):
         plan_trial(TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=0, device="cpu"), texts=True)

@@ -301,8 +301,8 @@ def _no_evidence(losses: SequenceLosses, text: str, workload: Workload) -> Itera
         yield _too_few(losses, text, workload)
     if losses.trained_on > MOST_TRAINED_ON * len(losses.nll):
         yield (
-            f"{losses.trained_on} of {len(losses.nll)} {text} sequences stand in the training data as well, so a model "
-            "that learnt them by heart would look good: remove them from one of the two and train again"
+            f"{losses.trained_on} of {len(losses.nll)} {text} sequences are also in the training data, so a model "
+            "that memorized them would look good: remove them from one of the two and train again"
         )
 
 

@@ -168,10 +168,12 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
     decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
     value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
     steps = ", ".join(map(str, trend.steps))
+    notes = unsettled(variant)
     lines = [
         f"convergence {status}: twice the {variant.workload.steps} steps would improve {variant.label} by about "
         f"{value} nats per token. Judging from {trend.sequences} sequences at steps {steps}, it lies between {lower} "
         f"and {upper} ({explain.ends_err(rule.confidence)}).",
+        *notes,
         f"Allowed: at most {limit}, set by {limit.place}.",
     ]
     if status == "FAIL":
@@ -191,6 +193,7 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         measured=interval,
         limit=limit,
         message="\n".join(lines),
+        note=" ".join(notes) or None,
     )
 
 
@@ -221,10 +224,12 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
     value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
     than = "the base model's" if baseline is None else f"{baseline.label}'s"
     side = f"{value.lstrip('+-')} nats per token {'above' if interval.value >= 0 else 'below'} {than}"
+    notes = unsettled(candidate, *([baseline] if baseline else []))
     lines = [
         f"forgetting {status}: on the reference text {candidate.label}'s loss is {side}. Judging from "
         f"{len(losses.tokens)} sequences, the difference lies between {lower} and {upper} "
         f"({explain.ends_err(rule.confidence)}).",
+        *notes,
         f"Allowed: at most {limit}, set by {limit.place}.",
     ]
     if status == "FAIL":
@@ -245,4 +250,5 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         measured=interval,
         limit=limit,
         message="\n".join(lines),
+        note=" ".join(notes) or None,
     )

@@ -21,7 +21,7 @@ def how_to_search(variant: TrainedVariant) -> str | None:
         case "settings":
             return f"ftguard_{variant.variant.kind}_search_learning_rate = true"
         case "code":
-            return f"{_SHORT_NAMES[variant.variant.kind]}(search_learning_rate=True)"
+            return f"{_SHORT_NAMES[variant.variant.kind]}(..., search_learning_rate=True)"
     return None
 
 

@@ -63,6 +63,11 @@ class Verdict:
     attempts: int = 1
 
     @property
+    def title(self) -> str:
+        """What the summary calls the gate."""
+        return TITLES[self.gate]
+
+    @property
     def is_acceptance(self) -> bool:
         """Whether nothing was judged: what was measured is accepted, once the test has passed."""
         return self.gate == "regression" and self.status == "PASS" and self.value is None

@@ -37,11 +37,14 @@ def gate_lines(verdicts: Sequence[RecordedVerdict]) -> Iterator[str]:
     table = tabulate(rows, ("gate", "measured", "limit", "verdict"), tablefmt="plain", disable_numparse=True)
     header, *lines = table.splitlines()
     yield header
+    noted: set[str] = set()
     for line, recorded in zip(lines, verdicts, strict=True):
         yield line
         attempts = recorded.verdict.attempts
         yield f"    {recorded.nodeid}{f'  ({attempts} attempts)' if attempts > 1 else ''}"
-        yield from _indented(recorded.verdict.note or "")
+        note = recorded.verdict.note or ""
+        yield from _indented("(the note above holds here too)" if note in noted else note)
+        noted |= {note} - {""}
 
 
 def _indented(text: str) -> list[str]:

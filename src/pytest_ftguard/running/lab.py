@@ -188,7 +188,7 @@ class Lab:
             raise
         except BaseException as error:
             why = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-            self.broken_off.append(f"{spec.variant.label}, seed {spec.seed}, was broken off by {why}")
+            self.broken_off.append(f"{spec.variant.label}, seed {spec.seed}, was interrupted by {why}")
             raise
 
     def plan(self, workload: Workload, variant: Variant) -> TrainedVariant:
@@ -431,7 +431,7 @@ class Lab:
 
 def _not_trained(spec: TrialSpec, failed: TrialResult) -> TrialResult:
     """Return the result of a trial that is not worth its time: a variant with a failed seed is judged by no gate."""
-    message = f"seed {failed.spec.seed} {failed.ending} before, and no gate judges a variant with a failed seed"
+    message = f"seed {failed.spec.seed} {failed.ending}, and no gate can judge a variant with a failed seed"
     return TrialResult(spec=spec, outcome="not_trained", error=TrialError(message))
 
 

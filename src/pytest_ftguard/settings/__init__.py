@@ -229,13 +229,14 @@ def _refuse_unknown_names(environment: Mapping[str, str], ini_names: Iterable[st
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known_variables:
             raise ConfigurationError(f"the environment variable {name} is unknown{_closest(name, known_variables)}")
     for name in ini_names:
-        if name.startswith(INI_PREFIX) and name not in known_ini:
+        if name not in known_ini:
             raise ConfigurationError(f"the key {name} in {ini_name} is unknown{_closest(name, known_ini)}")
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]}?" if matches else "; pytest --help lists the keys of pytest-ftguard"
+    by_folded = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(name.lower().replace("-", "_"), list(by_folded), n=1)
+    return f"; did you mean {by_folded[matches[0]]}?" if matches else "; pytest --help lists the keys of pytest-ftguard"
 
 
 def marker_problem(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str | None:

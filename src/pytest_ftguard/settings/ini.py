@@ -26,11 +26,16 @@ def ini_values(config: pytest.Config, prefix: str) -> dict[str, Any]:
     # pytest has no public list of the keys; the private one was renamed in pytest 9.
     from_file = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
     overrides = dict(_assignment(text) for text in config.getoption("override_ini") or ())
-    names = [name for name in {**from_file, **overrides} if name.startswith(prefix)]
+    names = [name for name in {**from_file, **overrides} if _is_meant(name, prefix)]
     path = config.inipath
     written = _toml_tables(path) if path is not None and path.suffix == ".toml" and _mentions(path, prefix) else []
     _refuse_unread(written, names, prefix, path)
     return {name: overrides[name] if name in overrides else _value(config, name, written) for name in names}
+
+
+def _is_meant(name: str, prefix: str) -> bool:
+    """Return whether a key was meant for us, be it spelt with dashes or capitals, as options and variables are."""
+    return name.lower().replace("-", "_").startswith(prefix)
 
 
 def _assignment(text: str) -> tuple[str, str]:

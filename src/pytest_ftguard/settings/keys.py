@@ -106,10 +106,10 @@ def _path(value: Any, place: Place) -> str:
 def _output(value: Any, place: Place) -> str:
     path = _path(value, place)
     if Path(path).is_dir():
-        raise ValueError("it is a folder, and a file is meant")
+        raise ValueError("it is a folder: give a file name")
     parent = Path(path).parent
     if not parent.exists():
-        raise ValueError(f"there is no folder {str(parent)!r}: make it first, or name one that exists")
+        raise ValueError(f"there is no folder {str(parent)!r}: create it, or choose a folder that exists")
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise ValueError(f"nothing can be written to {parent}")
     return path

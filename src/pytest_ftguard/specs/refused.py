@@ -95,16 +95,16 @@ REFUSED_MODEL_ARGS: Final[Mapping[str, str]] = {
     "tp_size": _ONE_DEVICE,
     "use_auth_token": _TOKEN,
     "use_kernels": _OTHER_KERNELS,
-    "weights_only": "it is what keeps code out of weights",
+    "weights_only": "it protects you from code that is hidden in weights",
 }
-_IS_LORA: Final = "a LoRA variant is LoRA: other methods of peft are not supported yet"
+_IS_LORA: Final = "a LoRA variant trains LoRA: other methods of peft are not supported yet"
 _THE_WORKLOAD: Final = "the base model is that of the workload"
 REFUSED_LORA_OPTIONS: Final[Mapping[str, str]] = {
     "auto_mapping": _THE_WORKLOAD,
     "base_model_name_or_path": _THE_WORKLOAD,
     "inference_mode": "it would train nothing",
     "peft_type": _IS_LORA,
-    "peft_version": "it is that of the installed peft",
+    "peft_version": "the installed peft sets it",
     "revision": f"{_THE_WORKLOAD}: set its revision",
     "task_type": "the task is that of the workload",
 }
@@ -118,20 +118,20 @@ REFUSED_INITIALISATIONS: Final[Mapping[str, str]] = {
     "lora_ga": _NEEDS_DATA,
     "loftq": _NEEDS_QUANTIZED,
 }
-_NOT_SET: Final = "has no effect without its init_lora_weights, which"
+_NOT_SET: Final = "only works with its own init_lora_weights, which"
 _ONLY_MEGATRON: Final = "is for layers of Megatron, which models of transformers do not have"
 _ONLY_GPTQ: Final = "is for a base that GPTQ has quantized, and bases are held in full precision here"
 REFUSED_METHODS: Final[Mapping[str, str]] = {
-    "alora_invocation_tokens": "switches the adapter on behind these tokens only, so on plain text it learns nothing",
+    "alora_invocation_tokens": "activates the adapter only after these tokens, so it learns nothing on plain text",
     "arrow_config": "chooses among adapters that were trained before, and trains none",
     "corda_config": f"{_NOT_SET} {_NEEDS_DATA}",
     "eva_config": f"{_NOT_SET} {_NEEDS_DATA}",
-    "kasa_config": "needs a loss of its own beside the model's, which no Trainer adds",
+    "kasa_config": "needs an extra term of the loss, which no Trainer adds",
     "loftq_config": f"{_NOT_SET} {_NEEDS_QUANTIZED}",
     "lora_ga_config": f"{_NOT_SET} {_NEEDS_DATA}",
     "megatron_config": _ONLY_MEGATRON,
     "megatron_core": _ONLY_MEGATRON,
-    "monteclora_config": "needs a loss of its own beside the model's, which no Trainer adds",
+    "monteclora_config": "needs an extra term of the loss, which no Trainer adds",
     "qalora_group_size": _ONLY_GPTQ,
     "runtime_config": "moves work between devices while the adapters are made, and one device is used here",
     "use_qalora": _ONLY_GPTQ,

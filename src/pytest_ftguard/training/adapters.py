@@ -237,7 +237,7 @@ def _cannot_apply(model: PreTrainedModel, variant: LoRA, reason: str) -> str:
     options = ", ".join(variant.options)
     reason = " ".join(reason.split())  # some of them hold a drawing of the whole module
     reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
-    advice = f"\nChange target_modules, or leave out what it does not go with ({options})." if options else ""
+    advice = f"\nChange target_modules, or remove the option that does not fit ({options})." if options else ""
     return f"peft cannot apply {variant!r} to {type(model).__name__}: {reason}{advice}"
 
 

@@ -77,8 +77,7 @@ def check_loss(model: PreTrainedModel) -> None:
     if fault is not None:
         message = (
             f"the loss that {type(model).__name__} trains on is not that of the next token: {fault}. Training would "
-            "not lower the loss that is judged here; give a model that shifts its labels, as those of GPT-2, Llama "
-            "and most others do"
+            "not lower the loss that the gates judge. Give a model that shifts its labels, as GPT-2 and Llama do"
         )
         raise ConfigurationError(message)
 

@@ -107,7 +107,7 @@ class CheckpointedTrainer(Trainer):
 
 def without_checkpoints(error: OSError) -> str:
     """Return the note of a training that goes on without checkpoints."""
-    return f"checkpoints could not be written ({error.strerror or error}), so the training went on without"
+    return f"checkpoints could not be written ({error.strerror or error}); the training continued without them"
 
 
 def _complete(folder: Path, measured: State) -> None:

@@ -135,7 +135,7 @@ def check_texts(train: str, validation: str) -> None:
         return  # reading them says what is wrong
     if same:
         message = (
-            f"the validation text {validation!r} is the training text {train!r}: a model that learnt it by heart would "
+            f"the validation text {validation!r} is the training text {train!r}: a model that memorized it would "
             "pass; set validation to a text that is not trained on"
         )
         raise ConfigurationError(message)

@@ -75,7 +75,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
         "convert it: python -c \"import datasets; datasets.Dataset.from_file('{name}').to_json('{stem}.jsonl')\", "
         "with the text in a column named text"
     ),
-    "markup": "extract its text; if the markup itself is what is to be learnt, give it a name that ends in .txt",
+    "markup": "extract its text; to train on the markup itself, rename it to end in .txt",
 }
 _AS_DOCUMENTS: Final = 'write each document in a line of its own, as {"text": "..."}, and name the file .jsonl'
 # So many lines show whether a file is made of JSON objects or of rows.
@@ -148,15 +148,18 @@ def _decoded(content: bytes, path: str, name: str) -> str:
         kind = _REFUSED_SUFFIXES.get(Path(path).suffix.lower(), kind)
     if kind is not None:
         remedy = _REMEDIES[kind].format(kind=kind, name=path, stem=Path(path).with_suffix(""))
-        message = f"{name} is a file of the kind {kind}, which is not read: {remedy}"
+        message = f"{name} is a {kind} file, which cannot be read here: {remedy}"
         raise ConfigurationError(message)
     mark, encoding = next((pair for pair in _BYTE_ORDER_MARKS if content.startswith(pair[0])), (b"", "utf-8"))
     try:
         text = content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
+        if mark:
+            message = f"{name} begins as {encoding.upper()} and is damaged or cut off: save it again, in UTF-8"
+            raise ConfigurationError(message) from error
         message = (
-            f"{name} is not {encoding.upper()}: {error.reason} at byte {error.start + len(mark)}; convert it to UTF-8, "
-            f"for example: iconv -f LATIN1 -t UTF-8 '{path}' > '{Path(path).with_suffix('')}-utf8{Path(path).suffix}'"
+            f"{name} is not {encoding.upper()}: {error.reason} at byte {error.start}; convert it from its own "
+            f"encoding, for example: iconv -f LATIN1 -t UTF-8 '{path}' > '{Path(path).with_suffix('')}-utf8{Path(path).suffix}'"
         )
         raise ConfigurationError(message) from error
     if "\0" in text:
@@ -179,8 +182,8 @@ def _json_documents(text: str, name: str) -> Iterator[str]:
             continue
         try:
             document = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deep"
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "a number in it is too long, or it is nested too deep")
             message = f"{name} is not JSON at line {number}: {reason}; each line must be one object"
             if isinstance(_json(text), dict):
                 message = f"{name} is one JSON object and no list of documents: {_AS_DOCUMENTS}"
@@ -213,20 +216,23 @@ def _table_documents(text: str, name: str, delimiter: str) -> Iterator[str]:
     limit = csv.field_size_limit(sys.maxsize)  # the limit is the process's, and a document may be long
     try:
         rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-        columns = [column.strip() for column in next((row for row in rows if row), [])]
+        columns = [column.strip().lower() for column in next((row for row in rows if row), [])]
         if "text" not in columns:
             message = f"{name} has no column named 'text': its first line names {', '.join(map(repr, columns))[:200]}"
-            raise ConfigurationError(f"{message}; name the column that holds the documents so")
+            raise ConfigurationError(f"{message}; rename the column that holds the documents to text")
         column = columns.index("text")
         for row in rows:
             if not row:
                 continue
-            if len(row) <= column:
-                message = f"{name} has {len(row)} of {len(columns)} columns at line {rows.line_num}: mend that row"
+            if len(row) != len(columns):  # a comma outside of quotes would silently cut the document
+                message = (
+                    f"{name} has {len(row)} columns at line {rows.line_num}, and its first line names {len(columns)}: "
+                    "put texts that hold the separator into quotes"
+                )
                 raise ConfigurationError(message)
             yield row[column]
     except csv.Error as error:
-        message = f"{name} is no table that can be read: {error} at line {rows.line_num}; {_AS_DOCUMENTS}"
+        message = f"{name} cannot be read as a table: {error} at line {rows.line_num}; {_AS_DOCUMENTS}"
         raise ConfigurationError(message) from error
     finally:
         csv.field_size_limit(limit)
@@ -239,17 +245,17 @@ def _refuse_structure(text: str, name: str) -> None:
     if sample and all(line.lstrip()[0] == "{" and isinstance(_json(line), dict) for line in sample):
         kind, suffix = "JSON lines", ".jsonl"
     elif _is_whole_json(text):
-        kind, suffix = "JSON", ".json"
+        kind, suffix = "JSON", ".json" if text.lstrip()[:1] == "[" else ".jsonl"
     elif (delimiter := _delimiter(sample)) is not None:
         kind, suffix = "a table with a column named 'text'", ".tsv" if delimiter == "\t" else ".csv"
     else:
         return
     message = (
-        f"{name} holds {kind}, and by its name it is plain text, so field names and separators would be learnt and "
-        f"judged as prose: give it a name that ends in {suffix}"
+        f"{name} holds {kind}, but its name says plain text: field names and separators would be trained on and judged "
+        f"as prose. Rename it to end in {suffix}"
     )
     if suffix not in _TABLES:
-        message += f', and each document in a field named "text"; to learn the JSON itself, {_AS_DOCUMENTS}'
+        message += f', with each document in a field named "text". To train on the JSON itself, {_AS_DOCUMENTS}'
     raise ConfigurationError(message)
 
 

@@ -21,7 +21,7 @@ from pytest_ftguard.training.weight_files import any_weights, check_weight_files
 __all__ = ["check_folder", "check_tokenizer_folder", "has_vocabulary_file", "holds_shapes_alone"]
 
 _MERGE: Final = "merge it (merge_and_unload, then save_pretrained of model and tokenizer)"
-_GIVE: Final = "give a causal language model, as GPT-2, Llama or Qwen are"
+_GIVE: Final = "give a causal language model such as GPT-2, Llama or Qwen"
 _OTHER_PROJECTS: Final = {
     "modules.json": "is a sentence-transformers model, which makes vectors of sentences and predicts no next token",
     "model_index.json": "is a diffusers pipeline, which makes images",
@@ -236,8 +236,8 @@ def _unknown(config: dict[str, Any], place: _Place) -> str | None:
             '{"trust_remote_code": true} if you trust it'
         )
     if kind is None:
-        return "of which config.json names no model_type, so it is no model of transformers: " + _GIVE
-    return f"of which the model_type {kind!r} is not known to this version of transformers: upgrade it, or {_GIVE}"
+        return "but its config.json has no model_type, so transformers cannot load it: " + _GIVE
+    return f"but its model_type {kind!r} is not known to this version of transformers: upgrade it, or {_GIVE}"
 
 
 def check_tokenizer_folder(field: str, name: str, folder: Path) -> None:
@@ -270,7 +270,7 @@ def _not_pulled(words: str, names: list[str]) -> str:
 
 def _pull(names: list[str]) -> str:
     verb = "is a pointer" if len(names) == 1 else "are pointers"
-    return f"in which {_list(names)} {verb} of git-LFS, not the file itself: run git lfs pull in that repository"
+    return f"but {_list(names)} {verb} of git-LFS, not the file itself: run git lfs pull in that repository"
 
 
 def _list(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from pytest_ftguard.errors import ConfigurationError
 
 __all__ = ["check_kind"]
 
-_GIVE: Final = "give a causal language model, as GPT-2, Llama or Qwen are"
+_GIVE: Final = "give a causal language model such as GPT-2, Llama or Qwen"
 _TASKS: Final = {
     "ForSequenceClassification": "a classifier of texts",
     "ForTokenClassification": "a classifier of tokens",

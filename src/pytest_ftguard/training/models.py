@@ -66,8 +66,8 @@ def _has_vocabulary(tokenizer: Any) -> bool:
 
 def _no_vocabulary(field: str, name: str) -> str:
     return (
-        f"Workload.{field} is {name!r}, but its tokenizer has no vocabulary: the files that hold it, as tokenizer.json "
-        "or tokenizer.model, are not there or empty; copy them to the model, or set tokenizer to a folder that has them"
+        f"Workload.{field} is {name!r}, but its tokenizer has no vocabulary: files such as tokenizer.json or "
+        "tokenizer.model are missing or empty; copy them into the model's folder, or set tokenizer to one that has them"
     )
 
 

@@ -107,7 +107,7 @@ def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str)
     # Of fewer sequences than a gate takes, one or two are a large share and no sign of a leak.
     if count > MOST_TRAINED_ON * max(of, MINIMUM_UNITS):
         message = (
-            f"{count} of {of} sequences of {path!r} stand in {text.name} as well, so a model that learnt them by heart "
+            f"{count} of {of} sequences of {path!r} are also in {text.name}, so a model that memorized them "
             f"would look good: remove them from one of the two texts (at most {100 * MOST_TRAINED_ON:g} % may be in "
             "both)"
         )

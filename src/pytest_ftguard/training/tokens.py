@@ -67,7 +67,7 @@ def tokenized(text: Text, tokenizer: Any) -> Tokens:
         most = int(ids[counts.argmax()])
         message = (
             f"{100 * shares.max():.4g} % of the tokens of {text.name} are {_token(tokenizer, most)}, so there is "
-            f"nothing to learn in it: give a text with more in it; if it has more, {_REMEDY}"
+            f"nothing to learn in it: give a real text; if the text is fine, {_REMEDY}"
         )
         raise ConfigurationError(message)
     ends = {int(token) for token in ids if any(end in _decoded(tokenizer, [int(token)]) for end in _SENTENCE_ENDS)}

@@ -61,20 +61,20 @@ def check_weight_files(words: str, folder: Path, gguf_file: str | None) -> None:
     pointers = [path.name for path in files if is_lfs_pointer(path)]
     if pointers:
         message = (
-            f"{words}, in which {', '.join(pointers[:5])} {'is a pointer' if len(pointers) == 1 else 'are pointers'} "
+            f"{words}, but {', '.join(pointers[:5])} {'is a pointer' if len(pointers) == 1 else 'are pointers'} "
             "of git-LFS, not the weights themselves: run git lfs pull in that repository"
         )
         raise ConfigurationError(message)
     for index in _indices(folder):
         if missing := _missing_parts(index):
             message = (
-                f"{words}, of which weights are missing: {index.name} names {', '.join(missing[:5])}, which "
+                f"{words}, but weights are missing: {index.name} names {', '.join(missing[:5])}, which "
                 f"{'is' if len(missing) == 1 else 'are'} not there; download or copy all files of the model again"
             )
             raise ConfigurationError(message)
     for path in files:
         if path.suffix == ".safetensors" and (fault := _fault(path)) is not None:
-            message = f"{words}, of which the file {path.name} is damaged ({fault}): download or copy it again"
+            message = f"{words}, but its file {path.name} is damaged ({fault}): download or copy it again"
             raise ConfigurationError(message)
     if not files:
         raise ConfigurationError(f"{words}, {_no_weights(folder)}")
