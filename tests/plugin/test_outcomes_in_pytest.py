@@ -124,10 +124,14 @@ def test_a_timeout_shows_where_the_trial_stood(project: pytest.Pytester) -> None
 
 
 def test_wrong_targets_are_found_before_the_weights_are_read(project: pytest.Pytester, tiny_model: Path) -> None:
-    """A full and a partial miss are named although the weights are no weights at all."""
+    """A full and a partial miss are named although the weights are no numbers at all."""
     broken = project.mkdir("broken")
     for path in tiny_model.iterdir():
-        (broken / path.name).write_bytes(b"" if path.suffix == ".safetensors" else path.read_bytes())
+        content = path.read_bytes()
+        if path.suffix == ".safetensors":
+            header = 8 + int.from_bytes(content[:8], "little")
+            content = content[:header] + b"\xff" * (len(content) - header)
+        (broken / path.name).write_bytes(content)
     project.makepyfile("def test_it(lora_variant):\n    pass")
     for targets, missing in (("q_prj", "'q_prj'"), ("c_attn, v_prj", "'v_prj'")):
         result = project.runpytest_subprocess(f"--ftguard-model={broken}", f"--ftguard-lora-target-modules={targets}")

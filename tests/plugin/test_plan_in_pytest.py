@@ -162,8 +162,10 @@ def test_a_plan_needs_no_device(project: pytest.Pytester) -> None:
 
 def test_a_plan_says_what_will_not_fit(project: pytest.Pytester) -> None:
     """As the run would, which does not start it."""
+    giant = {"model_type": "gpt2", "n_embd": 2**18, "n_layer": 1, "n_head": 2, "vocab_size": 384, "n_positions": 64}
+    project.mkdir("giant").joinpath("config.json").write_text(json.dumps(giant))
     project.makepyfile("def test_it(full_variant): pass")
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-batch-size=100000000")
+    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-model=giant")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["full: it will not fit: * has * to give, and its"])
 

@@ -40,6 +40,11 @@ def check_causality(model: PreTrainedModel) -> None:
         answer = cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         one, other = answer.logits[:, :-1]
     # A causal model says the same to the last bit, or to rounding; what is left beside the logits' own spread is sight.
+    if not torch.isfinite(answer.logits).all():
+        message = (
+            f"{type(model).__name__} predicts numbers that are not finite: its weights are damaged, copy them again"
+        )
+        raise ConfigurationError(message)
     if not (one - other).abs().max() <= 1e-4 * one.std():
         message = (
             f"{type(model).__name__} is not causal: what it predicts depends on the tokens that come after; give a "

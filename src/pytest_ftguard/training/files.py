@@ -157,9 +157,10 @@ def _decoded(content: bytes, path: str, name: str) -> str:
         if mark:
             message = f"{name} begins as {encoding.upper()} and is damaged or cut off: save it again, in UTF-8"
             raise ConfigurationError(message) from error
+        renamed = f"{Path(path).with_suffix('')}-utf8{Path(path).suffix}"
         message = (
             f"{name} is not {encoding.upper()}: {error.reason} at byte {error.start}; convert it from its own "
-            f"encoding, for example: iconv -f LATIN1 -t UTF-8 '{path}' > '{Path(path).with_suffix('')}-utf8{Path(path).suffix}'"
+            f"encoding, such as: iconv -f LATIN1 -t UTF-8 '{path}' > '{renamed}'"
         )
         raise ConfigurationError(message) from error
     if "\0" in text:

@@ -57,7 +57,9 @@ def check_weight_files(words: str, folder: Path, gguf_file: str | None) -> None:
     Raises:
         ConfigurationError: They cannot be read; the message says why.
     """
-    files = [folder / gguf_file] if gguf_file else [path for one in _PATTERNS for path in sorted(folder.glob(one))]
+    # transformers takes the first format that is there, and what is left of others does no harm.
+    formats = [sorted(folder.glob(one)) for one in _PATTERNS]
+    files = [folder / gguf_file] if gguf_file else next(filter(None, formats), [])
     pointers = [path.name for path in files if is_lfs_pointer(path)]
     if pointers:
         message = (
