@@ -187,7 +187,7 @@ def test_no_further_seed_of_a_variant_with_a_failed_one_is_trained(monkeypatch: 
     found = ours.train(workload, FULL)
     assert [one.outcome for one in found.trials] == ["ok", "diverged", "not_trained", "not_trained"]
     assert found.trials[2].failure == (
-        "the trial of full, seed 2, was not trained: seed 1 ended diverged before, and no gate judges a variant with a "
+        "the trial of full, seed 2, was not trained: seed 1 ended diverged, and no gate can judge a variant with a "
         "failed seed"
     )
     assert [spec.seed for spec in HopelessWorker.jobs] == [0, 1]

@@ -128,6 +128,24 @@ def test_a_rate_that_nobody_chose_stands_in_the_second_line_and_in_the_note(at: 
     assert verdict.message.splitlines()[1] == verdict.note
 
 
+@pytest.mark.parametrize("status", ["PASS", "FAIL"])
+def test_convergence_and_forgetting_name_a_rate_that_nobody_chose_too(status: str) -> None:
+    """Both rest on the rate of the variant, and forgetting against full on that of full as well."""
+    texts: dict[str, Any] = {"reference": losses(nll(2.5)), "base_reference": losses(nll(2.4))}
+    lora = side(LORA, 2.0, rate=DEFAULT, **texts)
+    full = side(FULL, 2.0, rate=DEFAULT, **texts)
+    at_most = limit(0.5 if status == "PASS" else -0.5)
+    for verdict, names in (
+        (assess_convergence(lora, at_most, Rule()), ["lora"]),
+        (assess_forgetting(lora, at_most, Rule(), None), ["lora"]),
+        (assess_forgetting(lora, at_most, Rule(), full), ["lora", "full"]),
+    ):
+        assert verdict.status == status, verdict.message
+        assert verdict.note is not None
+        assert verdict.note in verdict.message.splitlines()[1]
+        assert all(f"ftguard_{name}_search_learning_rate = true" in verdict.note for name in names)
+
+
 def test_a_rate_that_was_chosen_is_not_remarked_on() -> None:
     """It was searched, or it is the user's own."""
     for rate in (GIVEN, SEARCHED, RateSource()):
@@ -141,7 +159,7 @@ def test_both_rates_are_searched_by_one_sentence_in_the_way_that_works_in_this_t
     note = assess_loss_gap(*pair, limit(0.1), Rule()).note
     assert note == (
         "The learning rates were neither searched nor set by you: lora r=16's 0.001 and full's 0.0001 are the "
-        "defaults. Other rates may change this verdict. Search both: LoRA(search_learning_rate=True) and "
+        "defaults. Other rates may change this verdict. Search both: LoRA(..., search_learning_rate=True) and "
         "ftguard_full_search_learning_rate = true."
     )
 
@@ -151,7 +169,10 @@ def test_both_rates_are_searched_by_one_sentence_in_the_way_that_works_in_this_t
     [
         (DEFAULT, "search the learning rate first, as the second line says"),
         (GIVEN, "if 0.001 may not be the best learning rate of lora r=16, search it first (ftguard_lora_search"),
-        (RateSource("given", "code"), "search it first (LoRA(search_learning_rate=True)). If it is the best, give"),
+        (
+            RateSource("given", "code"),
+            "search it first (LoRA(..., search_learning_rate=True)). If it is the best, give",
+        ),
         (RateSource(), "try other rates first. If it is the best, give lora r=16 more capacity (rank, target modules)"),
         (SEARCHED, "What to do: give lora r=16 more capacity (rank, target modules), or choose full fine-tuning."),
     ],

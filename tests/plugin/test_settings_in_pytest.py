@@ -117,6 +117,36 @@ def test_a_name_that_python_cannot_use_is_a_usage_error(
     assert "this Python reads file names as ascii: set the environment variable PYTHONUTF8=1" in result.stderr.str()
 
 
+@pytest.mark.parametrize("key", ["ftguard-max-memory", "FTGUARD_MAX_MEMORY"])
+def test_a_key_that_is_spelt_as_an_option_or_variable_is_a_usage_error(pytester: pytest.Pytester, key: str) -> None:
+    """Pytest would only warn of it, and the limit would not hold."""
+    pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{key} = '60%'\n")
+    result = pytester.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"the key {key} in pyproject.toml is unknown; did you mean ftguard_max_memory?" in result.stderr.str()
+
+
+def test_what_is_no_variant_or_workload_is_one_error(pytester: pytest.Pytester) -> None:
+    """A class whose brackets were forgotten is not trained with its defaults."""
+    pytester.makepyfile(
+        """
+        from pytest_ftguard import LoRA
+
+        def test_class(ftguard):
+            ftguard.train(LoRA)
+
+        def test_workload(ftguard):
+            ftguard.train(LoRA(r=4), "validation.txt")
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(failed=2)
+    output = result.stdout.str()
+    assert "ftguard: a variant must be Full(...) or LoRA(...), got <class" in output
+    assert "ftguard: a workload must be Workload(...), got 'validation.txt'" in output
+    assert "Traceback" not in output
+
+
 def test_an_unknown_environment_variable_is_a_usage_error(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_plain_text_stays_one_document(tmp_path: Path, name: str, content: str) 
         ("t.ipynb", json.dumps({"cells": []}, indent=1), ".json"),
         ("t.txt", TABLE, ".csv"),
         ("t.text", "label\tText\n1\tone\n2\ttwo\n", ".tsv"),
+        ("t.txt", json.dumps({"text": "a"}, indent=1), ".jsonl"),
     ],
 )
 def test_structure_under_the_name_of_a_plain_text_is_refused(
@@ -92,8 +93,8 @@ def test_structure_under_the_name_of_a_plain_text_is_refused(
 ) -> None:
     """The message gives the name under which the file is read, which works if it has a field named text."""
     message = refused(tmp_path, name, content)
-    assert f"a name that ends in {suffix}" in message
-    if '"text"' in content or content == TABLE:
+    assert f"Rename it to end in {suffix}" in message
+    if "text" in content.lower() and "\n " not in content:
         assert read(tmp_path, f"again{suffix}", content)
 
 
@@ -101,23 +102,25 @@ def test_structure_under_the_name_of_a_plain_text_is_refused(
     ("name", "content", "words"),
     [
         ("t.csv", "id,content\n1,a\n", "no column named 'text': its first line names 'id', 'content'"),
-        ("t.csv", "id,text\n1,a\n2\n", "has 1 of 2 columns at line 3"),
-        ("t.csv", 'id,text\n1,"a" b\n', "no table that can be read"),
+        ("t.csv", "id,text\n1,a\n2\n", "has 1 columns at line 3, and its first line names 2"),
+        ("t.csv", "id,text\n1,first, second\n", "put texts that hold the separator into quotes"),
+        ("t.jsonl", '{"text": ' + "1" * 5000 + "}", "is not JSON at line 1: a number in it is too long"),
+        ("t.csv", 'id,text\n1,"a" b\n', "cannot be read as a table"),
         ("t.json", "prose", "not JSON at line 1"),
         ("t.json", '{\n"data": [{"text": "a"}]\n}', "is one JSON object and no list of documents"),
         ("t.json", '[{"text": "a"}, 3]', "no string named 'text' at item 2: it is no object"),
         ("t.jsonl", '{"prompt": "a"}', "its fields are 'prompt'; write each document in a line of its own"),
         ("t.jsonl", '{"text": "\\ud800"}', "half a character at line 1"),
         ("t.parquet", b"PAR1....", "pandas.read_parquet('"),
-        ("t.txt", b"PAR1....", "of the kind parquet"),
+        ("t.txt", b"PAR1....", "is a parquet file"),
         ("t.arrow", b"\xff\xff\xff\xff", "Dataset.from_file("),
         ("t.arrow", b"ARROW1..", "pandas.read_feather('"),
         ("t.xlsx", b"PK\x03\x04....", "pandas.read_excel('"),
-        ("t.txt", b"PK\x03\x04....", "of the kind zip"),
+        ("t.txt", b"PK\x03\x04....", "is a zip file"),
         ("t.xls", b"\xd0\xcf", "pandas.read_excel('"),
         ("t.pdf", b"%PDF-1.7", "pdftotext"),
-        ("t.html", "<p>a</p>", "a name that ends in .txt"),
-        ("t.yaml", "- text: a", "a name that ends in .txt"),
+        ("t.html", "<p>a</p>", "rename it to end in .txt"),
+        ("t.yaml", "- text: a", "rename it to end in .txt"),
         ("t.txt", "naive \0 text", "has zero bytes"),
         ("t.txt", "a text".encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8"),
         ("t.txt", "caf\u00e9 au".encode("latin1"), "iconv -f LATIN1 -t UTF-8"),
@@ -144,7 +147,7 @@ def test_the_advice_on_a_packed_file_works(tmp_path: Path, pack: Callable[[bytes
 def test_the_advice_on_an_encoding_works(tmp_path: Path) -> None:
     """The output of iconv is read, with what stood in the file."""
     message = refused(tmp_path, "t.txt", "caf\u00e9 au lait".encode("latin1"))
-    subprocess.run(message.rpartition("for example: ")[2], shell=True, check=True, timeout=30)
+    subprocess.run(message.rpartition("such as: ")[2], shell=True, check=True, timeout=30)
     assert read_text(str(tmp_path / "t-utf8.txt"), "training").documents == ("caf\u00e9 au lait",)
 
 
