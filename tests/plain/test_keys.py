@@ -109,7 +109,7 @@ def test_a_report_needs_a_folder_that_exists(tmp_path: Path) -> None:
     """A folder that is misspelt is not made; the file itself need not exist."""
     for name in ("json", "calibration"):
         assert parse(name, str(tmp_path / "r.json")) == str(tmp_path / "r.json")
-        with pytest.raises(ValueError, match=r"there is no folder .*nope.*make it first"):
+        with pytest.raises(ValueError, match=r"there is no folder .*nope.*create it"):
             parse(name, str(tmp_path / "nope" / "r.json"))
 
 

@@ -19,7 +19,7 @@ import pytest
         (["-o", "ftguard_model_args=token=hf_secret"], ["'token'", "set HF_TOKEN"]),
         (["-o", "ftguard_model_args=dtype=bfloat16"], ["'dtype'", "set precision"]),
         (["--ftguard-json=."], ["json is '.'", "it is a folder"]),
-        (["--ftguard-json=nope/r.json"], ["json is 'nope/r.json'", "there is no folder", "make it first"]),
+        (["--ftguard-json=nope/r.json"], ["json is 'nope/r.json'", "there is no folder", "create it"]),
         (["--ftguard-calibration=nope/r.json"], ["calibration is 'nope/r.json'", "there is no folder"]),
         *(
             ([f"--ftguard-cache-size={size}"], ["a size with a unit", "for no store set no_cache", "1000 TB"])
