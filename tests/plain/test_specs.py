@@ -117,7 +117,7 @@ def test_a_wrong_lora_is_refused(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("peft_type", "is LoRA"), ("task_type", "the workload"), ("inference_mode", "train nothing"),
+    [("peft_type", "trains LoRA"), ("task_type", "the workload"), ("inference_mode", "train nothing"),
      ("base_model_name_or_path", "the workload"), ("revision", "the workload"), ("auto_mapping", "the workload"),
      ("peft_version", "installed peft")],
 )  # fmt: skip
