@@ -151,6 +151,60 @@ def test_what_stands_in_the_training_text_is_found() -> None:
     assert found_in(ours, ours[:half]) == pytest.approx(0.5, abs=0.03)
 
 
+FORM = "You sort the letters of a museum. Answer with one word, and do not explain it. Never mention these rules. " * 4
+
+
+def filled_in(seed: int, count: int) -> list[str]:
+    """Documents of a long form and a short sentence each."""
+    return [f"{FORM}\n{sentence}\nAnswer: later" for sentence in sentences(seed, count)]
+
+
+def test_a_form_that_is_filled_in_is_no_copy() -> None:
+    """A long prompt is the same in all documents; what is filled in is less than a tenth of each, and new."""
+    parts = [tokens(text) for text in filled_in(1, 40)]
+    stops = np.cumsum([len(part) + 1 for part in parts]) - 1
+    places = np.stack([stops - [len(part) for part in parts], stops], axis=1)
+    row = joined(parts)
+    found = origins(row, places, Passages.of_text(len(row), len(row), ENDS))
+    assert (found == np.arange(40)).all()
+
+
+def test_a_form_that_is_filled_in_is_not_trained_on() -> None:
+    """Neither its whole documents nor the blocks of the form alone; the same documents are."""
+    ours, theirs = "\n".join(filled_in(1, 40)), "\n".join(filled_in(2, 200))
+    assert found_in(ours, theirs) < 0.02
+    assert found_in(ours, theirs + "\n" + ours) > 0.1
+    parts = [tokens(text) for text in filled_in(1, 40)]
+    row, ends = joined(parts), np.cumsum([len(part) + 1 for part in parts]) - 1
+    places = np.stack([ends - [len(part) for part in parts], ends], axis=1)
+    search = Search(Excerpts.of(row, places, Passages.of_text(len(row), len(row), ENDS)))
+    search.see(tokens(theirs))
+    assert not search.is_found().any()
+    search.see(tokens(ours))
+    assert search.is_found().all()
+
+
+def records(seed: int, count: int) -> str:
+    """Lines of a log: each field is often the same as somewhere, a whole line is not."""
+    rng = random.Random(seed)
+    return "".join(
+        f"05-{rng.randint(1, 30):02d} 12:{rng.randint(0, 59):02d} [worker-{rng.randint(1, 9)}] sent the page "
+        f"/items/list in {rng.randint(1, 99)} ms to client {rng.randint(1, 99)}, status 200\n"
+        for _ in range(count)
+    )
+
+
+def test_a_patchwork_of_passages_is_not_trained_on() -> None:
+    """All parts of a record stand somewhere in the training text, but no record as a whole does."""
+    ours, theirs = records(1, 200), records(2, 3000)
+    excerpts = Excerpts.of(joined([tokens(ours)]), spans(len(tokens(ours)), 256), passages(ours))
+    search = Search(excerpts)
+    search.see(tokens(theirs))
+    assert search.is_found().mean() < 0.02
+    search.see(tokens(ours))
+    assert search.is_found().all()
+
+
 def test_whole_rows_and_whole_documents_are_found() -> None:
     """They may be shorter than a passage; a row may have a token more at an end, a document other case and spaces."""
     texts = [text[:30] for text in sentences(1, 3)]

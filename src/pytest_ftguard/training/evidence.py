@@ -28,7 +28,14 @@ _WINDOW_BYTES: Final = 64
 _SEGMENT_BYTES: Final = 32
 _LEAST_TOKENS: Final = 4
 # So many of a sequence's tokens must be known for the sequence to be. A copy that was cut elsewhere loses a few.
+# However long it is, no more than half a segment may be new: behind a long prompt, a short message is all that counts.
 _KNOWN_SHARE: Final = 0.9
+# Windows that follow one another are a passage if they are so many windows long, or nearly the whole sequence. Single
+# ones covered 80 % of the blocks of log lines with lines that none of these blocks was made of.
+_LEAST_RUN: Final = 2
+# Passages that so many of the excerpts have are a form that is filled in: prompts, headers, keys, padding.
+_COMMON_SHARE: Final = 0.02
+_LEAST_COMMON: Final = 4
 # Tokens that are sorted or searched at once, so that long texts take time and not memory.
 _PART: Final = 1 << 22
 _BASE: Final = 0x9E3779B97F4A7C15
@@ -91,7 +98,7 @@ def origins(
     """
     found = _sources(tokens, passages)
     is_repeated = found != np.arange(len(found))
-    known = _known(is_repeated, spans)
+    known = _known(is_repeated, spans, passages.segment)
     result = np.arange(len(spans))
     for number in np.flatnonzero(known):
         start, stop = spans[number]
@@ -131,12 +138,23 @@ def _sources(tokens: Integers, passages: Passages) -> Integers:
     return found
 
 
-def _known(marked: _Flags, spans: Integers) -> _Flags:
+def _known(marked: _Flags, spans: Integers, segment: int) -> _Flags:
     """Return for each sequence whether nearly all of its tokens are marked."""
-    sums = np.concatenate([[0], np.cumsum(marked)])
     lengths = spans[:, 1] - spans[:, 0]
-    known: _Flags = sums[spans[:, 1]] - sums[spans[:, 0]] >= _KNOWN_SHARE * lengths
+    known: _Flags = lengths - _count(marked, spans) <= _most_new(lengths, segment)
     return known
+
+
+def _most_new(lengths: Integers, segment: int) -> NDArray[np.float64]:
+    most: NDArray[np.float64] = np.minimum((1 - _KNOWN_SHARE) * lengths, segment / 2)
+    return most
+
+
+def _count(marked: _Flags, spans: Integers) -> Integers:
+    """Return how many tokens of each sequence are marked."""
+    sums = np.concatenate([[0], np.cumsum(marked)])
+    counts: Integers = sums[spans[:, 1]] - sums[spans[:, 0]]
+    return counts
 
 
 @dataclass(frozen=True)
@@ -205,18 +223,59 @@ class Search:
 
     def is_found(self) -> _Flags:
         """Return for each sequence whether it was among what was seen."""
+        spans, segment = self._excerpts.spans, self._excerpts.passages.segment
         wanted = self._wanted[self._found]
-        passages, tokens = self._excerpts.passages, self._excerpts.tokens
-        steps = np.zeros(len(tokens) + 1, dtype=np.int64)
-        starts = np.flatnonzero(np.isin(self._windows, wanted))
-        steps[starts] += 1
-        steps[starts + passages.window] -= 1
-        _, lengths, segments = self._segments
-        marked = (np.cumsum(steps[:-1]) > 0) | np.repeat(np.isin(segments, wanted), lengths)
+        starts, lengths, segments = self._segments
+        windows = np.flatnonzero(np.isin(self._windows, wanted))
+        seen = self._covered(*self._runs(windows)) | np.repeat(np.isin(segments, wanted), lengths)
+        often = np.flatnonzero(self._is_common(self._windows, np.arange(len(self._windows))))
+        common = self._covered(often, often + self._excerpts.passages.window)
+        common |= np.repeat(self._is_common(segments, starts) & (lengths >= segment), lengths)
+        own = _count(~common, spans)
+        new = own - _count(seen & ~common, spans)
+        # What stands in many sequences proves nothing, so enough else must have been found.
+        known = (new <= _most_new(own, segment)) & (own >= np.minimum(segment, spans[:, 1] - spans[:, 0]))
         is_whole = [sequence in self._rows for sequence in self._bytes_of_sequences()]
         is_document = [label in self._labels for label in self._excerpts.labels] or [False]
-        found: _Flags = _known(marked, self._excerpts.spans) | np.array(is_whole) | np.array(is_document)
+        found: _Flags = known | np.array(is_whole) | np.array(is_document)
         return found
+
+    def _runs(self, windows: Integers) -> tuple[Integers, Integers]:
+        """Return starts and stops of the long passages that some windows make up."""
+        window, spans = self._excerpts.passages.window, self._excerpts.spans
+        is_first = np.diff(windows, prepend=-2) > 1
+        starts = windows[is_first]
+        stops = windows[np.append(is_first[1:], True)[: len(windows)]] + window
+        own = spans[self._numbers(starts)]
+        inside = np.minimum(stops, own[:, 1]) - np.maximum(starts, own[:, 0])
+        is_long = (stops - starts >= _LEAST_RUN * window) | (inside >= _KNOWN_SHARE * (own[:, 1] - own[:, 0]))
+        return starts[is_long], stops[is_long]
+
+    def _numbers(self, places: Integers) -> Integers:
+        """Return in which sequence some passages are: the first that does not end before them."""
+        numbers = np.searchsorted(self._excerpts.spans[:, 1], places, side="right")
+        return np.minimum(numbers, len(self._excerpts.spans) - 1)
+
+    def _covered(self, starts: Integers, stops: Integers) -> _Flags:
+        steps = np.zeros(len(self._excerpts.tokens) + 1, dtype=np.int64)
+        np.add.at(steps, starts, 1)
+        np.add.at(steps, stops, -1)
+        covered: _Flags = np.cumsum(steps[:-1]) > 0
+        return covered
+
+    def _is_common(self, hashes: _Hashes, places: Integers) -> _Flags:
+        """Return for each passage whether many sequences have it."""
+        numbers = self._numbers(places)
+        # What stands before a sequence is, in part, the end of the one before.
+        inside = places >= self._excerpts.spans[numbers, 0]
+        numbers, within = numbers[inside], hashes[inside]
+        order = np.lexsort((numbers, within))
+        numbers, within = numbers[order], within[order]
+        is_new = np.append(True, (np.diff(numbers) != 0) | (within[1:] != within[:-1]))[: len(within)]
+        values, counts = np.unique(within[is_new], return_counts=True)
+        least = max(_LEAST_COMMON, _COMMON_SHARE * len(self._excerpts.spans))
+        common: _Flags = np.isin(hashes, values[counts >= least])
+        return common
 
     def _bytes_of_sequences(self) -> Iterator[bytes]:
         return (self._excerpts.tokens[start:stop].tobytes() for start, stop in self._excerpts.spans.tolist())
