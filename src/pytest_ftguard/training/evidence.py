@@ -40,7 +40,8 @@ _LEAST_COMMON: Final = 4
 _PART: Final = 1 << 22
 _BASE: Final = 0x9E3779B97F4A7C15
 _FILTER_BITS: Final = 20
-_NUMBERS: Final = re.compile(r"^\W*\d+\W+|\W+\d+\W*$")
+# What a list or a quotation puts before each of its items, and a numbered copy at its end. Other numbers say something.
+_MARKS: Final = re.compile(r"^(?:(?:[-*>#\u2022]+|[(\[]?#?\d+[.)\]]) )+| (?:#\d+|\(#?\d+\))$")
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,13 @@ class Passages:
         return cls(window, segment, np.array(sorted(ends), dtype=np.int64))
 
 
-def folded(document: str, *, numbers: bool = True) -> str:
-    """Return what stays of a document if case, spaces, and numbers at both ends are left out.
+def folded(document: str) -> str:
+    """Return what stays of a document if case, spaces, and the marks and numbers of a list are left out.
 
-    Args:
-        document: A text.
-        numbers: Whether to keep the numbers. They are kept as well if hardly anything else would stay.
+    Marks are kept if hardly anything else would stay.
     """
     text = " ".join(unicodedata.normalize("NFKC", document).casefold().split())
-    bare = text if numbers else _NUMBERS.sub("", text)
+    bare = _MARKS.sub("", text)
     return bare if 2 * len(bare) >= len(text) else text
 
 
