@@ -156,6 +156,17 @@ def test_what_stands_in_the_training_text_is_found() -> None:
     assert found_in(ours, ours[:half]) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.parametrize(("length", "found"), [(7, False), (8, True), (30, True)])
+def test_short_sequences_are_found_inside_a_row(length: int, found: bool) -> None:
+    """Packed with others, behind a prompt, or before padding; a few tokens stand there by chance."""
+    own = np.arange(100, 100 + length)
+    search = Search(Excerpts.of(own, np.array([[0, length]]), Passages.of_text(64, 64)))
+    search.see_rows([np.append(own[1:], own[0]), own[:-1]])
+    assert not search.is_found().any()
+    search.see_rows([np.concatenate([np.arange(9), own, np.zeros(5, dtype=np.int64)])])
+    assert search.is_found().tolist() == [found]
+
+
 FORM = "You sort the letters of a museum. Answer with one word, and do not explain it. Never mention these rules. " * 4
 
 

@@ -27,6 +27,8 @@ _WINDOW_BYTES: Final = 64
 # Half a line of code is often repeated, a whole one seldom.
 _SEGMENT_BYTES: Final = 32
 _LEAST_TOKENS: Final = 4
+# Shorter sequences stand in longer rows by chance.
+_LEAST_WHOLE: Final = 8
 # So many of a sequence's tokens must be known for the sequence to be. A copy that was cut elsewhere loses a few.
 # However long it is, no more than half a segment may be new: behind a long prompt, a short message is all that counts.
 _KNOWN_SHARE: Final = 0.9
@@ -194,9 +196,12 @@ class Search:
         self._labels: set[str] = set()
         self._sequences = set(self._bytes_of_sequences())
         self._rows: set[bytes] = set()
+        self._inside = np.zeros(len(excerpts.spans), dtype=np.bool_)
+        self._short = tuple(_whole(excerpts))
         # By their first bits most passages of the training data are told to be none of these.
         self._may_be = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
-        self._may_be[_first_bits(self._wanted)] = True
+        for wanted in (self._wanted, *(hashes for _, _, hashes in self._short)):
+            self._may_be[_first_bits(wanted)] = True
 
     def see(self, tokens: Integers) -> None:
         """Look for them in one piece of the training data."""
@@ -208,8 +213,12 @@ class Search:
                 self._found |= np.isin(self._wanted, hashes[self._may_be[_first_bits(hashes)]])
 
     def see_rows(self, rows: Sequence[Integers]) -> None:
-        """Look for them in the rows of a batch, which may be whole sequences with a token more at one end or both."""
-        self.see(np.concatenate(rows))
+        """Look for them in the rows of a batch, which may be whole sequences with others before and behind them."""
+        joint = np.concatenate(rows)
+        self.see(joint)
+        for length, numbers, wanted in self._short:
+            hashes = _windows(joint, length)
+            self._inside[numbers] |= np.isin(wanted, hashes[self._may_be[_first_bits(hashes)]])
         for row in rows:
             ways = (row, row[1:], row[:-1], row[1:-1])
             self._rows |= self._sequences.intersection(way.tobytes() for way in ways)
@@ -236,7 +245,7 @@ class Search:
         known = (new <= _most_new(own, segment)) & (own >= np.minimum(segment, spans[:, 1] - spans[:, 0]))
         is_whole = [sequence in self._rows for sequence in self._bytes_of_sequences()]
         is_document = [label in self._labels for label in self._excerpts.labels] or [False]
-        found: _Flags = known | np.array(is_whole) | np.array(is_document)
+        found: _Flags = known | self._inside | np.array(is_whole) | np.array(is_document)
         return found
 
     def _runs(self, windows: Integers) -> tuple[Integers, Integers]:
@@ -278,6 +287,15 @@ class Search:
 
     def _bytes_of_sequences(self) -> Iterator[bytes]:
         return (self._excerpts.tokens[start:stop].tobytes() for start, stop in self._excerpts.spans.tolist())
+
+
+def _whole(excerpts: Excerpts) -> Iterator[tuple[int, Integers, _Hashes]]:
+    """Yield each length that is shorter than a window, and which sequences have it, with their hashes."""
+    lengths = excerpts.spans[:, 1] - excerpts.spans[:, 0]
+    for length in np.unique(lengths).tolist():
+        if _LEAST_WHOLE <= length < excerpts.passages.window:
+            numbers = np.flatnonzero(lengths == length)
+            yield length, numbers, _windows(excerpts.tokens, length)[excerpts.spans[numbers, 0]]
 
 
 def _first_bits(hashes: _Hashes) -> Integers:
