@@ -122,15 +122,20 @@ def test_equal_labels_are_copies() -> None:
         ("A first one", "12. A first one", True),
         ("A first one", "A first one (#7)", True),
         ("\ufb01rst", "first", True),
+        ("- A first one", "> A first one", True),
+        ("A first one", "> 3) A first one", True),
         ("A first one", "A second one", False),
+        ("The sum was 4711", "The sum was 4712", False),
+        ("12 first ones", "13 first ones", False),
+        ("1999: a first one", "2000: a first one", False),
         ("What is 12 plus 7? 19", "What is 12 plus 8? 20", False),
         ("12", "13", False),
         ("1234 or 5", "4321 or 5", False),
     ],
 )
 def test_what_a_fold_leaves_out(one: str, other: str, same: bool) -> None:
-    """Case, spaces, forms of a character, and a number at either end, unless it is most of the text."""
-    assert (folded(one, numbers=False) == folded(other, numbers=False)) is same
+    """Case, spaces, forms of a character, and what marks an item of a list, unless it is most of the text."""
+    assert (folded(one) == folded(other)) is same
 
 
 @pytest.mark.parametrize(
@@ -149,6 +154,17 @@ def test_what_stands_in_the_training_text_is_found() -> None:
     half = len(ours) // 2
     assert found_in(ours, theirs, ours[:half], ours[half:]) > 0.95
     assert found_in(ours, ours[:half]) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(("length", "found"), [(7, False), (8, True), (30, True)])
+def test_short_sequences_are_found_inside_a_row(length: int, found: bool) -> None:
+    """Packed with others, behind a prompt, or before padding; a few tokens stand there by chance."""
+    own = np.arange(100, 100 + length)
+    search = Search(Excerpts.of(own, np.array([[0, length]]), Passages.of_text(64, 64)))
+    search.see_rows([np.append(own[1:], own[0]), own[:-1]])
+    assert not search.is_found().any()
+    search.see_rows([np.concatenate([np.arange(9), own, np.zeros(5, dtype=np.int64)])])
+    assert search.is_found().tolist() == [found]
 
 
 FORM = "You sort the letters of a museum. Answer with one word, and do not explain it. Never mention these rules. " * 4

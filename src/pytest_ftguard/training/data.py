@@ -301,7 +301,7 @@ def _labels(texts: Sequence[str], documents: Sequence[int]) -> list[tuple[str, i
 
     A copy that is longer, by spaces or a number, may have more sequences: these are as its last.
     """
-    bare = [folded(text, numbers=False) for text in texts]
+    bare = [folded(text) for text in texts]
     counts = Counter(documents)
     most: dict[str, int] = {}
     for number in counts:

@@ -27,6 +27,8 @@ _WINDOW_BYTES: Final = 64
 # Half a line of code is often repeated, a whole one seldom.
 _SEGMENT_BYTES: Final = 32
 _LEAST_TOKENS: Final = 4
+# Shorter sequences stand in longer rows by chance.
+_LEAST_WHOLE: Final = 8
 # So many of a sequence's tokens must be known for the sequence to be. A copy that was cut elsewhere loses a few.
 # However long it is, no more than half a segment may be new: behind a long prompt, a short message is all that counts.
 _KNOWN_SHARE: Final = 0.9
@@ -40,7 +42,8 @@ _LEAST_COMMON: Final = 4
 _PART: Final = 1 << 22
 _BASE: Final = 0x9E3779B97F4A7C15
 _FILTER_BITS: Final = 20
-_NUMBERS: Final = re.compile(r"^\W*\d+\W+|\W+\d+\W*$")
+# What a list or a quotation puts before each of its items, and a numbered copy at its end. Other numbers say something.
+_MARKS: Final = re.compile(r"^(?:(?:[-*>#\u2022]+|[(\[]?#?\d+[.)\]]) )+| (?:#\d+|\(#?\d+\))$")
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,13 @@ class Passages:
         return cls(window, segment, np.array(sorted(ends), dtype=np.int64))
 
 
-def folded(document: str, *, numbers: bool = True) -> str:
-    """Return what stays of a document if case, spaces, and numbers at both ends are left out.
+def folded(document: str) -> str:
+    """Return what stays of a document if case, spaces, and the marks and numbers of a list are left out.
 
-    Args:
-        document: A text.
-        numbers: Whether to keep the numbers. They are kept as well if hardly anything else would stay.
+    Marks are kept if hardly anything else would stay.
     """
     text = " ".join(unicodedata.normalize("NFKC", document).casefold().split())
-    bare = text if numbers else _NUMBERS.sub("", text)
+    bare = _MARKS.sub("", text)
     return bare if 2 * len(bare) >= len(text) else text
 
 
@@ -195,9 +196,12 @@ class Search:
         self._labels: set[str] = set()
         self._sequences = set(self._bytes_of_sequences())
         self._rows: set[bytes] = set()
+        self._inside = np.zeros(len(excerpts.spans), dtype=np.bool_)
+        self._short = tuple(_whole(excerpts))
         # By their first bits most passages of the training data are told to be none of these.
         self._may_be = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
-        self._may_be[_first_bits(self._wanted)] = True
+        for wanted in (self._wanted, *(hashes for _, _, hashes in self._short)):
+            self._may_be[_first_bits(wanted)] = True
 
     def see(self, tokens: Integers) -> None:
         """Look for them in one piece of the training data."""
@@ -209,8 +213,12 @@ class Search:
                 self._found |= np.isin(self._wanted, hashes[self._may_be[_first_bits(hashes)]])
 
     def see_rows(self, rows: Sequence[Integers]) -> None:
-        """Look for them in the rows of a batch, which may be whole sequences with a token more at one end or both."""
-        self.see(np.concatenate(rows))
+        """Look for them in the rows of a batch, which may be whole sequences with others before and behind them."""
+        joint = np.concatenate(rows)
+        self.see(joint)
+        for length, numbers, wanted in self._short:
+            hashes = _windows(joint, length)
+            self._inside[numbers] |= np.isin(wanted, hashes[self._may_be[_first_bits(hashes)]])
         for row in rows:
             ways = (row, row[1:], row[:-1], row[1:-1])
             self._rows |= self._sequences.intersection(way.tobytes() for way in ways)
@@ -237,7 +245,7 @@ class Search:
         known = (new <= _most_new(own, segment)) & (own >= np.minimum(segment, spans[:, 1] - spans[:, 0]))
         is_whole = [sequence in self._rows for sequence in self._bytes_of_sequences()]
         is_document = [label in self._labels for label in self._excerpts.labels] or [False]
-        found: _Flags = known | np.array(is_whole) | np.array(is_document)
+        found: _Flags = known | self._inside | np.array(is_whole) | np.array(is_document)
         return found
 
     def _runs(self, windows: Integers) -> tuple[Integers, Integers]:
@@ -279,6 +287,15 @@ class Search:
 
     def _bytes_of_sequences(self) -> Iterator[bytes]:
         return (self._excerpts.tokens[start:stop].tobytes() for start, stop in self._excerpts.spans.tolist())
+
+
+def _whole(excerpts: Excerpts) -> Iterator[tuple[int, Integers, _Hashes]]:
+    """Yield each length that is shorter than a window, and which sequences have it, with their hashes."""
+    lengths = excerpts.spans[:, 1] - excerpts.spans[:, 0]
+    for length in np.unique(lengths).tolist():
+        if _LEAST_WHOLE <= length < excerpts.passages.window:
+            numbers = np.flatnonzero(lengths == length)
+            yield length, numbers, _windows(excerpts.tokens, length)[excerpts.spans[numbers, 0]]
 
 
 def _first_bits(hashes: _Hashes) -> Integers:
