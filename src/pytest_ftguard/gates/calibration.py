@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.comparison import compare
+from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import canonical_json, variant_to_dict

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from pytest_ftguard import __version__
 from pytest_ftguard.results import SCHEMA, Environment
-from pytest_ftguard.running.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, variant_to_dict
+from pytest_ftguard.store.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 
 __all__ = ["Fingerprint", "changes", "fingerprint_of", "machine_facts"]
 
