@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pytest_ftguard
+from pytest_ftguard.store.fingerprint import MEASURING
 
 SOURCE = Path(pytest_ftguard.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
@@ -73,6 +74,15 @@ def test_a_module_imports_only_from_floors_below(module: tuple[str, ...]) -> Non
         assert allowed, f"{'/'.join(module)} imports {other}"
         if other == "training" and room != "training":
             assert module == ("running", "local", "worker")
+
+
+def test_all_that_trains_is_part_of_a_fingerprint() -> None:
+    """Whatever room training imports, directly or not, its code counts: a stale result would be served otherwise."""
+    found, new = set(), {"training"}
+    while new:
+        found |= new
+        new = {other for module in MODULES if module[0] in new for other in rooms(imports(module))} - found
+    assert found <= MEASURING
 
 
 @pytest.mark.parametrize("module", MODULES, ids="/".join)
