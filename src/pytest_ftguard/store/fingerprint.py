@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -155,6 +156,7 @@ def _by_content(value: Any, known: MutableMapping[str, list[Any]]) -> Any:
     return [file_digest(Path(value), known)] if is_file else value
 
 
+@cache
 def _own_code() -> str:
     """Return a digest of the code that trains and measures: between two versions it may change as well.
 
