@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         LimitExceeded,
     )
     from pytest_ftguard.gates.verdict import Verdict
-    from pytest_ftguard.plugin import Ftguard
+    from pytest_ftguard.plugin.hooks import Ftguard
     from pytest_ftguard.reporting.json import read_report
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_ftguard import __version__
-from pytest_ftguard.accepted import (
+from pytest_ftguard.accepting.files import AcceptedFiles, find_unused, unused_note
+from pytest_ftguard.accepting.record import (
     History,
     PairRecord,
     UnusedFile,
@@ -20,10 +21,9 @@ from pytest_ftguard.accepted import (
     record_pair,
     write_history,
 )
-from pytest_ftguard.accepted_files import AcceptedFiles, find_unused, unused_note
-from pytest_ftguard.collected import Collected
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.files import write_all
+from pytest_ftguard.plugin.collected import Collected
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_ftguard import assertions, current
-from pytest_ftguard.accepted import AcceptedFile, History, record_pair
+from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
+from pytest_ftguard.accepting.record import AcceptedFile, History, record_pair
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.budgets import assess_memory, assess_time
 from pytest_ftguard.gates.quality import (
@@ -22,7 +23,6 @@ from pytest_ftguard.gates.quality import (
     assess_perplexity_gap,
     assess_retention,
 )
-from pytest_ftguard.gates.regression import Metric, accept, assess_regression
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit

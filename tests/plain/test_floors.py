@@ -17,17 +17,14 @@ HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
     **dict.fromkeys(("errors", "files", "units"), 0),
     **dict.fromkeys(("specs", "results", "limits"), 1),
-    **dict.fromkeys(("statistics", "training", "accepted", "accepted_headline"), 2),
-    **dict.fromkeys(("comparison", "running", "accepted_files"), 3),
-    **dict.fromkeys(("gates", "advice", "calibration", "trainer_runs"), 4),
+    **dict.fromkeys(("statistics", "training"), 2),
+    **dict.fromkeys(("comparison", "running"), 3),
+    **dict.fromkeys(("gates", "accepting", "advice", "calibration", "trainer_runs", "assertions", "current"), 4),
     **dict.fromkeys(("reporting", "settings"), 5),
-    **dict.fromkeys(("progress", "collected", "testrecord", "current", "received", "overrides"), 6),
-    **dict.fromkeys(("assertions", "session"), 7),
-    "hooks": 8,
-    "plugin": 9,
+    "plugin": 6,
 }
-# results are made of specs, and a file of accepted results begins with its headline.
-NEIGHBOURS = {("results", "specs"), ("accepted", "accepted_headline")}
+# results are made of specs.
+NEIGHBOURS = {("results", "specs")}
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
 
 
@@ -92,7 +89,7 @@ class Poison:
         if name.split(".")[0] in {HEAVY | {"numpy", "scipy"}!r}:
             raise ImportError(name)
 sys.meta_path.insert(0, Poison())
-import pytest_ftguard, pytest_ftguard.plugin
+import pytest_ftguard, pytest_ftguard.plugin.hooks
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
+from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
+from pytest_ftguard.accepting.record import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
+from pytest_ftguard.accepting.since import gap_change, paired_seeds
 from pytest_ftguard.assertions import active_test, assert_no_regression
-from pytest_ftguard.comparison.since import gap_change, paired_seeds
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates.regression import Metric, accept, assess_regression
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict, decide
 from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit

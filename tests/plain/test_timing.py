@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.accepted import AcceptedFile, History, record_pair
-from pytest_ftguard.accepted_files import AcceptedFiles
+from pytest_ftguard.accepting.files import AcceptedFiles
+from pytest_ftguard.accepting.gate import Metric, pair_problems
+from pytest_ftguard.accepting.record import AcceptedFile, History, record_pair
 from pytest_ftguard.assertions import active_test, assert_no_regression, assert_time_budget
 from pytest_ftguard.assertions.timing import with_times
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.files import write_all
 from pytest_ftguard.gates.budgets import assess_time, time_problems, why_time_again
-from pytest_ftguard.gates.regression import Metric, pair_problems
 from pytest_ftguard.gates.rule import Rule, confidence_at_timing
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.limits import GROWTH, SHARE, Limit

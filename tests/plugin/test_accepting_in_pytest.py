@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, 
     append(
         made_up,
         "conftest.py",
-        "\nimport pytest_ftguard.testrecord as testrecord\n"
+        "\nimport pytest_ftguard.plugin.active_test as testrecord\n"
         "def full(texts):\n    raise OSError(28, 'No space left on device')\n"
         "testrecord.write_all = full\n",
     )

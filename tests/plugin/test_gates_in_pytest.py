@@ -290,7 +290,7 @@ def test_a_worker_that_died_while_it_waited_is_replaced(project: pytest.Pytester
 
         @pytest.fixture(scope="session")
         def without_spare(full_variant, pytestconfig):
-            from pytest_ftguard.plugin import _RUN
+            from pytest_ftguard.plugin.hooks import _RUN
             spare = pytestconfig.stash[_RUN]._lab._workers._spare
             os.killpg(spare._process.pid, signal.SIGKILL)
             spare._process.wait()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.plain.builders import LORA, WORKLOAD
 
-from pytest_ftguard import progress
+from pytest_ftguard.plugin import progress
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.specs import TrialSpec
 
@@ -36,7 +36,7 @@ class Reporter:
 def test_no_30_seconds_of_training_pass_in_silence(monkeypatch: pytest.MonkeyPatch, trial_seconds: int) -> None:
     """Trials one after the other, long or short, give a line at least every 30 seconds, and no more than is needed."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("pytest_ftguard.progress.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("pytest_ftguard.plugin.progress.time.monotonic", lambda: clock.now)
     reporter = Reporter(clock)
     plugins = {"terminalreporter": reporter, "capturemanager": None}
     config: Any = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=plugins.get))

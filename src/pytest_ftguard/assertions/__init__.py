@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.assertions.asking import (
     ActiveTest,
     Reaction,
@@ -14,7 +15,6 @@ from pytest_ftguard.assertions.asking import (
     look,
     rule_of,
 )
-from pytest_ftguard.assertions.regression import assert_no_regression
 from pytest_ftguard.assertions.timing import judge_time
 from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.gates.budgets import assess_memory, foretell_memory

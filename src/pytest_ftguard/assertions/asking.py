@@ -17,7 +17,7 @@ from pytest_ftguard.settings import Setting, argument_setting
 from pytest_ftguard.statistics import SeedNoise
 
 if TYPE_CHECKING:
-    from pytest_ftguard.accepted_files import AcceptedFiles
+    from pytest_ftguard.accepting.files import AcceptedFiles
 
 __all__ = [
     "ActiveTest",

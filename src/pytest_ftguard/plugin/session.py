@@ -14,15 +14,15 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
 from pytest_ftguard.files import name_problem, write_whole
-from pytest_ftguard.overrides import Overrides
-from pytest_ftguard.progress import ProgressDisplay
-from pytest_ftguard.received import Received, identity
-from pytest_ftguard.testrecord import TestRecord, is_worker
+from pytest_ftguard.plugin.active_test import TestRecord, is_worker
+from pytest_ftguard.plugin.overrides import Overrides
+from pytest_ftguard.plugin.progress import ProgressDisplay
+from pytest_ftguard.plugin.received import Received, identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_ftguard.accepted import UnusedFile
+    from pytest_ftguard.accepting.record import UnusedFile
     from pytest_ftguard.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.results import TrainedVariant, TrialResult
@@ -237,8 +237,8 @@ class Run:
             tests: pytest's names of the tests that are run.
         """
         if self._unused is None:
-            from pytest_ftguard.accepted_files import find_unused, unused_note
-            from pytest_ftguard.collected import collected
+            from pytest_ftguard.accepting.files import find_unused, unused_note
+            from pytest_ftguard.plugin.collected import collected
 
             found = collected(self.config, {*self.collected, *tests})
             self._unused = find_unused(folder, found.names, found.has_looked_for)

@@ -7,7 +7,7 @@ from itertools import groupby
 from shlex import quote
 from typing import Final
 
-from pytest_ftguard.accepted import AcceptedFile, file_name
+from pytest_ftguard.accepting.record import AcceptedFile, file_name
 
 __all__ = ["missing", "missing_in_plan", "renamed"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from pytest_ftguard import __version__
-from pytest_ftguard.accepted_headline import headline
+from pytest_ftguard.accepting.headline import headline
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult, checked
 from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict, without_folders

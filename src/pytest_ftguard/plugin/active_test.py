@@ -16,10 +16,10 @@ from pytest_ftguard.settings.markers import limits_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_ftguard.accepted_files import AcceptedFiles
+    from pytest_ftguard.accepting.files import AcceptedFiles
     from pytest_ftguard.gates.verdict import Verdict
+    from pytest_ftguard.plugin.session import Run
     from pytest_ftguard.results import TrainedVariant
-    from pytest_ftguard.session import Run
     from pytest_ftguard.settings import Setting, Settings
     from pytest_ftguard.statistics import SeedNoise
 
@@ -110,7 +110,7 @@ class TestRecord:
     def accepted(self) -> AcceptedFiles:
         """The files of results that were accepted for this test."""
         if self._accepted is None:
-            from pytest_ftguard.accepted_files import AcceptedFiles
+            from pytest_ftguard.accepting.files import AcceptedFiles
 
             folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
             unused = self._run.find_unused(folder, map(_name, self._item.session.items))

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pytest_ftguard.accepted import AcceptedFile, History, PairRecord, record_pair
-from pytest_ftguard.comparison import compare
-from pytest_ftguard.comparison.since import (
+from pytest_ftguard.accepting.missing import missing, renamed
+from pytest_ftguard.accepting.record import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.accepting.since import (
     differences_since,
     differing_work,
     effort_to_settle_change,
@@ -22,10 +22,10 @@ from pytest_ftguard.comparison.since import (
     timed_seeds,
     units_of,
 )
+from pytest_ftguard.comparison import compare
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.budgets import memory_problems, time_problems
 from pytest_ftguard.gates.margin import margin_of
-from pytest_ftguard.gates.missing import missing, renamed
 from pytest_ftguard.gates.rates import learned_nothing, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid

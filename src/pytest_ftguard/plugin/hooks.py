@@ -15,11 +15,11 @@ import pytest
 from pytest_ftguard.current import active_test, running
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.files import write_whole
-from pytest_ftguard.hooks import FIXTURES, Accepting, Collector, Plan
-from pytest_ftguard.session import Run
+from pytest_ftguard.plugin.active_test import is_worker
+from pytest_ftguard.plugin.on_demand import FIXTURES, Accepting, Collector, Plan
+from pytest_ftguard.plugin.session import Run
 from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, read_settings
 from pytest_ftguard.settings.markers import find_problem, limits_of, memory_budget
-from pytest_ftguard.testrecord import is_worker
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant

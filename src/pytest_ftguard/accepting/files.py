@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_ftguard.accepted import (
+from pytest_ftguard.accepting.record import (
     AcceptedFile,
     History,
     UnusedFile,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pytest_ftguard.accepted import WORK, PairRecord
+from pytest_ftguard.accepting.record import WORK, PairRecord
 from pytest_ftguard.comparison.same_work import same_losses, same_sequences
 from pytest_ftguard.specs import variant_to_dict, without_folders
 from pytest_ftguard.statistics import (

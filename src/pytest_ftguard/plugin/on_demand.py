@@ -11,7 +11,7 @@ from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_fram
 from pytest_ftguard.settings.markers import find_problem
 
 if TYPE_CHECKING:
-    from pytest_ftguard.session import Run
+    from pytest_ftguard.plugin.session import Run
 
 __all__ = ["FIXTURES", "Accepting", "Collector", "Plan"]
 
