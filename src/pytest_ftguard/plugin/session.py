@@ -72,8 +72,8 @@ class Run:
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
-        self._sent: set[tuple[str, bool, bool, Workload]] = set()
-        self._shown: dict[tuple[str, bool, bool, Workload], TrialResult] = {}
+        self._sent: set[tuple[str, bool, bool, str]] = set()
+        self._shown: dict[tuple[str, bool, bool, str], TrialResult] = {}
         self._progress = ProgressDisplay(config)
         self._store: Store | None = None
         self._remarked = (0, 0, 0, 0)
@@ -438,22 +438,17 @@ def _absolute(workload: Workload, root: Path) -> Workload:
     """Return the workload with its paths taken from pytest's root folder, as those of the ini file are."""
     from dataclasses import replace
 
-    def text(path: str | None) -> str | None:
-        return None if path is None else os.path.normpath(root / path)
+    from pytest_ftguard.specs import places_of
 
-    def folder(name: str | None) -> str | None:
-        return os.path.normpath(root / name) if name is not None and (root / name).is_dir() else name
-
-    found = replace(
-        workload,
-        model=folder(workload.model) or workload.model,
-        tokenizer=folder(workload.tokenizer),
-        train=os.path.normpath(root / workload.train),
-        validation=os.path.normpath(root / workload.validation),
-        reference=text(workload.reference),
-    )
-    for name in ("model", "tokenizer", "train", "validation", "reference"):
-        path = getattr(found, name)
-        if path is not None and (problem := name_problem(path)):
+    kind = type(workload)
+    paths = {name: path for name in places_of(kind, "model", "text") if (path := getattr(workload, name)) is not None}
+    texts = places_of(kind, "text")
+    # A model that is no folder is a name on the hub.
+    found = {
+        name: os.path.normpath(root / path) if name in texts or (root / path).is_dir() else path
+        for name, path in paths.items()
+    }
+    for name, path in found.items():
+        if problem := name_problem(path):
             raise ConfigurationError(f"Workload.{name} is {path!r}: {problem}")
-    return found
+    return replace(workload, **found)
