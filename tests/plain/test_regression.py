@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
 from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.accepting.record import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
-from pytest_ftguard.accepting.since import gap_change, paired_seeds
 from pytest_ftguard.accepting.since import differing_work, gap_change, paired_seeds, settings_since
-from pytest_ftguard.assertions import active_test, assert_no_regression
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
