@@ -32,7 +32,7 @@ from pytest_ftguard.gates.verdict import Status, decide
 from pytest_ftguard.statistics import Interval
 from pytest_ftguard.units import decimals_apart, format_bytes
 
-__all__ = ["METRICS", "Change", "Metric", "change_since"]
+__all__ = ["MEASURES", "Change", "Measure", "change_since"]
 
 # Which answer counts where the last accepted result and the anchor give two.
 _GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
@@ -63,7 +63,7 @@ class Change:
         return _GRAVITY.index(self.status), -math.inf if value is None else value
 
 
-class Metric(ABC):
+class Measure(ABC):
     """One way to judge a regression.
 
     Attributes:
@@ -78,7 +78,7 @@ class Metric(ABC):
 
     @abstractmethod
     def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
-        """Return why this metric of a pair can be neither judged nor accepted."""
+        """Return why this measure of a pair can be neither judged nor accepted."""
 
     @abstractmethod
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
@@ -97,7 +97,7 @@ class Metric(ABC):
         return []
 
 
-class _LossGap(Metric):
+class _LossGap(Measure):
     unit = NATS_PER_TOKEN
     depends_on_rates = True
 
@@ -157,7 +157,7 @@ class _LossGap(Metric):
         ]
 
 
-class _Memory(Metric):
+class _Memory(Measure):
     beyond = ""  # a peak has no chance in it
 
     def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
@@ -182,7 +182,7 @@ class _Memory(Metric):
         raise AssertionError("a peak has no interval, so it is never undecided")
 
 
-class _Time(Metric):
+class _Time(Measure):
     def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
         return time_problems(comparison.candidate, comparison.baseline)
 
@@ -204,11 +204,11 @@ class _Time(Metric):
         )
 
 
-METRICS: Final[Mapping[str, Metric]] = {"loss_gap": _LossGap(), "memory": _Memory(), "time": _Time()}
+MEASURES: Final[Mapping[str, Measure]] = {"loss_gap": _LossGap(), "memory": _Memory(), "time": _Time()}
 
 
 def change_since(
-    now: PairRecord, then: PairRecord, against: str, *, limit: Limit, rule: Rule, metric: Metric
+    now: PairRecord, then: PairRecord, against: str, *, limit: Limit, rule: Rule, measure: Measure
 ) -> Change:
     """Return how a pair stands to a result that was accepted.
 
@@ -218,11 +218,11 @@ def change_since(
         against: What sentences call it.
         limit: The largest accepted growth.
         rule: How it is judged.
-        metric: What is judged.
+        measure: What is judged.
     """
     if differing := differing_work(now, then):
         return Change(against, then, "INVALID", None, ("not the same work:", "; ".join(differing) + "."))
-    measured, sentence = metric.change(now, then, limit, rule)
+    measured, sentence = measure.change(now, then, limit, rule)
     if isinstance(measured, str):
         return Change(against, then, "INVALID", None, (measured,))
     if isinstance(measured, float):
@@ -268,7 +268,8 @@ def _earlier_label(now: PairRecord, then: PairRecord) -> str:
     return "" if label == now.candidate.variant.label else f" ({label})"
 
 
-def _shares(what: str, now: PairRecord, then: PairRecord, shared: tuple[int, ...], ours: str, theirs: str) -> str:
+def _shares(what: str, now: PairRecord, then: PairRecord, shared: tuple[int, ...], *shares: str) -> str:
+    ours, theirs = shares
     return (
         f"{what} of {now.candidate.variant.label}{_over(shared, now, then)} is {ours} of "
         f"{now.baseline.variant.label}'s, and was {theirs}{_earlier_label(now, then)} when it was accepted."
