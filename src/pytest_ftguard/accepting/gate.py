@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from pytest_ftguard.accepting.history import AcceptedFile, History
 from pytest_ftguard.accepting.metrics import MEASURES, Change, Measure, change_since
-from pytest_ftguard.accepting.missing import missing, renamed
-from pytest_ftguard.accepting.record import AcceptedFile, History, PairRecord, record_pair
+from pytest_ftguard.accepting.missing import missing
+from pytest_ftguard.accepting.record import PairRecord, record_pair
 from pytest_ftguard.accepting.since import (
     differences_since,
     settings_since,
@@ -34,7 +35,7 @@ MINIMUM_SEEDS: Final = 3
 """Fewer seeds show next to nothing of their noise, and whatever is accepted is what later commits are held to."""
 
 
-# What is so beside the anchor, which stays, would be so in every later run.
+# What the anchor, which stays, does not allow would fail in every later run.
 _REFUSED: Final = ("FAIL", "INVALID")
 
 
@@ -140,11 +141,11 @@ def accept(
             f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
         )
     now = None if problems else _record(candidate, baseline, rule)
-    notes = renamed(file, accepting=True)
+    notes: list[str] = []
     if now and history:
         change = change_since(now, history.anchor, _ANCHOR, limit=limit, rule=rule, measure=measure)
         problems += _refused_by_anchor(change, limit, file)
-        notes += _doubted_beside_anchor(change, limit, file)
+        notes += _doubted_by_anchor(change, limit, file)
     if problems or now is None:
         lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
         updated = None
@@ -172,16 +173,16 @@ def _refused_by_anchor(change: Change, limit: Limit, file: AcceptedFile) -> list
     why = f"it is worse than {_ANCHOR}, by more than {limit}"
     if change.status == "INVALID":
         why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
-    return [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
+    return [f"{why}, so every later run would fail", f"to begin again, delete {file} and accept again"]
 
 
-def _doubted_beside_anchor(change: Change, limit: Limit, file: AcceptedFile) -> list[str]:
+def _doubted_by_anchor(change: Change, limit: Limit, file: AcceptedFile) -> list[str]:
     if change.status != "INCONCLUSIVE":
         return []
     return [
-        f"Beside {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs like it "
-        "will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
-        f"{file} and accept anew, which makes this result the anchor; or, if it must not be worse, restore the file "
+        f"Compared with {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs "
+        "like it will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
+        f"{file} and accept again, which makes this result the anchor; or, if it must not be worse, restore the file "
         "and find what has changed."
     ]
 
@@ -231,7 +232,7 @@ def _how_to_accept(now: PairRecord, anchored: Change, file: AcceptedFile) -> str
         anchored: How it stands to the anchor, which may be what was accepted last.
         file: What was accepted.
     """
-    how = f"delete {file} and accept anew" if anchored.status in _REFUSED else "accept it"
+    how = f"delete {file} and accept again" if anchored.status in _REFUSED else "accept it"
     seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f", trained with at least {MINIMUM_SEEDS} seeds"
     return f"{how} with --ftguard-update{seeds}"
 
@@ -264,7 +265,7 @@ def _advice(
     if worst.status == "INVALID":
         return [f"What to do: undo what differs; or, if it is meant, {accepting}, on this commit once it was reviewed."]
     # The anchor stays what it is when another result is accepted, so its own noise is left only with the file.
-    accept_again = f"delete {file} and accept anew with --ftguard-update, on the commit that it is to be held to"
+    accept_again = f"delete {file} and accept again with --ftguard-update, on the commit that it is to be held to"
     return [
         f"The interval contains the limit, {limit}: undecided. {since}",
         f"What to do: {measure.way_out(now, worst, limit, rule, accept_again)}",

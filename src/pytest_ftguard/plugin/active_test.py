@@ -114,8 +114,8 @@ class TestRecord:
             from pytest_ftguard.accepting.files import AcceptedFiles
 
             folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
-            unused = self._run.find_unused(folder, map(_name, self._item.session.items))
-            self._accepted = AcceptedFiles(_name(self._item), folder, write_all, unused, self._item.config.rootpath)
+            self._run.note_unused(folder, map(_name, self._item.session.items))
+            self._accepted = AcceptedFiles(_name(self._item), folder, write_all, self._item.config.rootpath)
         return self._accepted
 
     def refusals(self) -> list[str]:

@@ -22,7 +22,6 @@ from pytest_ftguard.plugin.received import Received, identity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_ftguard.accepting.record import UnusedFile
     from pytest_ftguard.gates.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.keys import Setting
@@ -58,7 +57,7 @@ class Run:
         self.overrides = Overrides()
         self.collected: Sequence[str] = ()
         """pytest's names of all tests, also of those that were then left out."""
-        self._unused: Sequence[UnusedFile] | None = None
+        self._has_noted_unused = False
         self.new_notes: list[str] = []
         """What the summary is to say, and no report has brought there yet."""
         self.new_problems: list[str] = []
@@ -230,21 +229,22 @@ class Run:
             self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
         return self._calibrations
 
-    def find_unused(self, folder: Path, tests: Iterable[str]) -> Sequence[UnusedFile]:
-        """Return the files of accepted results that no test looks for, and note them for the summary.
+    def note_unused(self, folder: Path, tests: Iterable[str]) -> None:
+        """Have the summary name, once, the files of accepted results that no test looks for.
 
         Args:
-            folder: Where the files are.
+            folder: The folder of the files.
             tests: pytest's names of the tests that are run.
         """
-        if self._unused is None:
-            from pytest_ftguard.accepting.files import find_unused, unused_note
-            from pytest_ftguard.plugin.collected import collected
+        if self._has_noted_unused:
+            return
+        self._has_noted_unused = True
+        from pytest_ftguard.accepting.unused import find_unused, unused_note
+        from pytest_ftguard.plugin.collected import collected
 
-            found = collected(self.config, {*self.collected, *tests})
-            self._unused = find_unused(folder, found.names, found.has_looked_for)
-            self.new_notes += [unused_note(unused, found.names) for unused in self._unused]
-        return self._unused
+        found = collected(self.config, {*self.collected, *tests})
+        unused = find_unused(folder, found.names, found.has_looked_for)
+        self.new_notes += [unused_note(one, found.names) for one in unused]
 
     def calibrate(self) -> None:
         """Write the noise of seeds of all that was trained, where that was asked for, and say so in the summary."""
