@@ -360,7 +360,7 @@ def _write_json(run: Run) -> None:
     if path is not None:
         from pytest_ftguard.reporting.json import json_report
 
-        write_whole(Path(path), json_report(run.received.reported, run.received.concluded))
+        write_whole(Path(path), json_report(run.received.reported, run.received.concluded, run.config.rootpath))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
