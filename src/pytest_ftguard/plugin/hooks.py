@@ -124,16 +124,20 @@ def lora_variant(request: pytest.FixtureRequest) -> TrainedVariant:
 
 
 def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVariant:
-    run = request.config.stash[_RUN]
-    run.session_variants_to_come.discard(request.fixturename or "")
-    run.overrides.note_made(request.fixturename or "")
+    run, name = request.config.stash[_RUN], request.fixturename or ""
+    run.session_variants_to_come.discard(name)
+    run.overrides.note_made(name)
+    why_not = run.overrides.why_not_train(name)
     # The specs are asked for by name so that a disabled run does not even prepare their data.
-    return run.train(
+    trained = run.train(
         lambda: _spec(request, fixture),
         lambda: _spec(request, "ftguard_workload"),
         lambda: _spec(request, "ftguard_full"),
-        run.fixture_budgets.get(request.fixturename or "", []),
+        run.fixture_budgets.get(name, []),
+        why_not,
     )
+    run.overrides.note_trained(name, trained, spared=why_not is not None)
+    return trained
 
 
 @pytest.fixture
@@ -357,7 +361,7 @@ def _write_json(run: Run) -> None:
     if path is not None:
         from pytest_ftguard.reporting.json import json_report
 
-        write_whole(Path(path), json_report(run.received.reported, run.received.concluded))
+        write_whole(Path(path), json_report(run.received.reported, run.received.concluded, run.config.rootpath))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

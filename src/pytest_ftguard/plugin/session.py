@@ -96,6 +96,7 @@ class Run:
         workload: Callable[[], Workload],
         full: Callable[[], Full],
         budgets: Sequence[Setting | None],
+        why_not: str | None = None,
     ) -> TrainedVariant:
         """Train a variant, or return what was trained before; what cannot be done fails or skips the test.
 
@@ -104,6 +105,7 @@ class Run:
             workload: How to get what is held fixed.
             full: How to get full fine-tuning, whose learning rate that of LoRA follows by default.
             budgets: The memory budget of each test that asks for the variant; None where it has none.
+            why_not: Why it is not worth a training, so that only a result that is there already is returned.
         """
         if self.settings.value("disable", False):
             raise self._skip("ftguard is disabled: nothing is trained")
@@ -125,8 +127,11 @@ class Run:
                 planned = lab.plan(work, with_learning_rate(chosen, full()))
                 self.show([planned])
                 return planned
-            self._refuse_what_breaks_budgets(lab, work, with_learning_rate(chosen, full()), full, budgets)
-            trained = lab.train(work, self._with_learning_rate(lab, work, chosen, full))
+            if why_not is None:
+                self._refuse_what_breaks_budgets(lab, work, with_learning_rate(chosen, full()), full, budgets)
+                trained = lab.train(work, self._with_learning_rate(lab, work, chosen, full))
+            else:
+                trained = lab.spare(work, with_learning_rate(chosen, full()), why_not)
             is_of_settings = any(chosen is made for made in self.specs_of_settings)
             trained = replace(trained, rate=rate_source(chosen, "settings" if is_of_settings else "code"))
         except DeviceUnavailableError as error:
@@ -339,7 +344,12 @@ class Run:
 
     def show(self, variants: Sequence[TrainedVariant]) -> None:
         """Keep the trials of variants for the summary, among which may be some that were not trained in this run."""
+        from dataclasses import replace
+
         for trial in (trial for variant in variants for trial in variant.trials):
+            if not Path(trial.spec.workload.train).is_absolute():  # a report's paths start at the folder of its project
+                work = _absolute(trial.spec.workload, self.config.rootpath)
+                trial = replace(trial, spec=replace(trial.spec, workload=work))  # noqa: PLW2901 - the same trial
             self._shown.setdefault(identity(trial), trial)
 
     def _new_trials(self) -> list[TrialResult]:
