@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from pytest_ftguard.running.lab import Lab, LabOptions
-from pytest_ftguard.running.process import Worker
+from pytest_ftguard.running.local.process import Worker
 from pytest_ftguard.specs import Full, LoRA, Variant, Workload
 
 ROUNDS = 30
@@ -59,7 +59,7 @@ def workers() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            if "pytest_ftguard.running.worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+            if "pytest_ftguard.running.local.worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
         except psutil.Error:
             pass  # it has just ended

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from pytest_ftguard.comparison import PairedLosses
+from pytest_ftguard.comparison.pairs import PairedLosses
 from pytest_ftguard.gates.verdict import Status, decide
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, gap_interval, line_weights
 

@@ -25,9 +25,9 @@ from pytest_ftguard.results import (
     Timing,
     TrialResult,
 )
-from pytest_ftguard.running.fingerprint import Fingerprint
-from pytest_ftguard.running.store import Store, StoreOptions
 from pytest_ftguard.specs import Full, TrialSpec, Workload
+from pytest_ftguard.store.fingerprint import Fingerprint
+from pytest_ftguard.store.store import Store, StoreOptions
 
 QUICKSTART: Final = Path(__file__).parents[1] / "examples" / "quickstart"
 ENTRIES: Final = 10_000

@@ -9,16 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_ftguard.assertions import (
-        assert_converged,
-        assert_forgetting,
-        assert_loss_gap,
-        assert_memory_budget,
-        assert_no_regression,
-        assert_perplexity_gap,
-        assert_retention,
-        assert_time_budget,
-    )
+    from pytest_ftguard.accepting.helper import assert_no_regression
+    from pytest_ftguard.elsewhere.trainer_runs import read_trainer_runs
     from pytest_ftguard.errors import (
         ConfigurationError,
         DeviceUnavailableError,
@@ -27,12 +19,16 @@ if TYPE_CHECKING:
         GateFailure,
         LimitExceeded,
     )
+    from pytest_ftguard.gates.convergence import assert_converged
+    from pytest_ftguard.gates.forgetting import assert_forgetting
+    from pytest_ftguard.gates.memory import assert_memory_budget
+    from pytest_ftguard.gates.quality import assert_loss_gap, assert_perplexity_gap, assert_retention
+    from pytest_ftguard.gates.timed_pair import assert_time_budget
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin.hooks import Ftguard
     from pytest_ftguard.reporting.json import read_report
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
-    from pytest_ftguard.trainer_runs import read_trainer_runs
     from pytest_ftguard.training.callback import FtguardCallback
 
 __version__ = "0.1.0"
@@ -66,16 +62,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "assertions": (
-        "assert_converged",
-        "assert_forgetting",
-        "assert_loss_gap",
-        "assert_memory_budget",
-        "assert_no_regression",
-        "assert_perplexity_gap",
-        "assert_retention",
-        "assert_time_budget",
-    ),
+    "accepting.helper": ("assert_no_regression",),
+    "elsewhere.trainer_runs": ("read_trainer_runs",),
     "errors": (
         "ConfigurationError",
         "DeviceUnavailableError",
@@ -84,13 +72,17 @@ _HOMES = {
         "GateFailure",
         "LimitExceeded",
     ),
+    "gates.convergence": ("assert_converged",),
+    "gates.forgetting": ("assert_forgetting",),
+    "gates.memory": ("assert_memory_budget",),
+    "gates.quality": ("assert_loss_gap", "assert_perplexity_gap", "assert_retention"),
+    "gates.timed_pair": ("assert_time_budget",),
     "gates.verdict": ("Verdict",),
-    "plugin": ("Ftguard",),
+    "plugin.hooks": ("Ftguard",),
     "reporting.json": ("read_report",),
     "results": ("TrainedVariant", "TrialResult"),
-    "trainer_runs": ("read_trainer_runs",),
-    "training.callback": ("FtguardCallback",),
     "specs": ("Full", "LoRA", "TrialSpec", "Workload"),
+    "training.callback": ("FtguardCallback",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

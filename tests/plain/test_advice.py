@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.advice import fairness_notes
+from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.terminal import summary_lines
 from pytest_ftguard.results import Parameters, Timing, TrainedVariant
 from pytest_ftguard.specs import LoRA

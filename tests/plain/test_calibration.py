@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_ftguard.calibration import (
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.gates.calibration import (
     Calibration,
     calibrate,
     find_seed_noise,
     read_calibrations,
     write_calibrations,
 )
-from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import LoRA, Workload, fields_of
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial

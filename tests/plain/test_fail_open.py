@@ -11,21 +11,19 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard import assertions, current
+import pytest_ftguard
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
 from pytest_ftguard.accepting.record import AcceptedFile, History, record_pair
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates.budgets import assess_memory, assess_time
-from pytest_ftguard.gates.quality import (
-    assess_convergence,
-    assess_forgetting,
-    assess_loss_gap,
-    assess_perplexity_gap,
-    assess_retention,
-)
+from pytest_ftguard.gates import current
+from pytest_ftguard.gates.convergence import assess_convergence
+from pytest_ftguard.gates.forgetting import assess_forgetting
+from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
+from pytest_ftguard.gates.memory import assess_memory
+from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.results import CurvePoint, Memory, Timing, TrainedVariant, TrialResult
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
@@ -215,14 +213,14 @@ def test_no_variance_and_a_gap_beyond_the_margin_fails(at_most: float) -> None:
 
 
 HELPERS: dict[str, Callable[[TrainedVariant, TrainedVariant], Verdict]] = {
-    "assert_loss_gap": assertions.assert_loss_gap,
-    "assert_perplexity_gap": assertions.assert_perplexity_gap,
-    "assert_retention": assertions.assert_retention,
-    "assert_forgetting": assertions.assert_forgetting,
-    "assert_converged": lambda candidate, _: assertions.assert_converged(candidate),
-    "assert_memory_budget": lambda candidate, baseline: assertions.assert_memory_budget(candidate, of=baseline),
-    "assert_time_budget": lambda candidate, baseline: assertions.assert_time_budget(candidate, of=baseline),
-    "assert_no_regression": assertions.assert_no_regression,
+    "assert_loss_gap": pytest_ftguard.assert_loss_gap,
+    "assert_perplexity_gap": pytest_ftguard.assert_perplexity_gap,
+    "assert_retention": pytest_ftguard.assert_retention,
+    "assert_forgetting": pytest_ftguard.assert_forgetting,
+    "assert_converged": lambda candidate, _: pytest_ftguard.assert_converged(candidate),
+    "assert_memory_budget": lambda candidate, baseline: pytest_ftguard.assert_memory_budget(candidate, of=baseline),
+    "assert_time_budget": lambda candidate, baseline: pytest_ftguard.assert_time_budget(candidate, of=baseline),
+    "assert_no_regression": pytest_ftguard.assert_no_regression,
 }
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.running import contents, devices
-from pytest_ftguard.running import fingerprint as module
-from pytest_ftguard.running.contents import UnknownContentError, file_digest, installed_version
-from pytest_ftguard.running.devices import device_slots
-from pytest_ftguard.running.fingerprint import Fingerprint, changes, fingerprint_of, machine_facts
+from pytest_ftguard.running.local import devices
+from pytest_ftguard.running.local.devices import device_slots
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload, fields_of, places_of
+from pytest_ftguard.store import contents
+from pytest_ftguard.store import fingerprint as module
+from pytest_ftguard.store.contents import UnknownContentError, file_digest, installed_version
+from pytest_ftguard.store.fingerprint import Fingerprint, changes, fingerprint_of, machine_facts
 
 FULL = Full(learning_rate=1e-4)
 LORA = LoRA(learning_rate=1e-3)

@@ -11,20 +11,23 @@ from pathlib import Path
 import pytest
 
 import pytest_ftguard
+from pytest_ftguard.store.fingerprint import MEASURING
 
 SOURCE = Path(pytest_ftguard.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "units"), 0),
-    **dict.fromkeys(("specs", "results", "limits"), 1),
-    **dict.fromkeys(("statistics", "training"), 2),
-    **dict.fromkeys(("comparison", "running"), 3),
-    **dict.fromkeys(("gates", "accepting", "advice", "calibration", "trainer_runs", "assertions", "current"), 4),
-    **dict.fromkeys(("reporting", "settings"), 5),
-    "plugin": 6,
+    **dict.fromkeys(("errors", "files", "keys", "locks", "units"), GROUND := 0),
+    "specs": 1,
+    "results": 2,
+    "statistics": 3,
+    **dict.fromkeys(("comparison", "training"), 4),
+    "store": 5,
+    "running": 6,
+    "gates": 7,
+    "accepting": 8,
+    **dict.fromkeys(("elsewhere", "reporting", "settings"), 9),
+    "plugin": 10,
 }
-# results are made of specs.
-NEIGHBOURS = {("results", "specs")}
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
 
 
@@ -67,10 +70,19 @@ def test_a_module_imports_only_from_floors_below(module: tuple[str, ...]) -> Non
         assert not list(rooms(imports(module)))
         return
     for other in rooms(imports(module)):
-        allowed = FLOORS[other] < FLOORS[room] or other == room or (room, other) in NEIGHBOURS
+        allowed = FLOORS[other] < FLOORS[room] or other == room or FLOORS[other] == GROUND
         assert allowed, f"{'/'.join(module)} imports {other}"
         if other == "training" and room != "training":
-            assert module == ("running", "worker")
+            assert module == ("running", "local", "worker")
+
+
+def test_all_that_trains_is_part_of_a_fingerprint() -> None:
+    """Whatever room training imports, directly or not, its code counts: a stale result would be served otherwise."""
+    found, new = set(), {"training"}
+    while new:
+        found |= new
+        new = {other for module in MODULES if module[0] in new for other in rooms(imports(module))} - found
+    assert found <= MEASURING
 
 
 @pytest.mark.parametrize("module", MODULES, ids="/".join)

@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates.budgets import assess_memory
-from pytest_ftguard.gates.quality import (
-    assess_loss_gap,
-)
-from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import (
+from pytest_ftguard.gates.limits import (
     NATS_PER_TOKEN,
     parse_memory_limit,
     parse_number_limit,
 )
+from pytest_ftguard.gates.memory import assess_memory
+from pytest_ftguard.gates.quality import assess_loss_gap
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import CurvePoint, Memory, TrainedVariant, TrialError, TrialResult
 from pytest_ftguard.specs import Full, LoRA, Variant
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial

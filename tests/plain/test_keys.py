@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.settings.keys import BY_NAME, KEYS, Place
+from pytest_ftguard.keys import Place
+from pytest_ftguard.settings.keys import BY_NAME, KEYS
 
 PLACE = Place("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
 

@@ -10,12 +10,13 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Memory, Timing, TrialError, TrialResult
-from pytest_ftguard.running import lab, workers
-from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of
-from pytest_ftguard.running.process import Job
-from pytest_ftguard.running.store import Store, StoreOptions
-from pytest_ftguard.settings import Settings
+from pytest_ftguard.running import lab
+from pytest_ftguard.running.local import workers
+from pytest_ftguard.running.local.process import Job
+from pytest_ftguard.settings.reading import Settings
 from pytest_ftguard.specs import Full, TrialSpec, Variant, Workload
+from pytest_ftguard.store.fingerprint import Fingerprint, fingerprint_of
+from pytest_ftguard.store.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trial
 

@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
+from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.accepting.record import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
 from pytest_ftguard.accepting.since import differing_work, gap_change, paired_seeds, settings_since
-from pytest_ftguard.assertions import active_test, assert_no_regression
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.gates.current import active_test
+from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict, decide
-from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, Workload
 from pytest_ftguard.statistics import change_of_gap, effort_to_settle

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.assertions import active_test, assert_loss_gap
 from pytest_ftguard.errors import ConfigurationError, FtguardError
+from pytest_ftguard.gates.current import active_test
+from pytest_ftguard.gates.limits import BYTES, GROWTH, SHARE
+from pytest_ftguard.gates.quality import assert_loss_gap
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import BYTES, GROWTH, SHARE
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import (
     RecordedVerdict,

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.assertions import assert_loss_gap
-from pytest_ftguard.comparison import compare
+from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates.budgets import assess_memory, assess_time
-from pytest_ftguard.gates.quality import assess_forgetting
+from pytest_ftguard.gates.forgetting import assess_forgetting
+from pytest_ftguard.gates.limits import Limit, parse_share_limit
+from pytest_ftguard.gates.memory import assess_memory
+from pytest_ftguard.gates.quality import assert_loss_gap
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import Limit, parse_share_limit
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Workload, fields_of, places_of
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial

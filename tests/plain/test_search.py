@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.advice import fairness_notes
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.reporting.json import json_report, read_report
+from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines
 from pytest_ftguard.results import TrainedVariant, TrialResult, by_variant, trained_variants
 from pytest_ftguard.running.clock import Progress

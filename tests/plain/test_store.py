@@ -21,10 +21,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_ftguard.locks import held
 from pytest_ftguard.results import Breakdown, Timing, TrialResult
-from pytest_ftguard.running.fingerprint import Fingerprint
-from pytest_ftguard.running.locks import Neighbours, held, leased
-from pytest_ftguard.running.store import Store, StoreOptions
+from pytest_ftguard.running.local.leases import Neighbours, leased
+from pytest_ftguard.store.fingerprint import Fingerprint
+from pytest_ftguard.store.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, trial
 
@@ -460,7 +461,7 @@ def test_where_nothing_can_be_locked_the_training_goes_on(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("pytest_ftguard.running.locks.FileLock.acquire", refuse)
+    monkeypatch.setattr("pytest_ftguard.locks.FileLock.acquire", refuse)
     ours = store(tmp_path)
     with ours.lock(PARTS.key, lambda: None):
         ours.keep(PARTS, RESULT)
@@ -513,7 +514,7 @@ WRITERS = """
 import os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
-from pytest_ftguard.running.fingerprint import Fingerprint
+from pytest_ftguard.store.fingerprint import Fingerprint
 from tests.plain.test_store import PARTS, RESULT, store
 for number in range(50):
     child = os.fork()
@@ -541,7 +542,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_entries(tmp_path: Path) -> N
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pytest_ftguard.running.locks import held
+from pytest_ftguard.locks import held
 with held([Path(sys.argv[1])], lambda: None):
     print("held", flush=True)
     time.sleep(60)

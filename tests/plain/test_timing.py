@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 
 from pytest_ftguard.accepting.files import AcceptedFiles
 from pytest_ftguard.accepting.gate import Metric, pair_problems
+from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.accepting.record import AcceptedFile, History, record_pair
-from pytest_ftguard.assertions import active_test, assert_no_regression, assert_time_budget
-from pytest_ftguard.assertions.timing import with_times
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.files import write_all
-from pytest_ftguard.gates.budgets import assess_time, time_problems, why_time_again
+from pytest_ftguard.gates.current import active_test
+from pytest_ftguard.gates.limits import GROWTH, SHARE, Limit
 from pytest_ftguard.gates.rule import Rule, confidence_at_timing
+from pytest_ftguard.gates.step_time import assess_time, time_problems, why_time_again
+from pytest_ftguard.gates.timed_pair import assert_time_budget, with_times
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import GROWTH, SHARE, Limit
+from pytest_ftguard.keys import Setting
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
 from pytest_ftguard.results import (
@@ -37,16 +39,16 @@ from pytest_ftguard.results import (
     by_variant,
     trained_variants,
 )
-from pytest_ftguard.running import lab, workers
+from pytest_ftguard.running import lab
 from pytest_ftguard.running.clock import Progress
-from pytest_ftguard.running.contents import UnknownContentError
-from pytest_ftguard.running.fingerprint import Fingerprint
 from pytest_ftguard.running.lab import Lab, LabOptions
-from pytest_ftguard.running.process import Job
-from pytest_ftguard.running.store import Store, StoreOptions
+from pytest_ftguard.running.local import workers
+from pytest_ftguard.running.local.process import Job
 from pytest_ftguard.running.timing import PairTimer, Retiming, timing_workload
-from pytest_ftguard.settings import Setting
 from pytest_ftguard.specs import LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.store.contents import UnknownContentError
+from pytest_ftguard.store.fingerprint import Fingerprint
+from pytest_ftguard.store.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trained, trial
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.results import Timing, TrialResult
-from pytest_ftguard.running.fingerprint import Fingerprint
-from pytest_ftguard.running.store import Store
-from pytest_ftguard.running.weights import has_weights
-from pytest_ftguard.running.workers import Workers
+from pytest_ftguard.running.local.workers import Workers
+from pytest_ftguard.store.fingerprint import Fingerprint
+from pytest_ftguard.store.store import Store
+from pytest_ftguard.store.weights import has_weights
 
 from .builders import ENVIRONMENT
 from .test_store import PARTS, RESULT, entry, store

@@ -136,7 +136,7 @@ def test_a_trial_whose_process_is_killed_makes_its_gates_invalid(project: pytest
     project.makeconftest(
         """
         import os, pytest, signal, threading, time
-        from pytest_ftguard.running import process
+        from pytest_ftguard.running.local import process
 
         @pytest.fixture(scope="session")
         def killed(ftguard_workload):
@@ -306,7 +306,8 @@ def test_timed_steps_wait_until_the_next_worker_has_imported(project: pytest.Pyt
     project.makeconftest(
         """
         import pytest, time
-        from pytest_ftguard.running import clock, process
+        from pytest_ftguard.running import clock
+        from pytest_ftguard.running.local import process
 
         @pytest.fixture(scope="session")
         def times():

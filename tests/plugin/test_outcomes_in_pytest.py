@@ -49,7 +49,7 @@ def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
     project.makeconftest(
         """
         import os, signal
-        from pytest_ftguard.running.process import Worker
+        from pytest_ftguard.running.local.process import Worker
 
         real = Worker.run
 
@@ -76,7 +76,7 @@ def test_a_kill_by_the_kernel_is_told_from_another(project: pytest.Pytester) -> 
     project.makeconftest(
         """
         import itertools
-        from pytest_ftguard.running import process
+        from pytest_ftguard.running.local import process
 
         process.oom_kills = itertools.count(7).__next__
         """

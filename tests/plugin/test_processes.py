@@ -15,7 +15,7 @@ import pytest
 def workers(pytest_process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     try:
         children = psutil.Process(pytest_process.pid).children(recursive=True)
-        return [child for child in children if "pytest_ftguard.running.worker" in child.cmdline()]
+        return [child for child in children if "pytest_ftguard.running.local.worker" in child.cmdline()]
     except psutil.Error:
         return []
 

@@ -14,7 +14,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from pytest_ftguard import FtguardCallback, read_trainer_runs
-from pytest_ftguard.comparison import compare, text_problems
+from pytest_ftguard.comparison.pairs import compare, text_problems
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload

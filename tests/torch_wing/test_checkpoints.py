@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.results import Memory, TrialResult
-from pytest_ftguard.running.process import Event, Job, Worker
+from pytest_ftguard.running.local.process import Event, Job, Worker
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training.checkpoints import CheckpointSaver, newest_complete
 from pytest_ftguard.training.memory import largest

@@ -22,14 +22,15 @@ from pytest_ftguard.accepting.since import (
     timed_seeds,
     units_of,
 )
-from pytest_ftguard.comparison import compare
+from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.gates import explain
-from pytest_ftguard.gates.budgets import memory_problems, time_problems
+from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.margin import margin_of
+from pytest_ftguard.gates.memory import memory_problems
 from pytest_ftguard.gates.rates import learned_nothing, unsettled
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.step_time import time_problems
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
-from pytest_ftguard.limits import GROWTH, NATS_PER_TOKEN, Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 from pytest_ftguard.units import decimals_apart, format_bytes

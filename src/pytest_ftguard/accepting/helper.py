@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pytest_ftguard.accepting.gate import METRICS, Metric, accept, assess_regression, pair_problems
 from pytest_ftguard.accepting.missing import missing_in_plan
-from pytest_ftguard.assertions.asking import Reaction, check_pair, conclude, find_test, limit_of, rule_of, value_of
-from pytest_ftguard.assertions.timing import TimedPair, timed, with_times
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.gates.asking import Reaction, check_pair, conclude, find_test, limit_of, rule_of, value_of
+from pytest_ftguard.gates.limits import GROWTH, Limit
+from pytest_ftguard.gates.timed_pair import TimedPair, timed, with_times
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import GROWTH, Limit
 from pytest_ftguard.results import TrainedVariant
 
 __all__ = ["assert_no_regression"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from pytest_ftguard.comparison import Comparison, Trend, trend_of
+from pytest_ftguard.comparison.pairs import Comparison, Trend, trend_of
+from pytest_ftguard.gates.catalogue import GATES
+from pytest_ftguard.gates.limits import OF_GAIN, Limit
 from pytest_ftguard.gates.margin import Margin
 from pytest_ftguard.gates.rates import how_to_search
 from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.gates.verdict import TITLES, Status
-from pytest_ftguard.limits import OF_GAIN, Limit
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.gates.verdict import Status
+from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.statistics import Effort, Interval, effort_to_settle
 from pytest_ftguard.units import decimals_apart
 
@@ -21,6 +22,8 @@ __all__ = [
     "ends_err",
     "headline",
     "measured",
+    "measured_elsewhere",
+    "name_of",
     "no_gain",
     "no_share",
     "no_trend",
@@ -115,8 +118,8 @@ def headline(gate: str, comparison: Comparison, status: Status) -> str:
     """Return the first line: the verdict, and both losses."""
     candidate, baseline = comparison.candidate, comparison.baseline
     return (
-        f"{TITLES[gate]} {status}: after {candidate.workload.steps} steps {candidate.label} is at {candidate.loss:.4f} "
-        f"nats per token, {baseline.label} at {baseline.loss:.4f}."
+        f"{GATES[gate].title} {status}: after {candidate.workload.steps} steps {candidate.label} is at "
+        f"{candidate.loss:.4f} nats per token, {baseline.label} at {baseline.loss:.4f}."
     )
 
 
@@ -283,3 +286,13 @@ def about_seeds(comparison: Comparison, rule: Rule) -> list[str]:
     if comparison.seeds > 1 or rule.seed_noise is not None:
         return []
     return ["One seed: the verdict is about these two checkpoints, not about the next training run."]
+
+
+def measured_elsewhere(trial: TrialResult) -> str:
+    """Return why bytes and seconds of a stored trial do not count here."""
+    return f"{name_of(trial)}, comes from the store: {trial.measured_elsewhere}; --ftguard-no-cache trains it here"
+
+
+def name_of(trial: TrialResult) -> str:
+    """Return what a sentence calls a trial."""
+    return f"{trial.spec.variant.label}, seed {trial.spec.seed}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pytest_ftguard.limits import PERPLEXITY, Limit
+from pytest_ftguard.gates.limits import PERPLEXITY, Limit
 from pytest_ftguard.results import TrainedVariant
 
 __all__ = ["Margin", "margin_of"]

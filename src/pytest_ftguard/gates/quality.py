@@ -1,30 +1,140 @@
-"""Gates on what was learnt: the loss gap and its relatives, each judged by an interval that counts both noises."""
+"""Gates on the validation loss: its gap, the gap of the perplexities, and the share of full's gain."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
-from pytest_ftguard.comparison import Comparison, compare, reference_losses, text_problems, trend_of
+from pytest_ftguard.comparison.pairs import Comparison, compare
+from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.gates import explain
+from pytest_ftguard.gates.asking import (
+    Reaction,
+    check_pair,
+    conclude,
+    limit_of,
+    look,
+    rule_of,
+)
+from pytest_ftguard.gates.catalogue import GATES
+from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.margin import Margin, margin_of
 from pytest_ftguard.gates.rates import learned_nothing, unsettled
 from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.gates.verdict import AT_LEAST, Verdict, decide, give, invalid
-from pytest_ftguard.limits import Limit
+from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.statistics import Interval, gap_interval, perplexity_gap, retention
-from pytest_ftguard.units import decimals_apart
+from pytest_ftguard.statistics import Interval, perplexity_gap, retention
 
 __all__ = [
-    "assess_convergence",
-    "assess_forgetting",
+    "assert_loss_gap",
+    "assert_perplexity_gap",
+    "assert_retention",
     "assess_loss_gap",
     "assess_perplexity_gap",
     "assess_retention",
 ]
 
-_NOT_FINITE: Final = "the value or its bounds are not finite numbers"
+__tracebackhide__ = hide_our_frames
+
+
+def assert_loss_gap(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    *,
+    at_most: float | str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: Reaction | None = None,
+    same_learning_rate: bool = False,
+) -> Verdict:
+    """Fail the test unless the candidate's validation loss exceeds the baseline's by at most the margin.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        baseline: The variant that it is judged against, usually full fine-tuning.
+        at_most: The margin in nats per token; by default `max_loss_gap` of marker, option, environment or ini.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no margin, or an argument is wrong.
+    """
+    check_pair("assert_loss_gap", candidate, baseline)
+    limit = limit_of("assert_loss_gap", "max_loss_gap", at_most)
+    verdict = look(assess_loss_gap, candidate, baseline, limit, rule_of(confidence, same_learning_rate))
+    return conclude(verdict, on_inconclusive, candidate, baseline)
+
+
+def assert_perplexity_gap(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    *,
+    at_most: float | str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: Reaction | None = None,
+    same_learning_rate: bool = False,
+) -> Verdict:
+    """Fail the test unless the candidate's validation perplexity exceeds the baseline's by at most the margin.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        baseline: The variant that it is judged against, usually full fine-tuning.
+        at_most: The margin in points of perplexity; by default `max_perplexity_gap`.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no margin, or an argument is wrong.
+    """
+    check_pair("assert_perplexity_gap", candidate, baseline)
+    limit = limit_of("assert_perplexity_gap", "max_perplexity_gap", at_most)
+    verdict = look(assess_perplexity_gap, candidate, baseline, limit, rule_of(confidence, same_learning_rate))
+    return conclude(verdict, on_inconclusive, candidate, baseline)
+
+
+def assert_retention(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    *,
+    at_least: str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: Reaction | None = None,
+    same_learning_rate: bool = False,
+) -> Verdict:
+    """Fail the test unless the candidate retains enough of what the baseline gained over the base model.
+
+    The share has no scale, so one limit serves many models; 90 to 95 % is a sensible one.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        baseline: The variant that it is judged against, usually full fine-tuning.
+        at_least: The share, for example "90%"; by default `min_retention`.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no limit, or an argument is wrong.
+    """
+    check_pair("assert_retention", candidate, baseline)
+    limit = limit_of("assert_retention", "min_retention", at_least)
+    verdict = look(assess_retention, candidate, baseline, limit, rule_of(confidence, same_learning_rate))
+    return conclude(verdict, on_inconclusive, candidate, baseline)
 
 
 def assess_loss_gap(candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
@@ -60,7 +170,7 @@ def assess_perplexity_gap(candidate: TrainedVariant, baseline: TrainedVariant, l
     try:
         interval = perplexity_gap(losses.candidate, losses.baseline, losses.tokens, rule.confidence, rule.seed_noise)
     except OverflowError:
-        return invalid("perplexity_gap", candidate, baseline, limit, [_NOT_FINITE])
+        return invalid("perplexity_gap", candidate, baseline, limit, [NOT_FINITE])
     return _conclude("perplexity_gap", comparison, interval, rule, margin_of(limit, baseline))
 
 
@@ -99,7 +209,7 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     candidate, baseline, limit = comparison.candidate, comparison.baseline, margin.limit
     status = decide(gate, interval, limit.value)
     if status == "INVALID":
-        return invalid(gate, candidate, baseline, limit, [_NOT_FINITE])
+        return invalid(gate, candidate, baseline, limit, [NOT_FINITE])
     if faults := learned_nothing(candidate, rule.confidence):
         return invalid(gate, candidate, baseline, limit, faults + learned_nothing(baseline, rule.confidence))
     gain = comparison.losses.gain(rule.confidence)
@@ -119,7 +229,7 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
         explain.headline(gate, comparison, status),
         *notes,
         explain.measured(gate, comparison, interval, limit, rule),
-        f"Allowed: at {'least' if gate in AT_LEAST else 'most'} {limit}, set by {limit.place}.",
+        f"Allowed: at {'least' if GATES[gate].is_at_least else 'most'} {limit}, set by {limit.place}.",
         *reasons,
         *explain.about_seeds(comparison, rule),
     ]
@@ -143,112 +253,3 @@ def _too_early(comparison: Comparison, rule: Rule, margin: Margin) -> list[str] 
     if trend is None:
         return explain.no_trend(comparison)
     return explain.widening(comparison.losses.gap(rule.confidence, rule.seed_noise), trend, margin)
-
-
-def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
-    """Judge how much a variant's validation loss would still improve if the steps were doubled.
-
-    Args:
-        variant: The variant that is judged.
-        limit: The largest accepted improvement, in nats per token.
-        rule: How it is judged.
-    """
-    problems = text_problems([variant], "validation")
-    # A loss that never fell has come to rest as well.
-    problems = problems or learned_nothing(variant, rule.confidence)
-    trend = None if problems else trend_of(variant, rule.confidence)
-    if trend is None:
-        few = "too few points along training were measured to see a trend: train for at least 4 steps"
-        return invalid("convergence", variant, None, limit, problems or [few])
-    slope = trend.per_doubling
-    interval = replace(slope, value=-slope.value, lower=-slope.upper, upper=-slope.lower)
-    status = decide("convergence", interval, limit.value)
-    if status == "INVALID":
-        return invalid("convergence", variant, None, limit, [_NOT_FINITE])
-    decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
-    value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
-    steps = ", ".join(map(str, trend.steps))
-    notes = unsettled(variant)
-    lines = [
-        f"convergence {status}: twice the {variant.workload.steps} steps would improve {variant.label} by about "
-        f"{value} nats per token. Judging from {trend.sequences} sequences at steps {steps}, it lies between {lower} "
-        f"and {upper} ({explain.ends_err(rule.confidence)}).",
-        *notes,
-        f"Allowed: at most {limit}, set by {limit.place}.",
-    ]
-    if status == "FAIL":
-        lines.append(
-            "The whole interval is beyond the limit: the loss is still falling. What to do: train for more steps."
-        )
-    elif status == "INCONCLUSIVE":
-        lines.append(
-            "The interval contains the limit: undecided. What to do: train for more steps; more seeds make the "
-            "interval narrower."
-        )
-    return give(
-        "convergence",
-        status,
-        candidate=variant,
-        baseline=None,
-        measured=interval,
-        limit=limit,
-        message="\n".join(lines),
-        note=" ".join(notes) or None,
-    )
-
-
-def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, baseline: TrainedVariant | None) -> Verdict:
-    """Judge how much the loss on the reference text has grown by training.
-
-    Args:
-        candidate: The variant that is judged.
-        limit: The largest accepted growth, in nats per token.
-        rule: How it is judged.
-        baseline: The variant that it is judged against; the base model if there is none.
-    """
-    problems = text_problems([candidate, baseline] if baseline else [candidate], "reference")
-    if baseline is not None:
-        problems += compare(candidate, baseline, same_learning_rate=True).loss_problems
-    # A model that learned nothing forgets nothing.
-    problems = problems or learned_nothing(candidate, rule.confidence)
-    if problems:
-        return invalid("forgetting", candidate, baseline, limit, problems)
-    losses = reference_losses(candidate, baseline or candidate)
-    # The base model has no seeds, so against it the candidate's own noise is all there is.
-    above_base = gap_interval(losses.candidate - losses.base, losses.tokens, rule.confidence)
-    interval = above_base if baseline is None else losses.gap(rule.confidence)
-    status = decide("forgetting", interval, limit.value)
-    if status == "INVALID":
-        return invalid("forgetting", candidate, baseline, limit, [_NOT_FINITE])
-    decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
-    value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
-    than = "the base model's" if baseline is None else f"{baseline.label}'s"
-    side = f"{value.lstrip('+-')} nats per token {'above' if interval.value >= 0 else 'below'} {than}"
-    notes = unsettled(candidate, *([baseline] if baseline else []))
-    lines = [
-        f"forgetting {status}: on the reference text {candidate.label}'s loss is {side}. Judging from "
-        f"{len(losses.tokens)} sequences, the difference lies between {lower} and {upper} "
-        f"({explain.ends_err(rule.confidence)}).",
-        *notes,
-        f"Allowed: at most {limit}, set by {limit.place}.",
-    ]
-    if status == "FAIL":
-        lines.append(
-            "The whole interval is beyond the limit. What to do: lower the learning rate, train for fewer steps, lower "
-            "the rank, or mix general text into the training data."
-        )
-    elif status == "INCONCLUSIVE":
-        lines.append(
-            "The interval contains the limit: undecided. What to do: give a longer reference text (and raise "
-            "validation_sequences, which counts for it too), or train more seeds."
-        )
-    return give(
-        "forgetting",
-        status,
-        candidate=candidate,
-        baseline=baseline,
-        measured=interval,
-        limit=limit,
-        message="\n".join(lines),
-        note=" ".join(notes) or None,
-    )

@@ -6,26 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from pytest_ftguard.limits import Limit
+from pytest_ftguard.gates.catalogue import GATES
+from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["AT_LEAST", "TITLES", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+__all__ = ["NOT_FINITE", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 
-TITLES: Final[Mapping[str, str]] = {
-    "loss_gap": "loss gap",
-    "perplexity_gap": "perplexity gap",
-    "retention": "retention",
-    "forgetting": "forgetting",
-    "convergence": "convergence",
-    "memory_budget": "peak memory",
-    "time_budget": "step time",
-    "regression": "regression",
-}
-AT_LEAST: Final = frozenset({"retention"})
-"""Gates whose limit is the smallest accepted value; that of all others is the largest."""
+
+NOT_FINITE: Final = "the value or its bounds are not finite numbers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +57,7 @@ class Verdict:
     @property
     def title(self) -> str:
         """What the summary calls the gate."""
-        return TITLES[self.gate]
+        return GATES[self.gate].title
 
     @property
     def is_acceptance(self) -> bool:
@@ -76,7 +68,7 @@ class Verdict:
         """Return the verdict as it is where the test did not pass."""
         if not self.is_acceptance:
             return self
-        message = f"{TITLES[self.gate]} INVALID: the result was not accepted, since the test did not pass."
+        message = f"{GATES[self.gate].title} INVALID: the result was not accepted, since the test did not pass."
         return replace(self, status="INVALID", message=message, note=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,7 +89,7 @@ def decide(gate: str, interval: Interval, limit: float) -> Status:
     """
     if not interval.is_finite:
         return "INVALID"
-    if gate in AT_LEAST:
+    if GATES[gate].is_at_least:
         within, beyond = interval.lower >= limit, interval.upper < limit
     else:
         within, beyond = interval.upper <= limit, interval.lower > limit
@@ -154,7 +146,6 @@ def invalid(
         problems: Why nothing may be concluded, each with what to do.
     """
     reasons = "\n".join(f"- {problem}" for problem in problems) or "- it was not measured"
-    message = (
-        f"{TITLES[gate]} INVALID: nothing may be concluded.\n{reasons}\nThe limit, {limit}, was set by {limit.place}."
-    )
+    where = f"The limit, {limit}, was set by {limit.place}."
+    message = f"{GATES[gate].title} INVALID: nothing may be concluded.\n{reasons}\n{where}"
     return give(gate, "INVALID", candidate=candidate, baseline=baseline, measured=None, limit=limit, message=message)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from pytest_ftguard.accepting.files import AcceptedFiles
     from pytest_ftguard.gates.verdict import Verdict
+    from pytest_ftguard.keys import Setting
     from pytest_ftguard.plugin.session import Run
     from pytest_ftguard.results import TrainedVariant
-    from pytest_ftguard.settings import Setting, Settings
+    from pytest_ftguard.settings.reading import Settings
     from pytest_ftguard.statistics import SeedNoise
 
 __all__ = ["TestRecord", "is_worker"]
@@ -102,7 +103,7 @@ class TestRecord:
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
         """Return the calibrated noise of seeds for two variants, where there is one."""
-        from pytest_ftguard.calibration import find_seed_noise
+        from pytest_ftguard.gates.calibration import find_seed_noise
 
         return find_seed_noise(self._run.calibrations, candidate, baseline)
 

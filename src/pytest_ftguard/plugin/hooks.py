@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
-from pytest_ftguard.current import active_test, running
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.files import write_whole
+from pytest_ftguard.gates.catalogue import MARKER_KEYS
+from pytest_ftguard.gates.current import active_test, running
 from pytest_ftguard.plugin.active_test import is_worker
 from pytest_ftguard.plugin.on_demand import FIXTURES, Accepting, Collector, Plan
 from pytest_ftguard.plugin.session import Run
-from pytest_ftguard.settings import MARKER_KEYS, Settings, add_options, read_settings
 from pytest_ftguard.settings.markers import find_problem, limits_of, memory_budget
+from pytest_ftguard.settings.reading import Settings, add_options, read_settings
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant
@@ -169,7 +170,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     idle = settings.value("disable", False) or settings.value("plan", False)
     if required is None or not required.value or idle or is_worker(session.config):
         return
-    from pytest_ftguard.running.devices import find_accelerator
+    from pytest_ftguard.running.local.devices import find_accelerator
 
     try:
         problem = None if find_accelerator() else "this machine has no accelerator that torch can use"

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pytest_ftguard.accepting.record import UnusedFile
-    from pytest_ftguard.calibration import Calibration
+    from pytest_ftguard.gates.calibration import Calibration
     from pytest_ftguard.gates.verdict import Verdict
+    from pytest_ftguard.keys import Setting
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.running.lab import Lab
-    from pytest_ftguard.running.store import Store
-    from pytest_ftguard.settings import Setting, Settings
+    from pytest_ftguard.settings.reading import Settings
     from pytest_ftguard.specs import Full, Variant, Workload
+    from pytest_ftguard.store.store import Store
 
 __all__ = ["Run"]
 
@@ -162,8 +163,8 @@ class Run:
             return
         from dataclasses import replace
 
-        from pytest_ftguard.gates.budgets import foretell_memory
-        from pytest_ftguard.limits import SHARE
+        from pytest_ftguard.gates.limits import SHARE
+        from pytest_ftguard.gates.memory import foretell_memory
         from pytest_ftguard.specs import with_learning_rate
 
         candidate = lab.plan(workload, variant)
@@ -220,7 +221,7 @@ class Run:
             ConfigurationError: It is not a file of calibrations.
         """
         if self._calibrations is None:
-            from pytest_ftguard.calibration import read_calibrations
+            from pytest_ftguard.gates.calibration import read_calibrations
 
             setting = self.settings.get("calibration")
             path = None if setting is None else Path(setting.value)
@@ -249,7 +250,7 @@ class Run:
         """Write the noise of seeds of all that was trained, where that was asked for, and say so in the summary."""
         if not self.settings.value("calibrate", 0) or self.is_planned:
             return
-        from pytest_ftguard.calibration import calibrate, write_calibrations
+        from pytest_ftguard.gates.calibration import calibrate, write_calibrations
         from pytest_ftguard.results import by_variant
 
         path = Path(self.settings.value("calibration", None))
@@ -293,7 +294,7 @@ class Run:
         return self._lab
 
     def _open_store(self) -> Store:
-        from pytest_ftguard.running.store import Store, StoreOptions
+        from pytest_ftguard.store.store import Store, StoreOptions
 
         chosen = self.settings.store(self.config.rootpath)
         if chosen is None:

@@ -9,8 +9,9 @@ from typing import Final
 
 from tabulate import tabulate
 
-from pytest_ftguard.gates.verdict import AT_LEAST, TITLES, Verdict
-from pytest_ftguard.limits import BYTES, GROWTH, OF_GAIN, SHARE, format_limit
+from pytest_ftguard.gates.catalogue import GATES
+from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, SHARE, format_limit
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.units import decimals_apart, format_bytes_apart
 
 __all__ = ["UNMEASURED", "RecordedVerdict", "gate_lines", "measured_and_limit"]
@@ -56,8 +57,8 @@ def _indented(text: str) -> list[str]:
 
 def _gate_row(verdict: Verdict) -> list[str]:
     measured, limit = measured_and_limit(verdict)
-    sign = ">=" if verdict.gate in AT_LEAST else "<="
-    return [TITLES[verdict.gate], measured, f"{sign} {limit}  ({verdict.limit_source})", verdict.status]
+    sign = ">=" if GATES[verdict.gate].is_at_least else "<="
+    return [GATES[verdict.gate].title, measured, f"{sign} {limit}  ({verdict.limit_source})", verdict.status]
 
 
 def measured_and_limit(verdict: Verdict) -> tuple[str, str]:

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from tabulate import tabulate
 
-from pytest_ftguard.advice import fairness_notes
 from pytest_ftguard.comparison.same_work import same_base, same_sequences
 from pytest_ftguard.reporting.gates import UNMEASURED, RecordedVerdict, gate_lines, measured_and_limit
+from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.search import search_workload

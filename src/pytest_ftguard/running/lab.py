@@ -15,19 +15,19 @@ from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, hide_our_frames
 from pytest_ftguard.results import Environment, TrainedVariant, TrialError, TrialResult
-from pytest_ftguard.running import worker
 from pytest_ftguard.running.alternatives import lacks_memory, with_advice
 from pytest_ftguard.running.clock import Progress, ProgressClock
-from pytest_ftguard.running.contents import UnknownContentError
-from pytest_ftguard.running.devices import CPU_SLOT, device_slots
-from pytest_ftguard.running.fingerprint import Fingerprint, fingerprint_of, machine_facts
-from pytest_ftguard.running.locks import Neighbours, leased
-from pytest_ftguard.running.process import Event, Job
-from pytest_ftguard.running.store import Store, StoreOptions
+from pytest_ftguard.running.local import worker
+from pytest_ftguard.running.local.devices import CPU_SLOT, device_slots
+from pytest_ftguard.running.local.leases import Neighbours, leased
+from pytest_ftguard.running.local.process import Event, Job
+from pytest_ftguard.running.local.workers import Workers
 from pytest_ftguard.running.timing import PairTimer, Retiming
-from pytest_ftguard.running.weights import has_weights
-from pytest_ftguard.running.workers import Workers
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of, places_of
+from pytest_ftguard.store.contents import UnknownContentError
+from pytest_ftguard.store.fingerprint import Fingerprint, fingerprint_of, machine_facts
+from pytest_ftguard.store.store import Store, StoreOptions
+from pytest_ftguard.store.weights import has_weights
 
 __all__ = ["Lab", "LabOptions", "Reason"]
 

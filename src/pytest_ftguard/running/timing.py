@@ -14,9 +14,9 @@ from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.results import Environment, TrainedVariant, TrialResult
-from pytest_ftguard.running.fingerprint import Fingerprint
-from pytest_ftguard.running.store import Store
 from pytest_ftguard.specs import TrialSpec, Workload
+from pytest_ftguard.store.fingerprint import Fingerprint
+from pytest_ftguard.store.store import Store
 
 __all__ = ["PairTimer", "Retiming", "timing_workload"]
 

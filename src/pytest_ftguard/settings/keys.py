@@ -5,99 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.files import name_problem
+from pytest_ftguard.gates.catalogue import MARKER_KEYS
+from pytest_ftguard.keys import Key, Place, choice_of, number_of, text_of
 
-__all__ = [
-    "BY_NAME",
-    "ENVIRONMENT_PREFIX",
-    "INI_PREFIX",
-    "KEYS",
-    "MARKER_KEYS",
-    "SIGNING_KEY_VARIABLE",
-    "Key",
-    "Place",
-    "Setting",
-]
+__all__ = ["BY_NAME", "KEYS", "SIGNING_KEY_VARIABLE"]
+
 
 __tracebackhide__ = hide_our_frames
 
-MARKER_KEYS: Final = (
-    "max_loss_gap",
-    "max_perplexity_gap",
-    "min_retention",
-    "max_forgetting",
-    "max_improvement",
-    "max_memory",
-    "max_time",
-    "max_regression",
-    "confidence",
-    "gain_factor",
-    "on_inconclusive",
-    "on_missing",
-)
-ENVIRONMENT_PREFIX: Final = "FTGUARD_"
-INI_PREFIX: Final = "ftguard_"
+
 # A secret: no option and no ini key, which would be seen by others.
 SIGNING_KEY_VARIABLE: Final = "FTGUARD_SIGNING_KEY"
 
 
-class Place(NamedTuple):
-    """Where a setting was found: the kind of place, and the place itself for messages."""
-
-    kind: str
-    name: str
-    folder: Path
-
-
-class Setting(NamedTuple):
-    """A value and where it was set."""
-
-    value: Any
-    source: str
-    place: str
-
-
-class Key(NamedTuple):
-    """A setting that users can make.
-
-    `parse` turns what was found, a text except in markers and TOML files, into the value; it raises
-    ValueError or TypeError with the reason.
-    """
-
-    name: str
-    parse: Callable[[Any, Place], Any]
-    help: str
-    flag: bool = False
-
-    @property
-    def option(self) -> str:
-        """The name of the option."""
-        return f"--ftguard-{self.name.replace('_', '-')}"
-
-    @property
-    def ini(self) -> str:
-        """The name of the ini key."""
-        return f"{INI_PREFIX}{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """The name of the environment variable."""
-        return f"{ENVIRONMENT_PREFIX}{self.name.upper()}"
-
-
-def _text(value: Any, place: Place) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):  # a revision may be made of digits only
-        raise TypeError("it must be a text in quotes")
-    return str(value).strip()
-
-
 def _path(value: Any, place: Place) -> str:
-    path = str(place.folder / _text(value, place))
+    path = str(place.folder / text_of(value, place))
     if problem := name_problem(path):
         raise ValueError(problem)
     return path
@@ -134,7 +61,7 @@ def _cache_size(value: Any, place: Place) -> int:
 
 def _model(value: Any, place: Place) -> str:
     folder = Path(_path(value, place))
-    return str(folder) if folder.is_dir() else _text(value, place)
+    return str(folder) if folder.is_dir() else text_of(value, place)
 
 
 def _whole(value: Any, place: Place) -> int:
@@ -145,29 +72,6 @@ def _whole(value: Any, place: Place) -> int:
         pass  # one message for every way of being wrong, below
     better = f", written as {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
     raise ValueError(f"it must be a whole number{better}")
-
-
-def _number(value: Any, place: Place) -> float:
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return float(value)
-    except (ValueError, OverflowError):
-        pass  # one message for every way of being wrong, below
-    raise ValueError("it must be a number")
-
-
-def _confidence(value: Any, place: Place) -> float:
-    number = _number(value, place)
-    if not 0.5 < number < 1:
-        raise ValueError("it must lie between 0.5 and 1, for example 0.95")
-    return number
-
-
-def _gain_factor(value: Any, place: Place) -> float:
-    number = _number(value, place)
-    if not 0 <= number < float("inf"):
-        raise ValueError("it must be a number of at least 0, for example 3")
-    return number
 
 
 def _calibration_seeds(value: Any, place: Place) -> int:
@@ -243,53 +147,12 @@ def _flag(value: Any, place: Place) -> bool:
     return words[text]
 
 
-def _choice(*choices: str) -> Callable[[Any, Place], str]:
-    def parse(value: Any, place: Place) -> str:
-        is_answer = isinstance(value, bool) and "yes" in choices
-        text = ("yes" if value else "no") if is_answer else _text(value, place)
-        if text not in choices:
-            raise ValueError(f"it must be one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
 def _duration(value: Any, place: Place) -> float:
     from pytest_ftguard.units import parse_duration
 
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError('it must be a time, for example "30 s"')
     return parse_duration(f"{value:f}" if isinstance(value, float) else str(value))
-
-
-def _number_limit(what: str, unit: str) -> Callable[[Any, Place], Any]:
-    def parse(value: Any, place: Place) -> Any:
-        from pytest_ftguard.limits import parse_number_limit
-
-        return parse_number_limit(value, what, unit, place.kind, place.name)
-
-    return parse
-
-
-def _share_limit(what: str, unit: str) -> Callable[[Any, Place], Any]:
-    def parse(value: Any, place: Place) -> Any:
-        from pytest_ftguard.limits import parse_share_limit
-
-        return parse_share_limit(value, what, unit, place.kind, place.name)
-
-    return parse
-
-
-def _memory_limit(value: Any, place: Place) -> Any:
-    from pytest_ftguard.limits import parse_memory_limit
-
-    return parse_memory_limit(value, place.kind, place.name)
-
-
-def _regression_limit(value: Any, place: Place) -> Any:
-    from pytest_ftguard.limits import parse_regression_limit
-
-    return parse_regression_limit(value, place.kind, place.name)
 
 
 def _update(value: Any, place: Place) -> bool:
@@ -301,23 +164,23 @@ def _update(value: Any, place: Place) -> bool:
 
 KEYS: Final = (
     Key("model", _model, "hub id or folder of the base model"),
-    Key("revision", _text, "revision of the model on the hub"),
+    Key("revision", text_of, "revision of the model on the hub"),
     Key("tokenizer", _model, "hub id or folder of the tokenizer, if it is not the model's own"),
     Key("train", _path, "training text: a text file, or JSON lines with a 'text' field"),
     Key("validation", _path, "validation text, in the same formats"),
     Key("reference", _path, "general text whose loss is measured and reported too"),
-    Key("task", _text, "what the model is trained for (causal-lm)"),
+    Key("task", text_of, "what the model is trained for (causal-lm)"),
     Key("block_size", _whole, "tokens in a sequence (128)"),
     Key("batch_size", _whole, "sequences in a batch (4)"),
     Key("steps", _whole, "optimizer steps (500)"),
     Key("seeds", _seeds, "seeds, one trial of each variant per seed (0, 1, 2); '3..8': more in doubt"),
-    Key("precision", _text, "auto, fp32 or bf16"),
+    Key("precision", text_of, "auto, fp32 or bf16"),
     Key("final", _flag, "the steps are those of production", flag=True),
     Key("validation_sequences", _whole, "largest number of validation sequences (256)"),
     Key("model_args", _assignments, "lines of name=value for from_pretrained, for example gguf_file"),
     Key("training_args", _assignments, "lines of name=value for TrainingArguments"),
-    Key("training_function", _text, "module:function that trains in the Trainer's place"),
-    Key("full_learning_rate", _number, "learning rate of full fine-tuning (5e-5)"),
+    Key("training_function", text_of, "module:function that trains in the Trainer's place"),
+    Key("full_learning_rate", number_of, "learning rate of full fine-tuning (5e-5)"),
     Key(
         "full_search_learning_rate",
         _flag,
@@ -325,37 +188,23 @@ KEYS: Final = (
         flag=True,
     ),
     Key("lora_r", _whole, "rank of the adapters (16)"),
-    Key("lora_alpha", _number, "numerator of the adapters' scale (32)"),
-    Key("lora_dropout", _number, "dropout before the adapters (0)"),
+    Key("lora_alpha", number_of, "numerator of the adapters' scale (32)"),
+    Key("lora_dropout", number_of, "dropout before the adapters (0)"),
     Key("lora_target_modules", _targets, "all-linear, suffixes, or a regular expression"),
-    Key("lora_learning_rate", _number, "learning rate of LoRA (ten times that of full fine-tuning)"),
+    Key("lora_learning_rate", number_of, "learning rate of LoRA (ten times that of full fine-tuning)"),
     Key(
         "lora_search_learning_rate",
         _flag,
         "search LoRA's learning rate around that one, with short trials",
         flag=True,
     ),
-    Key("max_loss_gap", _number_limit("loss gap", "nats per token"), "largest accepted loss gap, in nats per token"),
-    Key("max_perplexity_gap", _number_limit("perplexity gap", "perplexity"), "largest accepted perplexity gap"),
-    Key("min_retention", _share_limit("retention", "of the gain"), "smallest accepted share of full's gain: '90%%'"),
-    Key("max_forgetting", _number_limit("forgetting", "nats per token"), "largest growth of the reference loss"),
-    Key("max_improvement", _number_limit("convergence", "nats per token"), "what doubling the steps may still gain"),
-    Key(
-        "max_time",
-        _share_limit("step time", "of baseline"),
-        "largest share of the baseline's step time: '80%%'",
-    ),
-    Key("max_memory", _memory_limit, "largest accepted peak memory: '0.9 GB', or '60%%' of the baseline's"),
-    Key("max_regression", _regression_limit, "growth since accepted: 0.01 nats per token, or '5%%' of memory or time"),
-    Key("confidence", _confidence, "one-sided confidence of each bound (0.95)"),
-    Key("gain_factor", _gain_factor, "margins that full fine-tuning must gain over the base model (3)"),
-    Key("on_inconclusive", _choice("fail", "warn"), "what an INCONCLUSIVE verdict does: fail or warn"),
-    Key("device", _text, "auto, cpu, cuda, ..."),
+    *MARKER_KEYS.values(),
+    Key("device", text_of, "auto, cpu, cuda, ..."),
     Key("require_gpu", _flag, "fail where there is no accelerator", flag=True),
     Key("timeout", _duration, "time that one trial may take: '30 min'; a number alone is seconds (no limit)"),
     Key(
         "keep_models",
-        _choice("auto", "yes", "no"),
+        choice_of("auto", "yes", "no"),
         "keep trained weights for load() until the run ends (auto: up to 2 GB)",
     ),
     Key("calibration", _output, "file of the calibrated noise of seeds"),
@@ -363,11 +212,10 @@ KEYS: Final = (
     Key("baseline_dir", _path, "folder of the accepted results (ftguard_baselines)"),
     Key("update", _update, "accept what the tests with assert_no_regression measure, and write it", flag=True),
     Key("update_in_ci", _flag, "let --ftguard-update accept also where the variable CI is set", flag=True),
-    Key("on_missing", _choice("fail", "warn"), "what a missing accepted result does: fail or warn"),
     Key("plan", _flag, "train nothing: list the trials with the forecast of their memory", flag=True),
     Key(
         "forecast",
-        _choice("yes", "no"),
+        choice_of("yes", "no"),
         "yes: a training that cannot fit, or must break max_memory, fails before it starts (yes)",
     ),
     Key("cache_dir", _folder, "folder of stored results (.ftguard_cache beside the ini file)"),
@@ -378,4 +226,6 @@ KEYS: Final = (
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
     Key("json", _output, "file to which trials and verdicts are written"),
 )
+
+
 BY_NAME: Final = {key.name: key for key in KEYS}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.settings import Setting, Settings, marker_problem, marker_settings
+from pytest_ftguard.keys import Setting
+from pytest_ftguard.settings.reading import Settings, marker_problem, marker_settings
 
 if TYPE_CHECKING:
     import pytest

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_ftguard.errors import ConfigurationError, FtguardError, GateFailure, hide_our_frames
 
 if TYPE_CHECKING:
-    from pytest_ftguard.assertions.asking import ActiveTest
+    from pytest_ftguard.gates.asking import ActiveTest
 
 __all__ = ["RunningTests", "active_test", "find_test", "running"]
 

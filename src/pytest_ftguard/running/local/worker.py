@@ -1,6 +1,6 @@
 """The process of one trial: a job in on standard input, progress events and a result file out.
 
-Started as `python -m pytest_ftguard.running.worker EVENTS_DESCRIPTOR SCRATCH_FOLDER`. It imports torch at once and
+Started as `python -m pytest_ftguard.running.local.worker EVENTS SCRATCH`. It imports torch at once and
 then waits for its job, so that a worker started early is ready when its turn comes.
 """
 

@@ -1,4 +1,4 @@
-"""The step's time of a pair: as it was measured, or by short trials of both where that says nothing."""
+"""The step's time of a pair: as it was measured, or by short trials of both if that says nothing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,91 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_ftguard.errors import FtguardError, hide_our_frames
-from pytest_ftguard.gates.budgets import assess_time, why_time_again
+from pytest_ftguard.gates.asking import (
+    Reaction,
+    check_pair,
+    conclude,
+    limit_of,
+    rule_of,
+)
+from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rule import confidence_at_timing
+from pytest_ftguard.gates.step_time import assess_time, why_time_again
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.limits import Limit
 from pytest_ftguard.results import TrainedVariant, TrialResult
 
-__all__ = ["TimedPair", "judge_time", "timed", "with_times"]
+__all__ = [
+    "TimedPair",
+    "assert_time_budget",
+    "judge_time",
+    "timed",
+    "with_times",
+]
 
 __tracebackhide__ = hide_our_frames
 
+
 # A fourth one would have next to no error left to spend.
 _MOST_LOOKS: Final = 3
+
+
+def assert_time_budget(
+    candidate: TrainedVariant,
+    at_most: str | None = None,
+    *,
+    of: TrainedVariant,
+    confidence: float | None = None,
+    on_inconclusive: Reaction | None = None,
+) -> Verdict:
+    """Fail the test unless a step of the candidate takes at most so large a share of the baseline's.
+
+    Where both were trained by the plugin and the seconds that were stored cannot be compared, both are timed again.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        at_most: The share, for example "80%"; by default `max_time`.
+        of: The variant whose time is the whole.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no limit, or an argument is wrong.
+    """
+    check_pair("assert_time_budget", candidate, of, "lora_variant, of=full_variant")
+    limit = limit_of("assert_time_budget", "max_time", at_most)
+    return conclude(judge_time(candidate, limit, of, rule_of(confidence).confidence), on_inconclusive, candidate, of)
+
+
+def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float) -> Verdict:
+    """Judge the time of a step as a share of the baseline's; where only other trials can tell, these are made.
+
+    Args:
+        candidate: The variant that is judged.
+        limit: The largest accepted share.
+        baseline: The variant whose time is the whole.
+        confidence: One-sided confidence of each bound, over all timings of the pair that may be made.
+    """
+
+    def judge(pair: TimedPair, look: int) -> Verdict:
+        one = confidence_at_timing(confidence, look) if pair.is_short else confidence
+        return assess_time(pair.candidate, limit, pair.baseline, one)
+
+    pair, look = timed(candidate, baseline), 1
+    verdict = judge(pair, look)
+    # The machine may have been busy then, and the store would give the same doubt for ever.
+    while verdict.status == "INCONCLUSIVE" and pair.is_short and pair.is_stored and look < _MOST_LOOKS:
+        look += 1
+        fresh = timed(candidate, baseline, look=look)
+        judged = judge(fresh, look)
+        if judged.status == "INVALID":
+            break  # it was disturbed, or could not be made: what is known stands
+        pair, verdict = fresh, judged
+    return pair.explain(verdict)
 
 
 @dataclass(frozen=True)
@@ -92,30 +165,3 @@ def _with_time(trial: TrialResult, short: TrialResult | None) -> TrialResult:
     # The sum of live tensors is the same on every processor.
     memory = None if is_foreign and trial.memory is not None and trial.memory.method == "allocator" else trial.memory
     return replace(trial, time=short.time, environment=short.environment, memory=memory, measured_elsewhere=None)
-
-
-def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float) -> Verdict:
-    """Judge the time of a step as a share of the baseline's; where only other trials can tell, these are made.
-
-    Args:
-        candidate: The variant that is judged.
-        limit: The largest accepted share.
-        baseline: The variant whose time is the whole.
-        confidence: One-sided confidence of each bound, over all timings of the pair that may be made.
-    """
-
-    def judge(pair: TimedPair, look: int) -> Verdict:
-        one = confidence_at_timing(confidence, look) if pair.is_short else confidence
-        return assess_time(pair.candidate, limit, pair.baseline, one)
-
-    pair, look = timed(candidate, baseline), 1
-    verdict = judge(pair, look)
-    # The machine may have been busy then, and the store would give the same doubt for ever.
-    while verdict.status == "INCONCLUSIVE" and pair.is_short and pair.is_stored and look < _MOST_LOOKS:
-        look += 1
-        fresh = timed(candidate, baseline, look=look)
-        judged = judge(fresh, look)
-        if judged.status == "INVALID":
-            break  # it was disturbed, or could not be made: what is known stands
-        pair, verdict = fresh, judged
-    return pair.explain(verdict)

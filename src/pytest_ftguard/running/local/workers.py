@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pytest_ftguard.running.devices import CPU_SLOT
-from pytest_ftguard.running.process import Worker
+from pytest_ftguard.running.local.devices import CPU_SLOT
+from pytest_ftguard.running.local.process import Worker
 
 __all__ = ["Workers"]
 

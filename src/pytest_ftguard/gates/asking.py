@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_ftguard.current import active_test, find_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
+from pytest_ftguard.gates.catalogue import argument_of, argument_setting
+from pytest_ftguard.gates.current import active_test, find_test
+from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
 from pytest_ftguard.gates.verdict import Verdict, needs_seeds
-from pytest_ftguard.limits import Limit
+from pytest_ftguard.keys import Setting
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.settings import Setting, argument_setting
 from pytest_ftguard.statistics import SeedNoise
 
 if TYPE_CHECKING:
     from pytest_ftguard.accepting.files import AcceptedFiles
+
 
 __all__ = [
     "ActiveTest",
@@ -33,12 +35,19 @@ __all__ = [
     "value_of",
 ]
 
+
 __tracebackhide__ = hide_our_frames
+
 
 DEFAULT_CONFIDENCE = 0.95
 
+
 Reaction = Literal["fail", "warn"]
+
+
 """What a verdict that is no PASS does to the test."""
+
+
 Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
 
 
@@ -156,16 +165,12 @@ def limit_of(helper: str, name: str, argument: Any) -> Limit:
     setting = setting_of(name, argument)
     if setting is None:
         message = (
-            f"{helper} has no limit, and a gate without a limit is never green: pass {_argument(name)}=..., mark the "
+            f"{helper} has no limit, and a gate without a limit is never green: pass {argument_of(name)}=..., mark the "
             f"test with ftguard({name}=...), or set ftguard_{name} in the ini file"
         )
         raise ConfigurationError(message)
     limit: Limit = setting.value
     return limit
-
-
-def _argument(name: str) -> str:
-    return "at_least" if name.startswith("min_") else "at_most"
 
 
 def conclude(

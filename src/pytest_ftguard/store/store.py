@@ -20,12 +20,12 @@ from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.files import write_whole
+from pytest_ftguard.locks import held
 from pytest_ftguard.results import SCHEMA, Environment, TrialResult, checked
-from pytest_ftguard.running.fingerprint import Fingerprint, changes, same_machine
-from pytest_ftguard.running.locks import held
-from pytest_ftguard.running.room import held_results, keep_latest, make_room, remove, remove_older
-from pytest_ftguard.running.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.specs import TrialSpec, canonical_json
+from pytest_ftguard.store.fingerprint import Fingerprint, changes, same_machine
+from pytest_ftguard.store.room import held_results, keep_latest, make_room, remove, remove_older
+from pytest_ftguard.store.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["Store", "StoreOptions"]

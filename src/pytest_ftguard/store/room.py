@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pytest_ftguard.running.weights import size_of
+from pytest_ftguard.store.weights import size_of
 
 __all__ = ["Held", "held_results", "keep_latest", "listed", "make_room", "remove", "remove_older"]
 

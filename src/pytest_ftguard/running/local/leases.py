@@ -1,4 +1,4 @@
-"""Locks between the processes of one machine; the system gives them back when a process ends, however it ends."""
+"""Who trains on which device of this machine, told by locks."""
 
 from __future__ import annotations
 
@@ -8,44 +8,14 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
-from pytest_ftguard.running.devices import CPU_SLOT
+from pytest_ftguard.locks import held
+from pytest_ftguard.running.local.devices import CPU_SLOT
 
-__all__ = ["Neighbours", "held", "leased"]
-
-_POLL_SECONDS: Final = 0.2
-
-
-@contextmanager
-def held(paths: Sequence[Path], on_wait: Callable[[], None]) -> Iterator[Path]:
-    """Hold the first of several locks that is free; yields its path.
-
-    Args:
-        paths: Files of the locks, the preferred one first.
-        on_wait: Called a few times a second while all are held by others.
-    """
-    locks = {path: FileLock(path) for path in paths}
-    taken = _take(locks)
-    while taken is None:
-        on_wait()
-        taken = _take(locks, _POLL_SECONDS)
-    try:
-        yield taken
-    finally:
-        locks[taken].release()
-
-
-def _take(locks: dict[Path, FileLock], seconds: float = 0.0) -> Path | None:
-    for path, lock in locks.items():
-        try:
-            lock.acquire(timeout=seconds / len(locks), poll_interval=0.05)
-        except Timeout:
-            continue
-        return path
-    return None
+__all__ = ["Neighbours", "leased"]
 
 
 def _machine_folder() -> Path:

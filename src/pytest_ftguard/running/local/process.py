@@ -104,7 +104,7 @@ class Worker:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     # -P keeps the working folder off sys.path, where a user's torch.py or data.py would shadow modules.
-                    [sys.executable, "-P", "-m", "pytest_ftguard.running.worker", str(writing), str(scratch)],
+                    [sys.executable, "-P", "-m", "pytest_ftguard.running.local.worker", str(writing), str(scratch)],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -7,16 +7,17 @@ import os
 import platform
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard import __version__
 from pytest_ftguard.results import SCHEMA, Environment
-from pytest_ftguard.running.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, content_of, places_of
 from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS
+from pytest_ftguard.store.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 
-__all__ = ["Fingerprint", "changes", "fingerprint_of", "machine_facts"]
+__all__ = ["MEASURING", "Fingerprint", "changes", "fingerprint_of", "machine_facts"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
@@ -45,6 +46,10 @@ _NVIDIA: Final = Path("/proc/driver/nvidia")
 _AMD: Final = Path("/sys/class/kfd/kfd/topology/nodes")
 _WINDOWS: Final = Path("/dev/dxg")
 _CPUINFO: Final = Path("/proc/cpuinfo")
+
+
+MEASURING: Final = frozenset({"errors", "files", "results", "specs", "statistics", "training", "units"})
+"""The rooms that training is built on: what they hold decides what is trained and measured."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +136,17 @@ def _by_content(value: Any, known: MutableMapping[str, list[Any]]) -> Any:
     return [file_digest(Path(value), known)] if is_file else value
 
 
+@cache
 def _own_code() -> str:
-    """Return a digest of the code that trains and measures: between two versions it may change as well."""
+    """Return a digest of the code that trains and measures: between two versions it may change as well.
+
+    That is every room that training is built on, so that a function that moves from one to another stays covered.
+    """
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted((Path(__file__).parents[1] / "training").glob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).with_suffix("").parts[0] in MEASURING:
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.comparison import compare
+from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Workload, canonical_json, content_of, variant_to_dict

@@ -1,0 +1,398 @@
+"""Two trained variants put side by side: the paired numbers that gates ask for, and what forbids a conclusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Final, Literal
+
+import numpy as np
+
+from pytest_ftguard.comparison.same_work import (
+    different_arithmetic,
+    different_content,
+    different_environment,
+    different_threads,
+    different_workload,
+    same_sequences,
+    step_0,
+)
+from pytest_ftguard.results import (
+    MINIMUM_UNITS,
+    MOST_TRAINED_ON,
+    CurvePoint,
+    SequenceLosses,
+    TrainedVariant,
+    TrialResult,
+    evenly_spaced,
+)
+from pytest_ftguard.specs import TrialSpec, Workload
+from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster, gap_interval, line_weights
+
+__all__ = [
+    "MINIMUM_SEQUENCES",
+    "Comparison",
+    "PairedLosses",
+    "Trend",
+    "compare",
+    "reference_losses",
+    "text_problems",
+    "trend_of",
+]
+
+MINIMUM_SEQUENCES: Final = MINIMUM_UNITS
+
+# A slope needs more than the two points that any line goes through.
+_TREND_POINTS: Final = 3
+
+
+@dataclass(frozen=True)
+class PairedLosses:
+    """Summed losses of candidate and baseline on the same sequences, or documents where several were cut from one.
+
+    Attributes:
+        candidate: In nats, shape (k seeds, n units).
+        baseline: Likewise, paired by seed and unit.
+        base: Of the base model, shape (n,).
+        tokens: Predicted tokens of each unit, shape (n,).
+    """
+
+    candidate: FloatArray
+    baseline: FloatArray
+    base: FloatArray
+    tokens: FloatArray
+
+    def gap(self, confidence: float, seed_noise: SeedNoise | None = None) -> Interval:
+        """Return the gap, candidate minus baseline, in nats per token."""
+        terms = (self.candidate, self.baseline)
+        return gap_interval(terms[0] - terms[1], self.tokens, confidence, seed_noise, terms=terms)
+
+    def gain(self, confidence: float) -> Interval:
+        """Return what the baseline gained over the base model, in nats per token."""
+        return gap_interval(self.base - self.baseline, self.tokens, confidence)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a loss, or the gap between two, moves with the logarithm of the steps.
+
+    Attributes:
+        per_doubling: Change while the steps double, in nats per token.
+        steps: The steps at which it was measured.
+        sequences: How many sequences (or documents) it rests on.
+    """
+
+    per_doubling: Interval
+    steps: tuple[int, ...]
+    sequences: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate beside its baseline.
+
+    Attributes:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+        different_work: Why the two did not do the same work; empty where they did.
+        different_environment: Why bytes and seconds of the two cannot be compared; empty where they can.
+        different_threads: Why seconds cannot be compared, although bytes can; empty where they can.
+        unpaired: Why the trials do not form pairs, one of each seed; empty where they do.
+        loss_problems: Why nothing may be concluded about the losses, all of the above included.
+    """
+
+    candidate: TrainedVariant
+    baseline: TrainedVariant
+    different_work: tuple[str, ...]
+    different_environment: tuple[str, ...]
+    different_threads: tuple[str, ...]
+    unpaired: tuple[str, ...]
+    loss_problems: tuple[str, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Number of paired seeds."""
+        return len(self.candidate.trials)
+
+    @property
+    def units(self) -> int:
+        """Number of evaluation sequences, or of documents where several sequences were cut from one."""
+        return _units(self.candidate.trials[0].validation)
+
+    @property
+    def unit_name(self) -> str:
+        """What is counted: "sequences" or "documents"."""
+        return _unit_name(self.candidate.trials[0].validation)
+
+    @property
+    def losses(self) -> PairedLosses:
+        """The losses on the validation text.
+
+        Raises:
+            ValueError: There are `loss_problems`.
+        """
+        if self.loss_problems:
+            message = f"no losses can be compared: {self.loss_problems[0]}"
+            raise ValueError(message)
+        sides = [_stack(trial.validation for trial in side.trials) for side in (self.candidate, self.baseline)]
+        return _paired(sides[0], sides[1], self.baseline.trials[0].base_validation)
+
+    def trend(self, confidence: float) -> Trend | None:
+        """Return how the gap moves with the steps; None where too few points along training were measured.
+
+        Raises:
+            ValueError: There are `loss_problems`, or the confidence is out of range.
+        """
+        if self.loss_problems:
+            message = f"no trend can be computed: {self.loss_problems[0]}"
+            raise ValueError(message)
+        pairs = zip(self.candidate.trials, self.baseline.trials, strict=True)
+        return _trend([_difference(ours.curve, theirs.curve) for ours, theirs in pairs], self.baseline, confidence)
+
+
+def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learning_rate: bool = False) -> Comparison:
+    """Put two trained variants side by side and look for what forbids a conclusion.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+    """
+    candidate, baseline = (replace(side, trials=_by_seed(side)) for side in (candidate, baseline))
+    failed = [problem for side in (candidate, baseline) for problem in (*_failed(side), *_repeated(side))]
+    different = [
+        *different_workload(candidate, baseline),
+        *different_arithmetic(candidate, baseline),
+        *different_content(candidate, baseline),
+    ]
+    unpaired = list(_unpaired(candidate, baseline))
+    problems = [*failed, *different] or list(unpaired)
+    if not problems:
+        for ours, theirs in zip(candidate.trials, baseline.trials, strict=True):
+            problems += _not_comparable(ours, theirs)
+    if not same_learning_rate and candidate.variant.kind != baseline.variant.kind:
+        problems += _same_learning_rate(candidate, baseline)
+    return Comparison(
+        candidate=candidate,
+        baseline=baseline,
+        different_work=tuple(different),
+        different_environment=tuple(different_environment(candidate, baseline)),
+        different_threads=tuple(different_threads(candidate, baseline)),
+        unpaired=tuple(unpaired),
+        loss_problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation", "reference"]) -> list[str]:
+    """Return why the losses on a text, and the base model's on the same sequences, cannot be judged.
+
+    Args:
+        variants: The variants whose losses are to be judged.
+        text: Which text.
+    """
+    problems: list[str] = []
+    for variant in variants:
+        if not variant.trials:
+            problems.append(f"{variant.label} has no trial")
+        for trial in variant.trials:
+            trained, base = getattr(trial, text), getattr(trial, f"base_{text}")
+            where = f"{variant.label}, seed {trial.spec.seed}"
+            if trial.failure is not None:
+                problems.append(trial.failure)
+            elif not (_is_finite(trained) and _is_finite(base)):
+                hint = (
+                    "; set ftguard_reference to a general text (for a Trainer run: FtguardCallback(..., reference=...))"
+                    if text == "reference"
+                    else ""
+                )
+                problems.append(f"the {text} loss of {where}, was not measured, or is not finite{hint}")
+            elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
+                problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
+            else:
+                problems += _no_evidence(trained, text, variant.workload)
+    measured = [getattr(trial, text) for variant in variants for trial in variant.trials]
+    if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
+        problems.append(f"not all trials were evaluated on the same {text} sequences")
+    return list(dict.fromkeys(problems))
+
+
+def reference_losses(candidate: TrainedVariant, baseline: TrainedVariant) -> PairedLosses:
+    """Return the losses on the reference text; there must be no `text_problems`."""
+    sides = [_stack(trial.reference for trial in side.trials) for side in (candidate, baseline)]
+    return _paired(sides[0], sides[1], candidate.trials[0].base_reference)
+
+
+def trend_of(variant: TrainedVariant, confidence: float) -> Trend | None:
+    """Return how a variant's validation loss moves with the steps; None where too few points were measured."""
+    return _trend([trial.curve for trial in variant.trials], variant, confidence)
+
+
+def _stack(sides: Iterator[SequenceLosses | None]) -> list[SequenceLosses]:
+    return [losses for losses in sides if losses is not None]
+
+
+def _paired(
+    candidate: list[SequenceLosses], baseline: list[SequenceLosses], base: SequenceLosses | None
+) -> PairedLosses:
+    assert base is not None  # a missing loss is among the problems
+    arrays = {
+        "candidate": np.array([losses.nll for losses in candidate], dtype=np.float64),
+        "baseline": np.array([losses.nll for losses in baseline], dtype=np.float64),
+        "base": np.array(base.nll, dtype=np.float64),
+        "tokens": np.array(base.tokens, dtype=np.float64),
+    }
+    if base.documents is not None:
+        arrays = {name: cluster(array, base.documents) for name, array in arrays.items()}
+    return PairedLosses(**arrays)
+
+
+def _difference(ours: tuple[CurvePoint, ...], theirs: tuple[CurvePoint, ...]) -> tuple[CurvePoint, ...]:
+    other = {point.step: point.nll for point in theirs}
+    return tuple(
+        replace(point, nll=tuple(a - b for a, b in zip(point.nll, other[point.step], strict=True)))
+        for point in ours
+        if len(other.get(point.step, ())) == len(point.nll)
+    )
+
+
+def _trend(curves: list[tuple[CurvePoint, ...]], variant: TrainedVariant, confidence: float) -> Trend | None:
+    """Fit a line against log(step) through the last points of each seed's curve.
+
+    The slope is a weighted sum of the points, so per sequence it is one number, and the interval of gaps judges it.
+    """
+    validation = variant.trials[0].validation if variant.trials else None
+    steps = tuple(point.step for point in curves[0] if point.step > 0)[-_TREND_POINTS:] if curves else ()
+    values = [[point.nll for point in curve if point.step in steps] for curve in curves]
+    sizes = {(len(points), len(nll)) for points in values for nll in points}
+    if validation is None or len(steps) < _TREND_POINTS or len(sizes) != 1 or next(iter(sizes))[0] != len(steps):
+        return None
+    count = next(iter(sizes))[1]
+    chosen = evenly_spaced(len(validation.tokens), count)
+    slope, _ = line_weights(steps, at=2 * steps[-1])
+    slopes = np.einsum("p,kpn->kn", slope * math.log(2), np.array(values, dtype=np.float64))
+    tokens = np.array(validation.tokens, dtype=np.float64)[chosen]
+    if validation.documents is not None:
+        documents = tuple(validation.documents[index] for index in chosen)
+        slopes, tokens = cluster(slopes, documents), cluster(tokens, documents)
+    if len(tokens) < 2 or not np.isfinite(slopes).all():
+        return None
+    return Trend(gap_interval(slopes, tokens, confidence), steps, len(tokens))
+
+
+def _units(losses: SequenceLosses | None) -> int:
+    if losses is None:
+        return 0
+    return len(losses.nll) if losses.documents is None else len(set(losses.documents))
+
+
+def _unit_name(losses: SequenceLosses | None) -> str:
+    return "sequences" if losses is None or losses.documents is None else "documents"
+
+
+def _is_finite(losses: SequenceLosses | None) -> bool:
+    return losses is not None and bool(losses.nll) and all(map(math.isfinite, losses.nll))
+
+
+def _no_evidence(losses: SequenceLosses, text: str, workload: Workload) -> Iterator[str]:
+    """Yield why the losses say too little: they are of too few sequences, or of what the model was trained on."""
+    if _units(losses) < MINIMUM_SEQUENCES:
+        yield _too_few(losses, text, workload)
+    if losses.trained_on > MOST_TRAINED_ON * len(losses.nll):
+        yield (
+            f"{losses.trained_on} of {len(losses.nll)} {text} sequences are also in the training data, so a model "
+            "that memorized them would look good: remove them from one of the two and train again"
+        )
+
+
+def _too_few(losses: SequenceLosses, text: str, workload: Workload) -> str:
+    bound = workload.validation_sequences
+    remedy = (
+        f"validation_sequences, which is {bound}, allows no more: raise it"
+        if bound < MINIMUM_SEQUENCES
+        else f"give a longer {text} text, or a smaller block_size"
+    )
+    different, copies = "", ""
+    if losses.repeated:
+        different, copies = "different ", f"; {losses.repeated} sequences repeat earlier ones and count once"
+        remedy = f"give a longer {text} text that does not repeat itself"
+    return (
+        f"{_units(losses)} {different}{text} {_unit_name(losses)} are too few to tell noise from a gap: at least "
+        f"{MINIMUM_SEQUENCES} are needed{copies}; {remedy}"
+    )
+
+
+def _by_seed(variant: TrainedVariant) -> tuple[TrialResult, ...]:
+    return tuple(sorted(variant.trials, key=lambda trial: trial.spec.seed))
+
+
+def _failed(variant: TrainedVariant) -> Iterator[str]:
+    if not variant.trials:
+        yield f"{variant.label} has no trial"
+    for trial in variant.trials:
+        if trial.failure is not None:
+            yield trial.failure
+        elif trial.validation is None or not trial.validation.nll:
+            yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, was not measured"
+        elif not all(map(math.isfinite, trial.validation.nll)):
+            yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, is not finite"
+
+
+def _repeated(variant: TrainedVariant) -> Iterator[str]:
+    """Yield which seeds stand for one run: with the same batches in the same order a seed changes next to nothing."""
+    first: dict[str, int] = {}
+    for trial in variant.trials:
+        seed = trial.spec.seed
+        if trial.data_order is not None and first.setdefault(trial.data_order, seed) != seed:
+            yield (
+                f"seeds {first[trial.data_order]} and {seed} of {variant.label} saw the same batches in the same "
+                "order, so they are one run repeated and not two: shuffle the training data with each seed"
+            )
+
+
+def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+    ours = [trial.spec.seed for trial in candidate.trials]
+    theirs = [trial.spec.seed for trial in baseline.trials]
+    if ours != theirs:
+        yield (
+            f"the seeds are not paired: {ours} for {candidate.label}, {theirs} for {baseline.label}; "
+            f"train both with the same, for example ftguard_seeds = {', '.join(map(str, sorted({*ours, *theirs})))}"
+        )
+    elif len(set(ours)) != len(ours):
+        yield f"a seed occurs twice among {ours}: a repeated seed adds no evidence"
+
+
+def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
+    assert ours.validation is not None  # a missing loss is among the problems already found
+    assert theirs.validation is not None
+    seed = ours.spec.seed
+    if not same_sequences(theirs.base_validation, theirs.validation):
+        yield f"seed {seed}: the base model was not evaluated on the same validation sequences"
+    paired = same_sequences(ours.validation, theirs.validation)
+    if not paired:
+        yield f"seed {seed}: the two variants were not evaluated on the same validation sequences"
+    yield from step_0(ours, theirs)
+    points = [(point, other) for point in ours.curve for other in theirs.curve if point.step == other.step]
+    measured = len(ours.curve) == len(points) == len(theirs.curve)
+    if not measured or not all(map(math.isfinite, chain.from_iterable((one.nll + other.nll) for one, other in points))):
+        yield f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
+    if paired:
+        yield from _no_evidence(ours.validation, "validation", ours.spec.workload)
+        if theirs.validation.trained_on != ours.validation.trained_on:
+            yield from _no_evidence(theirs.validation, "validation", theirs.spec.workload)
+
+
+def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+    rates = {_rate(trial.spec) for variant in (candidate, baseline) for trial in variant.trials}
+    if len(rates) == 1:
+        yield (
+            f"both variants were trained at the same learning rate, {rates.pop():g}, which holds LoRA back: its best "
+            "is about ten times that of full fine-tuning; give one of them another learning_rate, or pass "
+            "same_learning_rate=True if it is meant"
+        )
+
+
+def _rate(spec: TrialSpec) -> float:
+    assert spec.variant.learning_rate is not None  # a TrialSpec has none without it
+    return spec.variant.learning_rate

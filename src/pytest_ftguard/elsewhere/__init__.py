@@ -1,0 +1,1 @@
+"""Results that other programs or other runs made."""

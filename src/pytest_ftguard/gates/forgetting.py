@@ -1,0 +1,119 @@
+"""The gate on what training takes from the reference text."""
+
+from __future__ import annotations
+
+from pytest_ftguard.comparison.pairs import compare, reference_losses, text_problems
+from pytest_ftguard.errors import hide_our_frames
+from pytest_ftguard.gates import explain
+from pytest_ftguard.gates.asking import (
+    Reaction,
+    check_pair,
+    check_variant,
+    conclude,
+    limit_of,
+    rule_of,
+)
+from pytest_ftguard.gates.limits import Limit
+from pytest_ftguard.gates.rates import learned_nothing, unsettled
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.statistics import gap_interval
+from pytest_ftguard.units import decimals_apart
+
+__all__ = [
+    "assert_forgetting",
+    "assess_forgetting",
+]
+
+__tracebackhide__ = hide_our_frames
+
+
+def assert_forgetting(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant | None = None,
+    *,
+    at_most: float | str | None = None,
+    confidence: float | None = None,
+    on_inconclusive: Reaction | None = None,
+) -> Verdict:
+    """Fail the test unless the loss on the reference text has grown by at most the margin.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against; the base model where there is none.
+        at_most: The margin in nats per token; by default `max_forgetting`.
+        confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
+        on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
+
+    Returns:
+        The verdict: PASS, or INCONCLUSIVE where that only warns.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID or INCONCLUSIVE.
+        ConfigurationError: There is no margin, or an argument is wrong.
+    """
+    check_variant("assert_forgetting", candidate)
+    if baseline is not None:
+        check_pair("assert_forgetting", candidate, baseline)
+    limit = limit_of("assert_forgetting", "max_forgetting", at_most)
+    verdict = assess_forgetting(candidate, limit, rule_of(confidence), baseline)
+    return conclude(verdict, on_inconclusive, candidate, *([baseline] if baseline else ()))
+
+
+def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, baseline: TrainedVariant | None) -> Verdict:
+    """Judge how much the loss on the reference text has grown by training.
+
+    Args:
+        candidate: The variant that is judged.
+        limit: The largest accepted growth, in nats per token.
+        rule: How it is judged.
+        baseline: The variant that it is judged against; the base model if there is none.
+    """
+    problems = text_problems([candidate, baseline] if baseline else [candidate], "reference")
+    if baseline is not None:
+        problems += compare(candidate, baseline, same_learning_rate=True).loss_problems
+    # A model that learned nothing forgets nothing.
+    problems = problems or learned_nothing(candidate, rule.confidence)
+    if problems:
+        return invalid("forgetting", candidate, baseline, limit, problems)
+    losses = reference_losses(candidate, baseline or candidate)
+    # The base model has no seeds, so against it the candidate's own noise is all there is.
+    above_base = gap_interval(losses.candidate - losses.base, losses.tokens, rule.confidence)
+    interval = above_base if baseline is None else losses.gap(rule.confidence)
+    status = decide("forgetting", interval, limit.value)
+    if status == "INVALID":
+        return invalid("forgetting", candidate, baseline, limit, [NOT_FINITE])
+    decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
+    value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
+    than = "the base model's" if baseline is None else f"{baseline.label}'s"
+    side = f"{value.lstrip('+-')} nats per token {'above' if interval.value >= 0 else 'below'} {than}"
+    notes = unsettled(candidate, *([baseline] if baseline else []))
+    lines = [
+        f"forgetting {status}: on the reference text {candidate.label}'s loss is {side}. Judging from "
+        f"{len(losses.tokens)} sequences, the difference lies between {lower} and {upper} "
+        f"({explain.ends_err(rule.confidence)}).",
+        *notes,
+        f"Allowed: at most {limit}, set by {limit.place}.",
+    ]
+    if status == "FAIL":
+        lines.append(
+            "The whole interval is beyond the limit. What to do: lower the learning rate, train for fewer steps, lower "
+            "the rank, or mix general text into the training data."
+        )
+    elif status == "INCONCLUSIVE":
+        lines.append(
+            "The interval contains the limit: undecided. What to do: give a longer reference text (and raise "
+            "validation_sequences, which counts for it too), or train more seeds."
+        )
+    return give(
+        "forgetting",
+        status,
+        candidate=candidate,
+        baseline=baseline,
+        measured=interval,
+        limit=limit,
+        message="\n".join(lines),
+        note=" ".join(notes) or None,
+    )

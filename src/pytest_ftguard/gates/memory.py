@@ -1,0 +1,203 @@
+"""The gate on the peak memory of training."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_ftguard.comparison.pairs import compare
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.gates.asking import (
+    check_pair,
+    check_variant,
+    conclude,
+    find_test,
+    limit_of,
+)
+from pytest_ftguard.gates.explain import measured_elsewhere
+from pytest_ftguard.gates.limits import SHARE, Limit
+from pytest_ftguard.gates.verdict import Status, Verdict, give, invalid
+from pytest_ftguard.results import Breakdown, TrainedVariant
+from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
+
+__all__ = [
+    "assert_memory_budget",
+    "assess_memory",
+    "foretell_memory",
+    "memory_problems",
+]
+
+__tracebackhide__ = hide_our_frames
+
+
+def assert_memory_budget(
+    candidate: TrainedVariant, at_most: str | None = None, *, of: TrainedVariant | None = None
+) -> Verdict:
+    """Fail the test unless the candidate's peak memory of training is within the budget.
+
+    Args:
+        candidate: The variant that is judged, usually LoRA.
+        at_most: A size ("0.9 GB") or a share ("60%"); by default `max_memory` of marker, option, environment or ini.
+        of: The variant whose peak is the whole of a share.
+
+    Returns:
+        The verdict, which is PASS.
+
+    Raises:
+        LimitExceeded: The verdict is FAIL.
+        GateFailure: The verdict is INVALID.
+        ConfigurationError: There is no budget, a share without `of`, or an argument is wrong.
+    """
+    check_variant("assert_memory_budget", candidate)
+    if of is not None:
+        check_pair("assert_memory_budget", candidate, of, "lora_variant, of=full_variant")
+    limit = limit_of("assert_memory_budget", "max_memory", at_most)
+    test = find_test()
+    assess = foretell_memory if test is not None and test.is_planned else assess_memory
+    return conclude(assess(candidate, limit, of), None, candidate, *([of] if of else ()))
+
+
+def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
+    """Judge the peak memory of training, in bytes or as a share of the baseline's.
+
+    Memory is nearly deterministic, so there is no interval: the largest peak over the seeds is held against the limit.
+
+    Args:
+        candidate: The variant that is judged.
+        limit: The budget, in bytes or as a share.
+        baseline: The variant whose peak is the whole of a share.
+
+    Raises:
+        ConfigurationError: The limit is a share and there is no baseline.
+    """
+    whole = _whole(limit, baseline)
+    problems = memory_problems(candidate, whole) if whole else _memory_problems(candidate)
+    peak, of = candidate.peak_memory_bytes, whole.peak_memory_bytes if whole else None
+    if problems or peak is None:
+        return invalid("memory_budget", candidate, whole, limit, problems)
+    value = peak / of if of else float(peak)
+    status: Status = "PASS" if value <= limit.value else "FAIL"
+    return give(
+        "memory_budget",
+        status,
+        candidate=candidate,
+        baseline=whole,
+        measured=value,
+        limit=limit,
+        message=_explain_memory(candidate, whole, limit, value, status),
+    )
+
+
+def _whole(limit: Limit, baseline: TrainedVariant | None) -> TrainedVariant | None:
+    """Return the variant of whose peak the limit is a share; None where it is a size."""
+    if limit.unit == SHARE and baseline is None:
+        message = (
+            f"a memory limit of {limit} (set by {limit.place}) is a share of another variant's peak: "
+            "pass of=full_variant, or give a size such as '0.9 GB'"
+        )
+        raise ConfigurationError(message)
+    return baseline if limit.unit == SHARE else None
+
+
+def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
+    """Say how `assess_memory` would decide if the forecasts came true; INVALID where there is no forecast.
+
+    Args:
+        candidate: The variant, planned or trained.
+        limit: The budget, in bytes or as a share.
+        baseline: The variant whose peak is the whole of a share.
+
+    Raises:
+        ConfigurationError: The limit is a share and there is no baseline.
+    """
+    whole = _whole(limit, baseline)
+    sides = [candidate] if whole is None else [candidate, whole]
+    missing = [side.label for side in sides if side.forecast_memory_bytes is None]
+    if missing:
+        return invalid("memory_budget", candidate, whole, limit, [f"no forecast for {label}" for label in missing])
+    value = float(candidate.forecast_memory_bytes or 0)
+    if whole is not None:
+        value /= whole.forecast_memory_bytes or math.nan
+    status: Status = "PASS" if value <= limit.value else "FAIL"
+    share = f" ({100 * value:.1f}% of {whole.label}'s)" if whole else ""
+    peak = format_bytes(candidate.forecast_memory_bytes or 0)
+    message = f"the peak memory of {candidate.label} is forecast at {peak}{share}"
+    return give(
+        "memory_budget", status, candidate=candidate, baseline=whole, measured=value, limit=limit, message=message
+    )
+
+
+def memory_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    """Return why the peaks of memory of two variants cannot be compared; empty where they can."""
+    problems = [*_memory_problems(candidate), *_memory_problems(baseline)]
+    if problems:
+        return problems
+    comparison = compare(candidate, baseline, same_learning_rate=True)
+    return [
+        *comparison.different_work,
+        *comparison.different_environment,
+        *_different_methods(candidate, baseline),
+    ]
+
+
+def _memory_problems(variant: TrainedVariant) -> list[str]:
+    if not variant.trials:
+        return [f"{variant.label} has no trial"]
+    problems = []
+    for trial in variant.trials:
+        if trial.failure is not None:
+            problems.append(trial.failure)
+        elif trial.memory is None or not (trial.memory.peak_bytes or 0) > 0:
+            problems.append(f"the peak memory of {variant.label}, seed {trial.spec.seed}, was not measured")
+        elif trial.measured_elsewhere is not None and trial.memory.method == "allocator":
+            problems.append(measured_elsewhere(trial))
+    return problems
+
+
+def _different_methods(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+    methods = {trial.memory.method for side in (candidate, baseline) for trial in side.trials if trial.memory}
+    if len(methods) == 1:
+        return []
+    return [f"the peaks were measured in different ways ({', '.join(sorted(methods))}), which cannot be compared"]
+
+
+def _explain_memory(
+    candidate: TrainedVariant, baseline: TrainedVariant | None, limit: Limit, value: float, status: Status
+) -> str:
+    peak = candidate.peak_memory_bytes
+    assert peak is not None  # an unmeasured peak is INVALID
+    memory = candidate.trials[0].memory
+    method = f" ({memory.method})" if memory else ""
+    if baseline is None or baseline.peak_memory_bytes is None:
+        size, allowed = format_bytes_apart(value, limit.value)
+        measured = f"{candidate.label} peaked at {size}{method}"
+    else:
+        allowed = str(limit)
+        share = f"{100 * value:.{decimals_apart([100 * value], 100 * limit.value, 1)}f}%"
+        whole = f"{baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
+        measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}, {share} of {whole}"
+    lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.place}."]
+    if status == "FAIL" and memory is not None and memory.breakdown is not None:
+        lines.append(_taken_by(memory.breakdown))
+    if status == "FAIL" and baseline is not None:
+        lines.append(
+            "What to do: adapt fewer target modules or lower the rank, which makes the share smaller (a smaller batch "
+            "shrinks both sides); or raise the limit."
+        )
+    elif status == "FAIL":
+        lines.append(
+            "What to do: use a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in "
+            "training_args (it applies to both variants), or fewer target modules; or raise the limit."
+        )
+    return "\n".join(lines)
+
+
+def _taken_by(parts: Breakdown) -> str:
+    sizes = {
+        "weights": parts.weights_bytes,
+        "gradients": parts.gradients_bytes,
+        "the optimizer's state": parts.optimizer_bytes,
+        "activations": parts.activations_bytes,
+    }
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
+    stage = {"forward": "the forward pass", "backward": "the backward pass", "optimizer": "the optimizer's step"}
+    return f"It is taken by {listed}; the peak came in {stage.get(parts.peak_stage, parts.peak_stage)}."

@@ -1,0 +1,252 @@
+"""Ini file, command line, environment and marker become settings and specs; this is the only parser of them.
+
+Every pytest run imports this module, so whatever takes time to import is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.gates.catalogue import MARKER_KEYS
+from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Place, Setting
+from pytest_ftguard.settings.ini import ini_values
+from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_ftguard.specs import Full, LoRA, Workload
+    from pytest_ftguard.store.store import StoreOptions
+
+
+__all__ = [
+    "Settings",
+    "add_options",
+    "marker_problem",
+    "marker_settings",
+    "read_settings",
+]
+
+
+__tracebackhide__ = hide_our_frames
+
+
+_KEEP_AUTO_BYTES: Final = 2 * 1000**3
+
+
+_CACHE_FOLDER: Final = ".ftguard_cache"
+
+
+_CACHE_BYTES: Final = 1000**3
+
+
+Made = TypeVar("Made")
+
+
+class Settings:
+    """What the user set, with the place of each value; what was not set is absent.
+
+    Args:
+        values: Setting by name.
+    """
+
+    def __init__(self, values: Mapping[str, Setting]) -> None:
+        self._values = dict(values)
+
+    def get(self, name: str) -> Setting | None:
+        """Return a setting, or None where it was not made."""
+        return self._values.get(name)
+
+    def value(self, name: str, default: Any) -> Any:
+        """Return a setting's value, or the default where it was not made."""
+        setting = self._values.get(name)
+        return default if setting is None else setting.value
+
+    def workload(self) -> Workload:
+        """Return the workload that the settings describe.
+
+        Raises:
+            ConfigurationError: The model or a text is not set, or a value is not allowed.
+        """
+        from dataclasses import fields
+
+        from pytest_ftguard.specs import Workload
+
+        missing = [f"{INI_PREFIX}{name}" for name in ("model", "train", "validation") if name not in self._values]
+        if missing:
+            message = (
+                f"nothing says what to train: set {', '.join(missing)} in the ini file, "
+                "or override the fixture ftguard_workload in conftest.py"
+            )
+            raise ConfigurationError(message)
+        return self._make(Workload, {item.name: item.name for item in fields(Workload)})
+
+    def full(self) -> Full:
+        """Return the full variant that the settings describe."""
+        from pytest_ftguard.specs import Full
+
+        return self._make(Full, {name: f"full_{name}" for name in ("learning_rate", "search_learning_rate")})
+
+    def lora(self) -> LoRA:
+        """Return the LoRA variant that the settings describe."""
+        from pytest_ftguard.specs import LoRA
+
+        names = ("r", "alpha", "dropout", "target_modules", "learning_rate", "search_learning_rate")
+        return self._make(LoRA, {name: f"lora_{name}" for name in names})
+
+    def of_fixture(self, name: str) -> list[Setting]:
+        """Return the settings that the fixture `ftguard_workload`, `ftguard_full` or `ftguard_lora` is made of."""
+        from pytest_ftguard.specs import Workload
+
+        prefix = {"ftguard_full": "full_", "ftguard_lora": "lora_"}.get(name)
+        fields = Workload.__dataclass_fields__
+        return [
+            setting
+            for key, setting in self._values.items()
+            if (key in fields if prefix is None else key.startswith(prefix))
+        ]
+
+    def check_specs(self) -> None:
+        """Raise the error of a value that no spec would take, before anything runs."""
+        from pytest_ftguard.specs import Workload
+
+        # The model and the texts may come from a fixture; the other values are checked beside stand-ins for them.
+        names = [item for item in Workload.__dataclass_fields__ if item not in ("model", "train", "validation")]
+        self._make(
+            lambda **values: Workload(model="-", train="-", validation="-", **values), {name: name for name in names}
+        )
+        self.full()
+        self.lora()
+
+    def _make(self, make: Callable[..., Made], names: Mapping[str, str]) -> Made:
+        found = {field: self._values[key] for field, key in names.items() if key in self._values}
+        try:
+            return make(**{field: setting.value for field, setting in found.items()})
+        except ConfigurationError as error:
+            # The spec names its field; the user needs the key that filled it.
+            culprit = next((setting for field, setting in found.items() if f".{field} " in str(error)), None)
+            raise ConfigurationError(f"{error} (set by {culprit.place})" if culprit else str(error)) from None
+
+    def store(self, rootdir: Path, environment: Mapping[str, str] = os.environ) -> StoreOptions | None:
+        """Return where results are stored and which are believed; None where none are.
+
+        Args:
+            rootdir: Where the default folder lies.
+            environment: Where the key of the signatures is.
+        """
+        from pytest_ftguard.store.store import StoreOptions
+
+        if self.value("no_cache", False):
+            return None
+        key = environment.get(SIGNING_KEY_VARIABLE)
+        return StoreOptions(
+            folder=Path(self.value("cache_dir", rootdir / _CACHE_FOLDER)),
+            limit_bytes=self.value("cache_size", _CACHE_BYTES),
+            reads=not self.value("protected", False),
+            signing_key=key.encode() if key else None,
+            # Whoever signs answers for all that went into a result: what is unsigned must not.
+            requires_signature=self.value("require_signed", False) or bool(key),
+        )
+
+    @property
+    def keep_at_most_bytes(self) -> int | None:
+        """Largest size of trained weights that are kept; None is no bound."""
+        return {"auto": _KEEP_AUTO_BYTES, "yes": None, "no": 0}[self.value("keep_models", "auto")]
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every option and its ini twin."""
+    group = parser.getgroup("ftguard", "full fine-tuning against LoRA (pytest-ftguard)")
+    for key in KEYS:
+        # default=None: an option that was not given must not hide the ini key.
+        action = {"action": "store_true"} if key.flag else {"action": "store", "metavar": key.name.upper()}
+        group.addoption(key.option, dest=key.ini, default=None, help=key.help, **action)
+        parser.addini(key.ini, key.help.replace("%%", "%"), default=None)
+
+
+def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return what was set: command line before environment before ini file.
+
+    Raises:
+        ConfigurationError: A value is wrong, or a name is unknown.
+    """
+    ini_name = config.inipath.name if config.inipath else "the command line's -o"
+    from_ini = ini_values(config, INI_PREFIX)
+    _refuse_unknown_names(environment, from_ini, ini_name)
+    here = config.invocation_params.dir
+    values: dict[str, Setting] = {}
+    for key in KEYS:
+        candidates = (
+            (config.getoption(key.ini), Place("command line", f"the option {key.option}", here)),
+            (environment.get(key.variable), Place("environment", f"the environment variable {key.variable}", here)),
+            (from_ini.get(key.ini), Place("ini", f"{key.ini} in {ini_name}", config.rootpath)),
+        )
+        for raw, place in candidates:
+            if raw is not None:
+                values[key.name] = key.read(raw, place)
+                break
+    settings = Settings(values)
+    if "calibrate" in values and "calibration" not in values:
+        message = f"calibrate (set by {values['calibrate'].place}) needs a file to write: set ftguard_calibration"
+        raise ConfigurationError(message)
+    if settings.value("require_signed", False) and not environment.get(SIGNING_KEY_VARIABLE):
+        message = (
+            f"require_signed (set by {values['require_signed'].place}) needs the key of the signatures: set the "
+            f"environment variable {SIGNING_KEY_VARIABLE}"
+        )
+        raise ConfigurationError(message)
+    if values:
+        settings.check_specs()
+    return settings
+
+
+def _refuse_unknown_names(environment: Mapping[str, str], ini_names: Iterable[str], ini_name: str) -> None:
+    # A misspelt limit that is silently ignored would be a gate that nobody has.
+    known_variables = {SIGNING_KEY_VARIABLE, *(key.variable for key in KEYS)}
+    known_ini = {key.ini for key in KEYS}
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known_variables:
+            raise ConfigurationError(f"the environment variable {name} is unknown{_closest(name, known_variables)}")
+    for name in ini_names:
+        if name not in known_ini:
+            raise ConfigurationError(f"the key {name} in {ini_name} is unknown{_closest(name, known_ini)}")
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    by_folded = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(name.lower().replace("-", "_"), list(by_folded), n=1)
+    return f"; did you mean {by_folded[matches[0]]}?" if matches else "; pytest --help lists the keys of pytest-ftguard"
+
+
+def marker_problem(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a marker's arguments, or None."""
+    if arguments:
+        return (
+            f"the marker ftguard takes keywords only, got {arguments!r}: write ftguard({next(iter(MARKER_KEYS))}=...)"
+        )
+    for name, value in keywords.items():
+        if name not in MARKER_KEYS:
+            return f"the marker ftguard has no keyword {name!r}; it has {', '.join(MARKER_KEYS)}"
+        try:
+            MARKER_KEYS[name].read(value, _marker_place(name))
+        except ConfigurationError as error:
+            return str(error)
+    return None
+
+
+def marker_settings(markers: Iterable[Mapping[str, Any]]) -> Settings:
+    """Return what a test's markers set, the closest marker first; they were checked at collection."""
+    values: dict[str, Setting] = {}
+    for keywords in markers:
+        for name, value in keywords.items():
+            values.setdefault(name, MARKER_KEYS[name].read(value, _marker_place(name)))
+    return Settings(values)
+
+
+def _marker_place(name: str) -> Place:
+    return Place("marker", f"the marker ftguard({name}=...)", Path())

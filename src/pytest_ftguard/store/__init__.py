@@ -1,0 +1,1 @@
+"""What earlier runs measured, found again by its content."""
