@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_ftguard.results import Memory, TrialError, TrialResult
-from pytest_ftguard.running import workers
+from pytest_ftguard.running.local import workers
 from tests.plain.builders import ENVIRONMENT, losses, trial
 
 HERE = Path(__file__).parent
