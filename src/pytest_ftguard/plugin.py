@@ -303,6 +303,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from pytest_ftguard.reporting.terminal import (
         accepted_lines,
+        note_lines,
         plan_lines,
         reason_lines,
         summary_lines,
@@ -321,12 +322,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for note in (
         *reason_lines(found.reasons),
         *timing_lines(found.retimings),
-        *found.notes,
+        *note_lines(found.notes),
         *unused_setting_lines(run.unused_settings()),
         *accepted_lines(found.accepted, found.unchanged, found.not_accepted),
     ):
         terminalreporter.write_line(note)
-    for problem in found.problems:
+    for problem in note_lines(found.problems):
         terminalreporter.write_line(problem, red=True)
 
 
