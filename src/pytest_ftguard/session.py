@@ -17,7 +17,7 @@ from pytest_ftguard.files import name_problem, write_whole
 from pytest_ftguard.overrides import Overrides
 from pytest_ftguard.progress import ProgressDisplay
 from pytest_ftguard.received import Received, identity
-from pytest_ftguard.testrecord import TestRecord, is_worker
+from pytest_ftguard.testrecord import Forks, TestRecord, is_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,6 +53,7 @@ class Run:
         self.settings = settings
         self.test: TestRecord | None = None
         self.tests_started = 0
+        self.forks = Forks()
         self.received = Received()
         self.overrides = Overrides()
         self.collected: Sequence[str] = ()
@@ -413,6 +414,8 @@ class Run:
 
     def left_over(self) -> list[dict[str, Any]]:
         """Return what no report has brought: plugins drop reports, and whoever stops a run leaves tests without one."""
+        if self.forks.take():
+            self.new_problems.append("ftguard: a helper was called in a forked process after its test was over")
         for test in dict.fromkeys(self._late):
             self.pack(test)
         self.pack(None)

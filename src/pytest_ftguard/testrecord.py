@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections import Counter
 from pathlib import Path
@@ -23,12 +24,31 @@ if TYPE_CHECKING:
     from pytest_ftguard.settings import Setting, Settings
     from pytest_ftguard.statistics import SeedNoise
 
-__all__ = ["TestRecord", "is_worker"]
+__all__ = ["Forks", "TestRecord", "is_worker"]
 
 __tracebackhide__ = hide_our_frames
 
 # What the environment variable CI holds where this is no CI.
 _FALSE: Final = ("", "0", "false", "no", "off")
+
+
+class Forks:
+    """Tells this process that a helper was called in one that it has forked: both see the same memory."""
+
+    def __init__(self) -> None:
+        self._test = mmap.mmap(-1, 8)
+
+    def mark(self, test: int) -> None:
+        """Note, in the forked process, for which test the helper was called; its number is at least 1."""
+        self._test[:] = test.to_bytes(8, "little")
+
+    def take(self, test: int | None = None) -> bool:
+        """Return whether a helper was called so for a test, or for any, and forget it."""
+        marked = int.from_bytes(self._test[:], "little")
+        if not marked or test not in (None, marked):
+            return False
+        self._test[:] = bytes(8)
+        return True
 
 
 class TestRecord:
@@ -50,6 +70,7 @@ class TestRecord:
         self._item = item
         self._run = run
         self._settings = run.settings
+        self._number = run.tests_started
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
         self.attempt = 0
@@ -71,6 +92,7 @@ class TestRecord:
     def _forget(self) -> None:
         self.call_is_over = False
         self._process = os.getpid()
+        self._run.forks.take(self._number)
         self._has_reported = {"made": False, "logged": False, "repeated": False, "unpassed": False}
         self._unhandled: list[BaseException] = []
         self._asked: Counter[str] = Counter()
@@ -98,6 +120,7 @@ class TestRecord:
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
+        self._refuse_forked_process()
         return self.marker.get(name) or self._settings.get(name)
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
@@ -189,12 +212,7 @@ class TestRecord:
         """
         from dataclasses import replace
 
-        if os.getpid() != self._process:
-            message = (
-                f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
-                "in the test itself, or in a thread"
-            )
-            raise ConfigurationError(message)
+        self._refuse_forked_process()
         self._run.show(variants)
         verdict = replace(verdict, attempts=max(1, self.attempt))
         if self.is_planned:
@@ -215,6 +233,17 @@ class TestRecord:
         for name, value in {**fields, "lower": lower, "upper": upper}.items():
             if name != "gate" and value is not None:
                 self._item.user_properties.append((f"{prefix}.{name}", value))
+
+    def _refuse_forked_process(self) -> None:
+        if os.getpid() != self._process:
+            self._run.forks.mark(self._number)
+            raise self._forked()
+
+    def _forked(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
+            "in the test itself, or in a thread"
+        )
 
     def note(self, text: str) -> None:
         """Have the summary say something, once."""
@@ -246,9 +275,11 @@ class TestRecord:
         self._unhandled.append(error)
 
     def raise_unhandled(self) -> None:
-        """Raise what ended a thread of the test, if anything did."""
+        """Raise what ended a thread of the test, or a helper in a forked process, if the test has not failed yet."""
         if self._unhandled:
             raise self._unhandled.pop(0)
+        if self._run.forks.take(self._number) and not self._has_reported["unpassed"]:
+            raise self._forked()
 
     def news(self) -> dict[str, Any]:
         """Return what the test came to since the last call, as values that travel between processes."""

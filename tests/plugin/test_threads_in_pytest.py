@@ -179,3 +179,35 @@ def test_known(full_variant, lora_variant):
     assert "note: test_it.py::test_forgotten passed although its gate loss gap ended FAIL" in output
     assert "test_known passed although" not in output
     assert "in a process that test_it.py::test_forked has forked" in output
+
+
+@pytest.mark.parametrize("argument", ["at_most=9", ""])
+def test_a_helper_in_a_forked_process_fails_the_test_that_ignores_it(made_up: pytest.Pytester, argument: str) -> None:
+    """The child's exit status is not looked at; with a limit or without one, no gate was asked, so nothing is green."""
+    made_up.makepyfile(
+        test_it=PRELUDE
+        + f"""
+def test_forked(full_variant, lora_variant):
+    import os
+    child = os.fork()
+    if not child:
+        try:
+            assert_loss_gap(lora_variant, full_variant, {argument})
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+
+def test_next():
+    pass
+
+def test_plain_fork():
+    import os
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    )
+    result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "-W", "ignore")
+    result.assert_outcomes(failed=1, passed=2)
+    assert "a helper was called in a process that test_it.py::test_forked has forked" in result.stdout.str()
