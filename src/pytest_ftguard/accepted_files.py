@@ -66,7 +66,7 @@ class AcceptedFiles:
         self._unchanged: list[str] = []
 
     def start(self) -> None:
-        """Forget an earlier run of the test: a rerun asks about the same pairs, and accepts anew."""
+        """Forget an earlier run of the test: a rerun asks about the same pairs, and accepts again."""
         self._pairs.clear()
         self.drop()
 
@@ -117,7 +117,7 @@ class AcceptedFiles:
             message = (
                 f"the accepted results in {str(place)!r} are those of the test {history.test!r}, and this is the test "
                 f'{self._test!r}: if the file was renamed on purpose, write this name into its "test"; otherwise '
-                "delete it and accept anew with --ftguard-update"
+                "delete it and accept again with --ftguard-update"
             )
             raise ConfigurationError(message)
         return history
@@ -138,7 +138,7 @@ class AcceptedFiles:
                 message = (
                     f"the accepted result in {str(place)!r} is that of {recorded}, and that of "
                     f"{candidate.label} is in {other.name!r}: ask in the order, and with the parameters, with which "
-                    "they were accepted, or remove the files and accept anew"
+                    "they were accepted, or remove the files and accept again"
                 )
                 raise ConfigurationError(message)
 

@@ -123,19 +123,19 @@ def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
     words = f"about {effort.seeds} seeds instead of 3 or about {effort.sequences} validation sequences instead of 64"
     assert f"What to do: in both results, {words} would settle it" in verdict.message
     alone = "More of them now alone would not, because each is paired with the same one of the accepted result: "
-    assert f"{alone}delete 'accepted.json' and accept anew with --ftguard-update, on the commit" in verdict.message
+    assert f"{alone}delete 'accepted.json' and accept again with --ftguard-update, on the commit" in verdict.message
     assert "Choose another limit" in in_doubt(now, then, 1e-5).message
 
 
-def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_anew() -> None:
+def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_again() -> None:
     """As many of them as it takes, if they are enough."""
     then = pair(0.1, seeds=tuple(range(8)))
     few = in_doubt(pair(0.3, noise=0.3), then, 0.033).message
     assert "What to do: about 5 of the 8 accepted seeds, instead of 3, would settle it" in few
-    assert "accept anew" not in few
+    assert "accept again" not in few
     many = in_doubt(pair(0.3, noise=0.3), then, 0.032).message
     assert "of the 8 accepted seeds" not in many
-    assert "accept anew" in many
+    assert "accept again" in many
 
 
 @pytest.mark.parametrize("seeds", [(2, 3, 4), (2,)])
@@ -192,11 +192,11 @@ def test_the_advice_is_what_accepting_would_do() -> None:
         verdict = judge(pair(gap), held, 0.05)
         assert verdict.status == status, name
         assert ("if it is meant, accept it with --ftguard-update" in verdict.message) is accepted, name
-        anew = "if it is meant, delete 'accepted.json' and accept anew with --ftguard-update"
-        assert (anew in verdict.message) is not accepted, name
+        again = "if it is meant, delete 'accepted.json' and accept again with --ftguard-update"
+        assert (again in verdict.message) is not accepted, name
         assert (accept(*pair(gap), limit(0.05), LAZY, file=held, **arguments)[1] is not None) is accepted, name
     assert (
-        "accept anew with --ftguard-update, trained with at least 3 seeds"
+        "accept again with --ftguard-update, trained with at least 3 seeds"
         in judge(pair(0.26, seeds=(0, 1)), file(one), 0.05).message
     )
 
@@ -283,7 +283,7 @@ def test_slow_decay_is_caught_by_the_anchor() -> None:
     assert verdict.status == "FAIL"
     assert verdict.value == pytest.approx(0.08)
     assert "Against the anchor, which was accepted first: the loss gap has grown by +0.0800" in verdict.message
-    assert "delete 'accepted.json' and accept anew" in verdict.message
+    assert "delete 'accepted.json' and accept again" in verdict.message
 
 
 def test_after_an_improvement_was_accepted_it_is_what_counts() -> None:
@@ -320,7 +320,7 @@ def test_what_is_not_the_same_work_is_invalid(name: str) -> None:
     assert verdict.status == "INVALID"
     assert verdict.value is None
     assert words in verdict.message
-    assert "delete 'accepted.json' and accept anew" in verdict.message
+    assert "delete 'accepted.json' and accept again" in verdict.message
     held = file(record_pair(*pair()))
     refused, updated = accept(*now, limit(99), LAZY, metric="loss_gap", file=held, refusals=[])
     assert (refused.status, updated) == ("INVALID", None)
@@ -353,7 +353,7 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
 
 
 def test_what_was_accepted_of_an_earlier_name_is_told_with_the_new_one() -> None:
-    """All files of at most three names; where the result is accepted anew, its note says how to go back."""
+    """All files of at most three names; where the result is accepted again, its note says how to go back."""
     numbers = {"a": (1, 2, 3), "b": (1,), "c": (1,), "d": (1, 2)}
     renamed = tuple(
         UnusedFile(Path(f"the folder/{name}.{number}.json"), f"t.py::test_{name}", number)
@@ -516,7 +516,7 @@ def test_what_takes_the_place_of_a_better_result_says_so(gap: float, worse: bool
 
 
 def test_what_every_later_run_would_fail_is_not_accepted() -> None:
-    """Beyond the limit from the anchor, which never moves: it is told how to begin anew instead of a green run."""
+    """Beyond the limit from the anchor, which never moves: it is told how to begin again instead of a green run."""
     _, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), metric="loss_gap", refusals=[])
     held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
     for gap, status in ((0.149, "PASS"), (0.151, "INVALID")):
@@ -525,7 +525,7 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
         assert (updated is None) is (status == "INVALID")
     worse = "- it is worse than the anchor, which was accepted first, by more than 0.05"
     assert f"{worse}, so every later run would fail" in verdict.message
-    assert "to begin anew, delete 'accepted.json' and accept again" in verdict.message
+    assert "to begin again, delete 'accepted.json' and accept again" in verdict.message
 
 
 def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
@@ -538,7 +538,7 @@ def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
     assert verdict.note is not None
     assert "Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it may be" in verdict.note
     assert "later runs like it will be INCONCLUSIVE too (they fail, or" in verdict.note
-    assert "delete 'accepted.json' and accept anew, which makes this result the anchor" in verdict.note
+    assert "delete 'accepted.json' and accept again, which makes this result the anchor" in verdict.note
     later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
     assert later.status == "INCONCLUSIVE"
     assert "INCONCLUSIVE" not in str(accept(*pair(0.11), limit(0.05), LAZY, file=held, **arguments)[0].note)

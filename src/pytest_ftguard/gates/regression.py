@@ -44,7 +44,7 @@ MINIMUM_SEEDS: Final = 3
 
 # Which answer counts where the last accepted result and the anchor give two.
 _GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
-# What is so beside the anchor, which stays, would be so in every later run.
+# What is so compared with the anchor, which stays, would be so in every later run.
 _REFUSED: Final = ("FAIL", "INVALID")
 _LAST, _ANCHOR = "the accepted result", "the anchor, which was accepted first"
 
@@ -69,7 +69,7 @@ class _Change:
 
     @property
     def gravity(self) -> tuple[int, float]:
-        """How much this answer weighs beside another one."""
+        """How much this answer weighs compared with another one."""
         value = self.measured.value if isinstance(self.measured, Interval) else self.measured
         return _GRAVITY.index(self.status), -math.inf if value is None else value
 
@@ -177,7 +177,7 @@ def accept(
     if now and history:
         change = _change(now, history.anchor, _ANCHOR, limit=limit, rule=rule, metric=metric)
         problems += _refused_by_anchor(change, limit, file)
-        notes += _doubted_beside_anchor(change, limit, file)
+        notes += _doubted_by_anchor(change, limit, file)
     if problems or now is None:
         lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
         updated = None
@@ -205,22 +205,22 @@ def _refused_by_anchor(change: _Change, limit: Limit, file: AcceptedFile) -> lis
     why = f"it is worse than {_ANCHOR}, by more than {limit}"
     if change.status == "INVALID":
         why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
-    return [f"{why}, so every later run would fail", f"to begin anew, delete {file} and accept again"]
+    return [f"{why}, so every later run would fail", f"to begin again, delete {file} and accept again"]
 
 
-def _doubted_beside_anchor(change: _Change, limit: Limit, file: AcceptedFile) -> list[str]:
+def _doubted_by_anchor(change: _Change, limit: Limit, file: AcceptedFile) -> list[str]:
     if change.status != "INCONCLUSIVE":
         return []
     return [
         f"Beside {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs like it "
         "will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
-        f"{file} and accept anew, which makes this result the anchor; or, if it must not be worse, restore the file "
+        f"{file} and accept again, which makes this result the anchor; or, if it must not be worse, restore the file "
         "and find what has changed."
     ]
 
 
 def _replaced(now: PairRecord, then: PairRecord, limit: Limit, rule: Rule, metric: Metric) -> list[str]:
-    """Return how a result that is accepted stands to the one whose place it takes."""
+    """Return how a result that is accepted compares with the one that it replaces."""
     change = _change(now, then, _LAST, limit=limit, rule=rule, metric=metric)
     standing = _standing(now, then, metric)
     worse = [f"It is worse than {_LAST} by more than {limit}: commit it only if that is meant."]
@@ -366,7 +366,7 @@ def _how_to_accept(now: PairRecord, anchored: _Change, file: AcceptedFile) -> st
         anchored: How it stands to the anchor, which may be what was accepted last.
         file: What was accepted.
     """
-    how = f"delete {file} and accept anew" if anchored.status in _REFUSED else "accept it"
+    how = f"delete {file} and accept again" if anchored.status in _REFUSED else "accept it"
     seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f", trained with at least {MINIMUM_SEEDS} seeds"
     return f"{how} with --ftguard-update{seeds}"
 
@@ -405,11 +405,11 @@ def _advice(
 def _way_out(now: PairRecord, change: _Change, limit: Limit, rule: Rule, file: AcceptedFile) -> str:
     """Return what brings the ends closer, with a number where one can be foretold."""
     # The anchor stays what it is when another result is accepted, so its own noise is left only with the file.
-    anew = f"delete {file} and accept anew with --ftguard-update, on the commit that it is to be held to"
+    again = f"delete {file} and accept again with --ftguard-update, on the commit that it is to be held to"
     if limit.unit == GROWTH or not isinstance(change.measured, Interval):
         return (
             "a machine with nothing else to do (with --ftguard-no-cache where seconds come from the store), more steps "
-            f"and more seeds bring the ends closer, once the accepted result was measured like that too: {anew}."
+            f"and more seeds bring the ends closer, once the accepted result was measured like that too: {again}."
         )
     then = change.then
     effort = effort_to_settle_change(now, then, change.measured, limit.value, rule.confidence)
@@ -420,7 +420,7 @@ def _way_out(now: PairRecord, change: _Change, limit: Limit, rule: Rule, file: A
             "are."
         )
     paired = len(paired_seeds(now, then))
-    return explain.way_out_of_growth(effort, paired, len(then.seeds), units_of(now), anew)
+    return explain.way_out_of_growth(effort, paired, len(then.seeds), units_of(now), again)
 
 
 def _better(now: PairRecord, change: _Change, limit: Limit) -> list[str]:
