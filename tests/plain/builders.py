@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from pytest_ftguard.results import (
     CurvePoint,
     Environment,
@@ -50,3 +52,8 @@ def trial(
 def trained(variant: Variant, *trials: TrialResult) -> TrainedVariant:
     """The trials as a trained variant, on their own workload."""
     return TrainedVariant(trials[0].spec.workload if trials else WORKLOAD, variant, trials)
+
+
+def unwrapped(result: pytest.RunResult) -> pytest.LineMatcher:
+    """The output of a run, with each note of its summary in one line."""
+    return pytest.LineMatcher(result.stdout.str().replace("\n      ", " ").splitlines())

@@ -129,7 +129,7 @@ def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
     assert "Choose another limit" in in_doubt(now, then, 1e-5).message
 
 
-def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_anew() -> None:
+def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_again() -> None:
     """As many of them as it takes, if they are enough."""
     then = pair(0.1, seeds=tuple(range(8)))
     few = in_doubt(pair(0.3, noise=0.3), then, 0.033).message

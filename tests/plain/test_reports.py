@@ -23,6 +23,7 @@ from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import (
     RecordedVerdict,
     accepted_lines,
+    note_lines,
     plan_lines,
     progress_line,
     reason_lines,
@@ -174,6 +175,19 @@ def test_accumulated_batches_are_in_the_heading() -> None:
     """A step of two micro-batches is twice the work."""
     workload = replace(WORKLOAD, training_args={"gradient_accumulation_steps": 2})
     assert "100 steps of 4x128x2 x 1 seed" in summary_lines([trial(LORA, NLL, workload=workload)], [], [])[0]
+
+
+def test_notes_are_as_wide_as_the_summary() -> None:
+    """Further lines are indented; an option or a path is never broken, and a command keeps its line."""
+    path, command = f"/folder/{'x' * 90}.json", "    git -C /folder mv " + "y" * 90
+    notes = ["note: short", "note: " + "some words " * 12 + "--ftguard-no-cache", f"{path} was not written\n{command}"]
+    lines = note_lines(notes)
+    assert lines[0] == "note: short"
+    assert lines[-3:] == [path, "      was not written", command]
+    middle = lines[1:-3]
+    assert [line.startswith("      ") for line in middle] == [False, True, True]
+    assert max(map(len, middle)) <= 80
+    assert " ".join(" ".join(middle).split()) == notes[1]
 
 
 def test_the_json_report_names_places_from_the_root_folder(tmp_path: Path) -> None:

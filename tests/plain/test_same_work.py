@@ -104,7 +104,7 @@ def test_another_content_in_another_place_is_other_work(name: str, other: dict[s
     """So is a place of which nothing was measured that could tell."""
     comparison = compare(*pair(workload=replace(WORKLOAD, **{name: ELSEWHERE[name]}), **other))
     (problem,) = [one for one in comparison.different_work if f": {name} is " in one]
-    assert "whose contents differ" in problem or "but the contents differ" in problem
+    assert "their contents differ" in problem or "but the contents differ" in problem
     assert "/" not in problem  # the folder of another machine tells nobody anything
 
 

@@ -8,13 +8,16 @@ import pytest
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "ftguard_steps=many"], ["steps is 'many'", "ftguard_steps in tox.ini"]),
-        (["-o", "ftguard_batch_size=0"], ["at least 1, got 0", "ftguard_batch_size in tox.ini"]),
+        (["-o", "ftguard_steps=many"], ["steps is 'many' (set by -o ftguard_steps=...)"]),
+        (["-o", "ftguard_batch_size=0"], ["at least 1, got 0 (set by -o ftguard_batch_size=...)"]),
         (["--ftguard-precision=fp8"], ["'fp8'", "the option --ftguard-precision"]),
         (["--ftguard-on-inconclusive=skip"], ["fail, warn", "--ftguard-on-inconclusive"]),
         (["--ftguard-max-loss-gap=nan"], ["finite number", "nan"]),
         (["--ftguard-max-memory=60"], ["60%", "'60'"]),
-        (["-o", "ftguard_max_los_gap=1"], ["ftguard_max_los_gap", "did you mean ftguard_max_loss_gap"]),
+        (
+            ["-o", "ftguard_max_los_gap=1"],
+            ["the key -o ftguard_max_los_gap=... is unknown; did you mean ftguard_max_loss_gap"],
+        ),
         (["-o", "ftguard_training_args=seed=3"], ["'seed'", "set seeds instead"]),
         (["-o", "ftguard_model_args=token=hf_secret"], ["'token'", "set HF_TOKEN"]),
         (["-o", "ftguard_model_args=dtype=bfloat16"], ["'dtype'", "set precision"]),
@@ -200,11 +203,17 @@ def test_precedence_is_marker_command_line_environment_ini(
 
         def test_ini(ftguard):
             assert (ftguard.settings.value("steps", None), found("steps").source) == (12, "ini")
+            assert found("steps").place == "ftguard_steps in tox.ini"
             assert found("timeout") is None
+
+        def test_overrides_of_the_ini_file(ftguard):
+            assert found("lora_r")[1:] == ("command line", "-o ftguard_lora_r=...")
+            assert found("lora_alpha")[1:] == ("command line", "-o ftguard_lora_alpha=...")
         """
     )
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-o ftguard_lora_alpha=8")
     options = ["--ftguard-max-loss-gap=2", "-o", "ftguard_max_loss_gap=4", "-o", "ftguard_confidence=0.8"]
-    project.runpytest_subprocess(*options).assert_outcomes(passed=4)
+    project.runpytest_subprocess(*options, "-o", "ftguard_lora_r=8").assert_outcomes(passed=5)
 
 
 def test_a_timeout_without_a_unit_is_in_seconds(project: pytest.Pytester) -> None:

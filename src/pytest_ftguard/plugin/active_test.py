@@ -52,6 +52,7 @@ class TestRecord:
         self._item = item
         self._session = session
         self._settings = session.settings
+        self._number = session.tests_started
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
         self.attempt = 0
@@ -74,6 +75,7 @@ class TestRecord:
     def _forget(self) -> None:
         self.call_is_over = False
         self._process = os.getpid()
+        self._session.forks.take(self._number)
         self._has_reported = {"made": False, "logged": False, "repeated": False, "unpassed": False}
         self._unhandled: list[BaseException] = []
         self._not_passed: list[Verdict] = []
@@ -99,6 +101,7 @@ class TestRecord:
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
+        self._refuse_forked_process()
         return self.marker.get(name) or self._settings.get(name)
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
@@ -176,12 +179,7 @@ class TestRecord:
         """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows."""
         from dataclasses import replace
 
-        if os.getpid() != self._process:
-            message = (
-                f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
-                "in the test itself, or in a thread"
-            )
-            raise ConfigurationError(message)
+        self._refuse_forked_process()
         self._session.show(variants)
         verdict = replace(verdict, attempts=max(1, self.attempt))
         if self.is_planned:
@@ -193,6 +191,17 @@ class TestRecord:
             return
         self._not_passed += [verdict] if verdict.status != "PASS" else []
         self._properties.add(verdict)
+
+    def _refuse_forked_process(self) -> None:
+        if os.getpid() != self._process:
+            self._session.forks.mark(self._number)
+            raise self._forked()
+
+    def _forked(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
+            "in the test itself, or in a thread"
+        )
 
     def note(self, text: str) -> None:
         """Have the summary say something, once."""
@@ -223,9 +232,11 @@ class TestRecord:
         self._unhandled.append(error)
 
     def raise_unhandled(self) -> None:
-        """Raise what ended a thread of the test, if anything did."""
+        """Raise what ended a thread of the test, or a helper in a forked process, if the test has not failed yet."""
         if self._unhandled:
             raise self._unhandled.pop(0)
+        if self._session.forks.take(self._number) and not self._has_reported["unpassed"]:
+            raise self._forked()
 
     def news(self) -> dict[str, Any]:
         """Return what the test came to since the last call, as values that travel between processes."""

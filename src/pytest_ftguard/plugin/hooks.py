@@ -196,6 +196,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from pytest_ftguard.reporting.terminal import (
         accepted_lines,
+        note_lines,
         plan_lines,
         reason_lines,
         summary_lines,
@@ -214,12 +215,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for note in (
         *reason_lines(found.reasons),
         *timing_lines(found.retimings),
-        *found.notes,
+        *note_lines(found.notes),
         *unused_setting_lines(ours.unused_settings()),
         *accepted_lines(found.accepted, found.unchanged, found.not_accepted),
     ):
         terminalreporter.write_line(note)
-    for problem in found.problems:
+    for problem in note_lines(found.problems):
         terminalreporter.write_line(problem, red=True)
 
 
@@ -227,7 +228,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the files, from the process that has all results."""
     ours = session.config.stash[SESSION]
     ours.workshop.close()
-    left = ours.outbox.left_over()
+    left = ours.left_over()
     if is_worker(session.config):
         session.config.workeroutput[_LEFT_OVER] = left  # type: ignore[attr-defined]
         return

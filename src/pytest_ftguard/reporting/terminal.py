@@ -25,6 +25,7 @@ from pytest_ftguard.units import format_bytes, format_count, format_duration
 __all__ = [
     "RecordedVerdict",
     "accepted_lines",
+    "note_lines",
     "plan_lines",
     "progress_line",
     "reason_lines",
@@ -88,6 +89,16 @@ def accepted_lines(
 
 def _results(count: int) -> str:
     return f"{count} result{'s' if count > 1 else ''}"
+
+
+def note_lines(notes: Sequence[str]) -> list[str]:
+    """Return notes in lines of the summary's width; a line of a note that begins with spaces is a command and stays.
+
+    Args:
+        notes: The notes, each of which may have several lines.
+    """
+    lines = [line for note in notes for line in note.split("\n")]
+    return [part for line in lines for part in ([line] if line.startswith(" ") else _wrapped(line))]
 
 
 def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]) -> list[str]:
@@ -205,7 +216,8 @@ def _trial_notes(trials: Sequence[TrialResult]) -> Iterator[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 80, subsequent_indent="      ", break_long_words=False)
+    # Options and names of files hold hyphens, and are copied.
+    return textwrap.wrap(text, 80, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)
 
 
 def _tried(variant: TrainedVariant, searches: Sequence[TrialResult]) -> list[TrialResult]:

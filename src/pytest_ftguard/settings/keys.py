@@ -157,7 +157,7 @@ def _duration(value: Any, place: Place) -> float:
 
 def _update(value: Any, place: Place) -> bool:
     wanted = _flag(value, place)
-    if wanted and place.kind == "ini":
+    if wanted and (place.kind == "ini" or place.name.startswith("-o ")):  # addopts may hold an -o
         raise ValueError("a run that always accepts never fails; give it on the command line, as --ftguard-update")
     return wanted
 

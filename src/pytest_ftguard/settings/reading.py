@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Place, Setting
-from pytest_ftguard.settings.ini import ini_values
+from pytest_ftguard.settings.ini import ini_overrides, ini_values
 from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -175,16 +175,16 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     Raises:
         ConfigurationError: A value is wrong, or a name is unknown.
     """
-    ini_name = config.inipath.name if config.inipath else "the command line's -o"
     from_ini = ini_values(config, INI_PREFIX)
-    _refuse_unknown_names(environment, from_ini, ini_name)
+    places = _ini_places(config, [*from_ini, *(key.ini for key in KEYS)])
+    _refuse_unknown_names(environment, {name: places[name].name for name in from_ini})
     here = config.invocation_params.dir
     values: dict[str, Setting] = {}
     for key in KEYS:
         candidates = (
             (config.getoption(key.ini), Place("command line", f"the option {key.option}", here)),
             (environment.get(key.variable), Place("environment", f"the environment variable {key.variable}", here)),
-            (from_ini.get(key.ini), Place("ini", f"{key.ini} in {ini_name}", config.rootpath)),
+            (from_ini.get(key.ini), places[key.ini]),
         )
         for raw, place in candidates:
             if raw is not None:
@@ -205,16 +205,27 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     return settings
 
 
-def _refuse_unknown_names(environment: Mapping[str, str], ini_names: Iterable[str], ini_name: str) -> None:
+def _ini_places(config: pytest.Config, names: Iterable[str]) -> dict[str, Place]:
+    """Return where keys of the ini file were set: in it or by `-o`. Relative paths of both start at the root folder."""
+    overrides, file = ini_overrides(config), config.inipath.name if config.inipath else "the ini file"
+    return {
+        name: Place("command line", f"-o {name}=...", config.rootpath)
+        if name in overrides
+        else Place("ini", f"{name} in {file}", config.rootpath)
+        for name in names
+    }
+
+
+def _refuse_unknown_names(environment: Mapping[str, str], ini_places: Mapping[str, str]) -> None:
     # A misspelt limit that is silently ignored would be a gate that nobody has.
     known_variables = {SIGNING_KEY_VARIABLE, *(key.variable for key in KEYS)}
     known_ini = {key.ini for key in KEYS}
     for name in environment:
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known_variables:
             raise ConfigurationError(f"the environment variable {name} is unknown{_closest(name, known_variables)}")
-    for name in ini_names:
+    for name, place in ini_places.items():
         if name not in known_ini:
-            raise ConfigurationError(f"the key {name} in {ini_name} is unknown{_closest(name, known_ini)}")
+            raise ConfigurationError(f"the key {place} is unknown{_closest(name, known_ini)}")
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
