@@ -163,7 +163,7 @@ class Run:
             return
         from dataclasses import replace
 
-        from pytest_ftguard.gates.limits import SHARE
+        from pytest_ftguard.gates.limits import SHARE, Limit
         from pytest_ftguard.gates.memory import foretell_memory
         from pytest_ftguard.specs import with_learning_rate
 
@@ -173,12 +173,13 @@ class Run:
         whole = full()
         broken = []
         for budget in filter(None, budgets):
-            limit = replace(budget.value, value=_CLEARLY * budget.value.value)
+            allowed = Limit.of(budget)
+            limit = replace(allowed, value=_CLEARLY * allowed.value)
             baseline = lab.plan(workload, with_learning_rate(whole, whole)) if limit.unit == SHARE else None
             foretold = foretell_memory(candidate, limit, baseline)
             if foretold.status != "FAIL":
                 return
-            broken.append(f"{budget.value} (set by {budget.place})")
+            broken.append(f"{allowed} (set by {allowed.origin.name})")
         message = (
             f"ftguard: {foretold.message}, which breaks the budget of {' and '.join(dict.fromkeys(broken))} by a clear "
             "margin, so it was not trained; ftguard_forecast = no trains all the same"
@@ -226,7 +227,7 @@ class Run:
             setting = self.settings.get("calibration")
             path = None if setting is None else Path(setting.value)
             found = path is not None and path.exists()
-            place = f"the calibration {path} (set by {setting.place})" if setting else ""
+            place = f"the calibration {path} (set by {setting.origin.name})" if setting else ""
             self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
         return self._calibrations
 
@@ -359,7 +360,7 @@ class Run:
     def unused_settings(self) -> dict[str, list[str]]:
         """Return the places of settings without effect, by the fixture that every test got from elsewhere."""
         unused = sorted(self.received.overridden - self.received.made_of_settings)
-        places = {name: [setting.place for setting in self.settings.of_fixture(name)] for name in unused}
+        places = {name: [setting.origin.name for setting in self.settings.of_fixture(name)] for name in unused}
         return {name: found for name, found in places.items() if found}
 
     def add_late(self, test: TestRecord, verdict: Verdict) -> None:
