@@ -192,23 +192,25 @@ def test_precedence_is_marker_command_line_environment_ini(
 
         @pytest.mark.ftguard(max_loss_gap=1)
         def test_marker(ftguard):
-            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (1, "marker")
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").origin.kind) == (1, "marker")
             assert ftguard.limits.get("max_loss_gap") == found("max_loss_gap")
 
         def test_command_line(ftguard):
-            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (2, "command line")
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").origin.kind) == (2, "command line")
 
         def test_environment(ftguard):
-            assert (found("confidence").value, found("confidence").source) == (0.9, "environment")
+            assert (found("confidence").value, found("confidence").origin.kind) == (0.9, "environment")
 
         def test_ini(ftguard):
-            assert (ftguard.settings.value("steps", None), found("steps").source) == (12, "ini")
-            assert found("steps").place == "ftguard_steps in tox.ini"
+            assert (ftguard.settings.value("steps", None), found("steps").origin.kind) == (12, "ini")
+            assert found("steps").origin.name == "ftguard_steps in tox.ini"
             assert found("timeout") is None
 
         def test_overrides_of_the_ini_file(ftguard):
-            assert found("lora_r")[1:] == ("command line", "-o ftguard_lora_r=...")
-            assert found("lora_alpha")[1:] == ("command line", "-o ftguard_lora_alpha=...")
+            assert str(found("lora_r").origin.name) == "-o ftguard_lora_r=..."
+            assert (found("lora_alpha").origin.kind, found("lora_alpha").origin.name) == (
+                "command line", "-o ftguard_lora_alpha=..."
+            )
         """
     )
     monkeypatch.setenv("PYTEST_ADDOPTS", "-o ftguard_lora_alpha=8")

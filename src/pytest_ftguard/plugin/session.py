@@ -145,7 +145,7 @@ class Session:
             setting = self.settings.get("calibration")
             path = None if setting is None else Path(setting.value)
             found = path is not None and path.exists()
-            place = f"the calibration {path} (set by {setting.place})" if setting else ""
+            place = f"the calibration {path} (set by {setting.origin.name})" if setting else ""
             self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
         return self._calibrations
 
@@ -169,7 +169,7 @@ class Session:
     def unused_settings(self) -> dict[str, list[str]]:
         """Return the places of settings without effect, by the fixture that every test got from elsewhere."""
         unused = sorted(self.received.overridden - self.received.made_of_settings)
-        places = {name: [setting.place for setting in self.settings.of_fixture(name)] for name in unused}
+        places = {name: [setting.origin.name for setting in self.settings.of_fixture(name)] for name in unused}
         return {name: found for name, found in places.items() if found}
 
     def new_test(self, item: pytest.Item) -> TestRecord:

@@ -123,7 +123,7 @@ def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]
         verdict = recorded.verdict
         says = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast beside"}[verdict.status]
         measured, limit = measured_and_limit(verdict)
-        lines += [f"{verdict.candidate}: {measured} {says} the budget of {limit} ({verdict.limit_source})"]
+        lines += [f"{verdict.candidate}: {measured} {says} the budget of {limit} ({verdict.limit.origin.kind})"]
         lines += [f"    {recorded.nodeid}"]
     missing = sum(not trial.cached for trial in trials)
     word = "trial" if missing == 1 else "trials"
