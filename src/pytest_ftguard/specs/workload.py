@@ -131,13 +131,13 @@ class Workload(Spec):
 
     @property
     def named(self) -> Workload:
-        """The workload as reports name it: without its seeds, and without the folders in which its files lie."""
+        """The workload as reports name it, without its seeds and without the folders in which its files lie."""
         model, train, validation = (Path(place).name or "-" for place in self.places[:3])
         return replace(self, **Places(model, train, validation)._asdict(), seeds=(0,), most_seeds=0)
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Numbers of seeds at which a gate in doubt looks again, each about 1.6 times the one before: 3, 5, 8."""
+        """Numbers of seeds at which a gate in doubt looks again, each about 1.6 times the one before (3, 5, 8)."""
         looks = [len(self.seeds)]
         while looks[-1] < self.most_seeds:
             looks.append(min(self.most_seeds, math.ceil(1.6 * looks[-1])))
