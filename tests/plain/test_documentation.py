@@ -213,3 +213,38 @@ def test_each_message_that_is_explained_exists(message: str) -> None:
 def test_messages_are_explained() -> None:
     """The page has its messages where the test above looks for them."""
     assert len(explained()) >= 30
+
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def snippets(language: str) -> list[str]:
+    """Every fenced block of a language in README and documentation."""
+    found = (
+        re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.M | re.S) for path in PAGES
+    )
+    return [block for blocks in found for block in blocks]
+
+
+@pytest.mark.parametrize("snippet", snippets("python"))
+def test_each_python_snippet_uses_public_names(snippet: str) -> None:
+    """What a reader copies is Python, and imports only what the package gives."""
+    imported = [node for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.ImportFrom)]
+    names = {name.name for node in imported if node.module == "pytest_ftguard" for name in node.names}
+    assert names <= set(pytest_ftguard.__all__)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_name_of_a_setting_exists(path: Path) -> None:
+    """Ini keys, options and environment variables are spelt as the plugin reads them."""
+    text = path.read_text(encoding="utf-8")
+    known = {name for key in KEYS for name in (key.ini, key.option, key.variable)}
+    known |= {"ftguard_workload", "ftguard_full", "ftguard_lora", "ftguard_trial", "ftguard_noise", "ftguard_baselines"}
+    known |= {"FTGUARD_SIGNING_KEY", "ftguard_some_name", "--ftguard-some-name", "FTGUARD_SOME_NAME"}
+    found = re.findall(r"(?<![\w.])(?:ftguard_|FTGUARD_|--ftguard-)[a-zA-Z][\w-]*", text)
+    assert {name.rstrip("-") for name in found} - known == set()
+
+
+def test_snippets_are_found() -> None:
+    """The two tests above look at something."""
+    assert len(snippets("python")) >= 10
