@@ -59,7 +59,7 @@ class Verdict:
 
     @property
     def is_acceptance(self) -> bool:
-        """Whether nothing was judged: what was measured is accepted, once the test has passed."""
+        """Whether nothing was judged, because what was measured is accepted once the test has passed."""
         return self.gate == "regression" and self.status == "PASS" and self.value is None
 
     def without_acceptance(self) -> Verdict:
