@@ -37,7 +37,7 @@ def test_a_plan_lists_the_trials_and_trains_nothing(project: pytest.Pytester, wo
     """Exit 0, whatever the tests do; forecasts, shares and budgets are shown, also under xdist."""
     project.makepyfile(TEST)
     options = ["-n", str(workers)] if workers else []
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-seeds=0,1", "--ftguard-json=p.json", *options)
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-seeds=0,1", "--ftguard-json=p.json", *options)
     assert result.ret == 0
     result.assert_outcomes(skipped=3)
     result.stdout.fnmatch_lines(
@@ -61,7 +61,7 @@ def test_what_the_plan_foretells_is_what_the_training_takes(project: pytest.Pyte
     project.makepyfile("def test_it(full_variant, lora_variant):\n    pass")
     peaks = {}
     for name, options in (("plan", ["--ftguard-plan"]), ("run", [])):
-        project.runpytest_subprocess(*options, f"--ftguard-json={name}.json")
+        project.runpytest_inprocess(*options, f"--ftguard-json={name}.json")
         trials = json.loads((project.path / f"{name}.json").read_text())["trials"]
         key = "forecast_bytes" if options else "peak_bytes"
         peaks[name] = {trial["label"]: trial["memory"][key] for trial in trials}
@@ -71,7 +71,7 @@ def test_what_the_plan_foretells_is_what_the_training_takes(project: pytest.Pyte
 def test_wrong_targets_fail_a_plan_too(project: pytest.Pytester) -> None:
     """A plan is there to find mistakes before the GPU is paid for."""
     project.makepyfile(TEST)
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-lora-target-modules=q_prj")
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-lora-target-modules=q_prj")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*LoRA.target_modules names 'q_prj'*"])
 
@@ -80,7 +80,7 @@ def test_wrong_targets_fail_a_plan_too(project: pytest.Pytester) -> None:
 def test_a_missing_text_fails_a_plan_too(project: pytest.Pytester, role: str) -> None:
     """So does the training, with the same name; nothing is forecast for it."""
     project.makepyfile("def test_it(full_variant):\n    pass")
-    result = project.runpytest_subprocess("--ftguard-plan", f"--ftguard-{role}=nowhere.txt")
+    result = project.runpytest_inprocess("--ftguard-plan", f"--ftguard-{role}=nowhere.txt")
     assert result.ret == 1
     result.stdout.fnmatch_lines([f"*the {role} text '*nowhere.txt' cannot be read: there is no such file; give *"])
 
@@ -98,15 +98,15 @@ def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pyte
             assert_memory_budget(lora_variant)
         """
     )
-    hopeless = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-json=r.json")
+    hopeless = project.runpytest_inprocess("--ftguard-max-memory=1 MB", "--ftguard-json=r.json")
     hopeless.assert_outcomes(passed=1, errors=1)
     hopeless.stdout.fnmatch_lines(
         ["ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, which breaks the budget of 1* MB (set by*"]
     )
     assert [trial["label"] for trial in json.loads((project.path / "r.json").read_text())["trials"]] == ["full"]
-    close = project.runpytest_subprocess("--ftguard-max-memory=1.7 MB")
+    close = project.runpytest_inprocess("--ftguard-max-memory=1.7 MB")
     close.assert_outcomes(passed=1, failed=1)
-    tried = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-forecast=no")
+    tried = project.runpytest_inprocess("--ftguard-max-memory=1 MB", "--ftguard-forecast=no")
     tried.assert_outcomes(passed=1, failed=1)
     tried.stdout.fnmatch_lines(["*peak memory FAIL*"])
 
@@ -127,7 +127,7 @@ def test_one_tests_budget_does_not_take_the_variant_from_the_others(project: pyt
             assert_memory_budget(lora_variant)
         """
     )
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*peak memory FAIL*"])
 
@@ -145,7 +145,7 @@ def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: 
             assert_memory_budget(lora_variant)
         """
     )
-    result = project.runpytest_subprocess("--ftguard-max-memory=100 KB")
+    result = project.runpytest_inprocess("--ftguard-max-memory=100 KB")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["peak memory * FAIL"])
 
@@ -154,7 +154,7 @@ def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: 
 def test_a_plan_needs_no_device(project: pytest.Pytester) -> None:
     """For a GPU that is not here the trials are listed with their forecast, and the heading says what was assumed."""
     project.makepyfile("def test_it(full_variant, lora_variant): pass")
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-device=cuda", "--ftguard-precision=auto")
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-device=cuda", "--ftguard-precision=auto")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; *", "* | cuda, which is not here, bf16"])
     result.stdout.fnmatch_lines(["full * MB", "lora r=4 * MB *%"])
@@ -165,9 +165,9 @@ def test_a_plan_says_what_will_not_fit(project: pytest.Pytester) -> None:
     giant = {"model_type": "gpt2", "n_embd": 2**18, "n_layer": 1, "n_head": 2, "vocab_size": 384, "n_positions": 64}
     project.mkdir("giant").joinpath("config.json").write_text(json.dumps(giant))
     project.makepyfile("def test_it(full_variant): pass")
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-model=giant")
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-model=giant")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["full: it will not fit: * has * to give, and its"])
+    result.stdout.fnmatch_lines(["full: it will not fit: * has * to give, and its*"])
 
 
 def test_a_mistake_in_a_test_fails_the_plan(project: pytest.Pytester) -> None:
@@ -183,7 +183,7 @@ def test_a_mistake_in_a_test_fails_the_plan(project: pytest.Pytester) -> None:
             assert_loss_gap(lora_variant, full_variant)
         """
     )
-    result = project.runpytest_subprocess("--ftguard-plan")
+    result = project.runpytest_inprocess("--ftguard-plan")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*is a share of another variant's peak*"])
 
@@ -207,7 +207,7 @@ def test_a_plan_says_where_a_test_stopped_and_is_no_report(project: pytest.Pytes
         """
     )
     options = ["--ftguard-json=p.json", "--ftguard-calibrate=10", "--ftguard-calibration=c.json"]
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-require-gpu", "-rs", *options)
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-require-gpu", "-rs", *options)
     assert result.ret == 0
     result.assert_outcomes(skipped=2)
     result.stdout.fnmatch_lines(["*stopped at FtguardError: lora r=4, seed 0, has no trained model*"])
