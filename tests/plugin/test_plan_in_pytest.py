@@ -86,29 +86,36 @@ def test_a_missing_text_fails_a_plan_too(project: pytest.Pytester, role: str) ->
 
 
 def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pytester) -> None:
-    """Full fine-tuning is not held against it; where the forecast is switched off the training decides."""
-    project.makepyfile(
-        """
-        from pytest_ftguard import assert_memory_budget
+    """Full fine-tuning is not held against it; if the forecast is switched off the training decides."""
 
-        def test_full(full_variant):
-            assert full_variant.ok
+    def write(budget: str) -> None:
+        project.makepyfile(
+            test_it=f"""
+            import pytest
+            from pytest_ftguard import assert_memory_budget
 
-        def test_lora(lora_variant):
-            assert_memory_budget(lora_variant)
-        """
-    )
-    hopeless = project.runpytest_inprocess("--ftguard-max-memory=1 MB", "--ftguard-json=r.json")
+            def test_full(full_variant):
+                assert full_variant.ok
+
+            @pytest.mark.ftguard(max_memory="{budget}")
+            def test_lora(lora_variant):
+                assert_memory_budget(lora_variant)
+            """
+        )
+
+    write("1 MB")
+    hopeless = project.runpytest_inprocess("--ftguard-json=r.json")
     hopeless.assert_outcomes(passed=1, errors=1)
     hopeless.stdout.fnmatch_lines(
-        ["ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, which breaks the budget of 1* MB (set by*"]
+        ["ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, clearly above the budget of 1* MB (set by*"]
     )
     assert [trial["label"] for trial in json.loads((project.path / "r.json").read_text())["trials"]] == ["full"]
-    close = project.runpytest_inprocess("--ftguard-max-memory=1.7 MB")
-    close.assert_outcomes(passed=1, failed=1)
-    tried = project.runpytest_inprocess("--ftguard-max-memory=1 MB", "--ftguard-forecast=no")
+    tried = project.runpytest_inprocess("--ftguard-forecast=no")
     tried.assert_outcomes(passed=1, failed=1)
     tried.stdout.fnmatch_lines(["*peak memory FAIL*"])
+    write("1.7 MB")
+    close = project.runpytest_inprocess("--ftguard-no-cache")
+    close.assert_outcomes(passed=1, failed=1)
 
 
 def test_one_tests_budget_does_not_take_the_variant_from_the_others(project: pytest.Pytester) -> None:
@@ -132,8 +139,8 @@ def test_one_tests_budget_does_not_take_the_variant_from_the_others(project: pyt
     result.stdout.fnmatch_lines(["*peak memory FAIL*"])
 
 
-def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: pytest.Pytester) -> None:
-    """A test on the loss alone has a use for the training, whatever its memory; the other one fails afterwards."""
+def test_a_budget_of_the_settings_refuses_no_training(project: pytest.Pytester) -> None:
+    """Which tests will ask for memory is not known before: those that do fail afterwards."""
     project.makepyfile(
         """
         from pytest_ftguard import assert_loss_gap, assert_memory_budget

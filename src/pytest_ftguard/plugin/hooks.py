@@ -118,7 +118,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         for name in FIXTURES.intersection(getattr(item, "fixturenames", ())):
             # A wrong marker, which a hook has added since, is an error of its test.
-            budget = None if find_problem(item) else memory_budget(item, ours.settings)
+            budget = None if find_problem(item) else memory_budget(item)
             ours.fixture_budgets.setdefault(name, []).append(budget)
 
 

@@ -94,8 +94,8 @@ class Policy:
                 return
             broken.append(f"{allowed} (set by {allowed.origin.name})")
         message = (
-            f"{foretold.message}, which breaks the budget of {' and '.join(dict.fromkeys(broken))} by a clear margin, "
-            "so it was not trained; ftguard_forecast = no trains all the same"
+            f"{foretold.message}, clearly above the budget of {' and '.join(dict.fromkeys(broken))}: not trained; set "
+            "ftguard_forecast = no to train anyway"
         )
         raise ConfigurationError(message)
 
