@@ -110,14 +110,16 @@ class Run:
             raise self._skip("ftguard is disabled: nothing is trained")
         from dataclasses import replace
 
-        from pytest_ftguard.specs import Full, LoRA, Workload, rate_source, with_learning_rate
+        from pytest_ftguard.specs import Variant, Workload, import_path, rate_source, with_learning_rate
 
         chosen = variant() if callable(variant) else variant
-        if not isinstance(chosen, Full | LoRA):
-            pytest.fail(f"ftguard: a variant must be Full(...) or LoRA(...), got {chosen!r}", pytrace=False)
+        if not isinstance(chosen, Variant):
+            message = f"ftguard: a variant must be Full(...), LoRA(...), Peft(...) or one of your own, got {chosen!r}"
+            pytest.fail(message, pytrace=False)
         lab = self._open_lab()
         lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
+            import_path(chosen)  # a class of the user's that another process would not find is an error here
             asked = workload()
             if not isinstance(asked, Workload):
                 raise _failure(f"ftguard: a workload must be Workload(...), got {asked!r}")
@@ -379,9 +381,11 @@ class Run:
             error: What ended the phase of the test.
         """
         origins = {"made_of_settings": self.made_of_settings, "overridden": self.overridden}
+        trials = self._new_trials()
         parcel: dict[str, Any] = {
             **({} if test is None else test.news()),
-            "trials": [trial.to_dict() for trial in self._new_trials()],
+            "trials": [trial.to_dict() for trial in trials],
+            "variant_classes": _classes_of(trials),
             "not_run": None if error is None else self._why_not_run(error),
             **self._new_remarks(),
             **{name: sorted(fixtures - self._told[name]) for name, fixtures in origins.items()},
@@ -416,6 +420,15 @@ class Run:
             self._lab.close()
         if self._shared is not None and not is_worker(self.config):
             shutil.rmtree(self._shared, ignore_errors=True)
+
+
+def _classes_of(trials: Sequence[TrialResult]) -> list[str]:
+    """Return where the user's own classes of variants are imported from: xdist's controller has seen no test."""
+    if not trials:
+        return []
+    from pytest_ftguard.specs import import_paths
+
+    return import_paths(trial.spec.variant for trial in trials)
 
 
 def _failure(message: str) -> BaseException:
