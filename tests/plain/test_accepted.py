@@ -11,16 +11,11 @@ from typing import Any
 import pytest
 
 from pytest_ftguard import __version__
-from pytest_ftguard.accepting.files import AcceptedFiles, find_unused, unused_note
-from pytest_ftguard.accepting.record import (
-    History,
-    PairRecord,
-    UnusedFile,
-    file_name,
-    read_history,
-    record_pair,
-    write_history,
-)
+from pytest_ftguard.accepting.files import AcceptedFiles
+from pytest_ftguard.accepting.history import History, read_history, write_history
+from pytest_ftguard.accepting.names import file_name
+from pytest_ftguard.accepting.record import PairRecord, record_pair
+from pytest_ftguard.accepting.unused import find_unused, unused_note
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.files import write_all
 from pytest_ftguard.plugin.collected import Collected
@@ -329,28 +324,6 @@ def test_files_that_no_test_looks_for_are_found(tmp_path: Path) -> None:
     assert [file_name(kept, 1) in note for note in notes] == [unused.test == kept for unused in found]
     assert sum("t.py::test_gone, which was not collected" in note for note in notes) == 2
     assert find_unused(tmp_path / "nothing", [kept], bool) == []
-
-
-def test_a_missing_file_may_be_one_of_an_earlier_name(tmp_path: Path) -> None:
-    """Of as many pairs, in the same file or with the same name in another one; what is most alike comes first."""
-    tests = {"t.py::test_a": 1, "t.py::test_newer": 1, "t.py::test_old": 2, "u.py::test_new": 1, "u.py::test_other": 1}
-    unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests.items()]
-    files = AcceptedFiles("t.py::test_new", tmp_path, write_all, unused)
-    asked = files.find(*pair())
-    assert [one.test for one in asked.renamed] == ["t.py::test_newer", "u.py::test_new", "t.py::test_a"]
-    second = files.find(*pair(0.1, LoRA(r=8, learning_rate=1e-3)))
-    assert [one.test for one in second.renamed] == ["t.py::test_old"]
-    asked.place.write_text(write_history(replace(OURS, test="t.py::test_new")))
-    assert files.find(*pair()).renamed == ()
-
-
-def test_with_a_missing_file_come_all_files_of_an_earlier_name(tmp_path: Path) -> None:
-    """A test that asks about several pairs is told of all their files at the first one, in their order."""
-    tests = [("t.py::test_a", 2), ("t.py::test_newer", 3), ("t.py::test_a", 1), ("t.py::test_newer", 1)]
-    unused = [UnusedFile(tmp_path / f"{number}", test, number) for test, number in tests]
-    asked = AcceptedFiles("t.py::test_new", tmp_path, write_all, unused).find(*pair())
-    named = [(one.test, one.number) for one in asked.renamed]
-    assert named == [("t.py::test_newer", 1), ("t.py::test_newer", 3), ("t.py::test_a", 1), ("t.py::test_a", 2)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 
 import pytest_ftguard
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
-from pytest_ftguard.accepting.record import AcceptedFile, History, record_pair
+from pytest_ftguard.accepting.history import AcceptedFile, History
+from pytest_ftguard.accepting.record import record_pair
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates import current
 from pytest_ftguard.gates.convergence import assess_convergence

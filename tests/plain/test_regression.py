@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
 from pytest_ftguard.accepting.helper import assert_no_regression
-from pytest_ftguard.accepting.record import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
-from pytest_ftguard.accepting.since import gap_change, paired_seeds
+from pytest_ftguard.accepting.history import AcceptedFile, History
+from pytest_ftguard.accepting.record import PairRecord, record_pair
+from pytest_ftguard.accepting.since import differing_work, gap_change, paired_seeds, settings_since
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
@@ -124,7 +125,7 @@ def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
     words = f"about {effort.seeds} seeds instead of 3 or about {effort.sequences} validation sequences instead of 64"
     assert f"What to do: in both results, {words} would settle it" in verdict.message
     alone = "More of them now alone would not, because each is paired with the same one of the accepted result: "
-    assert f"{alone}delete 'accepted.json' and accept anew with --ftguard-update, on the commit" in verdict.message
+    assert f"{alone}delete 'accepted.json' and accept again with --ftguard-update, on the commit" in verdict.message
     assert "Choose another limit" in in_doubt(now, then, 1e-5).message
 
 
@@ -133,10 +134,10 @@ def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_an
     then = pair(0.1, seeds=tuple(range(8)))
     few = in_doubt(pair(0.3, noise=0.3), then, 0.033).message
     assert "What to do: about 5 of the 8 accepted seeds, instead of 3, would settle it" in few
-    assert "accept anew" not in few
+    assert "accept again" not in few
     many = in_doubt(pair(0.3, noise=0.3), then, 0.032).message
     assert "of the 8 accepted seeds" not in many
-    assert "accept anew" in many
+    assert "accept again" in many
 
 
 @pytest.mark.parametrize("seeds", [(2, 3, 4), (2,)])
@@ -193,11 +194,11 @@ def test_the_advice_is_what_accepting_would_do() -> None:
         verdict = judge(pair(gap), held, 0.05)
         assert verdict.status == status, name
         assert ("if it is meant, accept it with --ftguard-update" in verdict.message) is accepted, name
-        anew = "if it is meant, delete 'accepted.json' and accept anew with --ftguard-update"
+        anew = "if it is meant, delete 'accepted.json' and accept again with --ftguard-update"
         assert (anew in verdict.message) is not accepted, name
         assert (accept(*pair(gap), limit(0.05), LAZY, file=held, **arguments)[1] is not None) is accepted, name
     assert (
-        "accept anew with --ftguard-update, trained with at least 3 seeds"
+        "accept again with --ftguard-update, trained with at least 3 seeds"
         in judge(pair(0.26, seeds=(0, 1)), file(one), 0.05).message
     )
 
@@ -284,7 +285,7 @@ def test_slow_decay_is_caught_by_the_anchor() -> None:
     assert verdict.status == "FAIL"
     assert verdict.value == pytest.approx(0.08)
     assert "Against the anchor, which was accepted first: the loss gap has grown by +0.0800" in verdict.message
-    assert "delete 'accepted.json' and accept anew" in verdict.message
+    assert "delete 'accepted.json' and accept again" in verdict.message
 
 
 def test_after_an_improvement_was_accepted_it_is_what_counts() -> None:
@@ -292,6 +293,19 @@ def test_after_an_improvement_was_accepted_it_is_what_counts() -> None:
     verdict = judge(pair(0.2), file(record_pair(*pair(0.2)), record_pair(*pair(0.1))), 0.05)
     assert verdict.status == "FAIL"
     assert verdict.value == pytest.approx(0.1)
+
+
+def test_the_work_that_a_file_holds_is_what_files_of_earlier_versions_hold() -> None:
+    """In their order, so that accepting the same again changes no line."""
+    assert list(record_pair(*pair()).work) == [
+        "task",
+        "block_size",
+        "batch_size",
+        "steps",
+        "model_args",
+        "training_args",
+        "training_function",
+    ]
 
 
 def longer(**changes: Any) -> Pair:
@@ -303,6 +317,8 @@ NOT_THE_SAME: dict[str, tuple[Pair, str]] = {
     "steps": (longer(steps=200), "steps is 200 now, and was 100"),
     "batch": (longer(batch_size=8), "batch_size is 8 now"),
     "block": (longer(block_size=64), "block_size is 64 now"),
+    "model arguments": (longer(model_args={"resid_pdrop": 0.1}), "model_args is {'resid_pdrop': 0.1} now"),
+    "training function": (longer(training_function="mine:train"), "training_function is 'mine:train' now"),
     "training arguments": (longer(training_args={"max_grad_norm": 2}), "training_args is"),
     "precision": (pair(both={"environment": replace(ENVIRONMENT, precision="bf16")}), "precision is 'bf16' now"),
     "validation text": (pair(text="other"), "the validation sequences are not the same"),
@@ -313,6 +329,16 @@ NOT_THE_SAME: dict[str, tuple[Pair, str]] = {
 }
 
 
+def test_how_a_rate_was_found_and_how_far_seeds_may_grow_are_no_other_work() -> None:
+    """The reference was trained at the same rate, and a label such as final changes nothing of it."""
+    now = pair(
+        full=Full(learning_rate=1e-4, search_learning_rate=True), work=replace(WORKLOAD, most_seeds=8, final=True)
+    )
+    then = pair(full=Full(learning_rate=1e-4))
+    assert not differing_work(record_pair(*now), record_pair(*then))
+    assert not settings_since(record_pair(*now), record_pair(*then))
+
+
 @pytest.mark.parametrize("name", NOT_THE_SAME)
 def test_what_is_not_the_same_work_is_invalid(name: str) -> None:
     """The message names what differs; such a result cannot follow in the same file either."""
@@ -321,7 +347,7 @@ def test_what_is_not_the_same_work_is_invalid(name: str) -> None:
     assert verdict.status == "INVALID"
     assert verdict.value is None
     assert words in verdict.message
-    assert "delete 'accepted.json' and accept anew" in verdict.message
+    assert "delete 'accepted.json' and accept again" in verdict.message
     held = file(record_pair(*pair()))
     refused, updated = accept(*now, limit(99), LAZY, metric="loss_gap", file=held, refusals=[])
     assert (refused.status, updated) == ("INVALID", None)
@@ -353,34 +379,11 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
     assert "on_missing" not in warned.message  # it is what gave this warning
 
 
-def test_what_was_accepted_of_an_earlier_name_is_told_with_the_new_one() -> None:
-    """All files of at most three names; where the result is accepted anew, its note says how to go back."""
-    numbers = {"a": (1, 2, 3), "b": (1,), "c": (1,), "d": (1, 2)}
-    renamed = tuple(
-        UnusedFile(Path(f"the folder/{name}.{number}.json"), f"t.py::test_{name}", number)
-        for name in numbers
-        for number in numbers[name]
-    )
-    missing = replace(file(), renamed=renamed)
-    message = judge(pair(), missing, 99).message
-    words = "which was not collected: if that is the earlier name of this test, "
-    assert (
-        f"- 'a.1.json' and 'a.2.json' and 'a.3.json' hold what was accepted of t.py::test_a, {words}rename them, and "
-        'write "test": "t.py::test" into each of them:\n'
-        f"    git -C 'the folder' mv a.1.json {file_name('t.py::test', 1)}\n"
-        f"    git -C 'the folder' mv a.2.json {file_name('t.py::test', 2)}\n"
-        f"    git -C 'the folder' mv a.3.json {file_name('t.py::test', 3)}\n"
-        f"- 'b.1.json' holds what was accepted of t.py::test_b, {words}rename it, and write "
-        '"test": "t.py::test" into it:\n'
-    ) in message
-    assert "d.1.json" not in message
-    assert "- and 1 more, which the summary names" in message
-    accepting: dict[str, Any] = {"metric": "loss_gap", "file": missing}
-    accepted, _ = accept(*pair(), limit(0.05), LAZY, **accepting, refusals=[])
-    assert accepted.note is not None
-    assert f"t.py::test_a, {words}delete 'accepted.json' and run the test without --ftguard-update" in accepted.note
-    assert accept(*pair(), limit(0.05), LAZY, **accepting, refusals=["no"])[0].note is None
-    assert accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=[])[0].note is None
+def test_a_missing_result_says_how_to_keep_that_of_an_earlier_name() -> None:
+    """The name of the file that the test looks for, and what to write into it."""
+    place = file().place.name
+    wanted = f'if the test was renamed, rename its old file to {place} and write "test": "t.py::test" into it'
+    assert wanted in judge(pair(), file(), 99).message
 
 
 def test_some_seeds_in_common_pair_where_one_side_has_no_others() -> None:
@@ -517,7 +520,7 @@ def test_what_takes_the_place_of_a_better_result_says_so(gap: float, worse: bool
 
 
 def test_what_every_later_run_would_fail_is_not_accepted() -> None:
-    """Beyond the limit from the anchor, which never moves: it is told how to begin anew instead of a green run."""
+    """Beyond the limit from the anchor, which never moves: it is told how to begin again instead of a green run."""
     _, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), metric="loss_gap", refusals=[])
     held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
     for gap, status in ((0.149, "PASS"), (0.151, "INVALID")):
@@ -526,7 +529,7 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
         assert (updated is None) is (status == "INVALID")
     worse = "- it is worse than the anchor, which was accepted first, by more than 0.05"
     assert f"{worse}, so every later run would fail" in verdict.message
-    assert "to begin anew, delete 'accepted.json' and accept again" in verdict.message
+    assert "to begin again, delete 'accepted.json' and accept again" in verdict.message
 
 
 def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
@@ -537,9 +540,9 @@ def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
     verdict, updated = accept(*now, at_most, LAZY, file=held, **arguments)
     assert verdict.status == "PASS"
     assert verdict.note is not None
-    assert "Beside the anchor, which was accepted first, this result is INCONCLUSIVE: it may be" in verdict.note
+    assert "Compared with the anchor, which was accepted first, this result is INCONCLUSIVE: it may be" in verdict.note
     assert "later runs like it will be INCONCLUSIVE too (they fail, or" in verdict.note
-    assert "delete 'accepted.json' and accept anew, which makes this result the anchor" in verdict.note
+    assert "delete 'accepted.json' and accept again, which makes this result the anchor" in verdict.note
     later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
     assert later.status == "INCONCLUSIVE"
     assert "INCONCLUSIVE" not in str(accept(*pair(0.11), limit(0.05), LAZY, file=held, **arguments)[0].note)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pytest_ftguard.accepting.files import AcceptedFiles
 from pytest_ftguard.accepting.gate import Metric, pair_problems
 from pytest_ftguard.accepting.helper import assert_no_regression
-from pytest_ftguard.accepting.record import AcceptedFile, History, record_pair
+from pytest_ftguard.accepting.history import AcceptedFile, History
+from pytest_ftguard.accepting.record import record_pair
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.files import write_all
 from pytest_ftguard.gates.current import active_test

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_ftguard.accepting.names import file_name, file_number
+
 
 def files(project: pytest.Pytester) -> list[Path]:
     return sorted(project.path.glob("ftguard_baselines/*"))
@@ -323,9 +325,10 @@ def rename_test(project: pytest.Pytester, *more: str) -> None:
 
 
 def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
-    """Once in the summary, also by two workers; and with the new name where the result is missing or accepted anew."""
+    """Once in the summary, also by two workers; following the message keeps what was accepted of every pair."""
+    write_test(made_up, "assert_no_regression(request.getfixturevalue('ftguard').train(LoRA(r=2)), full_variant)")
     made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
-    (old,) = files(made_up)
+    old = files(made_up)
     text = made_up.path.joinpath("test_it.py").read_text()
     made_up.makepyfile(test_it=text + "\n" + text.replace("test_it", "test_more"))
     rename_test(made_up)
@@ -333,41 +336,20 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
         result = made_up.runpytest_subprocess(*options)
         result.stdout.fnmatch_lines(
             [
-                '*if that is the earlier name of this test, rename it, and write "test": "test_it.py::test_new"'
-                " into it:",
-                f"E           git -C *ftguard_baselines mv {old.name} test_it.test_new-*.json",
+                '*if the test was renamed, rename its old file to test_it.test_new-*.json and write "test": '
+                '"test_it.py::test_new" into it',
                 f"note: {UNUSED}",
             ]
         )
-        assert result.stdout.str().count("\nnote: '") == 1
-    accepted = made_up.runpytest_subprocess("--ftguard-update", "-k", "new")
-    accepted.assert_outcomes(passed=1, deselected=1)
-    assert "without --ftguard-update, which says how to rename it" in " ".join(accepted.stdout.str().split())
-    accepted.stdout.fnmatch_lines([f"note: {UNUSED}"])
-    new = next(file for file in files(made_up) if file != old)
-    new.unlink()
-    new.write_text(old.read_text().replace("test_it.py::test_it", "test_it.py::test_new"))
-    old.unlink()
+        assert result.stdout.str().count("\nnote: '") == 2
+    for place in old:
+        content = place.read_text()
+        assert content.count('"test": "test_it.py::test_it"') == 1
+        renamed = place.with_name(file_name("test_it.py::test_new", file_number(place.name)[1]))
+        renamed.write_text(content.replace("test_it.py::test_it", "test_it.py::test_new"))
+        place.unlink()
     followed = made_up.runpytest_subprocess("-k", "new")
     followed.assert_outcomes(passed=1, deselected=1)
-    followed.stdout.no_fnmatch_line("note: '*")
-
-
-def test_a_renamed_test_is_told_of_all_its_files_at_once(made_up: pytest.Pytester) -> None:
-    """One run names them, and once that was done the next one holds the test to what was accepted of it."""
-    write_test(made_up, "assert_no_regression(request.getfixturevalue('ftguard').train(LoRA(r=2)), full_variant)")
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
-    rename_test(made_up)
-    told = made_up.runpytest_subprocess()
-    told.assert_outcomes(failed=1)
-    moves = [line.split()[1:] for line in told.outlines if line.startswith("E           git -C ")]
-    assert len(moves) == 2
-    for _, _, folder, _, old, new in moves:
-        text = Path(folder, old).read_text()
-        assert text.count('"test": "test_it.py::test_it"') == 1
-        Path(folder, old).rename(Path(folder, new)).write_text(text.replace("::test_it", "::test_new"))
-    followed = made_up.runpytest_subprocess()
-    followed.assert_outcomes(passed=1)
     followed.stdout.no_fnmatch_line("note: '*")
 
 

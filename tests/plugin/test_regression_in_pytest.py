@@ -65,7 +65,7 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
     )
     refused = made_up.runpytest_subprocess("--ftguard-update")
     refused.assert_outcomes(failed=1)
-    refused.stdout.fnmatch_lines(["*so every later run would fail*", "*to begin anew, delete *"])
+    refused.stdout.fnmatch_lines(["*so every later run would fail*", "*to begin again, delete *"])
     assert file.read_text() == first
     made_up.path.joinpath("gap.txt").write_text("0.115")
     made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
@@ -92,7 +92,7 @@ def test_other_validation_text_is_invalid_and_damage_is_named(made_up: pytest.Py
         file.write_text(damaged)
         result = made_up.runpytest_subprocess(*options)
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines([f"*{file.name}*delete it and accept anew*"])
+        result.stdout.fnmatch_lines([f"*{file.name}*delete it and accept again*"])
         assert "pytest_ftguard/" not in result.stdout.str()
         assert file.read_text() == damaged
 

@@ -96,7 +96,8 @@ def test_a_class_that_no_other_process_finds_is_one_clear_message(with_package: 
     """So is one without an adapter, and one that does not fit the model."""
     local = "def made():\n" + "\n".join(f"    {line}" for line in VARIANT.splitlines()) + "\n    return Heads\n"
     local = local.replace("@register_variant", "").replace('"heads"', '"local"')
-    bare = VARIANT.replace('"heads"', '"bare"').replace('    adapter: ClassVar[str] = "ours.adapter:HeadsAdapter"\n', "")
+    adapter = '    adapter: ClassVar[str] = "ours.adapter:HeadsAdapter"\n'
+    bare = VARIANT.replace('"heads"', '"bare"').replace(adapter, "")
     test = """
 import pytest
 from ours.variant import Heads

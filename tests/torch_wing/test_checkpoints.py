@@ -96,7 +96,7 @@ def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
     assert losses | seen == expected_losses
     started.append(min(seen))
     assert started[0] == 1
-    assert all(later > 4 for later in started[1:]), started  # each went on, and did not begin anew
+    assert all(later > 4 for later in started[1:]), started  # each went on, and did not begin again
     assert started == sorted(started)
     assert not checkpoints.exists()
     assert result.time is not None
@@ -132,7 +132,7 @@ def test_what_makes_it_equal_is_in_the_checkpoint(
 
 
 def test_another_machines_checkpoint_is_left_alone(work: Workload, tmp_path: Path, full_checkpoint: Path) -> None:
-    """Its peak of memory would pass for this machine's: the training starts anew."""
+    """Its peak of memory would pass for this machine's: the training starts again."""
     root = tmp_path / "checkpoints"
     shutil.copytree(full_checkpoint, root)
     found = newest_complete(root, print)
@@ -146,7 +146,7 @@ def test_another_machines_checkpoint_is_left_alone(work: Workload, tmp_path: Pat
     assert min(losses) == 1
     assert result.time is not None
     assert result.time.disturbance is None
-    assert result.notes == (f"its {found[0].name} is another machine's, so the training started anew",)
+    assert result.notes == (f"its {found[0].name} is another machine's, so the training started again",)
 
 
 def damage(path: Path, how: str) -> None:

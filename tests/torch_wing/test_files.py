@@ -67,6 +67,10 @@ def test_every_form_gives_the_same_documents(tmp_path: Path, name: str, content:
         ("t.md", '# Title\n\n```json\n{"text": "a"}\n```\n'),
         ("t.md", "| id | text |\n| -- | ---- |\n| 1 | a |\n"),
         ("t.log", "".join(f"2026-01-{day:02} INFO done in {day} ms {{'a': 1}}\n" for day in range(1, 25))),
+        ("t.txt", "Text, music\nWords, a melody\n"),
+        ("t.txt", "Text, music\n" + "Words, a melody\n" * 30),
+        ("t.txt", "text, music\n" + "words, a melody\n" * 7 + "and then prose\n" * 2),
+        ("t.txt", "Text; music\nWords; a melody\nMore; of it\n"),
         ("LICENSE", "Permission is hereby granted, free of charge, to any person."),
         ("t.txt", '{"text": "the first line only"}\nand then prose\n'),
     ],
@@ -86,6 +90,8 @@ def test_plain_text_stays_one_document(tmp_path: Path, name: str, content: str) 
         ("t.txt", TABLE, ".csv"),
         ("t.text", "label\tText\n1\tone\n2\ttwo\n", ".tsv"),
         ("t.txt", json.dumps({"text": "a"}, indent=1), ".jsonl"),
+        ("t.txt", "Label,Text\npos,one\nneg,two\n", ".csv"),
+        ("t.txt", "id, text\n" + "1, words\n" * 9, ".csv"),
     ],
 )
 def test_structure_under_the_name_of_a_plain_text_is_refused(
@@ -133,6 +139,45 @@ def test_what_is_no_text_is_named_with_what_to_do(tmp_path: Path, name: str, con
     message = refused(tmp_path, name, content)
     assert words in message
     assert f"the validation text '{tmp_path / name}'" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("t.tsv", 'id\ttext\n1\t"Hello, she said\n2\tfine\n3\tand so "\n4\tend\n', "lines 2 to 4"),
+        ("t.csv", 'id,text\n1,one\n2,"Hello there\n3,fine\n4,so "\n', "lines 3 to 5"),
+        ("t.csv", 'text,label\na,pos\n"b,pos\nc,neg\n",pos\nd,neg\n', "lines 3 to 5"),
+        ("t.csv", 'text\na 5" pipe\n"I went home.\nThen I slept."\n', "lines 3 to 4"),
+        ("t.csv", 'text\n"I went home.\nThen I slept."\na 5" pipe\n', "lines 2 to 3"),
+    ],
+)
+def test_rows_that_a_stray_quote_joins_are_refused(tmp_path: Path, name: str, content: str, lines: str) -> None:
+    """What looks like several rows, or stands in a file whose writer knew no quoting, is not taken for one field."""
+    message = refused(tmp_path, name, content)
+    assert "has a quotation mark at line" in message
+    assert f"joins {lines} into one field" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'id,text\n1,"Hello there\nwith a comma, and more"\n2,b\n',
+        'id,text\n1,"She said ""no"", and\nleft"\n',
+        'text\n"I went home.\nThen I slept."\nfine\n',
+        'label,text\npos,"a\nb, c\nd"\nneg,"e\n\nf"\n',
+    ],
+)
+def test_a_quoted_field_may_go_over_several_lines(tmp_path: Path, content: str) -> None:
+    """The other side: a comma in a line of prose does not make a row of it."""
+    documents = read(tmp_path, "t.csv", content)
+    assert "\n" in documents[0]
+    assert len(documents) == content.count('"\n') + content.endswith(("b\n", "fine\n"))
+
+
+def test_a_quote_that_is_never_closed_is_named_with_its_line(tmp_path: Path) -> None:
+    """The reader of csv notices it at the end of the file; the message names the lines from where it began."""
+    message = refused(tmp_path, "t.csv", 'id,text\n1,a\n2,"b\n3,c\n')
+    assert "unexpected end of data at lines 3 to 5" in message
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])

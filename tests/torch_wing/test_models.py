@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, LoRA, Workload
@@ -145,6 +154,62 @@ def test_a_checkpoint_of_the_bare_model_is_complete_where_the_head_is_tied(workl
     """The other side: GPT-2 saved without its head has all weights, because the head is the embedding."""
     GPT2Model.from_pretrained(workload.model).save_pretrained(tmp_path / "bare")
     load_base(replace(workload, model=str(tmp_path / "bare")))
+
+
+def with_config(folder: Path, **values: Any) -> str:
+    """Change values of a saved model's configuration."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", [GPT2LMHeadModel, GPT2Model])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_configuration_that_cuts_layers_off_is_refused(
+    workload: Workload, tmp_path: Path, layers: int, kind: Any
+) -> None:
+    """The checkpoint has two: with one, half of the model would be trained as the whole, and no loss would show it."""
+    kind.from_pretrained(workload.model).save_pretrained(tmp_path)
+    cut = replace(workload, model=with_config(tmp_path, n_layer=layers))
+    if layers == 2:
+        load_base(cut)
+        return
+    with pytest.raises(ConfigurationError, match=r"holds 1 layers that its configuration leaves out \(.*h\.1\)"):
+        load_base(cut)
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "n_layer"])
+def test_fewer_layers_may_be_asked_for(workload: Workload, name: str) -> None:
+    """Whoever writes the number in model_args means it."""
+    model: Any = load_base(replace(workload, model_args={name: 1}))
+    assert len(model.transformer.h) == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "values", "refused"),
+    [
+        ("mtp.layers.0.weight", {}, False),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", {}, False),
+        ("vision.encoder.layers.3.weight", {}, False),
+        ("lm_head_2.weight", {}, False),
+        ("model.layers.1.eh_proj.weight", {"num_nextn_predict_layers": 1}, False),
+        ("model.layers.2.eh_proj.weight", {"num_nextn_predict_layers": 1}, True),
+        ("model.layers.1.eh_proj.weight", {}, True),
+    ],
+)
+def test_other_weights_without_a_use_are_allowed(
+    workload: Workload, tmp_path: Path, extra: str, values: dict[str, int], refused: bool
+) -> None:
+    """Buffers, further heads, other parts, and as many layers as the configuration has to predict further tokens."""
+    sizes: dict[str, Any] = {"vocab_size": 384, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1))
+    model.save_pretrained(tmp_path, state_dict={**model.state_dict(), extra: torch.ones(2)})
+    found = replace(workload, model=with_config(tmp_path, **values))
+    if not refused:
+        load_base(found)
+        return
+    with pytest.raises(ConfigurationError, match=rf"leaves out \({extra.partition('.eh')[0]}\)"):
+        load_base(found)
 
 
 def test_a_model_that_sees_the_next_token_is_refused(workload: Workload) -> None:

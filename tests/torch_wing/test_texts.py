@@ -68,6 +68,36 @@ def test_more_than_a_tenth_of_unknown_tokens_is_refused(unknown: int, refused: b
         tokenized(text(" ".join(WORDS)), tokenizer)
 
 
+def models_of_a_backend(known: Sequence[str]) -> list[Any]:
+    """Each kind that replaces what it does not know, with an unknown token that it alone names."""
+    numbers = {word: number for number, word in enumerate(["<?>", *known])}
+    pieces = [(word, 0.0) for word in numbers]
+    return [
+        kinds.WordLevel(vocab=numbers, unk_token="<?>"),
+        kinds.WordPiece(vocab=numbers, unk_token="<?>"),
+        kinds.BPE(vocab=numbers, merges=[], unk_token="<?>"),
+        kinds.Unigram(pieces, unk_id=0),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize(("letters", "refused"), [(10, False), (9, False), (8, True)])
+@pytest.mark.parametrize("special", [{}, {"unk_token": "<other>"}])
+def test_an_unknown_token_that_only_the_backend_names_counts(
+    kind: int, letters: int, refused: bool, special: dict[str, str]
+) -> None:
+    """The tokenizer has none, or another one: what stands for unknown words in the tokens is what decides."""
+    alphabet = list("abcdefghij")
+    inner = Tokenizer(models_of_a_backend(alphabet[:letters])[kind])
+    inner.pre_tokenizer = WhitespaceSplit()
+    tokenizer = make(tokenizer_object=inner, **special)
+    if not refused:
+        assert tokenized(text(" ".join(alphabet)), tokenizer).unknown == pytest.approx(1 - letters / 10)
+        return
+    with pytest.raises(ConfigurationError, match=r"turns 20 % of the training text 't.txt' into '<\?>'"):
+        tokenized(text(" ".join(alphabet)), tokenizer)
+
+
 @pytest.mark.parametrize("special", [{"unk_token": "<unk>"}, {"unk_token": "<end>", "eos_token": "<end>"}])
 def test_an_unknown_token_that_the_text_spells_out_is_known(special: dict[str, str]) -> None:
     """Some corpora hold it, and in GPT-2's vocabulary it is the end of a text."""

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_ftguard.accepting.record import (
-    AcceptedFile,
-    History,
-    UnusedFile,
-    file_name,
-    file_number,
-    read_history,
-    read_test,
-    write_history,
-)
+from pytest_ftguard.accepting.history import AcceptedFile, History, read_history, write_history
+from pytest_ftguard.accepting.names import file_name, read_test
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant
 
-__all__ = ["AcceptedFiles", "find_unused", "unused_note"]
+__all__ = ["AcceptedFiles"]
+
 
 __tracebackhide__ = hide_our_frames
 
@@ -43,7 +35,6 @@ class AcceptedFiles:
         test: pytest's name of the test.
         folder: Where the files are.
         write: Writes files so that all of them are there whole, or none is.
-        unused: The files that no test looks for.
         root: pytest's root folder, from which messages show a file.
     """
 
@@ -52,13 +43,11 @@ class AcceptedFiles:
         test: str,
         folder: Path,
         write: Callable[[Mapping[Path, str]], None],
-        unused: Sequence[UnusedFile] = (),
         root: Path | None = None,
     ) -> None:
         self._test = test
         self._folder = folder
         self._write = write
-        self._unused = unused
         self._root = root
         self._pairs: list[Any] = []
         self._queue: dict[Path, _Queued] = {}
@@ -66,7 +55,7 @@ class AcceptedFiles:
         self._unchanged: list[str] = []
 
     def start(self) -> None:
-        """Forget an earlier run of the test: a rerun asks about the same pairs, and accepts anew."""
+        """Forget an earlier run of the test: a rerun asks about the same pairs, and accepts again."""
         self._pairs.clear()
         self.drop()
 
@@ -84,24 +73,7 @@ class AcceptedFiles:
         history = self._held(place)
         if history is not None and history.accepted.candidate.variant != candidate.variant:
             self._refuse_exchanged(candidate, baseline, history, place)
-        renamed = () if history is not None else self._earlier_names(number)
-        return AcceptedFile(place, self._test, history, renamed, self._root)
-
-    def _earlier_names(self, number: int) -> tuple[UnusedFile, ...]:
-        """Return all unused files of each test that may be this one under an earlier name, the likeliest first.
-
-        It was renamed, or its file was; and it asked about as many pairs.
-        """
-        file, _, name = self._test.partition("::")
-        tests = {
-            unused.test
-            for unused in self._unused
-            if unused.number == number
-            and (unused.test.partition("::")[0] == file or unused.test.partition("::")[2] == name)
-        }
-        likeness = {test: SequenceMatcher(None, test, self._test).ratio() for test in tests}
-        found = [unused for unused in self._unused if unused.test in tests]
-        return tuple(sorted(found, key=lambda unused: (-likeness[unused.test], unused.test, unused.number)))
+        return AcceptedFile(place, self._test, history, self._root)
 
     def _held(self, place: Path) -> History | None:
         """Return what a file of this test holds; None where there is none."""
@@ -117,7 +89,7 @@ class AcceptedFiles:
             message = (
                 f"the accepted results in {str(place)!r} are those of the test {history.test!r}, and this is the test "
                 f'{self._test!r}: if the file was renamed on purpose, write this name into its "test"; otherwise '
-                "delete it and accept anew with --ftguard-update"
+                "delete it and accept again with --ftguard-update"
             )
             raise ConfigurationError(message)
         return history
@@ -127,7 +99,7 @@ class AcceptedFiles:
     ) -> None:
         """Refuse a file where another one of the test holds the pair: it asks otherwise than when it was accepted.
 
-        That of another parameter counts as well: where a list of parameters changes, so do the names that it gives.
+        The file of another parameter counts as well: if a list of parameters changes, so do the names that it gives.
         """
         for other in sorted(self._folder.glob("*.json")):
             held = self._queue[other].history if other in self._queue else self._of_the_same_function(other)
@@ -138,7 +110,7 @@ class AcceptedFiles:
                 message = (
                     f"the accepted result in {str(place)!r} is that of {recorded}, and that of "
                     f"{candidate.label} is in {other.name!r}: ask in the order, and with the parameters, with which "
-                    "they were accepted, or remove the files and accept anew"
+                    "they were accepted, or remove the files and accept again"
                 )
                 raise ConfigurationError(message)
 
@@ -203,42 +175,3 @@ def _is_same_text(held: History, baseline: TrainedVariant) -> bool:
     trial, record = baseline.trials[0], held.accepted
     base = trial.base_validation
     return base is not None and base.digest == record.base.digest and trial.data_order in record.data_orders
-
-
-def find_unused(folder: Path, tests: Collection[str], has_looked_for: Callable[[str], bool]) -> list[UnusedFile]:
-    """Return the files of accepted results that no test looks for.
-
-    Args:
-        folder: Where the files are.
-        tests: pytest's names of all tests that were collected.
-        has_looked_for: Whether a test would have been collected, had there been one of a name.
-    """
-    places, found = sorted(folder.glob("*.json")), []
-    names = {file_name(test, 1) for test in tests} if places else set()
-    for place in places:
-        first, number = file_number(place.name)
-        if first in names:
-            continue
-        try:
-            test = read_test(place.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError):
-            continue
-        if test is not None and has_looked_for(test):
-            found.append(UnusedFile(place, test, number))
-    return found
-
-
-def unused_note(unused: UnusedFile, tests: Collection[str]) -> str:
-    """Return what is to be done about a file that no test looks for.
-
-    Args:
-        unused: The file.
-        tests: pytest's names of all tests that were collected.
-    """
-    if unused.test in tests:
-        return f"{unused}, which looks for it in {file_name(unused.test, unused.number)!r}: rename it, or delete it"
-    return (
-        f"{unused}, which was not collected here: leave it if that test exists elsewhere, on other machines or in "
-        "another project; delete it if the test is gone; or, if it was renamed, rename the file and write the new name "
-        'into its "test", as the message of the renamed test says'
-    )

@@ -10,7 +10,8 @@ from pytest_ftguard.specs import Variant, variant_to_dict
 from pytest_ftguard.units import format_bytes
 
 if TYPE_CHECKING:
-    from pytest_ftguard.accepting.record import History, PairRecord, SideRecord
+    from pytest_ftguard.accepting.history import History
+    from pytest_ftguard.accepting.record import PairRecord, SideRecord
 
 __all__ = ["headline"]
 

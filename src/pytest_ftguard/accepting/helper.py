@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_ftguard.accepting.gate import METRICS, Metric, accept, assess_regression, pair_problems
+from pytest_ftguard.accepting.gate import Metric, accept, assess_regression, pair_problems
+from pytest_ftguard.accepting.metrics import MEASURES
 from pytest_ftguard.accepting.missing import missing_in_plan
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.asking import Reaction, check_pair, conclude, find_test, limit_of, rule_of, value_of
@@ -78,12 +79,12 @@ def assert_no_regression(
 
 
 def _limit(metric: str, argument: float | str | None) -> Limit:
-    if metric not in METRICS:
-        message = f"assert_no_regression takes the metric {', '.join(map(repr, METRICS))}, got {metric!r}"
+    if metric not in MEASURES:
+        message = f"assert_no_regression takes the metric {', '.join(map(repr, MEASURES))}, got {metric!r}"
         raise ConfigurationError(message)
     limit = limit_of("assert_no_regression", "max_regression", argument)
-    if limit.unit != METRICS[metric]:
-        wanted = 'a share such as "5%"' if METRICS[metric] == GROWTH else "a number such as 0.01 (nats per token)"
+    if limit.unit != MEASURES[metric].unit:
+        wanted = 'a share such as "5%"' if MEASURES[metric].unit == GROWTH else "a number such as 0.01 (nats per token)"
         message = (
             f"max_regression is {limit} (set by {limit.place}), and a limit for the metric {metric!r} is {wanted}: "
             "pass at_most=..., or mark the test with ftguard(max_regression=...)"

@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from pathlib import Path
 from typing import Any, Final, Self
 
 from pytest_ftguard import __version__
-from pytest_ftguard.accepting.headline import headline
-from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
+from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult, checked
-from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict, without_folders
+from pytest_ftguard.specs import (
+    Variant,
+    Workload,
+    content_of,
+    fields_of,
+    variant_from_dict,
+    variant_to_dict,
+    without_folders,
+)
 
-__all__ = [
-    "WORK",
-    "AcceptedFile",
-    "History",
-    "PairRecord",
-    "SideRecord",
-    "UnusedFile",
-    "file_name",
-    "file_number",
-    "read_history",
-    "read_test",
-    "record_pair",
-    "write_history",
-]
+__all__ = ["WORK", "PairRecord", "SideRecord", "record_pair"]
+
 
 __tracebackhide__ = hide_our_frames
 
-_SCHEMA: Final = 1
-WORK: Final = (
-    "task",
-    "block_size",
-    "batch_size",
-    "steps",
-    "model_args",
-    "training_args",
-    "training_function",
-)
+
+WORK: Final = fields_of(Workload, "training", places=False, resolved=False)
+
+
 """What of a workload must be the same at both commits; texts and models are told apart by what was measured."""
+
 
 # A ten-thousandth of a nat in the sum over a sequence is far below all noise, and keeps the files short.
 _DECIMALS: Final = 4
+
+
 _LONG: Final = frozenset({"base", "data_orders", "differences"})
+
+
 # What rounding the losses of both sides and the differences can add up to, in nats per token.
 _ROUNDING: Final = 1e-4
-_LONGEST_NAME: Final = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,68 +167,6 @@ class PairRecord:
         )
 
 
-@dataclass(frozen=True)
-class History:
-    """What was accepted of one pair of variants in one test.
-
-    Attributes:
-        test: pytest's name of the test, for the reader.
-        accepted: What was accepted last.
-        anchor: What was accepted first. It never moves, so that many small losses do not add up unseen.
-    """
-
-    test: str
-    accepted: PairRecord
-    anchor: PairRecord
-
-    def accept(self, record: PairRecord) -> History:
-        """Return the history after one more result was accepted."""
-        return replace(self, accepted=record)
-
-
-@dataclass(frozen=True)
-class UnusedFile:
-    """A file that no test looks for: its test was renamed or removed, or the file was.
-
-    Attributes:
-        place: Where it is.
-        test: The test that it belongs to, by what is written in it.
-        number: Of which of the test's pairs of variants it is, from 1.
-    """
-
-    place: Path
-    test: str
-    number: int
-
-    def __str__(self) -> str:
-        """Return what it is, as messages show it."""
-        return f"{str(self.place)!r} holds what was accepted of {self.test}"
-
-
-@dataclass(frozen=True)
-class AcceptedFile:
-    """The file that belongs to a pair of variants in a test.
-
-    Attributes:
-        place: Where it is, or would be.
-        test: pytest's name of the test.
-        history: What it holds; None where there is none.
-        root: pytest's root folder, from which messages show the place.
-        renamed: Files that no test looks for, which may be this one under an earlier name of the test.
-    """
-
-    place: Path
-    test: str
-    history: History | None
-    renamed: tuple[UnusedFile, ...] = ()
-    root: Path | None = None
-
-    def __str__(self) -> str:
-        """Return the place as messages show it, which may be read on another machine."""
-        is_inside = self.root is not None and self.place.is_relative_to(self.root)
-        return repr(str(self.place.relative_to(self.root) if self.root and is_inside else self.place))
-
-
 def record_pair(
     candidate: TrainedVariant,
     baseline: TrainedVariant,
@@ -264,7 +191,7 @@ def record_pair(
     assert base is not None  # what was not measured is not comparable
     assert environment is not None
     methods = {trial.memory.method for trial in (*ours, *theirs) if trial.memory is not None}
-    work = baseline.workload.to_dict()
+    work = content_of(baseline.workload, "training")
     return PairRecord(
         candidate=_record_side(candidate, ours, **sound),
         baseline=_record_side(baseline, theirs, **sound),
@@ -304,85 +231,6 @@ def _validation(trial: TrialResult) -> SequenceLosses:
 
 def _rounded(value: float) -> float:
     return round(value, _DECIMALS) + 0.0  # no -0.0
-
-
-def file_name(test: str, number: int) -> str:
-    """Return the name of the file for the so-manieth pair of variants that a test asks about, from 1.
-
-    It shows the test's name as far as a file's name can, and holds a digest of all of it.
-    """
-    digest = hashlib.sha256(test.encode()).hexdigest()[:8]
-    shown = re.sub(r"[^A-Za-z0-9_.\[\]-]+", "-", test.replace("::", ".").replace(".py", ""))[-_LONGEST_NAME:].strip(
-        "-."
-    )
-    return f"{shown}-{digest}{f'.{number}' if number > 1 else ''}.json"
-
-
-def file_number(name: str) -> tuple[str, int]:
-    """Return the name of the first file of a test, and the number of the pair, from the name of one of its files."""
-    found = re.fullmatch(r"(.*)\.(\d+)\.json", name)
-    return (f"{found[1]}.json", int(found[2])) if found else (name, 1)
-
-
-def read_test(text: str) -> str | None:
-    """Return the test that a file of accepted results belongs to; None for another file."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    test = content.get("test") if isinstance(content, dict) and {"schema", "accepted"} <= content.keys() else None
-    return test if isinstance(test, str) else None
-
-
-def write_history(history: History) -> str:
-    """Return the text of a file of accepted results: first what a reviewer reads, and the numbers last."""
-    moved = history.anchor != history.accepted
-    content = {
-        "test": history.test,
-        "headline": headline(history),
-        "schema": _SCHEMA,
-        "accepted": history.accepted.to_dict(),
-        "anchor": history.anchor.to_dict() if moved else None,  # None: the last is the first
-    }
-    return readable_json(content)
-
-
-def read_history(text: str, place: Path) -> History:
-    """Return the accepted results of a file; nothing in it is ever run.
-
-    Args:
-        text: What the file holds.
-        place: The file, for messages.
-
-    Raises:
-        ConfigurationError: It is not a file of accepted results, is damaged, or has another schema.
-    """
-    remedy = "restore it from version control, or delete it and accept anew with --ftguard-update"
-    try:
-        content = json.loads(text, parse_constant=_refuse_constant)
-        schema = content["schema"]
-        history = _history(content) if schema == _SCHEMA else None
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, FtguardError) as error:
-        message = f"{str(place)!r} is not a file of accepted results ({type(error).__name__}: {error}): {remedy}"
-        raise ConfigurationError(message) from None
-    if history is None:
-        message = (
-            f"the accepted results in {str(place)!r} have schema {schema!r}, and this version of pytest-ftguard reads "
-            f"{_SCHEMA}: {remedy}"
-        )
-        raise ConfigurationError(message)
-    return history
-
-
-def _history(content: Mapping[str, Any]) -> History:
-    accepted = PairRecord.from_dict(content["accepted"])
-    anchor = accepted if content["anchor"] is None else PairRecord.from_dict(content["anchor"])
-    return History(str(content["test"]), accepted, anchor)
-
-
-def _refuse_constant(name: str) -> float:
-    message = f"{name} is no number that JSON has"
-    raise ValueError(message)
 
 
 def _read_side(values: Mapping[str, Any], seeds: int) -> SideRecord:

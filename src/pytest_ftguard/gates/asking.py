@@ -126,8 +126,9 @@ def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limi
             rule = rule.at_look(1 + sum(len(candidate.trials) > seeds for seeds in taken), len(taken))
         return assess(candidate, baseline, limit, rule)
     for look, seeds in enumerate(looks, start=1):
-        sides = candidate.with_seeds(seeds), baseline.with_seeds(seeds)
-        verdict = assess(*sides, limit, rule.at_look(look, len(looks)))
+        ours = candidate.with_seeds(seeds)
+        theirs = baseline.with_seeds(seeds) if ours.ok else baseline  # with a failed seed there is no verdict
+        verdict = assess(ours, theirs, limit, rule.at_look(look, len(looks)))
         if not needs_seeds(verdict):
             break
     return verdict

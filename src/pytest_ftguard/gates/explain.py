@@ -220,7 +220,7 @@ def _way_out(seeds: int | None, sequences: int | None, comparison: Comparison) -
     return "; ".join(words) + ". That holds if the value stays where it is."
 
 
-def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[int, str], anew: str) -> str:
+def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[int, str], accept_again: str) -> str:
     """Name the cheapest way to an answer on a growth, for which only the seeds and text of both results count.
 
     Args:
@@ -228,7 +228,7 @@ def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[i
         paired: Number of seeds that both have.
         accepted: Number of seeds of the accepted result.
         units: How many sequences or documents there are, and which of the two.
-        anew: How to accept again.
+        accept_again: How to accept again.
     """
     seeds, sequences = effort.seeds, effort.sequences
     if seeds is not None and seeds <= accepted:
@@ -246,7 +246,7 @@ def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[i
         )
     return (
         f"in both results, {' or '.join(words)} would settle it if the growth stays where it is. More of them now "
-        f"alone would not, because each is paired with the same one of the accepted result: {anew}, measured like that."
+        f"alone would not, because each is paired with the same one of the accepted result: {accept_again}."
     )
 
 

@@ -1,6 +1,6 @@
 """pytest's edge: here its objects become plain data. The names below are what pytest finds in a plugin."""
 
-from pytest_ftguard.plugin.hooks import (
+from pytest_ftguard.plugin.fixtures import (
     Ftguard,
     ftguard,
     ftguard_full,
@@ -8,6 +8,8 @@ from pytest_ftguard.plugin.hooks import (
     ftguard_workload,
     full_variant,
     lora_variant,
+)
+from pytest_ftguard.plugin.hooks import (
     pytest_addoption,
     pytest_collection_finish,
     pytest_collection_modifyitems,

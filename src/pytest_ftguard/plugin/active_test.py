@@ -11,6 +11,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
 from pytest_ftguard.files import write_all
+from pytest_ftguard.plugin.xdist import name_of
 from pytest_ftguard.settings.markers import limits_of
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from pytest_ftguard.accepting.files import AcceptedFiles
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.keys import Setting
-    from pytest_ftguard.plugin.session import Run
+    from pytest_ftguard.plugin.session import Session
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.settings.reading import Settings
     from pytest_ftguard.statistics import SeedNoise
 
-__all__ = ["TestRecord", "is_worker"]
+__all__ = ["TestRecord"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -37,7 +38,7 @@ class TestRecord:
 
     Args:
         item: The test.
-        run: The state of this pytest process.
+        session: What this pytest process holds.
         name: What tells it from every other test of the run.
 
     Attributes:
@@ -46,11 +47,11 @@ class TestRecord:
         has_forgotten: Whether an earlier attempt gave verdicts.
     """
 
-    def __init__(self, item: pytest.Item, run: Run, name: str) -> None:
+    def __init__(self, item: pytest.Item, session: Session, name: str) -> None:
         self.name = name
         self._item = item
-        self._run = run
-        self._settings = run.settings
+        self._session = session
+        self._settings = session.settings
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
         self.attempt = 0
@@ -86,7 +87,7 @@ class TestRecord:
     @property
     def is_planned(self) -> bool:
         """Whether the variants are planned only, and not trained."""
-        return self._run.is_planned
+        return self._session.is_planned
 
     @property
     def marker(self) -> Settings:
@@ -105,7 +106,7 @@ class TestRecord:
         """Return the calibrated noise of seeds for two variants, where there is one."""
         from pytest_ftguard.gates.calibration import find_seed_noise
 
-        return find_seed_noise(self._run.calibrations, candidate, baseline)
+        return find_seed_noise(self._session.calibrations, candidate, baseline)
 
     @property
     def accepted(self) -> AcceptedFiles:
@@ -114,8 +115,8 @@ class TestRecord:
             from pytest_ftguard.accepting.files import AcceptedFiles
 
             folder = Path(self._settings.value("baseline_dir", self._item.config.rootpath / "ftguard_baselines"))
-            unused = self._run.find_unused(folder, map(_name, self._item.session.items))
-            self._accepted = AcceptedFiles(_name(self._item), folder, write_all, unused, self._item.config.rootpath)
+            self._session.note_unused(folder, map(name_of, self._item.session.items))
+            self._accepted = AcceptedFiles(name_of(self._item), folder, write_all, self._item.config.rootpath)
         return self._accepted
 
     def refusals(self) -> list[str]:
@@ -196,14 +197,14 @@ class TestRecord:
                 "in the test itself, or in a thread"
             )
             raise ConfigurationError(message)
-        self._run.show(variants)
+        self._session.show(variants)
         verdict = replace(verdict, attempts=max(1, self.attempt))
         if self.is_planned:
             self.planned += [verdict] if verdict.gate == "memory_budget" else []
             return
         self.verdicts.append(verdict)
         if self.is_over:
-            self._run.add_late(self, verdict)
+            self._session.outbox.add_late(self, verdict)
             return
         self._not_passed += [verdict] if verdict.status != "PASS" else []
         self._asked[verdict.gate] += 1
@@ -219,8 +220,7 @@ class TestRecord:
 
     def note(self, text: str) -> None:
         """Have the summary say something, once."""
-        if text not in self._run.new_notes:
-            self._run.new_notes.append(text)
+        self._session.outbox.note(text)
 
     def note_made(self, report: pytest.TestReport) -> None:
         """Note that a report was made, which a plugin may still drop; say so if it hides that a gate failed."""
@@ -268,15 +268,3 @@ def _without_ours(properties: list[tuple[str, object]]) -> list[tuple[str, objec
 def _emptied(verdicts: list[Verdict]) -> list[Verdict]:
     """Return what a list holds and take it out, while another thread may add to it."""
     return [verdicts.pop(0) for _ in range(len(verdicts))]
-
-
-def _name(item: pytest.Item) -> str:
-    """Return the name of a test, without the groups that xdist's workers may add to it under --dist=loadgroup."""
-    marks = item.iter_markers("xdist_group") if is_worker(item.config) else ()
-    groups = {str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")) for mark in marks}
-    return item.nodeid.removesuffix(f"@{'_'.join(sorted(groups))}") if groups else item.nodeid
-
-
-def is_worker(config: pytest.Config) -> bool:
-    """Return whether this is a worker of xdist, whose results its controller collects."""
-    return hasattr(config, "workerinput")

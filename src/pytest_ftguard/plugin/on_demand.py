@@ -11,7 +11,7 @@ from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_fram
 from pytest_ftguard.settings.markers import find_problem
 
 if TYPE_CHECKING:
-    from pytest_ftguard.plugin.session import Run
+    from pytest_ftguard.plugin.session import Session
 
 __all__ = ["FIXTURES", "Accepting", "Collector", "Plan"]
 
@@ -23,17 +23,17 @@ FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
 class Collector:
     """Keeps what reports bring; an object of its own, because pytest's hook for reports names no configuration."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, ours: Session) -> None:
+        self._session = ours
 
     @pytest.hookimpl(tryfirst=True)  # before JUnit XML takes the properties
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the trials and verdicts of a report."""
-        if self._run.test is not None:
-            self._run.test.note_logged(report)
+        if self._session.test is not None:
+            self._session.test.note_logged(report)
         parcel = getattr(report, "ftguard", None)
         if parcel:
-            self._run.take(parcel)
+            self._session.take(parcel)
 
 
 class Plan:
@@ -60,8 +60,8 @@ class Plan:
 class Accepting:
     """Writes what a test accepts once it has passed; registered under --ftguard-update only, so nobody else pays."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, ours: Session) -> None:
+        self._session = ours
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self) -> Generator[None, object, object]:
@@ -69,8 +69,8 @@ class Accepting:
         try:
             return (yield)
         finally:
-            if self._run.test is not None:
-                self._run.test.call_is_over = True
+            if self._session.test is not None:
+                self._session.test.call_is_over = True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # after whatever else may still let the test fail
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -80,9 +80,9 @@ class Accepting:
         report of the teardown brings the summary what became of it.
         """
         report = yield
-        if self._run.test is not None:
+        if self._session.test is not None:
             try:
-                self._run.test.settle(report)
+                self._session.test.settle(report)
             except (ConfigurationError, GateFailure) as error:
                 report.outcome, report.longrepr = "failed", f"ftguard: {error}"
         return report

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.reporting.gates import RecordedVerdict
     from pytest_ftguard.results import TrialResult
     from pytest_ftguard.running.timing import Retiming
-    from pytest_ftguard.specs import Places, Workload
+    from pytest_ftguard.specs import Places, Variant
 
 __all__ = ["Received", "identity"]
 
@@ -36,7 +36,7 @@ class Received:
     """
 
     def __init__(self) -> None:
-        self.trials: dict[tuple[str, bool, bool, Workload], TrialResult] = {}
+        self.trials: dict[tuple[str, bool, bool, str], TrialResult] = {}
         self.not_run: list[str] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -119,8 +119,17 @@ class Received:
 
     @property
     def reported(self) -> list[TrialResult]:
-        """The trials, those of one workload with the same files, of which a worker of xdist may have had its own."""
-        return [self._with_places(trial) for trial in self.trials.values()]
+        """The trials, those of one workload with the same files, of which a worker of xdist may have had its own.
+
+        One that a test was spared counts only if no other test had it trained.
+        """
+        trained = {_asked_for(trial) for trial in self.trials.values() if trial.outcome != "not_trained"}
+        found = (
+            trial
+            for trial in self.trials.values()
+            if trial.outcome != "not_trained" or _asked_for(trial) not in trained
+        )
+        return [self._with_places(trial) for trial in found]
 
     @property
     def planned(self) -> list[RecordedVerdict]:
@@ -153,9 +162,18 @@ class Received:
         return places
 
 
-def identity(trial: TrialResult) -> tuple[str, bool, bool, Workload]:
+def identity(trial: TrialResult) -> tuple[str, bool, bool, str]:
     """Tell a trial from its twins: that of a report, one that was left out, and that of another workload like it.
 
     Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
     """
-    return trial.fingerprint, trial.cached, trial.outcome == "not_trained", trial.spec.workload.named
+    from pytest_ftguard.specs import key_of
+
+    work = key_of(trial.spec.workload, "trial", places="named")
+    return trial.fingerprint, trial.cached, trial.outcome == "not_trained", work
+
+
+def _asked_for(trial: TrialResult) -> tuple[str, Variant, int]:
+    from pytest_ftguard.specs import key_of
+
+    return key_of(trial.spec.workload, "trial", places="named"), trial.spec.variant, trial.spec.seed

@@ -35,7 +35,7 @@ class TrialResult:
     Attributes:
         spec: What was trained.
         outcome: "ok", "out_of_memory", "diverged", "crashed", "timed_out"; "not_trained" if another seed of the variant
-            had failed before, or "planned" where nothing was trained.
+            or its partner in a test had failed before, or "planned" where nothing was trained.
         parameters: Counts of the model's parameters.
         validation: Losses of the trained model on the validation text.
         base_validation: Losses of the base model on the same sequences.

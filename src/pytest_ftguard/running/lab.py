@@ -143,7 +143,7 @@ class Lab:
         for spec in specs:
             failed = next((trial for trial in trials if trial.outcome != "ok"), None)
             known = self._results.get(spec.fingerprint)
-            if known is None or (known.outcome == "not_trained" and failed is None):
+            if known is None or known.outcome == "not_trained":
                 missing -= known is None
                 more_to_come = missing > 0 or self.more_variants_expected > 0
                 with self._noting_interruption(spec):
@@ -162,6 +162,30 @@ class Lab:
         return TrainedVariant(
             workload, variant, tuple(trials), loader=self._load, extend=extend, timer=self._time_again
         )
+
+    def spare(self, workload: Workload, variant: Variant, why: str) -> TrainedVariant:
+        """Return a variant with the results that are there already; the others are not trained.
+
+        Args:
+            workload: What is held fixed.
+            variant: What is not trained, its learning rate filled in.
+            why: Why it is not.
+        """
+        self._refuse_changed_files(workload)
+        specs = [
+            TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
+            for seed in workload.seeds
+        ]
+        for spec in specs:
+            known = self._results.get(spec.fingerprint)
+            if known is None or known.outcome == "not_trained":
+                self._results[spec.fingerprint] = (
+                    self._obtain(spec, more_to_come=False)
+                    if self._is_stored(spec)
+                    else TrialResult(spec=spec, outcome="not_trained", error=TrialError(why))
+                )
+        trials = tuple(self._results[spec.fingerprint] for spec in specs)
+        return TrainedVariant(workload, variant, trials, loader=self._load, timer=self._time_again)
 
     @contextmanager
     def _noting_interruption(self, spec: TrialSpec) -> Iterator[None]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,6 +79,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
 _AS_DOCUMENTS: Final = 'write each document in a line of its own, as {"text": "..."}, and name the file .jsonl'
 # So many lines show whether a file is made of JSON objects or of rows.
 _SAMPLE_LINES: Final = 20
+# So many rows after a header with spaces show that it is one.
+_ROWS_OF_A_LOOSE_TABLE: Final = 8
 _COLUMN_NAME: Final = re.compile(r"[\w.-]{1,30}( [\w.-]{1,30})?")
 
 
@@ -212,31 +213,112 @@ def _whole_characters(document: str, name: str, place: str) -> str:
 
 def _table_documents(text: str, name: str, delimiter: str) -> Iterator[str]:
     if delimiter == ",":
-        head = text.lstrip("\n").partition("\n")[0]
-        delimiter = max(",;\t", key=head.count)
+        first_line = text.lstrip("\n").partition("\n")[0]
+        delimiter = max(",;\t", key=first_line.count)
     limit = csv.field_size_limit(sys.maxsize)  # the limit is the process's, and a document may be long
+    table = _Table(text, delimiter)
     try:
-        rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-        columns = [column.strip().lower() for column in next((row for row in rows if row), [])]
-        if "text" not in columns:
-            message = f"{name} has no column named 'text': its first line names {', '.join(map(repr, columns))[:200]}"
-            raise ConfigurationError(f"{message}; rename the column that holds the documents to text")
-        column = columns.index("text")
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(columns):  # a comma outside of quotes would silently cut the document
-                message = (
-                    f"{name} has {len(row)} columns at line {rows.line_num}, and its first line names {len(columns)}: "
-                    "put texts that hold the separator into quotes"
-                )
-                raise ConfigurationError(message)
-            yield row[column]
+        rows = list(table)
     except csv.Error as error:
-        message = f"{name} cannot be read as a table: {error} at line {rows.line_num}; {_AS_DOCUMENTS}"
+        message = f"{name} cannot be read as a table: {error} at {table.place}; {_AS_DOCUMENTS}"
         raise ConfigurationError(message) from error
     finally:
         csv.field_size_limit(limit)
+    head, *rows = rows or [_Row((), (), 1)]
+    columns = [column.strip().lower() for column in head.fields]
+    if "text" not in columns:
+        message = f"{name} has no column named 'text': its first line names {', '.join(map(repr, columns))[:200]}"
+        raise ConfigurationError(f"{message}; rename the column that holds the documents to text")
+    column = columns.index("text")
+    for row in rows:
+        if len(row.fields) != len(columns):  # a comma outside of quotes would silently cut the document
+            message = (
+                f"{name} has {len(row.fields)} columns at {row.place}, and its first line names {len(columns)}: "
+                "put texts that hold the separator into quotes"
+            )
+            raise ConfigurationError(message)
+    if (joined := _joined_by_a_stray_quote(rows, column, delimiter)) is not None:
+        message = (
+            f"{name} has a quotation mark at line {joined.first} that seems to be part of the text: as a table, it "
+            f"joins {joined.place} into one field. Put each text with a quotation mark into quotes and double those in "
+            f"it, as a csv writer does, or {_AS_DOCUMENTS}"
+        )
+        raise ConfigurationError(message)
+    for row in rows:
+        yield row.fields[column]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table.
+
+    Attributes:
+        fields: Its fields, without their quotes.
+        lines: The lines of the file that it goes over.
+        first: The number of the first of them, from 1.
+    """
+
+    fields: tuple[str, ...]
+    lines: tuple[str, ...]
+    first: int
+
+    @property
+    def place(self) -> str:
+        """Where it stands."""
+        last = self.first + len(self.lines) - 1
+        return f"line {self.first}" if last == self.first else f"lines {self.first} to {last}"
+
+
+class _Table:
+    """Reads the rows of a table that are not empty, and remembers the lines of each."""
+
+    def __init__(self, text: str, delimiter: str) -> None:
+        self._lines = text.split("\n")
+        self._reader = csv.reader((f"{line}\n" for line in self._lines), delimiter=delimiter, strict=True)
+        self._read = 0
+
+    def __iter__(self) -> Iterator[_Row]:
+        for fields in self._reader:
+            row = _Row(tuple(fields), tuple(self._lines[self._read : self._reader.line_num]), self._read + 1)
+            self._read = self._reader.line_num
+            if fields:
+                yield row
+
+    @property
+    def place(self) -> str:
+        """Where the row stands that cannot be read."""
+        return _Row((), tuple(self._lines[self._read : self._reader.line_num]), self._read + 1).place
+
+
+def _joined_by_a_stray_quote(rows: Sequence[_Row], column: int, delimiter: str) -> _Row | None:
+    """Return a row that a quotation mark at the beginning of a text has made of several; None if there is none.
+
+    A quoted field may go over several lines. It is not trusted if its lines make whole rows when the quotation marks
+    are taken as part of the text, or if the file holds other quotation marks in fields without quotes, as a writer
+    leaves them that knows no quoting.
+    """
+    long = [row for row in rows if len(row.lines) > 1]
+    if any(
+        len(row.lines) == 1 and any('"' in field for field in row.fields) and '""' not in row.lines[0] for row in rows
+    ):
+        return next(iter(long), None)
+    seen = {(number, _shape(field)) for row in rows for number, field in enumerate(row.fields) if len(row.lines) == 1}
+    for row in long:
+        width = len(row.fields)
+        alone = [line.split(delimiter) for line in row.lines]
+        if width == 1 or any(len(fields) != width for fields in alone):
+            continue
+        known = seen | {(number, _shape(field)) for number, field in enumerate(alone[0])}
+        others = [pair for fields in alone for pair in enumerate(map(_shape, fields)) if pair[0] != column]
+        # Prose holds a comma now and then, so the other columns must look like those of other rows as well.
+        if delimiter == "\t" or known.issuperset(others):
+            return row
+    return None
+
+
+def _shape(field: str) -> str:
+    """Return a field with every number written as 0: the numbers of rows differ, and their form does not."""
+    return re.sub(r"\d+", "0", field.strip())
 
 
 def _refuse_structure(text: str, name: str) -> None:
@@ -266,16 +348,25 @@ def _is_whole_json(text: str) -> bool:
 
 
 def _delimiter(sample: list[str]) -> str | None:
-    """Return what separates the columns of a table of which one is named text; None where these lines are no table."""
+    """Return what separates the columns of a table of which one is named text; None if these lines are no table.
+
+    The first line of a prose text may look like a header ("Text, music"). Prose has a space after a comma, and most
+    tables do not, so a header with spaces must be spelt as tables spell it, and be followed by more rows.
+    """
     for delimiter in ",;\t":
         try:
             rows = list(csv.reader(sample, delimiter=delimiter))
         except csv.Error:
             continue
-        names = [name.strip() for name in rows[0]] if rows else []
-        has_header = len(names) > 1 and "text" in map(str.lower, names) and all(map(_COLUMN_NAME.fullmatch, names))
+        written = rows[0] if rows else []
+        names = [name.strip() for name in written]
+        is_tight = written == names
+        has_text = "text" in (map(str.lower, names) if is_tight else names)
+        has_header = len(names) > 1 and has_text and all(map(_COLUMN_NAME.fullmatch, names))
         # A quoted field may go over several lines, of which the last may be beyond the sample.
-        if has_header and len(rows) > 1 and all(len(row) == len(names) for row in rows[1:-1] or rows[1:]):
+        certain = rows[1:-1] or rows[1:]
+        enough = len(certain) >= (1 if is_tight else _ROWS_OF_A_LOOSE_TABLE)
+        if has_header and enough and all(len(row) == len(names) for row in certain):
             return delimiter
     return None
 

@@ -82,7 +82,7 @@ class _Stages:
             self._optimizer = max(0, present - self._weights - gradients)
 
     def forget_peaks(self) -> None:
-        """Start anew, with what is known of the optimizer."""
+        """Start again, with what is known of the optimizer."""
         self._peaks.clear()
 
     def breakdown(self) -> Breakdown | None:
@@ -186,7 +186,7 @@ class _LiveTensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
     def start_window(self) -> int:
-        """Return the peak since the last call, and start anew from what is alive now."""
+        """Return the peak since the last call, and start again from what is alive now."""
         peak, self._window_bytes = self._window_bytes, self.live_bytes
         return peak
 
@@ -253,7 +253,7 @@ class AllocatorMeter:
         self._retries_before = self._read_retries()
 
     def end_stage(self, stage: str) -> None:
-        """Take the peak of a part of the step into account, and start anew."""
+        """Take the peak of a part of the step into account, and start again."""
         if self._detailed:
             self._stages.end(stage, int(self._module.memory_allocated(self._device)), self._take_peak())
             self._module.reset_peak_memory_stats(self._device)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from pytest_ftguard.errors import ConfigurationError
@@ -94,6 +95,7 @@ def load_base(workload: Workload) -> PreTrainedModel:
         changed = [name for name in workload.model_args if name not in place]
         raise ConfigurationError(_cannot_load("model", "model", workload.model, error, changed)) from error
     _refuse_random_weights(workload.model, loading)
+    _refuse_cut_off_layers(workload, model, loading.get("unexpected_keys", ()))
     # A model read from GGUF was dequantized; these leftovers would forbid training and saving it.
     if "gguf_file" in place:
         model.hf_quantizer = None
@@ -192,6 +194,38 @@ def _refuse_random_weights(name: str, loading: Mapping[str, Any]) -> None:
             f"Workload.model is {name!r}, whose checkpoint lacks {len(incomplete)} of the weights of a causal language "
             f"model, or has them in another shape ({shown}), so they would be random: give a pretrained causal "
             "language model"
+        )
+        raise ConfigurationError(message)
+
+
+def _refuse_cut_off_layers(workload: Workload, model: PreTrainedModel, unexpected: Iterable[str]) -> None:
+    """Refuse a configuration with fewer layers than the checkpoint: a part of the model would be trained as the whole.
+
+    Other weights that the model has no use for are harmless (buffers, masks, heads for several tokens), and
+    transformers names those that it knows. Whoever sets the number of layers in `model_args` means it.
+    """
+    config = model.config.get_text_config()
+    names = {"num_hidden_layers", getattr(config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")}
+    if names & set(workload.model_args):
+        return
+    modules = dict(model.named_modules())
+    cut_off: dict[str, None] = {}
+    for key in map(str, unexpected):
+        parts = key.split(".")
+        for number in (number for number, part in enumerate(parts) if part.isdigit()):
+            path = ".".join(parts[:number])
+            layers = modules.get(path) or modules.get(f"{model.base_model_prefix}.{path}")
+            # These layers predict further tokens; they follow the model's own, and transformers leaves them out.
+            extra = getattr(config, "num_nextn_predict_layers", None) or 0
+            if isinstance(layers, nn.ModuleList) and int(parts[number]) >= len(layers) + extra:
+                cut_off[f"{path}.{parts[number]}"] = None
+    if cut_off:
+        paths = sorted(cut_off, key=lambda path: (len(path), path))
+        shown = f"{', '.join(paths[:5])}{', ...' if len(paths) > 5 else ''}"
+        message = (
+            f"Workload.model is {workload.model!r}: its checkpoint holds {len(cut_off)} layers that its configuration "
+            f"leaves out ({shown}), so only a part of the model would be trained: correct the number of layers in its "
+            "config.json; if you want fewer, say so in model_args (num_hidden_layers=...)"
         )
         raise ConfigurationError(message)
 

@@ -240,7 +240,7 @@ class Recorder:
 
     @property
     def timing(self) -> Timing:
-        """Duration of the steps; each process that had a part in them has warmed up anew."""
+        """Duration of the steps; each process that had a part in them has warmed up again."""
         timed = self._timed
         quarters = statistics.quantiles(timed, n=4, method="inclusive") if len(timed) > 1 else None
         median = statistics.median(timed) if timed else None

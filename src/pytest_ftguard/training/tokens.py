@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
 
 import numpy as np
+from tokenizers.models import Unigram
 from torch import nn
 
 from pytest_ftguard.errors import ConfigurationError
@@ -104,19 +106,18 @@ def check_ids(largest: Mapping[str, int], tokenizer: Any, model: nn.Module) -> N
 
 def _unknown(text: Text, tokenizer: Any, counts: Mapping[int, int]) -> float:
     """Return the share of a text that the tokenizer does not know: of its tokens, or of the letters that it drops."""
-    token = tokenizer.unk_token_id
-    if token is not None:
+    unknown = 0.0
+    for token, spelt in _unknown_tokens(tokenizer).items():
         # Some texts spell the unknown token out, and in some tokenizers it is that of the end of a text.
-        meant = sum(document.count(tokenizer.unk_token) for document in text.documents)
-        unknown = max(0, counts.get(token, 0) - meant) / sum(counts.values())
-        if unknown > _MOST_UNKNOWN:
+        meant = sum(document.count(spelt) for document in text.documents)
+        share = max(0, counts.get(token, 0) - meant) / sum(counts.values())
+        if share > _MOST_UNKNOWN:
             message = (
-                f"{_name(tokenizer)} turns {100 * unknown:.3g} % of {text.name} into {tokenizer.unk_token!r}: its "
+                f"{_name(tokenizer)} turns {100 * share:.3g} % of {text.name} into {spelt!r}: its "
                 f"vocabulary is missing or does not fit the text; {_REMEDY}"
             )
             raise ConfigurationError(message)
-    else:
-        unknown = 0.0
+        unknown += share
     sample = "\n".join(_samples(text))
     letters = sum(map(str.isalnum, sample))
     kept = sum(map(str.isalnum, _decoded(tokenizer, _ids(sample, tokenizer).tolist())))
@@ -128,6 +129,24 @@ def _unknown(text: Text, tokenizer: Any, counts: Mapping[int, int]) -> float:
         )
         raise ConfigurationError(message)
     return max(unknown, lost)
+
+
+def _unknown_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the tokens that stand for what the vocabulary does not hold, as they are spelt, by their ids.
+
+    The tokenizer may not name the one that its backend (the model in tokenizer.json) puts there.
+    """
+    found = {} if tokenizer.unk_token_id is None else {int(tokenizer.unk_token_id): str(tokenizer.unk_token)}
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    model: Any = getattr(backend, "model", None)
+    if isinstance(model, Unigram):  # its number is nowhere else
+        token = json.loads(backend.to_str())["model"].get("unk_id")
+    else:
+        spelt = getattr(model, "unk_token", None)
+        token = None if spelt is None else model.token_to_id(spelt)
+    if token is not None:
+        found.setdefault(int(token), str(model.id_to_token(token)))
+    return found
 
 
 def _samples(text: Text) -> Iterator[str]:

@@ -303,7 +303,7 @@ class _Trial:
         arguments = training_arguments(self.spec, place, self.device, bf16=self.bf16)
         self.earlier = newest_complete(checkpoints, self._note) if checkpoints else None
         if self.earlier and self.earlier[1].get("environment") != asdict(self.environment):
-            self._note(f"its {self.earlier[0].name} is another machine's, so the training started anew")
+            self._note(f"its {self.earlier[0].name} is another machine's, so the training started again")
             self.earlier = None
         if self.earlier:
             self._note(f"a training that was killed went on from {self.earlier[0].name}")

@@ -1,0 +1,286 @@
+"""What a regression is judged by: the loss gap, the peak memory or the time of a step, each with its own sentences."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from pytest_ftguard.accepting.record import PairRecord
+from pytest_ftguard.accepting.since import (
+    differing_work,
+    effort_to_settle_change,
+    gap_change,
+    memory_growth,
+    paired_seeds,
+    step_share,
+    time_growth,
+    timed_seeds,
+    units_of,
+)
+from pytest_ftguard.comparison.pairs import Comparison
+from pytest_ftguard.gates import explain
+from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit
+from pytest_ftguard.gates.margin import margin_of
+from pytest_ftguard.gates.memory import memory_problems
+from pytest_ftguard.gates.rates import learned_nothing
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.step_time import time_problems
+from pytest_ftguard.gates.verdict import Status, decide
+from pytest_ftguard.statistics import Interval
+from pytest_ftguard.units import decimals_apart, format_bytes
+
+__all__ = ["MEASURES", "Change", "Measure", "change_since"]
+
+# Which answer counts where the last accepted result and the anchor give two.
+_GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a pair stands to one result that was accepted.
+
+    Attributes:
+        against: Which one that is.
+        then: The result.
+        status: The answer.
+        measured: By how much it has grown, in the limit's unit; None if nothing may be concluded.
+        sentences: What was measured, or why nothing may be concluded.
+    """
+
+    against: str
+    then: PairRecord
+    status: Status
+    measured: Interval | float | None
+    sentences: tuple[str, ...]
+
+    @property
+    def gravity(self) -> tuple[int, float]:
+        """How much this answer weighs compared with another one."""
+        value = self.measured.value if isinstance(self.measured, Interval) else self.measured
+        return _GRAVITY.index(self.status), -math.inf if value is None else value
+
+
+class Measure(ABC):
+    """One way to judge a regression.
+
+    Attributes:
+        unit: Unit of its limit.
+        depends_on_rates: Whether another learning rate may change it.
+        beyond: The sentence of a FAIL that says that chance is no excuse.
+    """
+
+    unit: ClassVar[str] = GROWTH
+    depends_on_rates: ClassVar[bool] = False
+    beyond: ClassVar[str] = "The whole interval is beyond the limit. "
+
+    @abstractmethod
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+        """Return why this measure of a pair can be neither judged nor accepted."""
+
+    @abstractmethod
+    def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
+        """Return by how much it has grown and a sentence that says so; a text if that is unknown, which says why."""
+
+    @abstractmethod
+    def standing(self, now: PairRecord, then: PairRecord) -> str:
+        """Return what it is now and what it was, over the seeds from which the growth is judged."""
+
+    @abstractmethod
+    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
+        """Return what makes the interval narrower, with a number if one can be foretold."""
+
+    def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
+        """Return what does not decide but should be known."""
+        return []
+
+
+class _LossGap(Measure):
+    unit = NATS_PER_TOKEN
+    depends_on_rates = True
+
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+        if comparison.loss_problems:
+            return []
+        # If full fine-tuning learns nothing either, a gap that has not grown says nothing.
+        candidate, baseline = comparison.candidate, comparison.baseline
+        gain, margin = comparison.losses.gain(rule.confidence), margin_of(limit, baseline)
+        problems = learned_nothing(candidate, rule.confidence)
+        if not gain.lower > rule.gain_factor * margin.nats:
+            problems += learned_nothing(baseline, rule.confidence) or [explain.no_gain(baseline, gain, rule, margin)]
+        return problems
+
+    def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
+        interval = gap_change(now, then, rule.confidence)
+        if now.differences == then.differences and now.seeds == then.seeds:
+            same = "both are the same to the last digit, for every seed and sequence, so nothing is uncertain."
+            return interval, same
+        return interval, _interval_sentence(
+            "the loss gap has grown", interval, _units_and_seeds(now, then), limit, rule
+        )
+
+    def standing(self, now: PairRecord, then: PairRecord) -> str:
+        shared = paired_seeds(now, then)
+        gap, before = (record.gap(shared or record.seeds) for record in (now, then))
+        label, reference = now.candidate.variant.label, now.baseline.variant.label
+        return (
+            f"the loss gap of {label} against {reference}{_over(shared, now, then)} is {gap:+.4f} nats per token, and "
+            f"was {before:+.4f}{_earlier_label(now, then)} when it was accepted."
+        )
+
+    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
+        assert isinstance(change.measured, Interval)  # nothing else is undecided
+        then = change.then
+        effort = effort_to_settle_change(now, then, change.measured, limit.value, rule.confidence)
+        if effort is None:
+            return (
+                f"train with the seeds of {change.against} (ftguard_seeds = {', '.join(map(str, then.seeds))}): pairs "
+                "of the same seed mostly have less noise. Other seeds leave the noise of the accepted ones as it is, "
+                "however many there are."
+            )
+        paired = len(paired_seeds(now, then))
+        return explain.way_out_of_growth(effort, paired, len(then.seeds), units_of(now), accept_again)
+
+    def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
+        shared = sorted(set(now.seeds) & set(then.seeds))
+        if not shared:
+            return []
+        ours, theirs = (dict(zip(record.seeds, record.baseline.losses, strict=True)) for record in (now, then))
+        moved = sum(ours[seed] - theirs[seed] for seed in shared) / len(shared)
+        if abs(moved) <= limit.value:
+            return []
+        return [
+            f"Note: the loss of {now.baseline.variant.label} itself has moved by {moved:+.4f} nats per token, which is "
+            "more than the limit: find out why before you rely on the gap."
+        ]
+
+
+class _Memory(Measure):
+    beyond = ""  # a peak has no chance in it
+
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+        return memory_problems(comparison.candidate, comparison.baseline)
+
+    def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
+        growth = memory_growth(now, then)
+        if growth is None or not math.isfinite(growth.value):
+            return "the peaks of memory were not measured in both, or not in the same way.", ""
+        (ratio,) = _texts((growth.ratio,), limit)
+        share = f"the share of {now.baseline.variant.label}'s peak has grown by {ratio}"
+        if growth.absolute is None:
+            return growth.value, f"{share} and bytes are not compared, because machine or versions are not the same."
+        (absolute,) = _texts((growth.absolute,), limit)
+        return growth.value, f"{share} and the peak itself, on the same machine, by {absolute}."
+
+    def standing(self, now: PairRecord, then: PairRecord) -> str:
+        # A peak is the largest over all seeds of its record.
+        return _shares("the peak memory", now, then, (), *map(_peak, (now, then)))
+
+    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
+        raise AssertionError("a peak has no interval, so it is never undecided")
+
+
+class _Time(Measure):
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+        return time_problems(comparison.candidate, comparison.baseline)
+
+    def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
+        interval = time_growth(now, then, rule.confidence)
+        if interval is None:
+            return "the time of a step was not measured in both, with at least two seeds in common.", ""
+        basis = f"the {len(set(now.seeds) & set(then.seeds))} seeds in common"
+        return interval, _interval_sentence("the share of a step's time has grown", interval, basis, limit, rule)
+
+    def standing(self, now: PairRecord, then: PairRecord) -> str:
+        shared = timed_seeds(now, then)
+        return _shares("a step", now, then, shared, *(_step(record, shared or record.seeds) for record in (now, then)))
+
+    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
+        return (
+            "an idle machine, more steps or more seeds narrow the interval (add --ftguard-no-cache if times come from "
+            f"the store), once the accepted result was measured in the same way: {accept_again}."
+        )
+
+
+MEASURES: Final[Mapping[str, Measure]] = {"loss_gap": _LossGap(), "memory": _Memory(), "time": _Time()}
+
+
+def change_since(
+    now: PairRecord, then: PairRecord, against: str, *, limit: Limit, rule: Rule, measure: Measure
+) -> Change:
+    """Return how a pair stands to a result that was accepted.
+
+    Args:
+        now: The pair.
+        then: The result.
+        against: What sentences call it.
+        limit: The largest accepted growth.
+        rule: How it is judged.
+        measure: What is judged.
+    """
+    if differing := differing_work(now, then):
+        return Change(against, then, "INVALID", None, ("not the same work:", "; ".join(differing) + "."))
+    measured, sentence = measure.change(now, then, limit, rule)
+    if isinstance(measured, str):
+        return Change(against, then, "INVALID", None, (measured,))
+    if isinstance(measured, float):
+        return Change(against, then, "PASS" if measured <= limit.value else "FAIL", measured, (sentence,))
+    status = decide("regression", measured, limit.value)
+    if status == "INVALID":
+        return Change(against, then, status, None, ("the change or its bounds are not finite numbers.",))
+    return Change(against, then, status, measured, (sentence,))
+
+
+def _interval_sentence(what: str, interval: Interval, basis: str, limit: Limit, rule: Rule) -> str:
+    value, lower, upper = _texts((interval.value, interval.lower, interval.upper), limit)
+    return (
+        f"{what} by {value}. Judging from {basis}, the true growth lies between {lower} and {upper} "
+        f"({explain.ends_err(rule.confidence)})."
+    )
+
+
+def _texts(values: Sequence[float], limit: Limit) -> list[str]:
+    """Return numbers with their sign, and as many digits as it takes to see on which side of the limit they are."""
+    if limit.unit == GROWTH:
+        shares = [100 * value for value in values]
+        return [f"{share:+.{decimals_apart(shares, 100 * limit.value, 1)}f}%" for share in shares]
+    return [f"{value:+.{decimals_apart(values, limit.value, 4)}f}" for value in values]
+
+
+def _units_and_seeds(now: PairRecord, then: PairRecord) -> str:
+    shared, units = paired_seeds(now, then), "{} {}".format(*units_of(now))
+    if len(shared) == 1:
+        return f"{units} and the one seed in common, which says nothing of other seeds"
+    if shared:
+        return f"{units} and {len(shared)} seeds, each paired with the same one then"
+    return f"{units}, {len(now.seeds)} seeds now and {len(then.seeds)} others then"
+
+
+def _over(shared: tuple[int, ...], now: PairRecord, then: PairRecord) -> str:
+    some = bool(shared) and not set(shared) == set(now.seeds) == set(then.seeds)
+    return f", over the seed{'s' if len(shared) > 1 else ''} in common," if some else ""
+
+
+def _earlier_label(now: PairRecord, then: PairRecord) -> str:
+    label = then.candidate.variant.label
+    return "" if label == now.candidate.variant.label else f" ({label})"
+
+
+def _shares(what: str, now: PairRecord, then: PairRecord, shared: tuple[int, ...], *shares: str) -> str:
+    ours, theirs = shares
+    return (
+        f"{what} of {now.candidate.variant.label}{_over(shared, now, then)} is {ours} of "
+        f"{now.baseline.variant.label}'s, and was {theirs}{_earlier_label(now, then)} when it was accepted."
+    )
+
+
+def _peak(record: PairRecord) -> str:
+    ours, theirs = record.candidate.peak_bytes, record.baseline.peak_bytes
+    return f"{format_bytes(ours)}, {100 * ours / theirs:.1f}%" if ours and theirs else "unmeasured"
+
+
+def _step(record: PairRecord, seeds: tuple[int, ...]) -> str:
+    share = step_share(record, seeds)
+    return "unmeasured" if share is None else f"{100 * share:.1f}%"

@@ -1,0 +1,42 @@
+"""Writes the noise of seeds of what a run has trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.files import write_whole
+
+if TYPE_CHECKING:
+    from pytest_ftguard.plugin.session import Session
+
+__all__ = ["calibrate_seeds"]
+
+
+def calibrate_seeds(ours: Session) -> None:
+    """Write the noise of seeds of all that was trained, if that was asked for, and say so in the summary.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if not ours.settings.value("calibrate", 0) or ours.is_planned:
+        return
+    from pytest_ftguard.gates.calibration import calibrate, write_calibrations
+    from pytest_ftguard.results import by_variant
+
+    path = Path(ours.settings.value("calibration", None))
+    found = []
+    for baseline, candidates in by_variant(ours.received.reported):
+        for candidate in candidates:
+            try:
+                found.append(calibrate(candidate, baseline))
+            except ConfigurationError as error:
+                ours.received.problems.append(f"ftguard: {error}")
+                continue
+            noise = f"{found[-1].tau:.4f} nats per token over {found[-1].degrees_of_freedom + 1} seeds"
+            ours.received.notes.append(
+                f"calibrated {candidate.label} against {baseline.label}: {noise}, written to {path}"
+            )
+    if found:
+        write_whole(path, write_calibrations([*ours.calibrations, *found]))

@@ -1,0 +1,155 @@
+"""What is trained if a test asks for a variant: with which seeds, at which rate, and whether at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.files import name_problem
+from pytest_ftguard.gates.limits import SHARE
+from pytest_ftguard.gates.memory import foretell_memory
+from pytest_ftguard.keys import Setting
+from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.running.lab import Lab
+from pytest_ftguard.running.search import find_learning_rate
+from pytest_ftguard.settings.reading import Settings
+from pytest_ftguard.specs import Full, Variant, Workload, with_learning_rate
+
+__all__ = ["Policy", "absolute", "with_absolute_paths"]
+
+__tracebackhide__ = hide_our_frames
+
+# A forecast must miss a budget by this factor before the training is not even tried.
+_CLEARLY: Final = 1.1
+
+
+class Policy:
+    """Decides what is trained.
+
+    Args:
+        settings: What the user set.
+        lab: Trains.
+    """
+
+    def __init__(self, settings: Settings, lab: Lab) -> None:
+        self._settings = settings
+        self._lab = lab
+
+    def train(
+        self,
+        workload: Workload,
+        variant: Variant,
+        full: Callable[[], Full],
+        budgets: Sequence[Setting | None],
+        why_not: str | None,
+    ) -> TrainedVariant:
+        """Return the variant trained, or planned under a plan.
+
+        Args:
+            workload: What is held fixed.
+            variant: What is trained; its learning rate may be open.
+            full: How to get full fine-tuning: its learning rate decides LoRA's by default.
+            budgets: The memory budget of each test that asks for the variant; None if a test has none.
+            why_not: Why it is not worth a training, so that only a result that is there already is returned.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or the training would break every budget.
+            DeviceUnavailableError: The device is not there.
+        """
+        count = self._settings.value("calibrate", 0)
+        if count:
+            workload = replace(workload, seeds=tuple(range(count)), most_seeds=0)
+        if self._settings.value("plan", False):
+            return self._lab.plan(workload, with_learning_rate(variant, full()))
+        if why_not is not None:
+            return self._lab.spare(workload, with_learning_rate(variant, full()), why_not)
+        self._refuse_what_breaks_budgets(workload, with_learning_rate(variant, full()), full, budgets)
+        return self._lab.train(workload, self._with_learning_rate(workload, variant, full))
+
+    def _refuse_what_breaks_budgets(
+        self, workload: Workload, variant: Variant, full: Callable[[], Full], budgets: Sequence[Setting | None]
+    ) -> None:
+        """Fail before a training if its forecast clearly breaks the memory budgets of all tests that need it.
+
+        A test without a budget, or with a larger one, has a use for the training. Budgets are for what saves memory, so
+        full fine-tuning is not held against them.
+        """
+        if not budgets or None in budgets or variant.kind == "full" or self._settings.value("forecast", "yes") == "no":
+            return
+        candidate = self._lab.plan(workload, variant)
+        if candidate.cached:
+            return
+        whole = full()
+        broken = []
+        for budget in filter(None, budgets):
+            limit = replace(budget.value, value=_CLEARLY * budget.value.value)
+            baseline = self._lab.plan(workload, with_learning_rate(whole, whole)) if limit.unit == SHARE else None
+            foretold = foretell_memory(candidate, limit, baseline)
+            if foretold.status != "FAIL":
+                return
+            broken.append(f"{budget.value} (set by {budget.place})")
+        message = (
+            f"{foretold.message}, which breaks the budget of {' and '.join(dict.fromkeys(broken))} by a clear margin, "
+            "so it was not trained; ftguard_forecast = no trains all the same"
+        )
+        raise ConfigurationError(message)
+
+    def _with_learning_rate(self, workload: Workload, variant: Variant, full: Callable[[], Full]) -> Variant:
+        """Return the variant with its learning rate, searched if that is asked for."""
+
+        def searched(chosen: Variant) -> float:
+            self._lab.more_variants_expected += 1  # each trial of the search is followed by one more, or the training
+            try:
+                return find_learning_rate(self._lab.train, workload, chosen)
+            finally:
+                self._lab.more_variants_expected -= 1
+
+        if variant.learning_rate is None:
+            # LoRA's rate follows full's: if that is to be searched, it is searched first; what was tried is remembered.
+            base = full()
+            if base.search_learning_rate and variant.kind != "full":
+                base = replace(base, learning_rate=searched(with_learning_rate(base, base)))
+            variant = with_learning_rate(variant, base)
+        return replace(variant, learning_rate=searched(variant)) if variant.search_learning_rate else variant
+
+
+def absolute(workload: Workload, root: Path) -> Workload:
+    """Return the workload with its paths taken from pytest's root folder, as those of the ini file are.
+
+    Raises:
+        ConfigurationError: A path is no name that this Python can open.
+    """
+
+    def text(path: str | None) -> str | None:
+        return None if path is None else os.path.normpath(root / path)
+
+    def folder(name: str | None) -> str | None:
+        return os.path.normpath(root / name) if name is not None and (root / name).is_dir() else name
+
+    found = replace(
+        workload,
+        model=folder(workload.model) or workload.model,
+        tokenizer=folder(workload.tokenizer),
+        train=os.path.normpath(root / workload.train),
+        validation=os.path.normpath(root / workload.validation),
+        reference=text(workload.reference),
+    )
+    for name in ("model", "tokenizer", "train", "validation", "reference"):
+        path = getattr(found, name)
+        if path is not None and (problem := name_problem(path)):
+            raise ConfigurationError(f"Workload.{name} is {path!r}: {problem}")
+    return found
+
+
+def with_absolute_paths(trials: Iterable[TrialResult], root: Path) -> list[TrialResult]:
+    """Return trials with absolute paths; those of a report start at the folder of its project."""
+    return [
+        trial
+        if Path(trial.spec.workload.train).is_absolute()
+        else replace(trial, spec=replace(trial.spec, workload=absolute(trial.spec.workload, root)))
+        for trial in trials
+    ]
