@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.plugin.fixtures import Ftguard
     from pytest_ftguard.reporting.json import read_report
     from pytest_ftguard.results import TrainedVariant, TrialResult
-    from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+    from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
     from pytest_ftguard.training.callback import FtguardCallback
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "GateFailure",
     "LimitExceeded",
     "LoRA",
+    "Peft",
     "TrainedVariant",
     "TrialResult",
     "TrialSpec",
@@ -81,7 +82,7 @@ _HOMES = {
     "plugin.fixtures": ("Ftguard",),
     "reporting.json": ("read_report",),
     "results": ("TrainedVariant", "TrialResult"),
-    "specs": ("Full", "LoRA", "TrialSpec", "Workload"),
+    "specs": ("Full", "LoRA", "Peft", "TrialSpec", "Workload"),
     "training.callback": ("FtguardCallback",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

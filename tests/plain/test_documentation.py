@@ -17,7 +17,9 @@ import pytest
 
 import pytest_ftguard
 from pytest_ftguard.gates.catalogue import GATES, MARKER_KEYS
+from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.gates import RecordedVerdict
 from pytest_ftguard.reporting.json import json_report
 from pytest_ftguard.results import Breakdown, Memory, TrialError
@@ -131,9 +133,7 @@ def report() -> dict[str, Any]:
         baseline="full",
         value=0.1,
         interval=(0.05, 0.15),
-        limit=0.02,
-        unit="nats per token",
-        limit_source="ini",
+        limit=Limit(0.02, NATS_PER_TOKEN, Origin("ini", "ftguard_max_loss_gap in pytest.ini")),
         message="loss gap FAIL",
     )
     text = json_report([complete, failed], [RecordedVerdict("test_it.py::test_it", verdict)])

@@ -11,7 +11,7 @@ import pytest
 from pytest_ftguard.plugin.received import identity
 from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.running.timing import timing_workload
-from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.specs.identity import Purpose, Row, content_of, fields_of, key_of, places_of, rows_of
 from pytest_ftguard.specs.values import Spec
 from tests.plain.builders import trial
@@ -23,6 +23,7 @@ LONG = replace(
 )
 FULL = Full(learning_rate=1e-4)
 LORA = LoRA(learning_rate=1e-3)
+PEFT = Peft("ia3", learning_rate=1e-3)
 # Another value of each field than that of the specs above.
 OTHER: dict[type[Spec], dict[str, Any]] = {
     Workload: {
@@ -57,6 +58,13 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
         "search_learning_rate": True,
         "options": {"use_rslora": True},
     },
+    Peft: {
+        "method": "vera",
+        "options": {"target_modules": ["q_proj"]},
+        "label": "mine",
+        "learning_rate": 2e-3,
+        "search_learning_rate": True,
+    },
     TrialSpec: {"workload": replace(WORKLOAD, block_size=64), "variant": LORA, "seed": 1, "device": "cuda"},
 }
 FIELDS = [(kind, name) for kind, values in OTHER.items() for name in values]
@@ -73,7 +81,8 @@ def changed(spec: Any, name: str, value: Any) -> Any:
 
 def trials(kind: type[Spec], name: str) -> tuple[TrialSpec, TrialSpec]:
     """Return two trials that differ in one field of a kind of spec."""
-    trial = TrialSpec(workload=WORKLOAD, variant=LORA if kind is LoRA else FULL, seed=0)
+    variants: dict[type[Spec], Variant] = {LoRA: LORA, Peft: PEFT}
+    trial = TrialSpec(workload=WORKLOAD, variant=variants.get(kind, FULL), seed=0)
     value = OTHER[kind][name]
     if kind is TrialSpec:
         return trial, changed(trial, name, value)
@@ -84,7 +93,7 @@ def trials(kind: type[Spec], name: str) -> tuple[TrialSpec, TrialSpec]:
 def all_kinds(kind: type[Spec] = Spec) -> Iterator[type[Spec]]:
     """Yield every kind of spec of the package."""
     for one in kind.__subclasses__():
-        if one.__module__.startswith("pytest_ftguard."):
+        if one.__module__.startswith("pytest_ftguard.") and one is not Variant:
             yield one
         yield from all_kinds(one)
 
@@ -109,13 +118,13 @@ def test_a_field_changes_the_keys_that_its_row_names(kind: type[Spec], name: str
 
 def names_of(purpose: Purpose) -> set[str]:
     """Return all fields that belong to a purpose."""
-    return {name for kind in (Workload, Full, LoRA, TrialSpec) for name in fields_of(kind, purpose)}
+    return {name for kind in (Workload, Full, LoRA, Peft, TrialSpec) for name in fields_of(kind, purpose)}
 
 
 def test_weights_do_not_depend_on_how_they_are_evaluated() -> None:
     """Another validation or reference text, or another number of sequences, is another result of one training."""
     assert names_of("result") - names_of("training") == {"validation", "reference", "validation_sequences", "purpose"}
-    assert names_of("trial") - names_of("result") == {"final"}
+    assert names_of("trial") - names_of("result") == {"final", "label"}
 
 
 def test_an_evaluation_does_not_depend_on_how_the_weights_came_about() -> None:
@@ -149,8 +158,8 @@ def test_the_losses_of_the_base_model_are_shared_as_far_as_they_are_the_same() -
 
 def test_more_steps_and_seeds_or_another_rate_need_no_other_memory() -> None:
     """These alone do not belong to a forecast: it is made once for them all."""
-    rest = {name for kind in (Workload, Full, LoRA, TrialSpec) for name in rows_of(kind)} - names_of("memory")
-    assert rest == {"steps", "seeds", "most_seeds", "final", "seed", "learning_rate", "alpha"}
+    rest = {name for kind in (Workload, Full, LoRA, Peft, TrialSpec) for name in rows_of(kind)} - names_of("memory")
+    assert rest == {"steps", "seeds", "most_seeds", "final", "seed", "learning_rate", "alpha", "label"}
 
 
 def test_a_trial_is_told_apart_as_it_was_before_there_was_a_table() -> None:

@@ -214,7 +214,7 @@ def test_notes_do_not_advise_a_rank_at_a_rate_that_was_not_searched(search: bool
     small = Parameters(10**9, 100)
     variant = replace(LORA, search_learning_rate=search)
     (note,) = [one for one in fairness_notes([side(variant, 2.0, parameters=small)]) if "million bits" in one]
-    assert ("raise the rank" in note) is search
+    assert ("give it more capacity (rank, target modules)" in note) is search
     assert ("settle the learning rate first" in note) is not search
     assert not any("million bits" in one for one in fairness_notes([side(variant, 3.1, parameters=small)]))
 

@@ -311,7 +311,7 @@ def test_ways_of_adapting_that_differ_in_other_options_are_two_variants(run: Run
     one, two = lora(), lora()
     two.layers_to_transform = [0]
     folders = [run("one", one, seed=0), run("two", two, seed=1)]
-    assert dict(read_trainer_runs(folders[1]).variant.options) == {"layers_to_transform": [0]}  # type: ignore[union-attr]
+    assert dict(read_trainer_runs(folders[1]).variant.options) == {"layers_to_transform": [0]}  # type: ignore[attr-defined]
     with pytest.raises(ConfigurationError, match="read each variant by itself"):
         read_trainer_runs(*folders)
 

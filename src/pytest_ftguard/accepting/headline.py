@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_ftguard.specs import Full, LoRA, Variant, variant_to_dict
+from pytest_ftguard.specs import Variant, variant_to_dict
 from pytest_ftguard.units import format_bytes
 
 if TYPE_CHECKING:
@@ -60,13 +61,18 @@ def _sides(record: PairRecord) -> tuple[SideRecord, SideRecord]:
 
 def _settings(variant: Variant) -> str:
     """Return a variant's settings: those that matter most, and those that are not the default."""
-    usual = variant_to_dict(Full() if variant.kind == "full" else LoRA())
+    usual = {item.name: _default(item) for item in fields(variant)}
+    hidden = ("kind", *variant.told_by_label)
     shown = {
         name: value
         for name, value in variant_to_dict(variant).items()
-        if name in _ALWAYS_SHOWN or (value != usual[name] and name not in ("kind", "r"))
+        if name in _ALWAYS_SHOWN or (name not in hidden and value != usual[name])
     }
     return f"{variant.label}: {', '.join(f'{name} {_compact(value)}' for name, value in shown.items())}"
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def _compact(value: Any) -> str:

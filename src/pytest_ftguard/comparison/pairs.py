@@ -172,7 +172,8 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     if not problems:
         for ours, theirs in zip(candidate.trials, baseline.trials, strict=True):
             problems += _not_comparable(ours, theirs)
-    if not same_learning_rate and candidate.variant.kind != baseline.variant.kind:
+    factors = {candidate.variant.rate_over_full, baseline.variant.rate_over_full}
+    if not same_learning_rate and len(factors) > 1 and None not in factors:
         problems += _same_learning_rate(candidate, baseline)
     return Comparison(
         candidate=candidate,

@@ -191,15 +191,38 @@ def _environment_values(variant: TrainedVariant, name: str) -> set[str]:
 
 
 def step_0(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
-    """Yield why two trials do not start from the same model."""
+    """Yield why two trials do not start from the same model.
+
+    A method that adds something at once, such as a prompt, starts elsewhere. If the model is the base model as soon as
+    its adapter is switched off, the method explains the difference, which is then left out.
+    """
     starts = [trial.curve[0] for trial in (ours, theirs) if trial.curve and trial.curve[0].step == 0]
     if len(starts) != 2:
         yield f"seed {ours.spec.seed}: the loss before training was not measured for both variants"
         return
     tolerance = _tolerance(_STEP_0_TOLERANCE, _precision(ours))
-    left, right = starts[0].loss, starts[1].loss
+    left, right = (point.loss - _explained(trial) for point, trial in zip(starts, (ours, theirs), strict=True))
     if not abs(left - right) <= tolerance * max(1.0, abs(right)):
         yield (
             f"seed {ours.spec.seed}: before training the losses should be equal, but they are {left:.4f} for the "
-            f"candidate and {right:.4f} for the baseline: the two do not start from the same model"
+            f"candidate and {right:.4f} for the baseline: the two do not start from the same model{_off(ours, theirs)}"
         )
+
+
+def _explained(trial: TrialResult) -> float:
+    """Return the part of a trial's start that its method explains, in nats per token."""
+    start, base = trial.start, trial.base_validation
+    if start is None or start.disabled_gap is None or base is None:
+        return 0.0
+    tolerance = _tolerance(_STEP_0_TOLERANCE, _precision(trial))
+    return start.base_gap if start.disabled_gap <= tolerance * max(1.0, base.loss) else 0.0
+
+
+def _off(*trials: TrialResult) -> str:
+    """Return what was found with the adapters switched off."""
+    return "".join(
+        f"; with the adapter of {trial.spec.variant.label} switched off, a sequence is still "
+        f"{trial.start.disabled_gap:.4f} nats per token from the base model"
+        for trial in trials
+        if trial.start is not None and trial.start.disabled_gap is not None and not _explained(trial)
+    )

@@ -172,7 +172,11 @@ def _after_a_failure(comparison: Comparison) -> str:
     """Return the ways out of a gap that is too large; a higher rank only helps at a good learning rate."""
     candidate = comparison.candidate
     label, way = candidate.label, how_to_search(candidate)
-    capacity = "" if candidate.variant.kind == "full" else f"give {label} more capacity (rank, target modules), or "
+    capacity = (
+        ""
+        if candidate.variant.kind == "full"
+        else f"give {label} more capacity ({candidate.variant.more_capacity}), or "
+    )
     last = "choose full fine-tuning. Raise the limit only if you accept that loss of quality."
     match candidate.rate.origin:
         case "default":

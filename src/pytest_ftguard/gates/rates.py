@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from pytest_ftguard.comparison.same_work import same_sequences
@@ -12,16 +10,14 @@ from pytest_ftguard.statistics import Interval, cluster, gap_interval
 
 __all__ = ["how_to_search", "learned_nothing", "unsettled"]
 
-_SHORT_NAMES: Final = {"full": "Full", "lora": "LoRA"}
-
 
 def how_to_search(variant: TrainedVariant) -> str | None:
     """Return what has a variant's learning rate searched in the same test; None if nothing in this run can."""
     match variant.rate.maker:
         case "settings":
-            return f"ftguard_{variant.variant.kind}_search_learning_rate = true"
+            return f"ftguard_{variant.variant.settings_prefix}_search_learning_rate = true"
         case "code":
-            return f"{_SHORT_NAMES[variant.variant.kind]}(..., search_learning_rate=True)"
+            return f"{type(variant.variant).__name__}(..., search_learning_rate=True)"
     return None
 
 

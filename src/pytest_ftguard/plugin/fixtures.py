@@ -14,7 +14,7 @@ from pytest_ftguard.settings.reading import Settings
 
 if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant
-    from pytest_ftguard.specs import Full, LoRA, Variant, Workload
+    from pytest_ftguard.specs import Full, Variant, Workload
 
 __all__ = ["Ftguard", "ftguard", "ftguard_full", "ftguard_lora", "ftguard_workload", "full_variant", "lora_variant"]
 
@@ -44,7 +44,8 @@ class Ftguard:
         """Return a variant trained with every seed of the workload; in one run nothing is trained twice.
 
         Args:
-            variant: `Full` or `LoRA`; LoRA's learning rate is by default ten times that of `ftguard_full`.
+            variant: `Full`, `LoRA`, `Peft`, or a variant of your own; LoRA's learning rate is by default ten times that
+                of `ftguard_full`.
             workload: What is held fixed; the fixture `ftguard_workload` by default.
         """
         return self._session.train(
@@ -68,8 +69,8 @@ def ftguard_full(pytestconfig: pytest.Config) -> Full:
 
 
 @pytest.fixture(scope="session")
-def ftguard_lora(pytestconfig: pytest.Config) -> LoRA:
-    """LoRA; made from options and ini keys unless overridden."""
+def ftguard_lora(pytestconfig: pytest.Config) -> Variant:
+    """The candidate, LoRA or what ftguard_adapter_config says; made from options and ini keys unless overridden."""
     return _from_settings(pytestconfig, "ftguard_lora", Settings.lora)
 
 

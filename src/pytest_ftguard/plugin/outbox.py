@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_ftguard.plugin.received import identity
@@ -74,9 +74,11 @@ class Outbox:
             not_run: Why nothing could be trained for it, if that is why it was skipped.
         """
         origins = {"made_of_settings": self.made_of_settings, "overridden": self.overridden}
+        trials = self._new_trials()
         parcel: dict[str, Any] = {
             **({} if test is None else test.news()),
-            "trials": [trial.to_dict() for trial in self._new_trials()],
+            "trials": [trial.to_dict() for trial in trials],
+            "variant_classes": _classes_of(trials),
             "not_run": not_run,
             **self._new_remarks(),
             **{name: sorted(fixtures - self._told_origins[name]) for name, fixtures in origins.items()},
@@ -133,3 +135,12 @@ class Outbox:
         self.pack(None)
         left, self._sent = list(self._sent.values()), {}
         return left
+
+
+def _classes_of(trials: Sequence[TrialResult]) -> list[str]:
+    """Return where the user's own classes of variants are imported from: xdist's controller has seen no test."""
+    if not trials:
+        return []
+    from pytest_ftguard.specs import import_paths
+
+    return import_paths(trial.spec.variant for trial in trials)

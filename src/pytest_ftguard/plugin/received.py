@@ -55,7 +55,7 @@ class Received:
 
     def take(self, parcel: Mapping[str, Any]) -> None:
         """Take over what a test reported; two xdist workers may bring the same trial, of which one is kept."""
-        self._take_trials(parcel["trials"])
+        self._take_trials(parcel["trials"], parcel.get("variant_classes", ()))
         if parcel.get("test"):
             self._take_verdicts(parcel)
         self.accepted += parcel.get("accepted", ())
@@ -69,11 +69,19 @@ class Received:
         self.overridden.update(parcel["overridden"])
         self._take_remarks(parcel)
 
-    def _take_trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
+    def _take_trials(self, trials: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
         if not trials:
             return
+        from pytest_ftguard.errors import ConfigurationError
         from pytest_ftguard.results import TrialResult
+        from pytest_ftguard.specs import find_variant_class
 
+        try:
+            for path in classes:  # of this run's own tests, so they may be imported
+                find_variant_class(path)
+        except ConfigurationError as error:
+            self.problems.append(f"ftguard: {error}, so its trials are missing from the summary")
+            return
         for values in trials:
             trial = TrialResult.from_dict(values)
             kept = self.trials.setdefault(identity(trial), trial)

@@ -97,14 +97,16 @@ class Session:
         from dataclasses import replace
 
         from pytest_ftguard.plugin.policy import Policy, absolute
-        from pytest_ftguard.specs import Full, LoRA, Workload, rate_source
+        from pytest_ftguard.specs import Variant, Workload, import_path, rate_source
 
         chosen = variant() if callable(variant) else variant
-        if not isinstance(chosen, Full | LoRA):
-            pytest.fail(f"ftguard: a variant must be Full(...) or LoRA(...), got {chosen!r}", pytrace=False)
+        if not isinstance(chosen, Variant):
+            message = f"ftguard: a variant must be Full(...), LoRA(...), Peft(...) or one of your own, got {chosen!r}"
+            pytest.fail(message, pytrace=False)
         lab = self.workshop.open()
         lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
+            import_path(chosen)  # a class of the user's that another process would not find is an error here
             asked = workload()
             if not isinstance(asked, Workload):
                 raise _failure(f"ftguard: a workload must be Workload(...), got {asked!r}")

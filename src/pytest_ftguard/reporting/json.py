@@ -114,6 +114,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "base_validation": _losses(trial.base_validation),
         "reference": _losses(trial.reference),
         "base_reference": _losses(trial.base_reference),
+        "start": asdict(trial.start) if trial.start else None,
         "curve": [asdict(point) for point in trial.curve],
         "data_order": trial.data_order,
         "code": trial.code,
@@ -156,6 +157,7 @@ def _read_trial(values: Mapping[str, Any]) -> TrialResult:
             "curve": [
                 {**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]
             ],
+            "start": values.get("start"),
             "cached": True,
             "notes": values.get("notes", ()),
         }

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pytest_ftguard.results import MOST_TRAINED_ON, SequenceLosses, TrainedVariant
-from pytest_ftguard.specs import LoRA
 
 __all__ = ["fairness_notes"]
 
@@ -26,6 +25,8 @@ _BITS_PER_PARAMETER: Final = 2.0
 # al., "LoRA Without Regret", 2025): half lies between.
 _SMALL_SHARE: Final = 0.5
 _MOST_NAMES: Final = 4
+# Below this the difference may be rounding.
+_STARTS_ELSEWHERE: Final = 1e-3
 
 
 def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
@@ -38,7 +39,8 @@ def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
         *_seconds_apart(variants),
     ]
     for variant in variants:
-        if isinstance(variant.variant, LoRA):
+        if variant.variant.kind != "full":
+            notes += _start(variant)
             notes += _too_fast(variant, variants)
             notes += _reach(variant)
             notes += _capacity(variant)
@@ -72,6 +74,19 @@ def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:
         yield (
             f"{workload.steps} steps are few: LoRA often keeps up for the first hundred and falls behind later; train "
             "longer before you decide, or set ftguard_final = true if production trains no longer"
+        )
+
+
+def _start(variant: TrainedVariant) -> Iterator[str]:
+    """Say how far from the base model a method starts that does not start there."""
+    measured = [trial.start for trial in variant.trials if trial.start and trial.start.disabled_gap is not None]
+    starts = [start for start in measured if abs(start.base_gap) >= _STARTS_ELSEWHERE]
+    if starts:
+        gap = max((start.base_gap for start in starts), key=abs)
+        off = max(start.disabled_gap or 0.0 for start in starts)
+        yield (
+            f"before training {variant.label} is {abs(gap):.4f} nats per token {'above' if gap > 0 else 'below'} the "
+            f"base model; with its adapter switched off, no sequence is more than {off:.4f} from it"
         )
 
 
@@ -134,7 +149,7 @@ def _reach(variant: TrainedVariant) -> Iterator[str]:
     yield (
         f"{variant.label} adapts {_largest(counts.adapted)}, {100 * share:.2g} % of the model's matrix weights; "
         f"{_largest(counts.left_alone or {})} have no adapter, which usually costs more than a low rank does: adapt "
-        "all linear layers, and fused experts through target_parameters, before you reject LoRA"
+        f"all linear layers, and fused experts through target_parameters, before you reject {variant.label}"
     )
 
 
@@ -157,7 +172,9 @@ def _capacity(variant: TrainedVariant) -> Iterator[str]:
     tokens = work.steps * work.batch_size * work.block_size
     capacity, information = _BITS_PER_PARAMETER * variant.trainable_parameters, tokens * base.loss / math.log(2)
     if capacity < information:
-        todo = "or raise the rank" if variant.variant.search_learning_rate else "and settle the learning rate first"
+        more = variant.variant.more_capacity
+        searched = variant.variant.search_learning_rate
+        todo = f"or give it more capacity ({more})" if searched else "and settle the learning rate first"
         yield (
             f"{variant.label} can hold about {capacity / 1e6:.2g} million bits, fewer than the up to "
             f"{information / 1e6:.2g} million that {tokens:,} training tokens can teach: expect a gap, {todo}"

@@ -258,7 +258,7 @@ def _edge(best: int, tried: Sequence[TrialResult]) -> str:
     word = "lowest" if best == 0 else "highest"
     return (
         f"; the best is the {word} that was tried and a better one may lie beyond: set "
-        f"{variant.kind}_learning_rate = {variant.learning_rate:g} and search again"
+        f"{variant.settings_prefix}_learning_rate = {variant.learning_rate:g} and search again"
     )
 
 
@@ -268,7 +268,7 @@ def _labels(variants: Sequence[Variant]) -> list[str]:
     for variant in variants:
         ours = variant_to_dict(variant)
         twins = [variant_to_dict(other) for other in variants if other.label == variant.label]
-        differing = [name for name in ours if any(other[name] != ours[name] for other in twins)]
+        differing = [name for name in ours if any(other.get(name) != ours[name] for other in twins)]
         labels.append(" ".join([variant.label, *(f"{name}={_compact(ours[name])}" for name in differing)]))
     return labels
 

@@ -21,6 +21,7 @@ __all__ = [
     "Memory",
     "Parameters",
     "SequenceLosses",
+    "Start",
     "Timing",
     "TrialError",
     "evenly_spaced",
@@ -136,6 +137,21 @@ def perplexity_of(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the model that is trained compares with the base model before training, on the sequences of the curve.
+
+    Attributes:
+        base_gap: Its loss minus that of the base model, in nats per token.
+        disabled_gap: With the adapter switched off, the largest distance of a sequence's loss from that of the base
+            model, in nats per token: near 0 the base is intact, and the method explains `base_gap`. None if it was not
+            asked, because the losses are equal or must be, or if the adapter cannot be switched off.
+    """
+
+    base_gap: float
+    disabled_gap: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pytest_ftguard.results.parts import (
     Memory,
     Parameters,
     SequenceLosses,
+    Start,
     Timing,
     TrialError,
 )
@@ -40,6 +41,7 @@ class TrialResult:
         base_validation: Losses of the base model on the same sequences.
         reference: Losses of the trained model on the reference text, where there is one.
         base_reference: Losses of the base model on the reference text.
+        start: How the model compares with the base model before training; None if it was not measured.
         curve: Validation loss along training.
         data_order: SHA-256 of the batches in the order in which they were trained on.
         code: SHA-256 of the module of the user's training function, where there is one.
@@ -63,6 +65,7 @@ class TrialResult:
     base_validation: SequenceLosses | None = None
     reference: SequenceLosses | None = None
     base_reference: SequenceLosses | None = None
+    start: Start | None = None
     curve: tuple[CurvePoint, ...] = ()
     data_order: str | None = None
     code: str | None = None
@@ -142,6 +145,7 @@ _PARTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "base_validation": SequenceLosses.from_dict,
     "reference": SequenceLosses.from_dict,
     "base_reference": SequenceLosses.from_dict,
+    "start": lambda values: Start(**values),
     "memory": Memory.from_dict,
     "time": lambda values: Timing(**values),
     "environment": lambda values: Environment(**values),

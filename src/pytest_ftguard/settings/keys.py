@@ -42,6 +42,13 @@ def _output(value: Any, origin: Origin) -> str:
     return path
 
 
+def _adapter_config(value: Any, origin: Origin) -> str:
+    path = _path(value, origin)
+    if not Path(path).exists():
+        raise ValueError("there is no such folder or file: give what save_pretrained of peft wrote")
+    return path
+
+
 def _folder(value: Any, origin: Origin) -> str:
     path = Path(_path(value, origin))
     if path.exists() and not path.is_dir():
@@ -191,6 +198,11 @@ KEYS: Final = (
     Key("lora_alpha", number_of, "numerator of the adapters' scale (32)"),
     Key("lora_dropout", number_of, "dropout before the adapters (0)"),
     Key("lora_target_modules", _targets, "all-linear, suffixes, or a regular expression"),
+    Key(
+        "adapter_config",
+        _adapter_config,
+        "folder or file of peft's (adapter_config.json): the candidate, in LoRA's place",
+    ),
     Key("lora_learning_rate", number_of, "learning rate of LoRA (ten times that of full fine-tuning)"),
     Key(
         "lora_search_learning_rate",

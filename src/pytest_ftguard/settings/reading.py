@@ -20,7 +20,7 @@ from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_ftguard.specs import Full, LoRA, Workload
+    from pytest_ftguard.specs import Full, LoRA, Peft, Workload
     from pytest_ftguard.store.store import StoreOptions
 
 
@@ -43,6 +43,10 @@ _CACHE_FOLDER: Final = ".ftguard_cache"
 
 
 _CACHE_BYTES: Final = 1000**3
+
+
+_LORA_ALONE: Final = ("r", "alpha", "dropout", "target_modules")
+_RATE: Final = ("learning_rate", "search_learning_rate")
 
 
 Made = TypeVar("Made")
@@ -92,23 +96,53 @@ class Settings:
 
         return self._make(Full, {name: f"full_{name}" for name in ("learning_rate", "search_learning_rate")})
 
-    def lora(self) -> LoRA:
-        """Return the LoRA variant that the settings describe."""
+    def lora(self) -> LoRA | Peft:
+        """Return the candidate that the settings describe: LoRA, or what a configuration of peft's says.
+
+        Raises:
+            ConfigurationError: A value is not allowed, or two of them say what the candidate is.
+        """
         from pytest_ftguard.specs import LoRA
 
-        names = ("r", "alpha", "dropout", "target_modules", "learning_rate", "search_learning_rate")
-        return self._make(LoRA, {name: f"lora_{name}" for name in names})
+        if (config := self._values.get("adapter_config")) is not None:
+            return self._peft(config)
+        return self._make(LoRA, {name: f"lora_{name}" for name in (*_LORA_ALONE, *_RATE)})
+
+    def _peft(self, config: Setting) -> Peft:
+        from pytest_ftguard.specs import Peft
+
+        others = [key for key in (f"lora_{name}" for name in _LORA_ALONE) if key in self._values]
+        if others:
+            second = self._values[others[0]]
+            message = (
+                f"adapter_config (set by {config.origin.name}) and {others[0]} (set by {second.origin.name}) both say what the "
+                f"candidate is: remove one of them, or set the value in {config.value!r}"
+            )
+            raise ConfigurationError(message)
+        names = {name: f"lora_{name}" for name in _RATE}
+        try:
+            made = self._make(lambda **rate: Peft(Path(config.value), **rate), names)
+        except ConfigurationError as error:
+            known = any(setting.origin.name in str(error) for setting in self._values.values())
+            raise ConfigurationError(str(error) if known else f"{error} (set by {config.origin.name})") from None
+        if made.learning_rate is None and not made.search_learning_rate:
+            message = (
+                f"adapter_config (set by {config.origin.name}) is for the method {made.method!r}, for which no rule gives a "
+                "learning rate: set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"
+            )
+            raise ConfigurationError(message)
+        return made
 
     def of_fixture(self, name: str) -> list[Setting]:
         """Return the settings that the fixture `ftguard_workload`, `ftguard_full` or `ftguard_lora` is made of."""
         from pytest_ftguard.specs import Workload
 
-        prefix = {"ftguard_full": "full_", "ftguard_lora": "lora_"}.get(name)
+        prefixes = {"ftguard_full": ("full_",), "ftguard_lora": ("lora_", "adapter_config")}.get(name)
         fields = Workload.__dataclass_fields__
         return [
             setting
             for key, setting in self._values.items()
-            if (key in fields if prefix is None else key.startswith(prefix))
+            if (key in fields if prefixes is None else key.startswith(prefixes))
         ]
 
     def check_specs(self) -> None:

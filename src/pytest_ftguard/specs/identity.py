@@ -12,6 +12,7 @@ from pytest_ftguard.specs.values import Spec, canonical_json, plain
 __all__ = [
     "FULL",
     "LORA",
+    "PEFT",
     "TRIAL",
     "UNDECIDING_ARGUMENTS",
     "WORKLOAD",
@@ -54,6 +55,7 @@ class Row:
         place: Which kind of place it names: a folder or a name on the hub of a "model", its "revision", or the path of
             a "text". Between runs its content decides, and the place does not. None where the value itself decides.
         resolved: Whether it may be "auto". Between runs, what that stood for decides.
+        names_files: Whether values in it may be paths. Between runs, what they lead to decides.
     """
 
     training: bool = False
@@ -63,6 +65,7 @@ class Row:
     label: bool = False
     place: PlaceKind | None = None
     resolved: bool = False
+    names_files: bool = False
 
     def decides(self, purpose: Purpose) -> bool:
         """Return whether the field belongs to what something is found by."""
@@ -120,6 +123,13 @@ LORA: Final[Mapping[str, Row]] = {
     "learning_rate": Row(training=True),
     "search_learning_rate": _SEARCH,
     "options": _WEIGHTS,
+}
+PEFT: Final[Mapping[str, Row]] = {
+    "method": _WEIGHTS,
+    "options": Row(training=True, memory=True, names_files=True),
+    "label": Row(label=True),
+    "learning_rate": Row(training=True),
+    "search_learning_rate": _SEARCH,
 }
 TRIAL: Final[Mapping[str, Row]] = {
     "workload": _EVERYTHING,  # as far as its own rows say so, as for the variant

@@ -10,6 +10,7 @@ __all__ = [
     "REFUSED_LORA_OPTIONS",
     "REFUSED_METHODS",
     "REFUSED_MODEL_ARGS",
+    "REFUSED_PEFT_OPTIONS",
     "REFUSED_TRAINING_ARGS",
 ]
 
@@ -135,4 +136,10 @@ REFUSED_METHODS: Final[Mapping[str, str]] = {
     "qalora_group_size": _ONLY_GPTQ,
     "runtime_config": "moves work between devices while the adapters are made, and one device is used here",
     "use_qalora": _ONLY_GPTQ,
+}
+_TRAINED_BEFORE: Final = "names weights that were trained before, and each training starts from the base model"
+REFUSED_PEFT_OPTIONS: Final[Mapping[str, str]] = {
+    "adapters": _TRAINED_BEFORE,
+    "prompt_tuning_init_state_dict_path": _TRAINED_BEFORE,
+    "shadow_model": "is another model, and the base model is that of the workload",
 }

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.specs.identity import TRIAL, key_of
+from pytest_ftguard.specs.methods.base import Variant
+from pytest_ftguard.specs.methods.variants import variant_from_dict, variant_to_dict
 from pytest_ftguard.specs.values import Spec, text_value, whole
-from pytest_ftguard.specs.variants import Variant, variant_from_dict, variant_to_dict
 from pytest_ftguard.specs.workload import Workload
 
 __all__ = ["TrialSpec"]

@@ -13,9 +13,16 @@ from typing import Any, Final
 
 from pytest_ftguard import __version__
 from pytest_ftguard.results import SCHEMA, Environment
-from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, content_of, places_of
-from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS
-from pytest_ftguard.store.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
+from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json, content_of, import_path, places_of
+from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS, rows_of
+from pytest_ftguard.store.contents import (
+    NOT_INSTALLED,
+    UnknownContentError,
+    file_digest,
+    installed_version,
+    model_files,
+    source_files,
+)
 
 __all__ = ["MEASURING", "Fingerprint", "changes", "fingerprint_of", "machine_facts"]
 
@@ -102,7 +109,11 @@ def fingerprint_of(
     parts |= content.pop("workload")
     variant = content.pop("variant")
     parts["kind"] = variant.pop("kind")
-    parts |= {f"{spec.variant.kind}_{name}": value for name, value in variant.items()}
+    rows = rows_of(type(spec.variant))
+    parts |= {
+        f"{spec.variant.kind}_{name}": _with_contents(value, known) if rows[name].names_files else value
+        for name, value in variant.items()
+    }
     parts |= {**content, "device": device, "precision": precision}
     parts["training_args"] = {
         name: _by_content(value, known)
@@ -110,7 +121,43 @@ def fingerprint_of(
         if name not in UNDECIDING_ARGUMENTS
     }
     parts |= _contents(workload, known)
+    parts |= _sources_of(spec.variant, known)
     return Fingerprint(parts)
+
+
+def _sources_of(variant: Variant, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
+    """Return the digests of the code of a variant of the user's own: its class, its adapter, and what they import."""
+    path = import_path(variant)
+    if path is None:
+        return {}
+    sources = source_files(path, known) | (source_files(variant.adapter, known) if variant.adapter else {})
+    return {f"source of {module}": digest for module, digest in sources.items()}
+
+
+def _with_contents(value: Any, known: MutableMapping[str, list[Any]], name: str = "") -> Any:
+    """Return a value in which what is a path stands for the files that it leads to.
+
+    Raises:
+        UnknownContentError: It names what is on the hub, and so may change.
+    """
+    if isinstance(value, Mapping):
+        return {key: _with_contents(item, known, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_contents(item, known, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError):  # a text may be longer than a name can be
+        is_folder = is_file = False
+    if is_folder:
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        return {str(one.relative_to(path)): file_digest(one, known) for one in files}
+    if name.endswith("_name_or_path") and not is_file:
+        message = f"which revision {value!r} ({name}) is, is not known: give a folder"
+        raise UnknownContentError(message)
+    return [file_digest(path, known)] if is_file else value
 
 
 def _contents(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:

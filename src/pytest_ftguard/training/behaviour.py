@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.training.evaluation import logits_of
 from pytest_ftguard.training.machine import is_out_of_memory
 
-__all__ = ["check_causality", "check_loss"]
+__all__ = ["check_causality", "check_loss", "check_still_causal"]
 
 _TOKENS: Final = 8
 _IGNORED: Final = -100
+# Of the spread of the logits: the same arithmetic in the same shapes gives the same numbers.
+_SAME: Final = 1e-5
 # Auxiliary losses that depend on the labels, as that of a second next token, turn the answer a little.
 _SAME_DIRECTION: Final = 0.9
 
@@ -51,6 +54,40 @@ def check_causality(model: PreTrainedModel) -> None:
             "model that was pretrained to predict the next token"
         )
         raise ConfigurationError(message)
+
+
+def check_still_causal(model: nn.Module, vocabulary: int, label: str) -> None:
+    """Check that a trained model still predicts each token from those before it, whatever the method has added.
+
+    It is asked twice about a pair of sequences. In between, the second half of the second one is changed: neither its
+    first half nor the other sequence may change by that. The shapes are the same, so what is left is not rounding.
+
+    Args:
+        model: The trained model, as it is evaluated.
+        vocabulary: Number of the base model's tokens.
+        label: What messages call the variant.
+
+    Raises:
+        ConfigurationError: They do.
+    """
+    half = _TOKENS
+    ids = (torch.arange(2 * half, device=next(model.parameters()).device) * 37 + 11).repeat(2, 1) % vocabulary
+    changed = ids.clone()
+    changed[1, half:] = (ids[1, half:] + 5) % vocabulary
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        before, after = (logits_of(model, one, attention_mask=torch.ones_like(one)) for one in (ids, changed))
+    model.train(was_training)
+    spread, differences = float(before.std()), (before - after).abs()
+    wrong = [(0, slice(None), "the other sequences of its batch"), (1, slice(half), "the tokens that come after")]
+    for row, part, what in wrong:
+        if not float(differences[row, part].max()) <= _SAME * spread:
+            message = (
+                f"{label} cannot be judged: what the trained model predicts depends on {what}, so its loss is no "
+                "prediction of the next token; choose another method"
+            )
+            raise ConfigurationError(message)
 
 
 def check_loss(model: PreTrainedModel) -> None:

@@ -7,7 +7,7 @@ cannot rest on it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.nn import functional
 from pytest_ftguard.results import SequenceLosses
 from pytest_ftguard.training.data import EvaluationSet
 
-__all__ = ["measure_losses", "sequence_nll"]
+__all__ = ["logits_of", "measure_losses", "sequence_nll"]
 
 _IGNORED: Final = -100
 
@@ -61,6 +61,23 @@ def sequence_nll(model: nn.Module, sequences: Sequence[Tensor], *, batch_size: i
     return nll
 
 
+def logits_of(model: nn.Module, ids: Tensor, **options: Any) -> Tensor:
+    """Return what a model predicts after each token, shape (batch, tokens, vocabulary).
+
+    What it predicts after virtual tokens, which stand before those of the text, is left out: every variant is judged
+    on the same tokens.
+
+    Raises:
+        ValueError: It predicts after fewer tokens than there are.
+    """
+    logits: Tensor = model(input_ids=ids, use_cache=False, **options).logits
+    virtual = logits.shape[1] - ids.shape[1]
+    if virtual < 0:
+        message = f"{type(model).__name__} predicts after {logits.shape[1]} of {ids.shape[1]} tokens"
+        raise ValueError(message)
+    return logits[:, virtual:]
+
+
 def _batch_nll(model: nn.Module, sequences: Sequence[Tensor], device: torch.device) -> list[float]:
     # Padding stands on the right, where no predicted token can see it; its id does not matter.
     ids = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True).to(device)
@@ -69,7 +86,7 @@ def _batch_nll(model: nn.Module, sequences: Sequence[Tensor], device: torch.devi
     labels = ids.masked_fill(~mask, _IGNORED)
     # Without padding no mask is passed, which leaves attention its fast causal path, the one that training takes.
     padded = {} if bool(mask.all()) else {"attention_mask": mask.long()}
-    logits = model(input_ids=ids, use_cache=False, **padded).logits
+    logits = logits_of(model, ids, **padded)
     with torch.autocast(device.type, enabled=False):
         # One sequence at a time: the float32 logits of a whole batch can exceed the memory that training needs.
         losses = [

@@ -23,7 +23,7 @@ from pytest_ftguard.errors import DeviceUnavailableError
 from pytest_ftguard.results import Environment, Memory, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import machine, models
-from pytest_ftguard.training.adapters import apply_variant
+from pytest_ftguard.training.adapters import apply_variant, check_variant, find_adapter
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.folders import holds_shapes_alone
 from pytest_ftguard.training.memory import LiveTensorMeter
@@ -174,6 +174,9 @@ def surely_fits(spec: TrialSpec, available: int) -> bool:
 def _build(spec: TrialSpec) -> nn.Module:
     try:
         model = models.build_without_weights(spec.workload)
+        check_variant(model, spec.variant)
+        taken = find_adapter(spec.variant).positions(spec.variant)
+        check_context(model, spec.workload.model, spec.workload.block_size, taken=taken)
         with torch.device("meta"):
             return apply_variant(model, spec.variant)
     except (models.NeedsWeightsError, NotImplementedError) as error:

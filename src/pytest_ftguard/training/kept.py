@@ -7,26 +7,24 @@ too, so those that are no longer what they were before are kept in a file of the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import GenerationConfig, PreTrainedModel
 
 from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import models
-from pytest_ftguard.training.adapters import load_adapter
+from pytest_ftguard.training.adapters import Adapter, find_adapter
 
 __all__ = ["Digests", "base_changes", "digests_of", "load_trained", "save_trained"]
 
 _CHANGES: Final = "base_changes.safetensors"
+_ADAPTER: Final = "adapter_model.safetensors"
 
 Digests = WeakTensorKeyDictionary
 """The SHA-256 of each tensor of a model, which stays the same object when the model is wrapped."""
@@ -40,11 +38,14 @@ def digests_of(model: nn.Module) -> Digests:
     return digests
 
 
-def base_changes(model: nn.Module, before: Digests) -> dict[str, Tensor]:
-    """Return the tensors of a wrapped model that are neither the adapter's nor what they were before it was wrapped."""
-    if not isinstance(model, PeftModel):
-        return {}
-    saved = {tensor.data_ptr() for tensor in get_peft_model_state_dict(model).values()}
+def base_changes(model: nn.Module, before: Digests, saved: Collection[int]) -> dict[str, Tensor]:
+    """Return the tensors of a trained model that are neither saved otherwise nor what they were in the base.
+
+    Args:
+        model: The model as it was trained.
+        before: The digests of the base model.
+        saved: Addresses of the tensors that the adapter saves itself.
+    """
     return {
         name: tensor.detach()
         for name, tensor in _tensors(model)
@@ -62,12 +63,21 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def save_trained(model: nn.Module, tokenizer: Any, changes: Mapping[str, Tensor], folder: Path) -> None:
+def save_trained(
+    adapter: Adapter, model: nn.Module, tokenizer: Any, changes: Mapping[str, Tensor], folder: Path
+) -> None:
     """Write a trained model to a folder, with what has changed in its base."""
-    cast(Any, model).save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter.save(model, folder)
     tokenizer.save_pretrained(folder)
     if changes:
-        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in changes.items()}, folder / _CHANGES)
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in changes.items()}
+        save_file(tensors, folder / _file_of_changes(adapter))
+
+
+def _file_of_changes(adapter: Adapter) -> str:
+    """Return where changes are kept: if the adapter saves nothing itself, they are its weights."""
+    return _CHANGES if adapter.saves else _ADAPTER
 
 
 def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
@@ -84,19 +94,10 @@ def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
         FtguardError: The folder holds weights that the model does not have.
     """
     tokenizer = models.load_tokenizer(spec.workload)
-    match spec.variant:
-        case Full():
-            made = _made_like_base(spec.workload)
-            made.config.save_pretrained(folder)  # over what may be there: from_pretrained looks for one
-            weights = {"config": made.config, "dtype": torch.float32, "use_safetensors": True}
-            model: nn.Module = cast(Any, type(made)).from_pretrained(folder, **weights)
-            # Not every model has one, and where a folder has no configuration either, transformers trips over that.
-            with suppress(OSError, ValueError, TypeError):
-                place = models.place_options(spec.workload)
-                cast(Any, model).generation_config = GenerationConfig.from_pretrained(spec.workload.model, **place)
-        case LoRA():
-            model = load_adapter(models.load_base(spec.workload), spec.variant, folder)
-            _put_back(model, Path(folder) / _CHANGES)
+    adapter = find_adapter(spec.variant)
+    model = adapter.load(spec.workload, spec.variant, folder)
+    if adapter.changes_base:
+        _put_back(model, Path(folder) / _file_of_changes(adapter))
     return model.eval(), tokenizer
 
 
@@ -110,10 +111,3 @@ def _put_back(model: nn.Module, file: Path) -> None:
             raise FtguardError(message)
         with torch.no_grad():
             tensors[name].copy_(value)
-
-
-def _made_like_base(workload: Workload) -> PreTrainedModel:
-    try:
-        return models.build_without_weights(workload)
-    except models.NeedsWeightsError:
-        return models.load_base(workload)

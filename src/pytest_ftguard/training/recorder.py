@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -202,6 +202,20 @@ class Recorder:
             if not self._durations and self._counts_flops:
                 self._flops.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._in_step = False
+
+    @property
+    def chosen(self) -> Sequence[int]:
+        """Numbers of the validation sequences that the curve uses."""
+        return self._chosen
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """Losses of these sequences before training, in nats."""
+        return self._points[0].nll
+
+    def start_again(self) -> tuple[float, ...]:
+        """Return the losses of the same sequences as the model is now; the curve is left as it is."""
+        return tuple(self._evaluator.nll(self.model, self._sequences))
 
     def _measure_point(self, step: int) -> None:
         self._add_point(step, self._evaluator.nll(self.model, self._sequences))

@@ -116,13 +116,14 @@ def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str)
     return replace(evaluated, trained_on=count)
 
 
-def check_context(model: nn.Module, name: str, block_size: int) -> None:
+def check_context(model: nn.Module, name: str, block_size: int, *, taken: int = 0) -> None:
     """Check that a model has a position for each token of a block.
 
     Args:
         model: The model, with or without weights.
         name: What messages call it.
         block_size: Tokens in a block.
+        taken: Positions that the variant takes for itself, such as virtual tokens.
 
     Raises:
         ConfigurationError: It has not.
@@ -135,9 +136,10 @@ def check_context(model: nn.Module, name: str, block_size: int) -> None:
         if isinstance(module, nn.Embedding) and place.rpartition(".")[2] in _POSITIONS
     ]
     for place, positions in (*named, *tables):
-        if isinstance(positions, int) and 0 < positions < block_size:
+        if isinstance(positions, int) and 0 < positions < block_size + taken:
+            also = f" and the variant takes {taken} more for its virtual tokens" if taken else ""
             message = (
-                f"block_size is {block_size}, but {name!r} has {positions} positions ({place}): set block_size to "
-                f"{positions} or less"
+                f"block_size is {block_size}{also}, but {name!r} has {positions} positions ({place}): set block_size "
+                f"to {positions - taken} or less"
             )
             raise ConfigurationError(message)

@@ -20,13 +20,14 @@ from pytest_ftguard.results import (
     Environment,
     Parameters,
     SequenceLosses,
+    Start,
     TrialError,
     TrialResult,
 )
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import adapters, data, kept, machine, models
 from pytest_ftguard.training.arguments import training_arguments
-from pytest_ftguard.training.behaviour import check_causality, check_loss
+from pytest_ftguard.training.behaviour import check_causality, check_loss, check_still_causal
 from pytest_ftguard.training.checkpoints import (
     CheckpointedTrainer,
     CheckpointSaver,
@@ -148,6 +149,7 @@ class _Trial:
     ) -> None:
         self.spec = spec
         self.workload = spec.workload
+        self.adapter = adapters.find_adapter(spec.variant)
         self.folder = folder
         self.report = report
         self.environment = environment
@@ -194,7 +196,7 @@ class _Trial:
         loaded = models.load_base(self.workload)
         adapters.check_variant(loaded, self.spec.variant)
         if shapes is None:
-            check_context(loaded, self.workload.model, self.workload.block_size)
+            self._check_context(loaded)
             texts.check_ids(tokenizer, loaded)
         cast(nn.Module, loaded).to(self.device)
         phases.end("load")
@@ -214,6 +216,7 @@ class _Trial:
         earlier = measured["steps"] if measured else None
         recorder = Recorder(model, texts.validation, self.evaluator, steps, self.device, earlier=earlier)
         collator = data.OrderedCollator(measured["order"] if measured else "")
+        start = self._start(model, recorder, base.validation)
         wait_for_quiet()
         self.report("train", self._first_step, None)
         try:
@@ -227,7 +230,9 @@ class _Trial:
         if not all(map(math.isfinite, final.validation.nll)):
             message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
             raise _DivergedError(message)
-        changes = kept.base_changes(model, before) if before is not None else {}
+        if not self.spec.variant.starts_at_base:
+            check_still_causal(model, loaded.config.get_text_config().vocab_size, self.spec.variant.label)
+        changes = kept.base_changes(model, before, self.adapter.saved(model)) if before is not None else {}
         model_dir, not_kept = self._keep(model, tokenizer, changes)
         return TrialResult(
             spec=self.spec,
@@ -237,6 +242,7 @@ class _Trial:
             base_validation=base.validation,
             reference=final.reference,
             base_reference=base.reference,
+            start=start,
             curve=recorder.curve(final.validation),
             data_order=collator.order,
             code=source_digest(self.workload.training_function) if self.workload.training_function else None,
@@ -247,22 +253,49 @@ class _Trial:
             not_kept=not_kept,
         )
 
+    def _start(self, model: nn.Module, recorder: Recorder, base: SequenceLosses) -> Start | None:
+        """Compare the start with the base model, and, if it differs, once more with the adapter switched off.
+
+        Nothing that was drawn or that is trained may change by it.
+        """
+        expected, tokens = ([values[one] for one in recorder.chosen] for values in (base.nll, base.tokens))
+        gap = math.fsum(a - b for a, b in zip(recorder.start, expected, strict=True)) / sum(tokens)
+        if not math.isfinite(gap):
+            return None
+        if self.spec.variant.starts_at_base or list(recorder.start) == expected:
+            return Start(gap)
+        trained = [parameter.requires_grad for parameter in model.parameters()]
+        context = self.adapter.disabled(model)
+        if context is None:
+            return Start(gap)
+        with context:
+            again = recorder.start_again()
+        for parameter, is_trained in zip(model.parameters(), trained, strict=True):
+            parameter.requires_grad_(is_trained)
+        set_seed(self.spec.seed)
+        return Start(gap, max(abs(a - b) / count for a, b, count in zip(again, expected, tokens, strict=True)))
+
     @property
     def _may_change_base(self) -> bool:
         """Whether weights of the base may have to be kept with an adapter's."""
-        return self.spec.variant.kind != "full" and self.workload.purpose != "timing"
+        return self.adapter.changes_base and self.workload.purpose != "timing"
 
     def _check_shapes(self) -> nn.Module | None:
         """Check what shapes alone can tell, for weights may take minutes to come; return the model without them."""
         try:
             model = models.build_without_weights(self.workload)
-            check_context(model, self.workload.model, self.workload.block_size)
+            adapters.check_variant(model, self.spec.variant)
+            self._check_context(model)
             # Not every way of starting an adapter works without numbers: it is tried again when they are there.
             with torch.device("meta"), suppress(NotImplementedError):
                 adapters.apply_variant(models.build_without_weights(self.workload), self.spec.variant)
         except models.NeedsWeightsError:
             return None  # the same is checked when they are there
         return model
+
+    def _check_context(self, model: nn.Module) -> None:
+        taken = self.adapter.positions(self.spec.variant)
+        check_context(model, self.workload.model, self.workload.block_size, taken=taken)
 
     def _trainer(self) -> _Train:
         checkpoints = self.folder.checkpoints
@@ -344,8 +377,8 @@ class _Trial:
             return None, "it was trained for the time of its steps only"
         parameters: Parameters = count_parameters(model)
         of_base = sum(tensor.nbytes for tensor in changes.values())
-        size = 4 * parameters.trainable + of_base
-        also = ", with the weights of the base that the method has changed" if of_base else ""
+        size = (4 * parameters.trainable if self.adapter.saves else 0) + of_base
+        also = ", with the weights of the base that the method has changed" if of_base and self.adapter.saves else ""
         limit = self.folder.keep_at_most_bytes
         try:
             self.folder.path.mkdir(parents=True, exist_ok=True)  # a cleaner of temporary files may have been there
@@ -363,7 +396,7 @@ class _Trial:
         self.report("save", self.workload.steps, None)
         folder = self.folder.path / "model"
         try:
-            kept.save_trained(model, tokenizer, changes, folder)
+            kept.save_trained(self.adapter, model, tokenizer, changes, folder)
         except Exception as error:  # a model that cannot be saved has still been measured, which is what was asked for
             traceback.print_exc()
             return None, f"saving them failed with {type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import Environment, Outcome, TrialError, TrialResult
-from pytest_ftguard.specs import TrialSpec
+from pytest_ftguard.specs import TrialSpec, import_paths
 
 __all__ = ["KEEP_FREED_MEMORY", "Event", "Job", "Worker"]
 
@@ -198,7 +198,9 @@ class Worker:
         """
         deadline = time.monotonic() + _FORECAST_SECONDS
         try:
-            self._send({"forecasts": [spec.to_dict() for spec in specs], "texts": texts, **self._surroundings})
+            classes = import_paths(spec.variant for spec in specs)
+            planned = {"forecasts": [spec.to_dict() for spec in specs], "texts": texts, "variant_classes": classes}
+            self._send({**planned, **self._surroundings})
             for _ in self._watch():
                 if time.monotonic() > deadline:
                     return [_without_forecast(spec, f"it took longer than {_FORECAST_SECONDS:g} s") for spec in specs]
@@ -234,6 +236,7 @@ class Worker:
     def _message(self, job: Job) -> dict[str, Any]:
         return {
             "spec": job.spec.to_dict(),
+            "variant_classes": import_paths([job.spec.variant]),
             "folder": str(job.folder),
             "keep_at_most_bytes": job.keep_at_most_bytes,
             "base": job.base,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.files import write_whole
 from pytest_ftguard.results import SequenceLosses, TrialResult
-from pytest_ftguard.specs import TrialSpec
+from pytest_ftguard.specs import TrialSpec, find_variant_class
 
 if TYPE_CHECKING:
     from pytest_ftguard.training.trial import BaseLosses
@@ -51,8 +51,7 @@ def main(arguments: list[str]) -> None:
     # Behind what is there already: a user's data.py must not stand before another package's.
     sys.path.extend(path for path in job["import_path"] if path not in sys.path)
     if "forecasts" in job:
-        _finish(job, lambda: {"planned": [_plan(values, texts=job["texts"]) for values in job["forecasts"]]})
-    spec = TrialSpec.from_dict(job["spec"])
+        _finish(job, lambda: _plans(job))
     checkpoints = None if job["checkpoints"] is None else Path(job["checkpoints"])
     folder = trial.TrialFolder(Path(job["folder"]), job["keep_at_most_bytes"], checkpoints, job["checkpoint_seconds"])
 
@@ -65,7 +64,19 @@ def main(arguments: list[str]) -> None:
 
     base = _read_base(job["base"], trial.BaseLosses)
     options = {"run": job["run"], "foretell": job["foretell"]}
-    _finish(job, lambda: {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet, **options).to_dict()})
+
+    def train() -> Message:
+        _import_classes(job)
+        spec = TrialSpec.from_dict(job["spec"])
+        return {"result": trial.run_trial(spec, folder, report, base, wait_for_quiet, **options).to_dict()}
+
+    _finish(job, train)
+
+
+def _import_classes(job: Message) -> None:
+    """Import the user's own classes of variants, without which a spec cannot be read."""
+    for path in job["variant_classes"]:
+        find_variant_class(path)
 
 
 def _describe(asked: Message) -> Message:
@@ -79,10 +90,12 @@ def _describe(asked: Message) -> Message:
     return {"environment": asdict(machine.describe(device, precision=precision))}
 
 
-def _plan(values: Message, *, texts: bool) -> Message:
+def _plans(job: Message) -> Message:
     from pytest_ftguard.training import forecast
 
-    return forecast.plan_trial(TrialSpec.from_dict(values), texts=texts).to_dict()
+    _import_classes(job)
+    specs = map(TrialSpec.from_dict, job["forecasts"])
+    return {"planned": [forecast.plan_trial(spec, texts=job["texts"]).to_dict() for spec in specs]}
 
 
 def _finish(job: Message, work: Callable[[], Message]) -> NoReturn:

@@ -1,17 +1,18 @@
-"""The variants: ways of adapting the weights."""
+"""LoRA, the adapters that most people mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.specs.identity import FULL, LORA
+from pytest_ftguard.specs.identity import LORA
+from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
-from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, positive, whole
+from pytest_ftguard.specs.values import FrozenOptions, one_of, positive, whole
 
-__all__ = ["Full", "LoRA", "Variant", "variant_from_dict", "variant_to_dict", "with_learning_rate"]
+__all__ = ["LORA_LEARNING_RATE_FACTOR", "LoRA", "normal_form", "peft_options"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -19,43 +20,16 @@ Bias = Literal["none", "all", "lora_only"]
 
 # LoRA's best learning rate is about ten times that of full fine-tuning (Schulman et al., "LoRA Without Regret", 2025).
 LORA_LEARNING_RATE_FACTOR: Final = 10.0
-FULL_LEARNING_RATE: Final = 5e-5
 # What peft looks up in these lists, as in target_modules, is found in any order.
-_SETS: Final = frozenset({"exclude_modules", "layers_to_transform", "modules_to_save"})
+_SETS: Final = frozenset(
+    {"exclude_modules", "feedforward_modules", "layers_to_transform", "modules_to_save", "target_modules"}
+)
 # Of these mappings peft takes the first pattern that matches, and JSON's one text of a mapping has no order.
 _PATTERNS: Final = frozenset({"alpha_pattern", "rank_pattern"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full(Spec):
-    """Full fine-tuning: every weight is trained.
-
-    Attributes:
-        learning_rate: Learning rate of AdamW after the warm-up; None is 5e-5.
-        search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
-
-    Raises:
-        ConfigurationError: The learning rate is not a finite number above 0, or the search neither True nor False.
-    """
-
-    kind: ClassVar[str] = "full"
-    rows: ClassVar = FULL
-    learning_rate: float | None = None
-    search_learning_rate: bool = False
-
-    def __post_init__(self) -> None:
-        if self.learning_rate is not None:
-            self._set("learning_rate", positive("Full.learning_rate", self.learning_rate))
-        flag("Full.search_learning_rate", self.search_learning_rate)
-
-    @property
-    def label(self) -> str:
-        """The variant's name in the summary."""
-        return self.kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRA(Spec):
+class LoRA(Variant):
     """Low-rank adaptation (Hu et al., 2021): W + (alpha / r) B A, with W frozen.
 
     Attributes:
@@ -76,6 +50,10 @@ class LoRA(Spec):
 
     kind: ClassVar[str] = "lora"
     rows: ClassVar = LORA
+    starts_at_base: ClassVar[bool] = True
+    rate_over_full: ClassVar[float | None] = LORA_LEARNING_RATE_FACTOR
+    more_capacity: ClassVar[str] = "rank, target modules"
+    told_by_label: ClassVar[tuple[str, ...]] = ("r",)
     r: int = 16
     alpha: float = 32
     target_modules: str | Sequence[str] = "all-linear"
@@ -95,12 +73,10 @@ class LoRA(Spec):
             raise ConfigurationError(message)
         self._set("dropout", float(self.dropout))
         self._set("bias", one_of("LoRA.bias", self.bias, get_args(Bias)))
-        if self.learning_rate is not None:
-            self._set("learning_rate", positive("LoRA.learning_rate", self.learning_rate))
-        flag("LoRA.search_learning_rate", self.search_learning_rate)
+        self._check_rate()
         options = self.options
         if isinstance(options, Mapping):
-            options = {name: _normal_form(name, value) for name, value in options.items()}
+            options = {name: normal_form("LoRA", name, value) for name, value in options.items()}
         self._set("options", FrozenOptions(options, "LoRA.options"))
         self._set("target_modules", _target_modules(self.target_modules, self.options.get("target_parameters")))
         for name in sorted(set(self.options) & set(REFUSED_LORA_OPTIONS)):
@@ -120,7 +96,7 @@ class LoRA(Spec):
     @property
     def peft_options(self) -> dict[str, Any]:
         """The further options as `peft.LoraConfig` takes them."""
-        return {name: dict(value) if name in _PATTERNS else value for name, value in self.options.items()}
+        return peft_options(self.options)
 
 
 def _target_modules(value: Any, target_parameters: object) -> str | tuple[str, ...]:
@@ -136,10 +112,16 @@ def _target_modules(value: Any, target_parameters: object) -> str | tuple[str, .
     return tuple(sorted(set(names)))
 
 
-def _normal_form(name: str, value: Any) -> Any:
-    """Return an option so that two values are equal where peft makes the same of them, and only there."""
-    if name in _PATTERNS:
-        return _pairs(f"LoRA.options[{name!r}]", value)
+def normal_form(owner: str, name: str, value: Any) -> Any:
+    """Return an option so that two values are equal if peft makes the same of them, and only then.
+
+    Args:
+        owner: Name of the variant's class, for messages.
+        name: Name of the option.
+        value: Its value, as JSON can hold it.
+    """
+    if name in _PATTERNS or (name.endswith("_pattern") and isinstance(value, Mapping) and value):
+        return _pairs(f"{owner}.options[{name!r}]", value)
     if name in _SETS and isinstance(value, list | tuple):
         # By length first, so that 9 comes before 10; whatever JSON holds can be told apart so.
         return sorted(value, key=lambda item: (len(str(item)), str(item)))
@@ -149,49 +131,24 @@ def _normal_form(name: str, value: Any) -> Any:
 def _pairs(owner: str, value: Any) -> list[list[Any]]:
     # None is AdaLoRA's word for no patterns yet.
     pairs = list(value.items()) if isinstance(value, Mapping) else [] if value is None else value
-    valid = isinstance(pairs, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
-    if not valid or not all(isinstance(pattern, str) for pattern, _ in pairs):
+    valid = isinstance(pairs, list | tuple) and all(_is_pair(pair) for pair in pairs)
+    if not valid:
         message = f"{owner} must map patterns to numbers, or be a list of [pattern, number] pairs, got {value!r}"
         raise ConfigurationError(message)
     return [list(pair) for pair in dict(pairs).items()]
 
 
-Variant = Full | LoRA
-_KINDS: Final[Mapping[str, type[Full] | type[LoRA]]] = {Full.kind: Full, LoRA.kind: LoRA}
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
-def variant_to_dict(variant: Variant) -> dict[str, Any]:
-    """Return a variant as values that JSON can hold, with its kind."""
-    return {"kind": variant.kind, **variant.to_dict()}
+def peft_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in normal form as peft's configurations take them."""
+    return {
+        name: dict(value) if name.endswith("_pattern") and _are_pairs(name, value) else value
+        for name, value in options.items()
+    }
 
 
-def variant_from_dict(values: Mapping[str, Any]) -> Variant:
-    """Return the variant that `variant_to_dict` wrote.
-
-    Raises:
-        ConfigurationError: The kind or a field is unknown.
-    """
-    rest = dict(values)
-    kind = rest.pop("kind", None)
-    if kind not in _KINDS:
-        message = f"a variant's kind must be one of {', '.join(_KINDS)}, got {kind!r}"
-        raise ConfigurationError(message)
-    return _KINDS[kind].from_dict(rest)
-
-
-def with_learning_rate(variant: Variant, full: Full) -> Variant:
-    """Return the variant with its learning rate filled in.
-
-    The default of full fine-tuning is 5e-5, and that of LoRA ten times the rate of full fine-tuning.
-
-    Args:
-        variant: The variant.
-        full: Full fine-tuning, whose rate that of LoRA follows.
-    """
-    if variant.learning_rate is not None:
-        return variant
-    if isinstance(variant, Full):
-        return replace(variant, learning_rate=FULL_LEARNING_RATE)
-    # Ten times a decimal such as 3e-5 leaves a tail of digits; the shortest sum is what a person would have typed.
-    rate = LORA_LEARNING_RATE_FACTOR * (full.learning_rate or FULL_LEARNING_RATE)
-    return replace(variant, learning_rate=float(f"{rate:.12g}"))
+def _are_pairs(name: str, value: Any) -> bool:
+    return isinstance(value, list) and (name in _PATTERNS or bool(value)) and all(map(_is_pair, value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_ftguard.specs.variants import Variant
+from pytest_ftguard.specs.methods.base import Variant
 
 __all__ = ["RateSource", "rate_source"]
 

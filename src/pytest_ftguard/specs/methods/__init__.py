@@ -1,0 +1,1 @@
+"""The variants: ways of adapting the weights, each found by its kind."""

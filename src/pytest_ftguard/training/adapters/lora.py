@@ -1,0 +1,96 @@
+"""LoRA, by peft."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from torch import nn
+from transformers import PreTrainedModel
+
+from pytest_ftguard.specs import LoRA, Workload
+from pytest_ftguard.training import models
+from pytest_ftguard.training.adapters.base import Adapter
+from pytest_ftguard.training.adapters.checks import Named, check_names, check_options, check_targets
+from pytest_ftguard.training.adapters.wrapping import without_pefts_warnings, wrap
+
+__all__ = ["LoraAdapter", "WrappedByPeft", "without_initialisation"]
+
+
+class WrappedByPeft(Adapter):
+    """What adapters that use peft share; each says how a variant is configured."""
+
+    saves: ClassVar[bool] = True
+
+    def configure(self, variant: Any, *, loading: bool = False) -> PeftConfig:
+        """Return peft's configuration of a variant.
+
+        Args:
+            variant: The variant.
+            loading: Whether trained weights are loaded afterwards, so that no time need be spent on the first ones.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.configure")
+
+    def apply(self, model: PreTrainedModel, variant: Any) -> nn.Module:
+        """Return the model wrapped with new adapters."""
+        return wrap(model, variant, lambda: self.configure(variant))
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[Any] | None:
+        """Return the context in which peft switches the adapter off."""
+        return cast(AbstractContextManager[Any], cast(PeftModel, model).disable_adapter())
+
+    def saved(self, model: nn.Module) -> set[int]:
+        """Return the addresses of the tensors that peft counts to the adapter."""
+        # Of the part that makes a prompt peft saves the prompt alone, which is all that an evaluation needs.
+        prompts = getattr(model, "prompt_encoder", None)
+        made = [*prompts.parameters(), *prompts.buffers()] if isinstance(prompts, nn.Module) else []
+        return {tensor.data_ptr() for tensor in (*get_peft_model_state_dict(model).values(), *made)}
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the adapter."""
+        cast(Any, model).save_pretrained(folder)
+
+    def load(self, workload: Workload, variant: Any, folder: str) -> nn.Module:
+        """Return the base wrapped as for training, with the adapter's weights."""
+        with without_pefts_warnings():
+            config = self.configure(variant, loading=True)
+            return cast(nn.Module, PeftModel.from_pretrained(models.load_base(workload), folder, config=config))
+
+
+def without_initialisation(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of LoRA for loading: its initialisation would cost time, and change the base once more."""
+    init = options.get("init_lora_weights")
+    field = next(item for item in fields(LoraConfig) if item.name == "init_lora_weights")
+    # A few of them are methods of their own, not only a way to begin.
+    methods = tuple(field.metadata.get("lora_variants", ()))
+    return {**options, "init_lora_weights": False} if isinstance(init, str) and init not in methods else options
+
+
+class LoraAdapter(WrappedByPeft):
+    """The adapter of `LoRA`."""
+
+    def check(self, model: nn.Module, variant: LoRA) -> None:
+        """Check the options and what they name."""
+        named = Named("LoRA", variant.peft_options)
+        check_options(named, LoraConfig)
+        check_targets(model, "LoRA.target_modules", variant.target_modules)
+        check_names(model, named)
+
+    def configure(self, variant: LoRA, *, loading: bool = False) -> LoraConfig:
+        """Return the configuration."""
+        targets = variant.target_modules
+        options = variant.peft_options
+        return LoraConfig(
+            **{
+                "task_type": "CAUSAL_LM",
+                "r": variant.r,
+                "lora_alpha": variant.alpha,
+                "target_modules": targets if isinstance(targets, str) else list(targets),
+                "lora_dropout": variant.dropout,
+                "bias": variant.bias,
+                **(without_initialisation(options) if loading else options),
+            }
+        )
