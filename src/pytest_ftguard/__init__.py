@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin.hooks import Ftguard
     from pytest_ftguard.reporting.json import read_report
+    from pytest_ftguard.reporting.summary import Summary
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
     from pytest_ftguard.training.callback import FtguardCallback
@@ -44,6 +45,7 @@ __all__ = [
     "GateFailure",
     "LimitExceeded",
     "LoRA",
+    "Summary",
     "TrainedVariant",
     "TrialResult",
     "TrialSpec",
@@ -80,6 +82,7 @@ _HOMES = {
     "gates.verdict": ("Verdict",),
     "plugin.hooks": ("Ftguard",),
     "reporting.json": ("read_report",),
+    "reporting.summary": ("Summary",),
     "results": ("TrainedVariant", "TrialResult"),
     "specs": ("Full", "LoRA", "TrialSpec", "Workload"),
     "training.callback": ("FtguardCallback",),

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from tests.plain.builders import unwrapped
 
 
 def files(project: pytest.Pytester) -> list[Path]:
@@ -331,7 +332,7 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
     rename_test(made_up)
     for options in ([], ["-n2"], ["-k", "new"], ["test_it.py"]):
         result = made_up.runpytest_subprocess(*options)
-        result.stdout.fnmatch_lines(
+        unwrapped(result).fnmatch_lines(
             [
                 '*if that is the earlier name of this test, rename it, and write "test": "test_it.py::test_new"'
                 " into it:",
@@ -339,18 +340,18 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
                 f"note: {UNUSED}",
             ]
         )
-        assert result.stdout.str().count("\nnote: '") == 1
+        assert str(unwrapped(result)).count("\nnote: '") == 1
     accepted = made_up.runpytest_subprocess("--ftguard-update", "-k", "new")
     accepted.assert_outcomes(passed=1, deselected=1)
     assert "without --ftguard-update, which says how to rename it" in " ".join(accepted.stdout.str().split())
-    accepted.stdout.fnmatch_lines([f"note: {UNUSED}"])
+    unwrapped(accepted).fnmatch_lines([f"note: {UNUSED}"])
     new = next(file for file in files(made_up) if file != old)
     new.unlink()
     new.write_text(old.read_text().replace("test_it.py::test_it", "test_it.py::test_new"))
     old.unlink()
     followed = made_up.runpytest_subprocess("-k", "new")
     followed.assert_outcomes(passed=1, deselected=1)
-    followed.stdout.no_fnmatch_line("note: '*")
+    unwrapped(followed).no_fnmatch_line("note: '*")
 
 
 def test_a_renamed_test_is_told_of_all_its_files_at_once(made_up: pytest.Pytester) -> None:
@@ -368,7 +369,7 @@ def test_a_renamed_test_is_told_of_all_its_files_at_once(made_up: pytest.Pyteste
         Path(folder, old).rename(Path(folder, new)).write_text(text.replace("::test_it", "::test_new"))
     followed = made_up.runpytest_subprocess()
     followed.assert_outcomes(passed=1)
-    followed.stdout.no_fnmatch_line("note: '*")
+    unwrapped(followed).no_fnmatch_line("note: '*")
 
 
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
@@ -379,16 +380,16 @@ def test_a_test_that_may_only_be_left_out_is_not_called_gone(made_up: pytest.Pyt
     for options in (["-k", "test_u"], ["--deselect", "test_it.py::test_it"], ["test_u.py"]):
         left_out = made_up.runpytest_subprocess(*options, *workers)
         assert left_out.parseoutcomes()["passed"] == 1
-        left_out.stdout.no_fnmatch_line("note: '*")
+        unwrapped(left_out).no_fnmatch_line("note: '*")
     rename_test(made_up, "test_good", "test_bad")
-    made_up.runpytest_subprocess("-p", "no:cacheprovider").stdout.fnmatch_lines([f"note: {UNUSED}"])
+    unwrapped(made_up.runpytest_subprocess("-p", "no:cacheprovider")).fnmatch_lines([f"note: {UNUSED}"])
     for options in (["test_it.py::test_new"], ["test_u.py", "test_it.py::test_good"], ["test_u.py"], ["--lf"]):
         part = made_up.runpytest_subprocess(*options, *workers)
-        part.stdout.no_fnmatch_line("note: '*")
+        unwrapped(part).no_fnmatch_line("note: '*")
     made_up.path.joinpath("test_it.py").unlink()
     removed = made_up.runpytest_subprocess("test_u.py::test_u", *workers)
     removed.assert_outcomes(passed=1)
-    removed.stdout.fnmatch_lines([f"note: {UNUSED}"])
+    unwrapped(removed).fnmatch_lines([f"note: {UNUSED}"])
 
 
 def test_names_with_groups_of_xdist_are_those_of_tests(made_up: pytest.Pytester) -> None:
@@ -398,7 +399,7 @@ def test_names_with_groups_of_xdist_are_those_of_tests(made_up: pytest.Pytester)
     made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
     result = made_up.runpytest_subprocess("-n2", "--dist=loadgroup")
     result.assert_outcomes(passed=1)
-    result.stdout.no_fnmatch_line("note: '*")
+    unwrapped(result).no_fnmatch_line("note: '*")
 
 
 PLAN = """
@@ -424,11 +425,11 @@ def test_a_plan_says_which_tests_have_no_accepted_result(made_up: pytest.Pyteste
     result = made_up.runpytest_subprocess(*options)
     assert result.ret == 0
     for name in ("test_it", "test_other"):
-        result.stdout.fnmatch_lines(
+        unwrapped(result).fnmatch_lines(
             [f"note: *::{name} has no accepted result ('*.json' does not exist), so it would fail without *"]
         )
-    assert result.stdout.str().count("has no accepted result") == 2
+    assert str(unwrapped(result)).count("has no accepted result") == 2
     warned = made_up.runpytest_subprocess(*options, "--ftguard-on-missing=warn")
-    warned.stdout.fnmatch_lines(["note: * has no accepted result *, so it would warn without --ftguard-update"])
+    unwrapped(warned).fnmatch_lines(["note: * has no accepted result *, so it would warn without --ftguard-update"])
     updated = made_up.runpytest_subprocess(*options, "--ftguard-update")
-    updated.stdout.no_fnmatch_line("*has no accepted result*")
+    unwrapped(updated).no_fnmatch_line("*has no accepted result*")

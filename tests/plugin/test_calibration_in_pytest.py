@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.plain.builders import unwrapped
 
 from pytest_ftguard import read_report
 
@@ -63,7 +64,7 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     before.stdout.fnmatch_lines(["*Judging from 64 sequences and 2 seeds*"])
     calibrated = made_up.runpytest_subprocess("--ftguard-calibrate=12", *options)
     calibrated.assert_outcomes(passed=1, warnings=1)
-    calibrated.stdout.fnmatch_lines(
+    unwrapped(calibrated).fnmatch_lines(
         ["calibrated lora r=16 against full: 0.0* over 12 seeds, written to *calibration.json"]
     )
     written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
+from tests.plain.builders import unwrapped
 
 TESTS = """
 import pytest
@@ -246,7 +247,7 @@ def test_a_report_that_cannot_be_written_loses_no_verdict(project: pytest.Pytest
     result = project.runpytest_subprocess("--ftguard-json=r.json", "--junitxml=junit.xml", timeout=300)
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["peak memory*PASS", "*r.json (set by the option --ftguard-json) was not written*"])
+    unwrapped(result).fnmatch_lines(["peak memory*PASS", "*r.json (set by the option --ftguard-json) was not written*"])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert (project.path / "junit.xml").exists()
 

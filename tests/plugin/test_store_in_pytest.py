@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.plain.builders import unwrapped
 
 pytestmark = pytest.mark.torch
 
@@ -115,7 +116,9 @@ def test_a_damaged_entry_is_named_set_aside_and_trained_again(gates: pytest.Pyte
     entries[0].write_bytes(content[:-200] + bytes([content[-200] ^ 1]) + content[-199:])
     result = gates.runpytest_subprocess("--ftguard-json=r.json")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["note: the stored result*is damaged*it was moved to*and its trial is trained again"])
+    unwrapped(result).fnmatch_lines(
+        ["note: the stored result*is damaged*it was moved to*and its trial is trained again"]
+    )
     assert sorted(cached(gates.path).values()) == [False, True]
 
 
@@ -127,7 +130,7 @@ def test_signed_results_are_checked_with_the_key(gates: pytest.Pytester, monkeyp
     gates.runpytest_subprocess()
     monkeypatch.setenv("FTGUARD_SIGNING_KEY", "secret")
     unsigned = gates.runpytest_subprocess("--ftguard-require-signed", "--ftguard-json=r.json")
-    unsigned.stdout.fnmatch_lines(["note: the stored result*is not used: it has no signature by this key*"])
+    unwrapped(unsigned).fnmatch_lines(["note: the stored result*is not used: it has no signature by this key*"])
     assert cached(gates.path) == {"full": False, "lora r=4": False}
     gates.runpytest_subprocess("--ftguard-require-signed", "--ftguard-json=r.json")
     assert cached(gates.path) == {"full": True, "lora r=4": True}
@@ -362,7 +365,7 @@ def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> N
     killed.wait()
     again = project.runpytest_subprocess(*options)
     again.assert_outcomes(passed=1)
-    again.stdout.fnmatch_lines(["note: full, seed 0: a training that was killed went on from checkpoint-*"])
+    unwrapped(again).fnmatch_lines(["note: full, seed 0: a training that was killed went on from checkpoint-*"])
     (resumed,) = report(project.path)["trials"]
     assert "was resumed at step" in resumed["time"]["disturbance"]
     for name in ("validation", "curve", "data_order"):
@@ -463,4 +466,4 @@ def test_a_store_that_cannot_be_written_is_named_and_loses_nothing(gates: pytest
     """The gates are judged all the same."""
     result = gates.runpytest_subprocess("--ftguard-cache-dir=train.txt/below")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["note: the result was not stored in *Not a directory*"])
+    unwrapped(result).fnmatch_lines(["note: the result was not stored in *Not a directory*"])

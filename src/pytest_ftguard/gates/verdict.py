@@ -11,7 +11,7 @@ from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["NOT_FINITE", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+__all__ = ["NOT_FINITE", "RecordedVerdict", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
 
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -80,6 +80,19 @@ class Verdict:
         """Return the verdict that `to_dict` wrote."""
         interval = values["interval"]
         return cls(**{**values, "interval": None if interval is None else (interval[0], interval[1])})
+
+
+@dataclass(frozen=True)
+class RecordedVerdict:
+    """A verdict and the test that it was given in.
+
+    Attributes:
+        nodeid: pytest's name of the test.
+        verdict: The verdict.
+    """
+
+    nodeid: str
+    verdict: Verdict
 
 
 def decide(gate: str, interval: Interval, limit: float) -> Status:

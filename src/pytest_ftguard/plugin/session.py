@@ -250,12 +250,12 @@ class Run:
         """Write the noise of seeds of all that was trained, where that was asked for, and say so in the summary."""
         if not self.settings.value("calibrate", 0) or self.is_planned:
             return
+        from pytest_ftguard.comparison.grouping import by_baseline
         from pytest_ftguard.gates.calibration import calibrate, write_calibrations
-        from pytest_ftguard.results import by_variant
 
         path = Path(self.settings.value("calibration", None))
         found = []
-        for baseline, candidates in by_variant(self.received.reported):
+        for baseline, candidates in by_baseline(self.received.reported):
             for candidate in candidates:
                 try:
                     found.append(calibrate(candidate, baseline))
