@@ -173,6 +173,41 @@ def test_accumulated_batches_are_in_the_heading() -> None:
     assert "100 steps of 4x128x2 x 1 seed" in summary_lines([trial(LORA, NLL, workload=workload)], [], [])[0]
 
 
+def test_the_json_report_names_places_from_the_root_folder(tmp_path: Path) -> None:
+    """A report goes to other machines; what lies elsewhere, or only looks alike, keeps its path."""
+    work = replace(
+        WORKLOAD,
+        model="/p/q/models/tiny",
+        train="/p/q/data/train.txt",
+        validation="/data/p/q/validation.txt",
+        reference="/p/qr/reference.txt",
+        model_args={"cache_dir": "/p/q/hub"},
+    )
+    error = TrialError("cannot read '/p/q/data/train.txt'", 'File "/p/q/mine.py", line 4\n/p/q/data: /x/p/q/y')
+    one = trial(FULL, NLL, workload=work, outcome="crashed", error=error, notes=("see /p/q/log",))
+    verdict = replace(VERDICT, message="set by /p/q/tox.ini")
+    (found,) = json.loads(json_report([one], [RecordedVerdict("a::b", verdict)], Path("/p/q")))["trials"]
+    places = {name: found["workload"][name] for name in ("model", "train", "validation", "reference", "model_args")}
+    assert places == {
+        "model": "models/tiny",
+        "train": "data/train.txt",
+        "validation": "/data/p/q/validation.txt",
+        "reference": "/p/qr/reference.txt",
+        "model_args": {"cache_dir": "hub"},
+    }
+    assert found["error"]["message"] == "cannot read 'data/train.txt'"
+    assert found["error"]["log_tail"] == 'File "mine.py", line 4\ndata: /x/p/q/y'
+    assert found["notes"] == ["see log"]
+    for root in (None, Path("/")):
+        (whole,) = json.loads(json_report([one], [], root))["trials"]
+        assert whole["workload"]["train"] == "/p/q/data/train.txt"
+    path = tmp_path / "r.json"
+    path.write_text(json_report([trial(FULL, NLL, workload=work)], [], Path("/p/q")), encoding="utf-8")
+    (read,) = read_report(path)
+    assert read.workload.train == "data/train.txt"
+    assert read.loss == trial(FULL, NLL).validation.loss  # type: ignore[union-attr]
+
+
 def test_the_json_report_is_strict_and_complete() -> None:
     """What is not finite or not measured is null, and every documented field is there."""
     wild = trial(LORA, [math.nan] * 64, memory=None)

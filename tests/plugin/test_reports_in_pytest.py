@@ -151,6 +151,7 @@ def test_a_renderer_that_fails_is_a_problem_and_the_summary_is_shown(
             assert_loss_gap(lora_variant, full_variant, at_most=5)
         """,
     )
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(gates.path / "out/c.md"))  # which one renderer writes anyway
     reports = "my_report:nothing=out/a.txt\nmy_report:wrong=out/b.txt\nmarkdown=out/c.md"
     result = gates.runpytest_subprocess(f"--ftguard-reports={reports}")
     result.assert_outcomes(passed=1)
@@ -164,7 +165,9 @@ def test_a_renderer_that_fails_is_a_problem_and_the_summary_is_shown(
         ]
     )
     assert [path.name for path in (gates.path / "out").iterdir()] == ["c.md"]
-    assert "- ftguard: the file" in (gates.path / "out/c.md").read_text()
+    text = (gates.path / "out/c.md").read_text()
+    assert text.count("- ftguard: the file") == 2
+    assert text.count("## ftguard summary") == 1
 
 
 @pytest.mark.parametrize(

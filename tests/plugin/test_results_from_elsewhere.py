@@ -42,7 +42,7 @@ def test_full_of_another_run_is_the_baseline_of_this_one(project: pytest.Pyteste
     project.runpytest_subprocess("--rootdir=nightly", "-c", "nightly/tox.ini", "nightly", "--ftguard-json=nightly.json")
     trials = json.loads((project.path / "nightly.json").read_text())["trials"]
     assert [trial["label"] for trial in trials] == ["full"]
-    assert "nightly" in trials[0]["workload"]["train"]
+    assert trials[0]["workload"]["train"] == "train.txt"
     project.makepyfile(test_it=GATE)
     shutil.rmtree(nightly)
     options = ["-n", str(workers)] if workers else []

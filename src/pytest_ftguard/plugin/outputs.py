@@ -75,6 +75,8 @@ def check_outputs(run: Run) -> None:
 
 def summary_of(run: Run) -> Summary:
     """Return what the run has come to until now."""
+    from dataclasses import replace
+
     from pytest_ftguard.reporting.assembly import Remarks, plan_summary, run_summary
     from pytest_ftguard.reporting.summary import Summary
 
@@ -92,8 +94,10 @@ def summary_of(run: Run) -> Summary:
         problems=found.problems,
     )
     if run.is_planned:
-        return plan_summary(found.reported, found.planned, remarks)
-    return run_summary(found.reported, found.concluded, found.not_run, remarks)
+        summary = plan_summary(found.reported, found.planned, remarks)
+    else:
+        summary = run_summary(found.reported, found.concluded, found.not_run, remarks)
+    return replace(summary, root=run.config.rootpath)
 
 
 def print_summary(run: Run, reporter: pytest.TerminalReporter) -> None:
@@ -142,7 +146,8 @@ def _write(run: Run, output: _Output) -> None:
     row = RENDERERS.get(output.renderer)
     if summary.is_empty and not (row and row.writes_empty):
         # What an earlier run has left would be taken for this run's.
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         return
     text: object = find_renderer(output.renderer)(summary)
     if not isinstance(text, str):
@@ -156,6 +161,8 @@ def _append_for_github(run: Run) -> None:
     path = os.environ.get(_STEP_SUMMARY, "")
     if not path or run.settings.value("github", "auto") == "off" or run.received.is_empty:
         return
+    if os.path.realpath(path) in {os.path.realpath(output.path) for output in _outputs(run)}:
+        return  # it has the summary already
     from pytest_ftguard.reporting.github import append_summary
 
     problem = append_summary(Path(path), summary_of(run))

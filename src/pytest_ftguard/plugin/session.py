@@ -339,7 +339,12 @@ class Run:
 
     def show(self, variants: Sequence[TrainedVariant]) -> None:
         """Keep the trials of variants for the summary, among which may be some that were not trained in this run."""
+        from dataclasses import replace
+
         for trial in (trial for variant in variants for trial in variant.trials):
+            if not Path(trial.spec.workload.train).is_absolute():  # a report's paths start at the folder of its project
+                work = _absolute(trial.spec.workload, self.config.rootpath)
+                trial = replace(trial, spec=replace(trial.spec, workload=work))  # noqa: PLW2901 - the same trial
             self._shown.setdefault(identity(trial), trial)
 
     def _new_trials(self) -> list[TrialResult]:

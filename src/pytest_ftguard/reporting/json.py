@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,15 +26,16 @@ __tracebackhide__ = hide_our_frames
 
 def render(summary: Summary) -> str:
     """Return the text of the report on a run."""
-    return json_report(summary.trials, summary.verdicts)
+    return json_report(summary.trials, summary.verdicts, summary.root)
 
 
-def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict]) -> str:
+def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], root: Path | None = None) -> str:
     """Return the text of the report.
 
     Args:
         trials: All trials.
         verdicts: All verdicts.
+        root: The folder from which paths are written if they lie in it; the others, and all if it is None, stay whole.
     """
     environment = next((trial.environment for trial in trials if trial.environment), None)
     report = {
@@ -43,7 +45,11 @@ def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdic
         "trials": [_trial(trial) for trial in trials],
         "verdicts": [{"nodeid": recorded.nodeid, **recorded.verdict.to_dict()} for recorded in verdicts],
     }
-    return readable_json(_strict(report))
+    # Not in the middle of another path; and a root folder that is that of the machine is no place of the project's own.
+    inside = (
+        None if root is None or root == root.parent else re.compile(rf"(?<![^\s'\"=:,;([{{]){re.escape(f'{root}/')}")
+    )
+    return readable_json(_strict(report, inside))
 
 
 def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
@@ -183,9 +189,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: Any, root: re.Pattern[str] | None) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):
+        return root.sub("", value) if root else value
     if isinstance(value, Mapping):
-        return {name: _strict(item) for name, item in value.items()}
-    return [_strict(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _strict(item, root) for name, item in value.items()}
+    return [_strict(item, root) for item in value] if isinstance(value, list | tuple) else value

@@ -35,6 +35,8 @@ def _output(value: Any, place: Place) -> str:
     path = _path(value, place)
     if Path(path).is_dir():
         raise ValueError("it is a folder: give a file name")
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is no regular file, which could be replaced: give a file name")
     parent = Path(path).parent
     if not parent.exists():
         raise ValueError(f"there is no folder {str(parent)!r}: create it, or choose a folder that exists")
