@@ -45,6 +45,8 @@ WITHIN = "-W default -p no:hypothesispytest -p no:anyio"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models gain nothing from threads, which on busy cores wait for one another at every operation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# In a step of GitHub Actions the runs that tests start would append to its summary.
+os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
 # A shared machine is at times slow, which says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -18,22 +18,18 @@ from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.quality import assert_loss_gap
-from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict
 from pytest_ftguard.keys import Origin
+from pytest_ftguard.reporting.assembly import Remarks, plan_summary, run_summary
 from pytest_ftguard.reporting.json import json_report, read_report
-from pytest_ftguard.reporting.terminal import (
-    RecordedVerdict,
-    accepted_lines,
-    note_lines,
-    plan_lines,
-    progress_line,
-    reason_lines,
-    summary_lines,
-)
+from pytest_ftguard.reporting.progress import progress_line
+from pytest_ftguard.reporting.registry import RENDERERS, find_renderer
+from pytest_ftguard.reporting.terminal import terminal_lines
 from pytest_ftguard.results import Breakdown, Memory, Parameters, Timing, TrialError, TrialResult
 from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.settings.keys import BY_NAME
 from pytest_ftguard.specs import TrialSpec
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, plan_lines, remarks, summary_lines, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 BIG: dict[str, Any] = {"parameters": Parameters(134_515_008, 134_515_008), "memory": Memory(2_486_000_000, "allocator")}
@@ -82,12 +78,12 @@ def test_a_regression_is_shown_with_its_sign_and_accepted_files_are_counted() ->
     ]
     assert Verdict.from_dict(asking.to_dict()) == asking
     assert Verdict.from_dict({name: value for name, value in grown.to_dict().items() if name != "note"}) == grown
-    assert accepted_lines([]) == []
-    assert accepted_lines(["a/b.json", "a/c.json", "a/b.json"]) == ["2 results accepted in a: review and commit"]
-    assert accepted_lines(["a/b.json"], ["a/b.json"]) == ["1 result accepted in a: review and commit"]
-    some = accepted_lines(["a/b.json"], ["a/b.json", "a/c.json"])
+    assert remarks() == []
+    assert remarks(accepted=["a/b.json", "a/c.json", "a/b.json"]) == ["2 results accepted in a: review and commit"]
+    assert remarks(accepted=["a/b.json"], unchanged=["a/b.json"]) == ["1 result accepted in a: review and commit"]
+    some = remarks(accepted=["a/b.json"], unchanged=["a/b.json", "a/c.json"])
     assert some == ["1 result accepted in a: review and commit; 1 unchanged"]
-    assert accepted_lines([], ["a/b.json"], {"t.py::test_it"}) == [
+    assert remarks(unchanged=["a/b.json"], not_accepted={"t.py::test_it"}) == [
         "1 result accepted before in a: unchanged",
         "not accepted, since the test did not pass: t.py::test_it",
     ]
@@ -203,19 +199,6 @@ def test_accumulated_batches_are_in_the_heading() -> None:
     """A step of two micro-batches is twice the work."""
     workload = replace(WORKLOAD, training_args={"gradient_accumulation_steps": 2})
     assert "100 steps of 4x128x2 x 1 seed" in summary_lines([trial(LORA, NLL, workload=workload)], [], [])[0]
-
-
-def test_notes_are_as_wide_as_the_summary() -> None:
-    """Further lines are indented; an option or a path is never broken, and a command keeps its line."""
-    path, command = f"/folder/{'x' * 90}.json", "    git -C /folder mv " + "y" * 90
-    notes = ["note: short", "note: " + "some words " * 12 + "--ftguard-no-cache", f"{path} was not written\n{command}"]
-    lines = note_lines(notes)
-    assert lines[0] == "note: short"
-    assert lines[-3:] == [path, "      was not written", command]
-    middle = lines[1:-3]
-    assert [line.startswith("      ") for line in middle] == [False, True, True]
-    assert max(map(len, middle)) <= 80
-    assert " ".join(" ".join(middle).split()) == notes[1]
 
 
 def test_the_json_report_names_places_from_the_root_folder(tmp_path: Path) -> None:
@@ -459,12 +442,12 @@ def test_a_result_with_a_wrong_value_is_refused_or_can_be_shown(value: Any) -> N
 def test_the_progress_line_names_variant_seed_step_loss_and_time() -> None:
     """Before training it says what is done instead of the step."""
     spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=3)
-    line = progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0))
+    line = progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0)).text
     for words in ("lora r=16", "seed 3", "step 40/100", "loss 1.250", "1:15 left"):
         assert words in line
     assert "resumed" not in line
-    assert "step 40/100, resumed at 30" in progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0, 30))
-    assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None))
+    assert "step 40/100, resumed at 30" in progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0, 30)).text
+    assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None)).text
 
 
 def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
@@ -479,7 +462,7 @@ def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
 def test_what_was_trained_beside_others_is_not_called_changed() -> None:
     """The nearest stored entry may be another variant that stands as it was: it differs, and that is all."""
     reasons = {("lora r=7", "lora_r (9 -> 7)"): [1, 0], ("full", "steps (5 -> 7), train text"): [0]}
-    assert " ".join(" ".join(reason_lines(reasons)).split()) == (
+    assert " ".join(" ".join(remarks(reasons=reasons)).split()) == (
         "trained, not taken from the store: lora r=7, seeds 0, 1; the nearest there differs in: lora_r (9 -> 7) "
         "trained, not taken from the store: full, seed 0; the nearest there differs in: steps (5 -> 7), train text"
     )
@@ -530,3 +513,78 @@ def test_seeds_of_a_report_stand_apart_from_those_trained_here() -> None:
 
     assert rows(content="known") == ["full (1 of 2 cached)"]
     assert rows() == ["full (cached)", "full"]
+
+
+def test_each_line_has_a_tone_which_is_not_read_from_its_text() -> None:
+    """A test that passes is green whatever its name ends with; all that lets a test fail is red."""
+    statuses: tuple[Status, ...] = ("PASS", "FAIL", "INVALID", "INCONCLUSIVE")
+    verdicts = [RecordedVerdict(f"t.py::test_{one}_FAIL", replace(VERDICT, status=one)) for one in statuses]
+    failed = replace(trial(LORA, NLL), outcome="crashed", error=TrialError("it ends with PASS"))
+    summary = run_summary([failed], verdicts, [], Remarks(notes=["note: FAIL"], problems=["so: PASS"]))
+    tones = {line.text.split()[-1]: line.tone for line in terminal_lines(summary) if line.text.startswith("loss gap")}
+    assert tones == {"PASS": "good", "FAIL": "bad", "INVALID": "bad", "INCONCLUSIVE": "bad"}
+    others = {line.text: line.tone for line in terminal_lines(summary) if not line.text.startswith("loss gap")}
+    assert others.pop("lora r=16, seed 0, ended crashed: it ends with PASS") == "bad"
+    assert others.pop("so: PASS") == "bad"
+    assert set(others.values()) == {"neutral"}
+    budgets = [RecordedVerdict("a::b", replace(VERDICT, status=one)) for one in statuses[:3]]
+    plan = [line.tone for line in terminal_lines(plan_summary([planned(LORA, 1)], budgets)) if "budget" in line.text]
+    assert plan == ["good", "bad", "bad"]
+
+
+def test_a_label_of_several_lines_stays_in_its_row() -> None:
+    """A line break, or what hides text, is shown as an escape; the table keeps a line for each verdict."""
+    share = replace(
+        VERDICT, value=0.6, interval=None, limit=replace(VERDICT.limit, unit=SHARE), baseline="a\nb\x1b[31m"
+    )
+    lines = summary_lines([], [RecordedVerdict("t.py::test_it", share)] * 2)
+    assert len(lines) == 5
+    assert "60.0% of a\\nb\\x1b[31m" in lines[1]
+
+
+def test_notes_are_as_wide_as_the_summary() -> None:
+    """Further lines are indented; an option or a path is never broken, and a command keeps its line."""
+    path, command = f"/folder/{'x' * 90}.json", "    git -C /folder mv " + "y" * 90
+    notes = ["note: short", "note: " + "some words " * 12 + "--ftguard-no-cache", f"{path} was not written\n{command}"]
+    for lines in (remarks(notes=notes), remarks(problems=notes)):
+        assert lines[0] == "note: short"
+        assert lines[-3:] == [path, "      was not written", command]
+        middle = lines[1:-3]
+        assert [line.startswith("      ") for line in middle] == [False, True, True]
+        assert max(map(len, middle)) <= 80
+        assert " ".join(" ".join(middle).split()) == notes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "nothing",
+            "there is no renderer 'nothing': give one of json, markdown, or a function of yours as",
+        ),
+        ("no_such_module:render", "'no_such_module:render' cannot be imported: ModuleNotFoundError: No module named"),
+        ("math:nothing", "'math:nothing' cannot be imported: AttributeError: module 'math' has no attribute 'nothing'"),
+        ("math:", "'math:' cannot be imported: AttributeError"),
+        (":render", "':render' cannot be imported: ValueError"),
+        ("math:pi", "the renderer 'math:pi' is no function: it is 3.14"),
+    ],
+)
+def test_a_renderer_that_is_not_there_is_one_clear_error(name: str, words: str) -> None:
+    """It says what was asked for, and what there is."""
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        find_renderer(name)
+
+
+def test_a_renderer_is_a_row_and_its_setting_follows() -> None:
+    """Option, ini key and environment variable have its name; what it renders is a text."""
+    for name, row in RENDERERS.items():
+        key = BY_NAME[name]
+        assert (key.option, key.ini, key.variable) == (
+            f"--ftguard-{name}",
+            f"ftguard_{name}",
+            f"FTGUARD_{name.upper()}",
+        )
+        assert key.help == row.help
+        assert VERDICT.status in find_renderer(name)(run_summary([], [RecordedVerdict("a::b", VERDICT)]))
+    functions: list[object] = [find_renderer("math:fsum"), find_renderer("json:JSONDecoder.decode")]
+    assert functions == [math.fsum, json.JSONDecoder.decode]

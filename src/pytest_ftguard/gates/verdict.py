@@ -12,7 +12,7 @@ from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["NOT_FINITE", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+__all__ = ["NOT_FINITE", "RecordedVerdict", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
 
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -95,6 +95,19 @@ class Verdict:
         origin = Origin(rest.pop("limit_source"), rest.pop("set_by"))
         limit, interval = Limit(rest.pop("limit"), rest.pop("unit"), origin), rest.pop("interval")
         return cls(**rest, limit=limit, interval=None if interval is None else (interval[0], interval[1]))
+
+
+@dataclass(frozen=True)
+class RecordedVerdict:
+    """A verdict and the test that it was given in.
+
+    Attributes:
+        nodeid: pytest's name of the test.
+        verdict: The verdict.
+    """
+
+    nodeid: str
+    verdict: Verdict
 
 
 def decide(gate: str, interval: Interval, limit: float) -> Status:

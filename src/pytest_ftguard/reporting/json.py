@@ -12,15 +12,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard import __version__
+from pytest_ftguard.comparison.grouping import trained_variants
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
-from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.reporting.gates import RecordedVerdict
-from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult, trained_variants
+from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
+from pytest_ftguard.reporting.summary import Summary
+from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import readable_json, variant_to_dict
 
-__all__ = ["json_report", "read_report"]
+__all__ = ["json_report", "read_report", "render"]
 
 __tracebackhide__ = hide_our_frames
+
+
+def render(summary: Summary) -> str:
+    """Return the text of the report on a run."""
+    return json_report(summary.trials, summary.verdicts, summary.root)
 
 
 def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], root: Path | None = None) -> str:

@@ -12,6 +12,7 @@ from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.keys import Key, Origin, choice_of, number_of, text_of
+from pytest_ftguard.reporting.registry import RENDERERS
 
 __all__ = ["BY_NAME", "KEYS", "SIGNING_KEY_VARIABLE"]
 
@@ -34,12 +35,28 @@ def _output(value: Any, origin: Origin) -> str:
     path = _path(value, origin)
     if Path(path).is_dir():
         raise ValueError("it is a folder: give a file name")
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is no regular file, which could be replaced: give a file name")
     parent = Path(path).parent
     if not parent.exists():
         raise ValueError(f"there is no folder {str(parent)!r}: create it, or choose a folder that exists")
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise ValueError(f"nothing can be written to {parent}")
     return path
+
+
+def _reports(value: Any, origin: Origin) -> tuple[tuple[str, str], ...]:
+    """Return each renderer with the path of its file, of lines of renderer=path, a list of such lines, or a table."""
+    if isinstance(value, dict):
+        pairs = [(str(renderer), text_of(path, origin)) for renderer, path in value.items()]
+    else:
+        lines = value if isinstance(value, list) else text_of(value, origin).split("\n")
+        parts = [text_of(line, origin).partition("=") for line in lines if str(line).strip()]
+        pairs = [(renderer.strip(), path.strip()) for renderer, _, path in parts]
+    for renderer, path in pairs:
+        if not renderer or not path:
+            raise ValueError("each line must be renderer=path, for example my_package.report:render = report.html")
+    return tuple((renderer, _output(path, origin)) for renderer, path in pairs)
 
 
 def _adapter_config(value: Any, origin: Origin) -> str:
@@ -236,7 +253,9 @@ KEYS: Final = (
     Key("protected", _flag, "believe nothing that is stored, for where others may have written it", flag=True),
     Key("require_signed", _flag, f"believe only results signed with the key in {SIGNING_KEY_VARIABLE}", flag=True),
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
-    Key("json", _output, "file to which trials and verdicts are written"),
+    *(Key(row.name, _output, row.help) for row in RENDERERS.values()),
+    Key("reports", _reports, "lines of renderer=path; a renderer is a name, or module:function of yours"),
+    Key("github", choice_of("auto", "off"), "append the summary to GITHUB_STEP_SUMMARY: auto (if it is set) or off"),
 )
 
 

@@ -115,8 +115,8 @@ class Settings:
         if others:
             second = self._values[others[0]]
             message = (
-                f"adapter_config (set by {config.origin.name}) and {others[0]} (set by {second.origin.name}) both say what the "
-                f"candidate is: remove one of them, or set the value in {config.value!r}"
+                f"adapter_config (set by {config.origin.name}) and {others[0]} (set by {second.origin.name}) both say "
+                f"what the candidate is: remove one of them, or set the value in {config.value!r}"
             )
             raise ConfigurationError(message)
         names = {name: f"lora_{name}" for name in _RATE}
@@ -127,8 +127,8 @@ class Settings:
             raise ConfigurationError(str(error) if known else f"{error} (set by {config.origin.name})") from None
         if made.learning_rate is None and not made.search_learning_rate:
             message = (
-                f"adapter_config (set by {config.origin.name}) is for the method {made.method!r}, for which no rule gives a "
-                "learning rate: set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"
+                f"adapter_config (set by {config.origin.name}) is for the method {made.method!r}, for which no rule "
+                "gives a learning rate: set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"
             )
             raise ConfigurationError(message)
         return made
