@@ -21,7 +21,7 @@ from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.json import json_report
-from pytest_ftguard.results import Breakdown, Memory, TrialError
+from pytest_ftguard.results import Breakdown, Memory, Start, TrialError
 from pytest_ftguard.settings.keys import KEYS
 from tests.plain.builders import FULL, LORA, losses, trial
 
@@ -123,7 +123,15 @@ def report() -> dict[str, Any]:
     nll = [20.0] * 64
     breakdown = Breakdown(1, 1, 1, 1, "forward")
     memory = Memory(4, "live tensors", forecast_bytes=4, breakdown=breakdown, phases={"train": 4})
-    complete = trial(LORA, nll, memory=memory, reference=losses(nll), base_reference=losses(nll), notes=("resumed",))
+    complete = trial(
+        LORA,
+        nll,
+        memory=memory,
+        start=Start(0.1, 0.0),
+        reference=losses(nll),
+        base_reference=losses(nll),
+        notes=("resumed",),
+    )
     failed = trial(FULL, nll, outcome="crashed", validation=None, memory=None, error=TrialError("it ended", "log"))
     verdict = Verdict(
         gate="loss_gap",
@@ -154,6 +162,7 @@ def test_the_schema_knows_no_name_that_is_never_written() -> None:
         "parameters": first["parameters"],
         "losses": first["validation"],
         "curve_point": first["curve"][0],
+        "start": first["start"],
         "memory": first["memory"],
         "breakdown": first["memory"]["breakdown"],
         "time": first["time"],

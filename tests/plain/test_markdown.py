@@ -13,7 +13,9 @@ from cmarkgfm.cmark import Options
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_ftguard.gates.limits import NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.assembly import Remarks, plan_summary, run_summary
 from pytest_ftguard.reporting.escaping import as_code, as_text
 from pytest_ftguard.reporting.github import append_summary
@@ -98,9 +100,7 @@ def verdict(status: Status = "PASS", **changes: object) -> Verdict:
         "baseline": "full",
         "value": 0.019,
         "interval": (0.012, 0.026),
-        "limit": 0.02,
-        "unit": "nats per token",
-        "limit_source": "ini",
+        "limit": Limit(0.02, NATS_PER_TOKEN, Origin("ini", "ftguard_max_loss_gap in pytest.ini")),
         "message": f"loss gap {status}: +0.019\nthe limit is 0.02",
     }
     return Verdict(**{**values, **changes})  # type: ignore[arg-type]
@@ -133,7 +133,8 @@ def test_names_labels_and_errors_are_literal_text_in_the_whole_summary(name: str
     """Wherever a name may stand: test, label, model, error, note, reason, problem, message."""
     ours = replace(WORKLOAD, model=f"models/{name.replace('/', '-')}".replace("\x00", ""))
     failed = replace(trial(LORA, NLL, workload=ours), outcome="crashed", error=TrialError(name), notes=(name,))
-    one = verdict("FAIL", baseline=name, unit="of baseline", value=0.6, interval=None, message=f"why: {name}")
+    share = Limit(0.02, SHARE, Origin("ini", name))
+    one = verdict("FAIL", baseline=name, limit=share, value=0.6, interval=None, message=f"why: {name}")
     noted = verdict("PASS", note=name)
     remarks = Remarks(notes=[name], problems=[name], reasons={(name, name): [1]})
     summary = run_summary(
