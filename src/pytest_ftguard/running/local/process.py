@@ -370,7 +370,7 @@ def _without_forecast(spec: TrialSpec, reason: str) -> TrialResult:
 
 def _environment(device: str | None) -> dict[str, str]:
     # The folder that holds this package, for a source tree that is on sys.path but not on PYTHONPATH.
-    source = str(Path(__file__).parents[2])
+    source = str(Path(__file__).parents[3])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != source]
     inherited = {
         name: value
