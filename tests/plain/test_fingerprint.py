@@ -16,7 +16,7 @@ import pytest
 
 from pytest_ftguard.running.local import devices
 from pytest_ftguard.running.local.devices import device_slots
-from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload, fields_of, places_of
 from pytest_ftguard.store import contents
 from pytest_ftguard.store import fingerprint as module
 from pytest_ftguard.store.contents import UnknownContentError, file_digest, installed_version
@@ -88,28 +88,78 @@ OTHER: dict[str, Any] = {
     "block_size": 64,
     "batch_size": 2,
     "steps": 7,
+    "seeds": (4, 5, 6),
     "precision": None,  # as resolved
+    "final": True,
     "validation_sequences": 80,
     "model_args": {"attn_implementation": "eager"},
     "training_args": {"weight_decay": 0.1},
     "training_function": "test_fingerprint:key",
+    "most_seeds": 8,
     "purpose": "search",
 }
-SAME: dict[str, Any] = {"seeds": (4, 5, 6), "most_seeds": 8, "final": True}
 
 
-@pytest.mark.parametrize("name", [item.name for item in fields(Workload)])
-def test_every_field_of_the_workload_is_thought_of(
-    work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+@pytest.mark.parametrize("name", [*fields_of(Workload, "result", places=False), "seeds", "most_seeds", "final"])
+def test_a_field_of_the_workload_changes_the_fingerprint_if_it_decides_the_result(
+    work: Workload, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A field decides a trial, or is known not to; a new one must be put on one of the lists."""
+    """The table says so; a label or the other seeds change nothing, and places count by content, as tested below."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    if name in ("model", "tokenizer", "revision", "train", "validation", "reference"):
-        return  # by content: see the other tests
-    if name in SAME:
-        assert key(replace(work, **{name: SAME[name]})) == key(work)
-    elif OTHER[name] is not None:
-        assert key(replace(work, **{name: OTHER[name]})) != key(work)
+    decides = name in fields_of(Workload, "result")
+    if OTHER[name] is not None:
+        assert (key(replace(work, **{name: OTHER[name]})) != key(work)) is decides
+
+
+def test_every_field_of_the_workload_is_tested_here() -> None:
+    """A new field stands in the list above, or names a place."""
+    assert {*OTHER, *places_of(Workload, "model", "revision", "text")} == {item.name for item in fields(Workload)}
+
+
+def test_results_that_an_earlier_version_stored_are_found(work: Workload, tmp_path: Path) -> None:
+    """Digests of an earlier version of what a spec and its files decide, apart from versions and code."""
+    reference, tokenizer = tmp_path / "reference.jsonl", tmp_path / "own" / "tokenizer.json"
+    tokenizer.parent.mkdir()
+    model = tmp_path / "bare" / "config.json"
+    model.parent.mkdir()
+    tokenizer.write_text("own/tokenizer.json")
+    model.write_text("model/config.json")
+    reference.write_text("reference.jsonl")
+    plain = replace(work, model=str(model.parent))
+    rich = replace(
+        plain,
+        tokenizer=str(tokenizer.parent),
+        reference=str(reference),
+        steps=7,
+        seeds="3..8",  # type: ignore[arg-type]
+        final=True,
+        validation_sequences=80,
+        model_args={"attn_implementation": "eager"},
+        training_args={"weight_decay": 0.1, "run_name": "x"},
+        purpose="search",
+    )
+    lora = LoRA(
+        r=4,
+        alpha=2.5,
+        target_modules=["q", "v"],
+        dropout=0.1,
+        bias="all",
+        learning_rate=1e-3,
+        search_learning_rate=True,
+        options={"use_dora": True},
+    )
+    stored = {
+        "77a3fdb810c50a8d833f3ff8bcd500e4ebb7a404978fcd884a9c43da152ec3a4": TrialSpec(
+            workload=rich, variant=lora, seed=3, device="cuda:1"
+        ),
+        "4022aec5e80e023a762f11902809839c3a2f2735b7d57c43728c08544a4a5a4b": TrialSpec(
+            workload=plain, variant=FULL, seed=3
+        ),
+    }
+    for digest, spec in stored.items():
+        found = fingerprint_of(spec, "cpu", "fp32", known={}, environment={"ATEN_CPU_CAPABILITY": "avx2"})
+        lasting = {name: value for name, value in found.parts.items() if not name.startswith(("version of", "code of"))}
+        assert Fingerprint(lasting).key == digest
 
 
 def test_variant_seed_and_precision_decide(work: Workload) -> None:

@@ -14,11 +14,11 @@ from pytest_ftguard.running import lab
 from pytest_ftguard.running.local import workers
 from pytest_ftguard.running.local.process import Job
 from pytest_ftguard.settings.reading import Settings
-from pytest_ftguard.specs import Full, TrialSpec, Workload
+from pytest_ftguard.specs import Full, TrialSpec, Variant, Workload
 from pytest_ftguard.store.fingerprint import Fingerprint, fingerprint_of
 from pytest_ftguard.store.store import Store, StoreOptions
 
-from .builders import ENVIRONMENT, FULL, trial
+from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trial
 
 
 class HopelessWorker:
@@ -90,6 +90,56 @@ class Present(HopelessWorker):
     def run(self, job: Job, *_: Any) -> TrialResult:
         self.jobs.append(job.spec)
         return replace(trial(FULL, [1.0]), spec=job.spec, time=Timing(0.5, 97, 50.0, run=job.run))
+
+
+class WithBase(Present):
+    """Stands for a process that trains, and remembers for which trials it was given the losses of the base model."""
+
+    given: list[bool] = []  # noqa: RUF012 - the test empties it
+
+    def run(self, job: Job, *arguments: Any) -> TrialResult:
+        self.given.append(job.base is not None)
+        return super().run(job, *arguments)
+
+
+def test_base_losses_are_shared_by_trainings_of_one_base_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More steps or another variant start from the same losses; another task or number of sequences does not."""
+    other_task = replace(WORKLOAD)
+    object.__setattr__(other_task, "task", "another-task")  # there is one only so far
+    trainings: list[tuple[Workload, Variant, bool]] = [
+        (WORKLOAD, FULL, False),
+        (WORKLOAD, LORA, True),
+        (replace(WORKLOAD, steps=7), FULL, True),
+        (replace(WORKLOAD, validation_sequences=80), FULL, False),
+        (other_task, FULL, False),
+    ]
+    monkeypatch.setattr(workers, "Worker", WithBase)
+    WithBase.given.clear()
+    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    for workload, variant, _ in trainings:
+        ours.train(workload, variant)
+    ours.close()
+    assert WithBase.given == [is_given for _, _, is_given in trainings]
+
+
+def test_a_forecast_is_made_once_for_all_learning_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rate changes the memory that a training needs; another rank does."""
+    for name in ("train", "validation"):
+        (tmp_path / name).write_text(name)
+    workload = replace(WORKLOAD, train=str(tmp_path / "train"), validation=str(tmp_path / "validation"))
+    asked: list[TrialSpec] = []
+
+    class Forecaster(HopelessWorker):
+        def forecast(self, specs: list[TrialSpec], **_: Any) -> list[TrialResult]:
+            asked.extend(specs)
+            return super().forecast(specs)
+
+    monkeypatch.setattr(workers, "Worker", Forecaster)
+    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    for variant in (LORA, replace(LORA, learning_rate=7e-4), replace(LORA, r=4)):
+        assert [one.spec.variant for one in ours.plan(workload, variant).trials] == [variant]
+    ours.close()
+    assert [spec.variant for spec in asked] == [LORA, replace(LORA, r=4)]
 
 
 def test_a_result_that_nobody_can_find_again_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

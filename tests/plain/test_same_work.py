@@ -17,7 +17,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
-from pytest_ftguard.specs import Workload
+from pytest_ftguard.specs import Workload, fields_of, places_of
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
 NLL = (20.0,) * 64
@@ -29,6 +29,20 @@ ELSEWHERE: dict[str, Any] = {
     "train": "/mnt/train.txt",
     "validation": "/mnt/validation.txt",
     "reference": "/mnt/reference.txt",
+}
+
+
+# Another value of each other field of a workload than the builders have.
+SETTINGS: dict[str, Any] = {
+    "block_size": 64,
+    "batch_size": 2,
+    "steps": 7,
+    "final": True,
+    "validation_sequences": 80,
+    "model_args": {"attn_implementation": "eager"},
+    "training_args": {"weight_decay": 0.1},
+    "training_function": "mine:train",
+    "purpose": "search",
 }
 
 
@@ -48,6 +62,26 @@ def test_the_same_content_in_another_place_is_the_same_work(name: str) -> None:
     comparison = compare(*pair(workload=work))
     assert not comparison.different_work
     assert not comparison.loss_problems
+
+
+def test_every_field_that_belongs_to_the_work_is_tested_here() -> None:
+    """A new one stands in one of the lists; there is one task only, and "auto" is compared as it was resolved."""
+    assert {*SETTINGS, *ELSEWHERE, "task"} == set(fields_of(Workload, "trial", resolved=False))
+    assert set(ELSEWHERE) == set(places_of(Workload, "model", "revision", "text"))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_another_setting_is_other_work(name: str) -> None:
+    """It is named, with both values, whatever was measured."""
+    work = replace(WORKLOAD, **{name: SETTINGS[name]})
+    (problem,) = compare(*pair(workload=work)).different_work
+    assert problem.startswith(f"the two variants did not do the same work: {name} is ")
+
+
+def test_more_seeds_and_a_precision_by_name_are_the_same_work() -> None:
+    """They belong to no single trial, and the environment says which precision it was."""
+    work = replace(WORKLOAD, seeds=(0, 1, 2, 3), most_seeds=8, precision="fp32")
+    assert not compare(*pair(workload=work)).different_work
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from pytest_ftguard.results import SequenceLosses, TrainedVariant, TrialResult
-from pytest_ftguard.specs import without_folders
+from pytest_ftguard.specs import Workload, content_of, fields_of, without_folders
 
 __all__ = [
     "different_arithmetic",
@@ -24,15 +24,15 @@ __all__ = [
 _STEP_0_TOLERANCE: Final = {"fp32": 1e-3, "bf16": 5e-3}
 # The base model's losses of single sequences, measured twice, perhaps on two machines.
 _BASE_TOLERANCE: Final = {"fp32": 1e-4, "bf16": 5e-3}
-# What does not belong to the work of a trial, and the precision, which is compared as the environment resolved it.
-_NO_WORK: Final = ("seeds", "most_seeds", "precision")
 _MEAN_BASE_TOLERANCE: Final = {"fp32": 1e-5, "bf16": 5e-4}
 
 
 def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     """Yield one sentence for each part of the workload that differs."""
-    left, right = candidate.workload.to_dict(), baseline.workload.to_dict()
-    differing = [name for name in left if not _is_same(name, left[name], right[name]) and name not in _NO_WORK]
+    left, right = (content_of(side.workload, "trial") for side in (candidate, baseline))
+    # Of what may be "auto", the environment says what it stood for.
+    names = fields_of(Workload, "trial", resolved=False)
+    differing = [name for name in names if not _is_same(name, left[name], right[name])]
     settings = [name for name in differing if name not in _PLACES]
     # With other settings, or without results, the contents of two places cannot be told apart, nor need they be.
     comparable = not settings and all(trial.outcome == "ok" for trial in (*candidate.trials, *baseline.trials))

@@ -23,7 +23,7 @@ from pytest_ftguard.running.local.leases import Neighbours, leased
 from pytest_ftguard.running.local.process import Event, Job
 from pytest_ftguard.running.local.workers import Workers
 from pytest_ftguard.running.timing import PairTimer, Retiming
-from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json
+from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of, places_of
 from pytest_ftguard.store.contents import UnknownContentError
 from pytest_ftguard.store.fingerprint import Fingerprint, fingerprint_of, machine_facts
 from pytest_ftguard.store.store import Store, StoreOptions
@@ -32,22 +32,6 @@ from pytest_ftguard.store.weights import has_weights
 __all__ = ["Lab", "LabOptions", "Reason"]
 
 __tracebackhide__ = hide_our_frames
-
-# What the base model's losses depend on; the evaluation's batch size follows from the workload's.
-_BASE_FIELDS: Final = (
-    "model",
-    "revision",
-    "tokenizer",
-    "validation",
-    "reference",
-    "block_size",
-    "batch_size",
-    "precision",
-    "validation_sequences",
-    "purpose",
-    "model_args",
-)
-
 
 # Two machines round differently, and training lets that grow; seeds differ by more.
 _SAME_LOSS: Final = 0.01
@@ -165,7 +149,7 @@ class Lab:
                 with self._noting_interruption(spec):
                     self._results[spec.fingerprint] = (
                         self._obtain(spec, more_to_come=more_to_come)
-                        if failed is None or _memory_key(spec) in self._hopeless or self._is_stored(spec)
+                        if failed is None or key_of(spec, "memory") in self._hopeless or self._is_stored(spec)
                         else _not_trained(spec, failed)
                     )
             trials.append(self._results[spec.fingerprint])
@@ -203,7 +187,7 @@ class Lab:
             TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
             for seed in workload.seeds
         ]
-        key = _memory_key(specs[0])
+        key = key_of(specs[0], "memory")
         if key not in self._plans:
             (self._plans[key],) = self._workers.start().forecast(specs[:1], texts=True)
         planned = (replace(self._plans[key], spec=spec, cached=self._is_stored(spec)) for spec in specs)
@@ -289,7 +273,7 @@ class Lab:
     def _with_base(self, result: TrialResult) -> TrialResult:
         """Keep the base model's losses, which need not be measured again for the next trial."""
         if (base := worker.base_losses(result)) is not None:
-            self._bases.setdefault(_base_key(result.spec), base)
+            self._bases.setdefault(key_of(result.spec, "base"), base)
         return result
 
     def _load(self, result: TrialResult) -> tuple[Any, Any]:
@@ -353,7 +337,7 @@ class Lab:
         """Train a trial on a device that no other training of this user has meanwhile."""
         if spec.fingerprint in self._errors:
             raise self._errors[spec.fingerprint]
-        if (known := self._hopeless.get(_memory_key(spec))) is not None:
+        if (known := self._hopeless.get(key_of(spec, "memory"))) is not None:
             return replace(known, spec=spec)
         slots = device_slots(spec.device)
         preferred = sorted(slots, key=lambda slot: slot != self._workers.spare_slot)
@@ -367,7 +351,6 @@ class Lab:
     def _train_one(
         self, spec: TrialSpec, slot: str, fingerprint: Fingerprint | None, *, more_to_come: bool
     ) -> TrialResult:
-        base_key = _base_key(spec)
         present = self._workers.take(slot)
         if more_to_come:
             # It imports while the present worker imports or loads, and the present one's steps wait until it is done.
@@ -377,7 +360,7 @@ class Lab:
             spec=spec,
             folder=folder,
             keep_at_most_bytes=self._options.keep_at_most_bytes,
-            base=self._bases.get(base_key),
+            base=self._bases.get(key_of(spec, "base")),
             timeout_seconds=self._options.timeout_seconds,
             run=self._run,
             foretell=self._options.foretell,
@@ -398,7 +381,7 @@ class Lab:
         if self._options.foretell and lacks_memory(result):
             result = with_advice(result, self._workers.start().forecast)
             if result.memory is not None and result.memory.method == "forecast":
-                self._hopeless[_memory_key(spec)] = result  # it was not even started, and no other seed would be
+                self._hopeless[key_of(spec, "memory")] = result  # it was not even started, and no other seed would be
         return self._with_base(result)
 
     def _checkpoints(self, spec: TrialSpec, fingerprint: Fingerprint | None) -> Path | None:
@@ -417,7 +400,7 @@ class Lab:
 
     def _refuse_changed_files(self, workload: Workload) -> None:
         """Trials are told apart by paths within one run, so in it a path must keep its content."""
-        for role in ("train", "validation", "reference", "model", "tokenizer"):
+        for role in places_of(Workload, "text", "model"):
             path = getattr(workload, role)
             if path is None or (found := _stats(Path(path))) is None:
                 continue  # a name on the hub; or the worker says what is wrong with it
@@ -436,7 +419,7 @@ def _not_trained(spec: TrialSpec, failed: TrialResult) -> TrialResult:
 
 
 def _refuse_missing_texts(workload: Workload) -> None:
-    for role in ("train", "validation", "reference"):
+    for role in places_of(Workload, "text"):
         path = getattr(workload, role)
         if path is not None and not Path(path).is_file():
             message = f"the {role} text {path!r} cannot be read: there is no such file; give a file that exists"
@@ -468,14 +451,3 @@ def _is_the_same_training(one: TrialResult, other: TrialResult) -> bool:
         return False
     close = math.isclose(one.validation.loss, other.validation.loss, rel_tol=_SAME_LOSS)
     return close and one.validation.digest == other.validation.digest
-
-
-def _memory_key(spec: TrialSpec) -> str:
-    """Return what the memory of a training depends on: neither the seed nor the number of steps."""
-    same = replace(spec.workload, steps=1, seeds=(0,), most_seeds=0, final=False)
-    return canonical_json(replace(spec, workload=same, seed=0).to_dict())
-
-
-def _base_key(spec: TrialSpec) -> str:
-    values = spec.workload.to_dict()
-    return canonical_json({**{name: values[name] for name in _BASE_FIELDS}, "device": spec.device})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_ftguard.specs.identity import content_of, fields_of, key_of, places_of
 from pytest_ftguard.specs.rates import RateSource, rate_source
 from pytest_ftguard.specs.trial import TrialSpec
 from pytest_ftguard.specs.values import FrozenOptions, canonical_json, readable_json, without_folders
@@ -18,6 +19,10 @@ __all__ = [
     "Variant",
     "Workload",
     "canonical_json",
+    "content_of",
+    "fields_of",
+    "key_of",
+    "places_of",
     "rate_source",
     "readable_json",
     "variant_from_dict",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.specs.values import Spec, canonical_json, text_value, whole
+from pytest_ftguard.specs.identity import TRIAL, key_of
+from pytest_ftguard.specs.values import Spec, text_value, whole
 from pytest_ftguard.specs.variants import Variant, variant_from_dict, variant_to_dict
 from pytest_ftguard.specs.workload import Workload
 
@@ -31,6 +32,7 @@ class TrialSpec(Spec):
         ConfigurationError: The learning rate is not filled in, or a field is not valid.
     """
 
+    rows: ClassVar = TRIAL
     workload: Workload
     variant: Variant
     seed: int
@@ -72,10 +74,5 @@ class TrialSpec(Spec):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the spec's canonical JSON without what cannot change the trial.
-
-        That is the workload's other seeds, and whether the learning rate was given or found.
-        """
-        content = self.to_dict()
-        del content["workload"]["seeds"], content["workload"]["most_seeds"], content["variant"]["search_learning_rate"]
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        """SHA-256 of what tells the trial apart within a run, in which a path stands for its content."""
+        return hashlib.sha256(key_of(self, "trial").encode()).hexdigest()

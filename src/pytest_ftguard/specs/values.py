@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+
+if TYPE_CHECKING:
+    from pytest_ftguard.specs.identity import Row
 
 __all__ = [
     "FrozenOptions",
@@ -179,9 +182,14 @@ def without_folders(value: Any) -> Any:
 
 
 class Spec:
-    """What every spec can do: be written as JSON, read back, and be told apart by its content."""
+    """What every spec can do: be written as JSON, read back, and be told apart by its content.
+
+    Attributes:
+        rows: What each field decides; see `identity`, which holds the table.
+    """
 
     __slots__ = ()
+    rows: ClassVar[Mapping[str, Row]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as values that JSON can hold."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.specs.identity import FULL, LORA
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, positive, whole
 
@@ -38,6 +39,7 @@ class Full(Spec):
     """
 
     kind: ClassVar[str] = "full"
+    rows: ClassVar = FULL
     learning_rate: float | None = None
     search_learning_rate: bool = False
 
@@ -72,6 +74,7 @@ class LoRA(Spec):
     """
 
     kind: ClassVar[str] = "lora"
+    rows: ClassVar = LORA
     r: int = 16
     alpha: float = 32
     target_modules: str | Sequence[str] = "all-linear"

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.specs.identity import WORKLOAD
 from pytest_ftguard.specs.refused import REFUSED_MODEL_ARGS, REFUSED_TRAINING_ARGS
 from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, text_value, whole
 
@@ -67,6 +68,7 @@ class Workload(Spec):
         ConfigurationError: A value is not allowed; the message names the field and the value.
     """
 
+    rows: ClassVar = WORKLOAD
     model: str
     train: str
     validation: str

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from pytest_ftguard import __version__
 from pytest_ftguard.results import SCHEMA, Environment
-from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, variant_to_dict
+from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, content_of, places_of
+from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS
 from pytest_ftguard.store.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 
 __all__ = ["MEASURING", "Fingerprint", "changes", "fingerprint_of", "machine_facts"]
@@ -21,26 +22,6 @@ __all__ = ["MEASURING", "Fingerprint", "changes", "fingerprint_of", "machine_fac
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
 _OPTIONAL_PACKAGES: Final = ("bitsandbytes", "flash-attn", "gguf", "kernels", "liger-kernel", "torchao", "triton")
-# Where something lies, which seeds there are besides, and how verdicts are given: none of it reaches the training.
-_UNDECIDING_FIELDS: Final = frozenset(
-    {"model", "tokenizer", "revision", "train", "validation", "reference", "seeds", "most_seeds", "final"}
-)
-_UNDECIDING_ARGUMENTS: Final = frozenset(
-    {
-        "disable_tqdm",
-        "include_num_input_tokens_seen",
-        "log_level",
-        "log_level_replica",
-        "log_on_each_node",
-        "logging_dir",
-        "logging_first_step",
-        "project",
-        "report_to",
-        "run_name",
-        "save_total_limit",
-        "trackio_space_id",
-    }
-)
 # Environment variables by which libraries compute otherwise.
 _VARIABLES: Final = (
     "ATEN_CPU_CAPABILITY",
@@ -109,7 +90,7 @@ def fingerprint_of(
         UnknownContentError: What decides the trial is not known in full.
     """
     workload = spec.workload
-    parts: dict[str, Any] = {"schema": SCHEMA, "seed": spec.seed, "device": device}
+    parts: dict[str, Any] = {"schema": SCHEMA}
     parts |= {f"version of {name}": installed_version(name) for name in _PACKAGES}
     optional = {name: installed_version(name) for name in _OPTIONAL_PACKAGES}
     parts |= {f"version of {name}": version for name, version in optional.items() if version != NOT_INSTALLED}
@@ -117,31 +98,30 @@ def fingerprint_of(
     parts["version of python"] = platform.python_version()
     parts["code of pytest-ftguard"] = _own_code()
     parts |= {f"environment variable {name}": environment[name] for name in _VARIABLES if name in environment}
-    parts |= {name: value for name, value in workload.to_dict().items() if name not in _UNDECIDING_FIELDS}
-    parts["precision"] = precision
+    content = content_of(spec, "result", places="left out")
+    parts |= content.pop("workload")
+    variant = content.pop("variant")
+    parts["kind"] = variant.pop("kind")
+    parts |= {f"{spec.variant.kind}_{name}": value for name, value in variant.items()}
+    parts |= {**content, "device": device, "precision": precision}
     parts["training_args"] = {
         name: _by_content(value, known)
         for name, value in workload.training_args.items()
-        if name not in _UNDECIDING_ARGUMENTS
+        if name not in UNDECIDING_ARGUMENTS
     }
-    variant = variant_to_dict(spec.variant)
-    del variant["search_learning_rate"]  # only whether the rate was given or found
-    parts["kind"] = variant.pop("kind")
-    parts |= {f"{spec.variant.kind}_{name}": value for name, value in variant.items()}
     parts |= _contents(workload, known)
     return Fingerprint(parts)
 
 
 def _contents(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for role in ("train", "validation", "reference"):
+    for role in places_of(Workload, "text"):
         path = getattr(workload, role)
         if path is not None:
             # Whether it is JSON lines is told by the end of its name.
             found[f"{role} text"] = [Path(path).suffix.lower(), file_digest(Path(path), known)]
-    names = {"model": workload.model, "tokenizer": workload.tokenizer}
-    for role, name in names.items():
-        if name is not None:
+    for role in places_of(Workload, "model"):
+        if getattr(workload, role) is not None:
             files = model_files(role, workload, known)
             found |= {f"{role}'s {file}": digest for file, digest in files.items()}
     if workload.training_function is not None:

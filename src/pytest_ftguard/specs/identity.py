@@ -1,0 +1,211 @@
+"""One table: what each field of a spec decides. Every key by which anything is found again is made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pytest_ftguard.specs.values import Spec, canonical_json, plain
+
+__all__ = [
+    "FULL",
+    "LORA",
+    "TRIAL",
+    "UNDECIDING_ARGUMENTS",
+    "WORKLOAD",
+    "PlaceKind",
+    "Places",
+    "Purpose",
+    "Row",
+    "content_of",
+    "fields_of",
+    "key_of",
+    "places_of",
+    "rows_of",
+]
+
+Purpose = Literal["training", "evaluation", "result", "trial", "base", "memory"]
+"""What something is found again for.
+
+The first four follow from one another. "training": the trained weights. "evaluation": what is measured of given
+weights. "result": both, and so everything that was measured. "trial": a result as it is shown, its labels included;
+of a workload alone, this is the work that variants share. "base" is for the losses of the base model, and "memory" for
+the forecast of a training's memory.
+"""
+PlaceKind = Literal["model", "revision", "text"]
+Places = Literal["kept", "named", "left out"]
+"""What becomes of the paths: kept, known by the names of the files alone, or left out where contents take over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a field of a spec decides. In doubt it is True: something is then made again, but nothing wrong is found.
+
+    Attributes:
+        training: Whether it may change the trained weights. A training function of the user's is handed the whole
+            spec, and may let them depend on anything in it.
+        evaluation: Whether it may change what is measured of given weights.
+        base: Whether it may change the losses of the base model.
+        memory: Whether it may change the forecast of the memory, or what else is known before a training: a plan reads
+            the texts and checks them.
+        label: Whether trials are told apart by it although it changes no number.
+        place: Which kind of place it names: a folder or a name on the hub of a "model", its "revision", or the path of
+            a "text". Between runs its content decides, and the place does not. None where the value itself decides.
+        resolved: Whether it may be "auto". Between runs, what that stood for decides.
+    """
+
+    training: bool = False
+    evaluation: bool = False
+    base: bool = False
+    memory: bool = False
+    label: bool = False
+    place: PlaceKind | None = None
+    resolved: bool = False
+
+    def decides(self, purpose: Purpose) -> bool:
+        """Return whether the field belongs to what something is found by."""
+        result = self.training or self.evaluation
+        purposes: Mapping[Purpose, bool] = {
+            "training": self.training,
+            "evaluation": self.evaluation,
+            "result": result,
+            "trial": result or self.label,
+            "base": self.base,
+            "memory": self.memory,
+        }
+        return purposes[purpose]
+
+
+_EVERYTHING: Final = Row(training=True, evaluation=True, base=True, memory=True)
+# How the weights are adapted: whoever measures given weights is given that with them.
+_WEIGHTS: Final = Row(training=True, memory=True)
+# Which other seeds there are changes nothing of a trial.
+_NOTHING: Final = Row()
+
+WORKLOAD: Final[Mapping[str, Row]] = {
+    "model": Row(training=True, evaluation=True, base=True, memory=True, place="model"),
+    # An evaluation counts the sequences that stand in the training text as well.
+    "train": Row(training=True, evaluation=True, memory=True, place="text"),
+    "validation": Row(evaluation=True, base=True, memory=True, place="text"),
+    "revision": Row(training=True, evaluation=True, base=True, memory=True, place="revision"),
+    "tokenizer": Row(training=True, evaluation=True, base=True, memory=True, place="model"),
+    "reference": Row(evaluation=True, base=True, memory=True, place="text"),
+    "task": _EVERYTHING,
+    "block_size": _EVERYTHING,
+    "batch_size": _EVERYTHING,
+    "steps": Row(training=True),
+    "seeds": _NOTHING,
+    "precision": Row(training=True, evaluation=True, base=True, memory=True, resolved=True),
+    "final": Row(label=True),
+    "validation_sequences": Row(evaluation=True, base=True, memory=True),
+    "model_args": _EVERYTHING,
+    # Some of the arguments, such as tf32, change the arithmetic of the whole process.
+    "training_args": Row(training=True, evaluation=True, memory=True),
+    "training_function": Row(training=True, evaluation=True, memory=True),
+    "most_seeds": _NOTHING,
+    # A search is evaluated on other sequences, and a timing on few.
+    "purpose": Row(evaluation=True, base=True, memory=True),
+}
+# Whether a rate was given or found changes no training; a plan checks the texts of a search too.
+_SEARCH: Final = Row(memory=True)
+FULL: Final[Mapping[str, Row]] = {"learning_rate": Row(training=True), "search_learning_rate": _SEARCH}
+LORA: Final[Mapping[str, Row]] = {
+    "r": _WEIGHTS,
+    "alpha": Row(training=True),
+    "target_modules": _WEIGHTS,
+    "dropout": _WEIGHTS,
+    "bias": _WEIGHTS,
+    "learning_rate": Row(training=True),
+    "search_learning_rate": _SEARCH,
+    "options": _WEIGHTS,
+}
+TRIAL: Final[Mapping[str, Row]] = {
+    "workload": _EVERYTHING,  # as far as its own rows say so, as for the variant
+    "variant": _EVERYTHING,
+    "seed": Row(training=True),
+    "device": Row(training=True, evaluation=True, base=True, memory=True, resolved=True),
+}
+
+UNDECIDING_ARGUMENTS: Final = frozenset(
+    {
+        "disable_tqdm",
+        "include_num_input_tokens_seen",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "logging_dir",
+        "logging_first_step",
+        "project",
+        "report_to",
+        "run_name",
+        "save_total_limit",
+        "trackio_space_id",
+    }
+)
+"""The `training_args` that change nothing of what is trained or measured."""
+
+
+def rows_of(kind: type[Spec]) -> dict[str, Row]:
+    """Return the row of each field of a kind of spec; a field without one decides everything."""
+    return {item.name: kind.rows.get(item.name, _EVERYTHING) for item in fields(kind)}  # type: ignore[arg-type]
+
+
+def fields_of(kind: type[Spec], purpose: Purpose, *, places: bool = True, resolved: bool = True) -> tuple[str, ...]:
+    """Return the names of the fields that something is found by, in their order.
+
+    Args:
+        kind: The kind of spec.
+        purpose: What is found.
+        places: Whether fields that name a place are among them.
+        resolved: Whether fields that may be "auto" are among them.
+    """
+    return tuple(
+        name
+        for name, row in rows_of(kind).items()
+        if row.decides(purpose) and (places or row.place is None) and (resolved or not row.resolved)
+    )
+
+
+def places_of(kind: type[Spec], *places: PlaceKind) -> tuple[str, ...]:
+    """Return the names of the fields that name a place, those of the first kind of place first."""
+    return tuple(name for place in places for name, row in rows_of(kind).items() if row.place == place)
+
+
+def content_of(spec: Spec, purpose: Purpose, *, places: Places = "kept") -> dict[str, Any]:
+    """Return the fields by which something is found, as values that JSON can hold.
+
+    A spec inside of it, such as the workload of a trial, is there as far as it decides, and a variant with its kind.
+
+    Args:
+        spec: The spec.
+        purpose: What is found.
+        places: What becomes of the paths. Of those that are "named", only the ones that every workload has remain:
+            what the others lead to shows in what was measured.
+    """
+    rows, optional = rows_of(type(spec)), {item.name for item in fields(spec) if item.default is not MISSING}  # type: ignore[arg-type]
+    content: dict[str, Any] = {}
+    for name in fields_of(type(spec), purpose, places=places != "left out"):
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            if inner := content_of(value, purpose, places=places):
+                content[name] = inner
+        elif places == "named" and rows[name].place in ("model", "text"):
+            if name not in optional:
+                content[name] = Path(value).name or "-"
+        else:
+            content[name] = plain(value)
+    kind = getattr(spec, "kind", None)
+    return {"kind": kind, **content} if kind and content else content
+
+
+def key_of(spec: Spec, purpose: Purpose, *, places: Places = "kept") -> str:
+    """Return the key by which something is found: equal for two specs if, and only if, all that decides it is equal.
+
+    Args:
+        spec: The spec.
+        purpose: What is found.
+        places: What becomes of the paths, see `content_of`.
+    """
+    return canonical_json(content_of(spec, purpose, places=places))
