@@ -15,12 +15,12 @@ import torch
 from transformers.utils import is_liger_kernel_available  # type: ignore[attr-defined]
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import BaseLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import machine
 from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.recorder import curve_sequences, curve_steps
-from pytest_ftguard.training.trial import BaseLosses, TrialFolder, run_trial
+from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 FULL = Full(learning_rate=1e-3)
 LORA = LoRA(r=4, learning_rate=1e-2)

@@ -115,9 +115,9 @@ class Run:
         chosen = variant() if callable(variant) else variant
         if not isinstance(chosen, Full | LoRA):
             pytest.fail(f"ftguard: a variant must be Full(...) or LoRA(...), got {chosen!r}", pytrace=False)
-        lab = self._open_lab()
-        lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
+            lab = self._open_lab()
+            lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
             asked = workload()
             if not isinstance(asked, Workload):
                 raise _failure(f"ftguard: a workload must be Workload(...), got {asked!r}")
@@ -278,19 +278,22 @@ class Run:
         return next((str(skip) for skip in self._skips if error is skip), None)
 
     def _open_lab(self) -> Lab:
+        from pytest_ftguard.running.executor import ExecutorOptions
+        from pytest_ftguard.running.executors import DEFAULT_EXECUTOR, make_executor
         from pytest_ftguard.running.lab import Lab, LabOptions
 
         if self._lab is None:
             self._store = self._open_store()
+            chosen = self.settings.value("executor", DEFAULT_EXECUTOR)
+            executor = make_executor(chosen, ExecutorOptions(self._shared, _disturbance(self.config)))
             options = LabOptions(
                 device=self.settings.value("device", "auto"),
                 timeout_seconds=self.settings.value("timeout", None),
                 keep_at_most_bytes=self.settings.keep_at_most_bytes,
                 foretell=self.settings.value("forecast", "yes") == "yes",
                 root=self._shared,
-                disturbance=_disturbance(self.config),
             )
-            self._lab = Lab(options, self._progress.show, self._store)
+            self._lab = Lab(options, executor, self._progress.show, self._store)
         return self._lab
 
     def _open_store(self) -> Store:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, content_of
 from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS
 from pytest_ftguard.store.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 
-__all__ = ["MEASURING", "Fingerprint", "changes", "fingerprint_of", "machine_facts"]
+__all__ = ["MEASURING", "Fingerprint", "changes", "contents_of", "fingerprint_of", "machine_facts"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
@@ -59,10 +59,12 @@ class Fingerprint:
     Attributes:
         parts: Value of each part by its name; names and values are fit to be read.
         is_complete: Whether these are all; otherwise it stands for the trial within one run only.
+        contents: Those of the parts that depend on files.
     """
 
     parts: Mapping[str, Any]
     is_complete: bool = True
+    contents: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> str:
@@ -89,7 +91,6 @@ def fingerprint_of(
     Raises:
         UnknownContentError: What decides the trial is not known in full.
     """
-    workload = spec.workload
     parts: dict[str, Any] = {"schema": SCHEMA}
     parts |= {f"version of {name}": installed_version(name) for name in _PACKAGES}
     optional = {name: installed_version(name) for name in _OPTIONAL_PACKAGES}
@@ -104,17 +105,26 @@ def fingerprint_of(
     parts["kind"] = variant.pop("kind")
     parts |= {f"{spec.variant.kind}_{name}": value for name, value in variant.items()}
     parts |= {**content, "device": device, "precision": precision}
-    parts["training_args"] = {
+    contents = contents_of(spec.workload, known)
+    return Fingerprint(parts | contents, contents=contents)
+
+
+def contents_of(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
+    """Return the parts of a fingerprint that depend on files, which may change while a trial is trained.
+
+    Args:
+        workload: What is held fixed.
+        known: Digests of large files; see `contents.file_digest`.
+
+    Raises:
+        UnknownContentError: What decides the trial is not known in full.
+    """
+    arguments = {
         name: _by_content(value, known)
         for name, value in workload.training_args.items()
         if name not in UNDECIDING_ARGUMENTS
     }
-    parts |= _contents(workload, known)
-    return Fingerprint(parts)
-
-
-def _contents(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"training_args": arguments}
     for role in places_of(Workload, "text"):
         path = getattr(workload, role)
         if path is not None:

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from pytest_ftguard.results import (
+    BaseLosses,
     Environment,
     Parameters,
-    SequenceLosses,
     TrialError,
     TrialResult,
 )
@@ -41,23 +41,10 @@ from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.texts import Texts, check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
-__all__ = ["BaseLosses", "Report", "TrialFolder", "run_trial"]
+__all__ = ["Report", "TrialFolder", "run_trial"]
 
 Report = Callable[[str, int, float | None], None]
 """Called with the phase ("load", "evaluate", "train", "save"), the steps done, and the training loss if known."""
-
-
-@dataclass(frozen=True)
-class BaseLosses:
-    """Losses of the base model, measured once per workload and handed from trial to trial.
-
-    Attributes:
-        validation: On the validation text.
-        reference: On the reference text, where there is one.
-    """
-
-    validation: SequenceLosses
-    reference: SequenceLosses | None
 
 
 @dataclass(frozen=True)
