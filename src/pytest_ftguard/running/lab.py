@@ -175,7 +175,7 @@ class Lab:
         with store.lock(first.key, self._bench.waiting(spec)):
             if (found := self._shelf.look_up(identity)) is not None:
                 return self._bench.with_base(found)
-            if (failed := store.find_failure(first, spec, since)) is not None:
+            if (failed := store.failures.find(first, spec, since)) is not None:
                 return failed
             changes = store.why_missing(first)
             result = self._train(identity, more_to_come=more_to_come)

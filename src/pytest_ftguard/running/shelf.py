@@ -62,7 +62,7 @@ class Shelf:
         device = environment.device if environment else spec.device.partition(":")[0]
         known = environment.precision if environment else spec.workload.precision
         precisions = ["bf16", "fp32"] if known == "auto" else [known]
-        digests = self._store.digests
+        digests = self._store.notes.digests
         try:
             candidates = tuple(fingerprint_of(spec, device, one, digests) for one in precisions)
             return Identity(spec, environment, candidates)
@@ -77,13 +77,13 @@ class Shelf:
         asked = spec.device, spec.workload.precision
         if asked not in self._environments:
             facts = self._bench.facts(spec)
-            found = None if facts is None else store.environment(facts)
+            found = None if facts is None else store.notes.environment(facts)
             if found is None:
                 found = self._bench.describe(spec)
                 if found is None:
                     return None
                 if facts is not None:
-                    store.remember_environment(facts, found)
+                    store.notes.remember_environment(facts, found)
             self._environments[asked] = found
         return self._environments[asked]
 
@@ -92,7 +92,7 @@ class Shelf:
         if self._store is None:
             return False
         try:
-            now = contents_of(identity.spec.workload, self._store.digests)
+            now = contents_of(identity.spec.workload, self._store.notes.digests)
         except UnknownContentError:
             return identity.is_complete
         return not identity.is_complete or any(now != one.contents for one in identity.candidates)
@@ -132,5 +132,5 @@ class Shelf:
         if result.outcome == "ok":
             store.keep(fingerprint, result)
         else:
-            store.keep_failure(fingerprint, result)
+            store.failures.keep(fingerprint, result)
         return result

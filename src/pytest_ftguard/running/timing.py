@@ -175,7 +175,7 @@ class PairTimer:
                 trials = (
                     # What another process of this run has trained before it failed, how it failed, or a training.
                     (trial if trial and not trial.cached else None)
-                    or store.find_failure(key, spec, since)
+                    or store.failures.find(key, spec, since)
                     or self._train_to_keep(store, key, identities, number)
                     for number, (trial, key, spec) in enumerate(zip(stored, keys, turns, strict=True))
                 )
@@ -188,7 +188,7 @@ class PairTimer:
         result = self._train(identities[number].spec, number + 1 < len(identities))
         # A file that was changed meanwhile leaves open what was timed.
         if not any(self._shelf.has_changed(identities[one]) for one in (number, number ^ 1)):
-            keep = store.keep if result.outcome == "ok" else store.keep_failure
+            keep = store.keep if result.outcome == "ok" else store.failures.keep
             keep(key, result)
         return result
 
