@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
-from pytest_ftguard.results import Memory, TrialError, TrialResult
+from pytest_ftguard.results import Memory, Timing, TrialError, TrialResult
 from pytest_ftguard.running.executor import Answer, Failure, Job, TrainJob
 from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.settings.reading import Settings
@@ -247,6 +247,33 @@ def test_forecasts_of_other_trials_are_none(tmp_path: Path) -> None:
     assert wrong.memory is None
     assert wrong.error == TrialError("no forecast: the executor gave none, or those of other trials")
     assert right.memory == Memory(None, "forecast", forecast_bytes=7)
+
+
+def test_the_speed_of_the_machine_is_measured_once(tmp_path: Path) -> None:
+    """By the first trial; those after it, in later runs too, are told, unless they train in another precision."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0, 1), **texts})
+
+    class Measuring(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult:
+            time = Timing(0.5, 97, 50.0, run=job.run, machine_flop_per_second=job.flop_per_second or 7e9)
+            return replace(trial(FULL, [1.0]), spec=job.spec, time=time)
+
+    told = []
+    for run, variant, work in (
+        ("one", FULL, workload),
+        ("two", LORA, workload),
+        ("three", FULL, replace(workload, precision="fp32", steps=7)),
+    ):
+        executor = Measuring()
+        ours = Lab(LabOptions(), executor, lambda _: None, Store(StoreOptions(tmp_path / "store"), run))
+        ours.train(work, variant)
+        ours.close()
+        told.append([job.flop_per_second for job in executor.trained])
+    assert told == [[None, 7e9], [7e9, 7e9], [None, 7e9]]
 
 
 def test_the_machine_is_asked_for_once_in_a_run_that_believes_no_notes(tmp_path: Path) -> None:

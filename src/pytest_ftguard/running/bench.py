@@ -16,6 +16,7 @@ from pytest_ftguard.running.alternatives import with_advice
 from pytest_ftguard.running.clock import Progress, ProgressClock
 from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, TrainJob
 from pytest_ftguard.specs import TrialSpec, key_of
+from pytest_ftguard.store.notes import Notes
 
 __all__ = ["CHECKPOINT_SECONDS", "Bench", "LabOptions"]
 
@@ -54,15 +55,23 @@ class Bench:
         executor: Who starts their processes, and where.
         on_progress: Called a few times a second while a trial runs.
         run: Identity of this run of pytest.
+        notes: Where what machines can do is remembered; None remembers it as long as the run.
     """
 
     def __init__(
-        self, options: LabOptions, executor: Executor, on_progress: Callable[[Progress], None], run: str
+        self,
+        options: LabOptions,
+        executor: Executor,
+        on_progress: Callable[[Progress], None],
+        run: str,
+        notes: Notes | None = None,
     ) -> None:
         self._options = options
         self._executor = executor
         self._on_progress = on_progress
         self._run = run
+        self._notes = notes
+        self._speeds: dict[tuple[str, str], float] = {}
         self._errors: dict[str, ConfigurationError | DeviceUnavailableError] = {}
         self._bases: dict[str, BaseLosses] = {}
         self._hopeless: dict[str, TrialResult] = {}
@@ -93,6 +102,7 @@ class Bench:
             result = with_advice(result, self.forecast)
             if result.memory is not None and result.memory.method == "forecast":
                 self._hopeless[key_of(spec, "memory")] = result  # it was not even started, and no other seed would be
+        self._remember_speed(result)
         return self.with_base(_disturbed(result, answer.disturbance))
 
     def _do(self, spec: TrialSpec, checkpoints: Path | None, *, more_to_come: bool) -> Answer:
@@ -105,6 +115,7 @@ class Bench:
             base=self._bases.get(key_of(spec, "base")),
             timeout_seconds=self._options.timeout_seconds,
             foretell=self._options.foretell,
+            flop_per_second=self._speed(spec),
             checkpoints=checkpoints,
             checkpoint_seconds=CHECKPOINT_SECONDS,
             import_path=_import_path(),
@@ -118,6 +129,21 @@ class Bench:
             if checkpoints is not None:
                 with suppress(OSError):
                     checkpoints.rmdir()  # where no checkpoint was made, there is nothing to go on from
+
+    def _speed(self, spec: TrialSpec) -> float | None:
+        """Return what the machine of a trial reaches in a large matrix product, if a trial has measured it."""
+        facts = self.facts(spec) if self._notes is not None else None
+        noted = self._notes.speed(facts) if self._notes is not None and facts is not None else None
+        return self._speeds.get((spec.device, spec.workload.precision), noted)
+
+    def _remember_speed(self, result: TrialResult) -> None:
+        asked = result.spec.device, result.spec.workload.precision
+        reached = result.time.machine_flop_per_second if result.time else None
+        if reached is None or asked in self._speeds:
+            return
+        self._speeds[asked] = reached
+        if self._notes is not None and (facts := self.facts(result.spec)) is not None:
+            self._notes.remember_speed(facts, reached)
 
     def train_undisturbed(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
         """Train a trial for the time of its steps, unless what would disturb it is known beforehand.

@@ -63,6 +63,7 @@ class TrainJob:
         base: Losses of the base model, if an earlier trial measured them.
         timeout_seconds: Time that the trial may take once it has its device; None is no bound. The executor ends it.
         foretell: Whether a training that will not fit into the device's memory is to end before it begins.
+        flop_per_second: What the machine reaches in a large matrix product; None if it is to be measured.
         checkpoints: Folder that outlives the trial, from which a training that was killed goes on; None keeps none.
         checkpoint_seconds: Time between two checkpoints.
         import_path: Where modules are found, among them a training function of the user's.
@@ -77,6 +78,7 @@ class TrainJob:
     base: BaseLosses | None = None
     timeout_seconds: float | None = None
     foretell: bool = False
+    flop_per_second: float | None = None
     checkpoints: Path | None = None
     checkpoint_seconds: float = 60.0
     import_path: tuple[str, ...] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,7 +73,7 @@ class Lab:
         self._results: dict[str, TrialResult] = {}
         self._plans: dict[str, TrialResult] = {}
         self._files = UnchangedFiles()
-        self._bench = Bench(options, executor, on_progress, run)
+        self._bench = Bench(options, executor, on_progress, run, store.notes if store else None)
         self._shelf = Shelf(store, passing, self._bench, run)
         self._timer = PairTimer(self._shelf, self._train_short, self._bench.waiting)
         self._loader = ModelLoader(self._bench, store, self._files.check)
@@ -170,12 +169,11 @@ class Lab:
             return self._bench.train(spec, more_to_come=more_to_come)
         if (found := self._shelf.look_up(identity)) is not None:
             return self._bench.with_base(found)
-        since = time.time()
         first = identity.candidates[0]
         with store.lock(first.key, self._bench.waiting(spec)):
             if (found := self._shelf.look_up(identity)) is not None:
                 return self._bench.with_base(found)
-            if (failed := store.failures.find(first, spec, since)) is not None:
+            if (failed := store.failures.find(first, spec)) is not None:
                 return failed
             changes = store.why_missing(first)
             result = self._train(identity, more_to_come=more_to_come)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from time import time
 from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
@@ -163,7 +162,6 @@ class PairTimer:
             train = (self._train(spec, number + 1 < len(turns)) for number, spec in enumerate(turns))
             return _named(train, names)
         keys = [_key(identities, number, look) for number in range(len(turns))]
-        since = time()
         # Whichever of the two is the candidate.
         with store.lock(min(key.key for key in keys), self._waiting(turns[0])):
             machine = identities[0].environment
@@ -175,7 +173,7 @@ class PairTimer:
                 trials = (
                     # What another process of this run has trained before it failed, how it failed, or a training.
                     (trial if trial and not trial.cached else None)
-                    or store.failures.find(key, spec, since)
+                    or store.failures.find(key, spec)
                     or self._train_to_keep(store, key, identities, number)
                     for number, (trial, key, spec) in enumerate(zip(stored, keys, turns, strict=True))
                 )

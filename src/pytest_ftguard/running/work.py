@@ -68,7 +68,7 @@ def _train(job: TrainJob, on_event: Callable[[Event], None], wait_for_quiet: Cal
 
     _extend_import_path(job.import_path)
     folder = trial.TrialFolder(job.folder, job.keep_at_most_bytes, job.checkpoints, job.checkpoint_seconds)
-    options: dict[str, Any] = {"run": job.run, "foretell": job.foretell}
+    options: dict[str, Any] = {"run": job.run, "foretell": job.foretell, "flop_per_second": job.flop_per_second}
     return Answer(result=trial.run_trial(job.spec, folder, report, job.base, wait_for_quiet, **options))
 
 

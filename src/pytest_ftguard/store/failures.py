@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,24 +37,21 @@ class Failures:
         self._trust = trust
         self._run = run
 
-    def find(self, fingerprint: Fingerprint, spec: TrialSpec, since: float) -> TrialResult | None:
-        """Return how a trial failed in this run, or in another one while this process waited for it; None otherwise.
+    def find(self, fingerprint: Fingerprint, spec: TrialSpec) -> TrialResult | None:
+        """Return how another process of this run has seen a trial fail; None if none has.
 
-        Failures of earlier runs are not remembered: most are worth another try.
+        Failures of other runs are not remembered: most are worth another try.
 
         Args:
             fingerprint: What decides the trial.
             spec: The trial.
-            since: When this process began to wait, by the clock of the system.
         """
         if not self._trust.of_notes:
             return None
         try:
             values = json.loads(self._place(fingerprint).read_text(encoding="utf-8"))
             result = TrialResult.from_dict(values["result"])
-            # Room and patience are those of a run; what diverges or crashes does so in another one as well.
-            waited_for = since < values["time"] <= time.time() and result.outcome in ("diverged", "crashed")
-            believed = result.outcome in _OUTCOMES and (values["run"] == self._run or waited_for)
+            believed = result.outcome in _OUTCOMES and values["run"] == self._run
             return replace(result, spec=spec) if believed else None
         except (OSError, FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
@@ -67,7 +63,7 @@ class Failures:
             prepare(self._folder)
             path.parent.mkdir(exist_ok=True)
             remove_older(path.parent, _KEPT_SECONDS)
-            write_whole(path, json.dumps({"run": self._run, "time": time.time(), "result": result.to_dict()}))
+            write_whole(path, json.dumps({"run": self._run, "result": result.to_dict()}))
 
     def _place(self, fingerprint: Fingerprint) -> Path:
         return self._folder / "failures" / f"{fingerprint.key}.json"

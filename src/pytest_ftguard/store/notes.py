@@ -1,8 +1,9 @@
-"""What a store remembers to save time: digests of large files, and what machines are."""
+"""What a store remembers to save time: digests of large files, what machines are, and how fast."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
@@ -47,6 +48,16 @@ class Notes:
         """Write down what a machine's facts stand for."""
         if self._trust.of_notes:
             self._write("environments.json", {**self._read("environments.json"), facts: asdict(environment)})
+
+    def speed(self, facts: str) -> float | None:
+        """Return the floating-point operations a second that a machine reaches, if a trial has measured them."""
+        value = self._read("speeds.json").get(facts)
+        return value if isinstance(value, float) and 0 < value < math.inf else None
+
+    def remember_speed(self, facts: str, flop_per_second: float) -> None:
+        """Write down what a machine reaches."""
+        if self._trust.of_notes:
+            self._write("speeds.json", {**self._read("speeds.json"), facts: flop_per_second})
 
     def write_digests(self) -> None:
         """Write down the digests that are new."""

@@ -20,6 +20,7 @@ from pytest_ftguard.results import (
     BaseLosses,
     Environment,
     Parameters,
+    Timing,
     TrialError,
     TrialResult,
 )
@@ -84,6 +85,7 @@ def run_trial(
     *,
     run: str = "",
     foretell: bool = False,
+    flop_per_second: float | None = None,
 ) -> TrialResult:
     """Train one variant with one seed and measure everything about it.
 
@@ -97,6 +99,7 @@ def run_trial(
         wait_for_quiet: Called before the steps that are timed; returns when nothing of ours disturbs them.
         run: Identity of the run that the trial is part of.
         foretell: Whether a training that will not fit into the device's memory is to end before it begins.
+        flop_per_second: What this machine reaches in a large matrix product; None measures it after the training.
 
     Raises:
         ConfigurationError: The spec cannot be carried out; the message says what to change.
@@ -108,7 +111,7 @@ def run_trial(
         trial = _Trial(spec, folder, report, environment, device)
         hopeless = trial.will_not_fit() if foretell else None
         result = hopeless or trial.run(base, wait_for_quiet)
-        timed = replace(result.time, run=run) if result.time else None
+        timed = trial.timed(result, run, flop_per_second)
         return replace(result, time=timed, notes=tuple(trial.notes))
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
@@ -228,11 +231,18 @@ class _Trial:
             data_order=collator.order,
             code=source_digest(self.workload.training_function) if self.workload.training_function else None,
             memory=phases.with_training(recorder.peak),
-            time=replace(recorder.timing, machine_flop_per_second=machine.flop_per_second(self.device, bf16=self.bf16)),
+            time=recorder.timing,
             environment=self.environment,
             model_dir=model_dir,
             not_kept=not_kept,
         )
+
+    def timed(self, result: TrialResult, run: str, flop_per_second: float | None) -> Timing | None:
+        """Return the times of a result with the run that they are of and what the machine can do."""
+        if result.time is None:
+            return None
+        reached = flop_per_second or machine.flop_per_second(self.device, bf16=self.bf16)
+        return replace(result.time, run=run, machine_flop_per_second=reached)
 
     @property
     def _may_change_base(self) -> bool:
