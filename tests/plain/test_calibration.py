@@ -19,8 +19,9 @@ from pytest_ftguard.gates.calibration import (
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.specs import LoRA
+from pytest_ftguard.specs import LoRA, Workload, fields_of
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 64
@@ -61,7 +62,7 @@ def test_a_calibration_serves_the_same_work_with_fewer_seeds() -> None:
     noise = find_seed_noise(read_calibrations(text, "the file"), candidate, baseline)
     assert noise is not None
     assert noise.tau == pytest.approx(np.std(GAPS, ddof=1))
-    limit = Limit(0.05, NATS_PER_TOKEN, "argument", "the test")
+    limit = Limit(0.05, NATS_PER_TOKEN, Origin("argument", "the test"))
     message = assess_loss_gap(candidate, baseline, limit, Rule(seed_noise=noise)).message
     assert "the noise of seeds that was calibrated on 10 of them" in message
     assert "two checkpoints" not in message
@@ -90,6 +91,55 @@ def test_other_work_finds_no_calibration() -> None:
     ):
         assert find_seed_noise(known, ours, theirs) is None
     assert find_seed_noise(known, candidate, baseline) is not None
+
+
+OTHER: dict[str, Any] = {
+    "task": None,  # there is one only, see below
+    "block_size": 64,
+    "batch_size": 2,
+    "steps": 7,
+    "precision": "bf16",
+    "validation_sequences": 80,
+    "model_args": {"attn_implementation": "eager"},
+    "training_args": {"weight_decay": 0.1},
+    "training_function": "mine:train",
+    "purpose": "search",
+}
+
+
+@pytest.mark.parametrize("name", fields_of(Workload, "result", places=False))
+def test_each_setting_that_decides_a_result_has_a_noise_of_its_own(name: str) -> None:
+    """Another value of it finds no calibration; a new field must be put on the list of this test."""
+    known = [calibrate(*pair(GAPS))]
+    candidate, baseline = pair([0.03])
+    other = replace(baseline.workload)
+    object.__setattr__(other, name, OTHER[name] or "another-task")
+    assert find_seed_noise(known, candidate, replace(baseline, workload=other)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_found"),
+    [
+        ({"model": "/there/model", "train": "/there/train.txt", "validation": "/there/validation.txt"}, True),
+        ({"seeds": (0, 1), "most_seeds": 8, "final": True}, True),
+        ({"model": "/there/other"}, False),
+        ({"revision": "v2"}, False),
+    ],
+)
+def test_a_calibration_serves_in_other_folders(changes: dict[str, Any], is_found: bool) -> None:
+    """Nor do labels matter; the model counts by its name and revision."""
+    known = [calibrate(*pair(GAPS))]
+    candidate, baseline = pair([0.03])
+    other = replace(baseline, workload=replace(baseline.workload, **changes))
+    assert (find_seed_noise(known, candidate, other) is not None) is is_found
+
+
+def test_calibrations_of_earlier_versions_are_found() -> None:
+    """The key that an earlier version wrote; files of calibrations are committed."""
+    lora = replace(LORA, search_learning_rate=True)
+    candidate = trained(lora, *(trial(lora, [20 + seed / 3] * N, seed=seed) for seed in range(10)))
+    baseline = trained(FULL, *(trial(FULL, NLL.tolist(), seed=seed) for seed in range(10)))
+    assert calibrate(candidate, baseline).key == "d95636882a48012b79d12a5af3215392f71ae44b2208f9540fd2ddd54c2d498d"
 
 
 def test_a_new_calibration_replaces_the_old_one() -> None:

@@ -8,12 +8,19 @@ from typing import Any, get_args
 
 import pytest
 
+from pytest_ftguard.plugin.received import identity
+from pytest_ftguard.running.search import search_workload
+from pytest_ftguard.running.timing import timing_workload
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
 from pytest_ftguard.specs.identity import Purpose, Row, content_of, fields_of, key_of, places_of, rows_of
 from pytest_ftguard.specs.values import Spec
+from tests.plain.builders import trial
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 WORKLOAD = Workload(model="model", train="train.txt", validation="validation.txt")
+LONG = replace(
+    WORKLOAD, reference="general.txt", seeds=(0, 1, 2), most_seeds=8, final=True, training_args={"weight_decay": 0.1}
+)
 FULL = Full(learning_rate=1e-4)
 LORA = LoRA(learning_rate=1e-3)
 # Another value of each field than that of the specs above.
@@ -228,3 +235,23 @@ def test_a_place_may_be_known_by_its_name_alone() -> None:
         assert key_of(replace(there, **changes), "trial", places="named") != key
     assert content_of(replace(WORKLOAD, model="/"), "trial", places="named")["model"] == "-"
     assert "model" not in content_of(WORKLOAD, "trial", places="left out")
+
+
+def test_a_trial_of_two_processes_is_shown_once() -> None:
+    """Each process may have had its own folder; a label, a text of another name or another content makes two."""
+
+    def shown(content: str = "content", **changes: Any) -> object:
+        return identity(trial(FULL, [20.0], workload=replace(WORKLOAD, **changes), content=content))
+
+    assert shown(train="/one/train.txt", seeds=(0, 1)) == shown(train="/other/train.txt")
+    assert len({shown(), shown(final=True), shown(train="other.txt"), shown("other")}) == 4
+
+
+@pytest.mark.parametrize(
+    "short", [search_workload(LONG), timing_workload(LONG, (0, 1), 0.5)], ids=lambda short: short.purpose
+)
+def test_a_short_trial_takes_the_steps_of_the_whole_one(short: Workload) -> None:
+    """There are fewer of them; otherwise a search or a timing changes only what is evaluated, and the seeds."""
+    changed = {name for name in rows_of(Workload) if getattr(short, name) != getattr(LONG, name)}
+    assert changed & set(fields_of(Workload, "training")) == {"steps"}
+    assert changed - set(fields_of(Workload, "result")) == {"seeds", "most_seeds"}

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.keys import Place
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.settings.keys import BY_NAME, KEYS
 
-PLACE = Place("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
+ORIGIN = Origin("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
 
 
 def parse(name: str, value: Any) -> Any:
-    found = BY_NAME[name].parse(value, PLACE)
+    found = BY_NAME[name].parse(value, ORIGIN)
     return getattr(found, "value", found)
 
 
@@ -103,7 +103,7 @@ def test_a_wrong_type_says_what_is_meant(name: str, value: Any, words: str | Non
 def test_no_key_takes_what_nobody_means(key: Any, value: Any) -> None:
     """Every key refuses a date, lists of tables and tables with dates."""
     with pytest.raises((ValueError, TypeError, Exception), match=r"."):
-        key.parse(value, PLACE)
+        key.parse(value, ORIGIN)
 
 
 def test_a_report_needs_a_folder_that_exists(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
 from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.accepting.record import AcceptedFile, History, PairRecord, UnusedFile, file_name, record_pair
-from pytest_ftguard.accepting.since import gap_change, paired_seeds
+from pytest_ftguard.accepting.since import differing_work, gap_change, paired_seeds, settings_since
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict, decide
+from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, Workload
 from pytest_ftguard.statistics import change_of_gap, effort_to_settle
@@ -70,7 +71,8 @@ def pair(
 
 
 def limit(value: float | str) -> Limit:
-    return parse_regression_limit(value, "ini", "ftguard_max_regression in pytest.ini")
+    origin = Origin("ini", "ftguard_max_regression in pytest.ini")
+    return Limit.of(Setting(parse_regression_limit(value, origin), origin))
 
 
 def file(*records: PairRecord) -> AcceptedFile:
@@ -118,7 +120,7 @@ def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
     now, then = pair(0.3, noise=0.3), pair(0.1)
     verdict = in_doubt(now, then, 0.032)
     growth = gap_change(record_pair(*now), record_pair(*then), 0.95)
-    effort = effort_to_settle(growth, verdict.limit, (3, N), 0.95)
+    effort = effort_to_settle(growth, verdict.limit.value, (3, N), 0.95)
     assert effort.seeds is not None
     assert effort.seeds > 3
     words = f"about {effort.seeds} seeds instead of 3 or about {effort.sequences} validation sequences instead of 64"
@@ -294,6 +296,19 @@ def test_after_an_improvement_was_accepted_it_is_what_counts() -> None:
     assert verdict.value == pytest.approx(0.1)
 
 
+def test_the_work_that_a_file_holds_is_what_files_of_earlier_versions_hold() -> None:
+    """In their order, so that accepting the same again changes no line."""
+    assert list(record_pair(*pair()).work) == [
+        "task",
+        "block_size",
+        "batch_size",
+        "steps",
+        "model_args",
+        "training_args",
+        "training_function",
+    ]
+
+
 def longer(**changes: Any) -> Pair:
     return pair(work=replace(WORKLOAD, **changes))
 
@@ -303,6 +318,8 @@ NOT_THE_SAME: dict[str, tuple[Pair, str]] = {
     "steps": (longer(steps=200), "steps is 200 now, and was 100"),
     "batch": (longer(batch_size=8), "batch_size is 8 now"),
     "block": (longer(block_size=64), "block_size is 64 now"),
+    "model arguments": (longer(model_args={"resid_pdrop": 0.1}), "model_args is {'resid_pdrop': 0.1} now"),
+    "training function": (longer(training_function="mine:train"), "training_function is 'mine:train' now"),
     "training arguments": (longer(training_args={"max_grad_norm": 2}), "training_args is"),
     "precision": (pair(both={"environment": replace(ENVIRONMENT, precision="bf16")}), "precision is 'bf16' now"),
     "validation text": (pair(text="other"), "the validation sequences are not the same"),
@@ -311,6 +328,16 @@ NOT_THE_SAME: dict[str, tuple[Pair, str]] = {
     "full": (pair(full=Full(learning_rate=2e-4)), "the learning_rate of full, the reference, is 0.0002 now"),
     "seeds": (pair(seeds=(3, 4, 5)), "there is no seed in common"),
 }
+
+
+def test_how_a_rate_was_found_and_how_far_seeds_may_grow_are_no_other_work() -> None:
+    """The reference was trained at the same rate, and a label such as final changes nothing of it."""
+    now = pair(
+        full=Full(learning_rate=1e-4, search_learning_rate=True), work=replace(WORKLOAD, most_seeds=8, final=True)
+    )
+    then = pair(full=Full(learning_rate=1e-4))
+    assert not differing_work(record_pair(*now), record_pair(*then))
+    assert not settings_since(record_pair(*now), record_pair(*then))
 
 
 @pytest.mark.parametrize("name", NOT_THE_SAME)
@@ -433,7 +460,7 @@ def test_memory_may_grow_by_its_share(peak: int, status: str) -> None:
     verdict = judge(memory(peak), memory(600), "5%", "memory")
     assert verdict.status == status
     assert verdict.value == pytest.approx(peak / 600 - 1)
-    assert verdict.unit == GROWTH
+    assert verdict.limit.unit == GROWTH
     assert ("It has become better" in verdict.message) == (peak == 500)
 
 

@@ -16,9 +16,10 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.current import active_test
-from pytest_ftguard.gates.limits import BYTES, GROWTH, SHARE
+from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.quality import assert_loss_gap
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import (
     RecordedVerdict,
@@ -35,6 +36,7 @@ from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 BIG: dict[str, Any] = {"parameters": Parameters(134_515_008, 134_515_008), "memory": Memory(2_486_000_000, "allocator")}
+INI = Origin("ini", "ftguard_limit in pytest.ini")
 VERDICT = Verdict(
     gate="loss_gap",
     status="INCONCLUSIVE",
@@ -42,9 +44,7 @@ VERDICT = Verdict(
     baseline="full",
     value=0.019,
     interval=(0.012, 0.026),
-    limit=0.02,
-    unit="nats per token",
-    limit_source="ini",
+    limit=Limit(0.02, NATS_PER_TOKEN, INI),
     message="...",
 )
 
@@ -65,7 +65,9 @@ def test_losses_that_are_not_finite_are_shown_and_do_not_end_the_summary() -> No
 
 def test_a_regression_is_shown_with_its_sign_and_accepted_files_are_counted() -> None:
     """A share that has grown is no share of the baseline; what was only accepted has no value."""
-    grown = replace(VERDICT, gate="regression", status="FAIL", value=0.062, interval=None, limit=0.05, unit=GROWTH)
+    grown = replace(
+        VERDICT, gate="regression", status="FAIL", value=0.062, interval=None, limit=Limit(0.05, GROWTH, INI)
+    )
     accepted = replace(grown, status="PASS", value=None)
     text = "\n".join(summary_lines([], [RecordedVerdict("t.py::test_it", one) for one in (grown, accepted)], []))
     assert re.search(r"regression +\+6\.2% +<= 5%  \(ini\) +FAIL", text)
@@ -115,6 +117,28 @@ def test_nothing_that_happened_is_an_empty_summary() -> None:
     assert "2 tests did not run" in summary_lines([], [], ["no GPU", "no GPU"])[0]
 
 
+def test_a_verdict_goes_from_process_to_process_as_it_is() -> None:
+    """Where its limit was set goes with it; the JSON report keeps the fields that its readers know."""
+    assert Verdict.from_dict(json.loads(json.dumps(VERDICT.to_dict()))) == VERDICT
+    (shown,) = json.loads(json_report([], [RecordedVerdict("t.py::test_it", VERDICT)]))["verdicts"]
+    assert list(shown) == [
+        "nodeid",
+        "gate",
+        "status",
+        "candidate",
+        "baseline",
+        "value",
+        "interval",
+        "limit",
+        "unit",
+        "limit_source",
+        "message",
+        "note",
+        "attempts",
+    ]
+    assert (shown["limit"], shown["unit"], shown["limit_source"]) == (0.02, "nats per token", "ini")
+
+
 def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
     """An average over the surviving seeds would flatter the variant."""
     spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=1)
@@ -129,10 +153,14 @@ def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
     ("changes", "measured", "limit"),
     [
         ({"value": 0.02, "interval": (0.019, 0.02049)}, "+0.0200 [0.0190, 0.0205]", "0.02"),
-        ({"value": 2e-4, "interval": (1.1e-4, 3e-4), "limit": 1e-4}, "+0.00020 [0.00011, 0.00030]", "0.0001"),
-        ({"value": 0.6004, "interval": None, "limit": 0.6, "unit": "of baseline"}, "60.04% of full", "60%"),
-        ({"value": 900_400_000, "interval": None, "limit": 9e8, "unit": "bytes"}, "900.4 MB", "900.0 MB"),
-        ({"value": 899_999_999, "interval": None, "limit": 9e8, "unit": "bytes"}, "899.999999 MB", "900.000000 MB"),
+        (
+            {"value": 2e-4, "interval": (1.1e-4, 3e-4), "limit": Limit(1e-4, NATS_PER_TOKEN, INI)},
+            "+0.00020 [0.00011, 0.00030]",
+            "0.0001",
+        ),
+        ({"value": 0.6004, "interval": None, "limit": Limit(0.6, SHARE, INI)}, "60.04% of full", "60%"),
+        ({"value": 900_400_000, "interval": None, "limit": Limit(9e8, BYTES, INI)}, "900.4 MB", "900.0 MB"),
+        ({"value": 899_999_999, "interval": None, "limit": Limit(9e8, BYTES, INI)}, "899.999999 MB", "900.000000 MB"),
     ],
 )
 def test_no_row_is_rounded_so_that_it_contradicts_its_verdict(
@@ -416,9 +444,7 @@ def test_a_plan_shows_forecasts_shares_and_what_budgets_say() -> None:
         status="FAIL",
         value=0.6,
         interval=None,
-        limit=0.5,
-        unit=SHARE,
-        limit_source="ini",
+        limit=Limit(0.5, SHARE, INI),
     )
     trials = [planned(LORA, 600_000_000), planned(FULL, 1_000_000_000, cached=True)]
     lines = plan_lines(trials, [RecordedVerdict("a::b", budget)])
@@ -432,7 +458,13 @@ def test_a_plan_shows_forecasts_shares_and_what_budgets_say() -> None:
 def test_a_plan_without_a_forecast_says_why() -> None:
     """Never a guess: the words stand where the number would, and the reason below."""
     budget = replace(
-        VERDICT, gate="memory_budget", status="INVALID", value=None, interval=None, limit=1e9, unit=BYTES, baseline=None
+        VERDICT,
+        gate="memory_budget",
+        status="INVALID",
+        value=None,
+        interval=None,
+        limit=Limit(1e9, BYTES, INI),
+        baseline=None,
     )
     lines = plan_lines([planned(LORA, None), planned(FULL, 10**9)], [RecordedVerdict("a::b", budget)])
     assert any(line.split() == ["lora", "r=16", "1", "100", "no", "forecast"] for line in lines)

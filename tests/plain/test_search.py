@@ -157,6 +157,21 @@ def test_the_trials_of_a_search_are_no_results() -> None:
     assert [(full.label, len(others)) for full, others in by_variant(trials)] == [("full", 1)]
 
 
+def test_more_seeds_of_a_rate_that_was_found_are_the_same_variant() -> None:
+    """A rate that was given for some seeds and found for others made the same trainings; another rate did not."""
+    found = replace(LORA, search_learning_rate=True)
+    other = replace(LORA, learning_rate=7e-4)
+    trials = [
+        trial(LORA, [20.0], seed=0),
+        trial(found, [20.0], seed=1, workload=replace(WORKLOAD, seeds=(0, 1))),
+        trial(other, [20.0], seed=0),
+    ]
+    assert [(one.variant, len(one.trials)) for one in trained_variants(trials)] == [(LORA, 2), (other, 1)]
+    text = "\n".join(summary_lines(trials, [], []))
+    assert "learning rates: lora r=16 learning_rate=0.001 0.001, lora r=16 learning_rate=0.0007 0.0007" in text
+    assert "x 2 seeds" in text
+
+
 def test_a_report_keeps_them_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
     """They are in the JSON with their purpose, and are not read back."""
     path = tmp_path_factory.mktemp("report") / "ftguard.json"

@@ -26,7 +26,7 @@ from pytest_ftguard.gates.rule import Rule, confidence_at_timing
 from pytest_ftguard.gates.step_time import assess_time, time_problems, why_time_again
 from pytest_ftguard.gates.timed_pair import assert_time_budget, with_times
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Setting
+from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
 from pytest_ftguard.results import (
@@ -416,7 +416,7 @@ class Asking:
 
     def setting(self, name: str) -> Setting | None:
         made = {"update": self.updates, "gain_factor": 0}
-        return Setting(made[name], "command line", name) if name in made else None
+        return Setting(made[name], Origin("command line", name)) if name in made else None
 
     def refusals(self) -> list[str]:
         return []
@@ -616,7 +616,7 @@ def test_seconds_that_belong_to_another_time_or_place_are_taken_again(changes: d
     """Other trials of both variants would have comparable ones."""
     ours, theirs = variant(LORA), variant(FULL, **changes)
     assert why_time_again(ours, theirs) == why
-    limit = Limit(0.05, GROWTH, "argument", "the argument at_most")
+    limit = Limit(0.05, GROWTH, Origin("argument", "the argument at_most"))
     assert time_problems(ours, theirs) == pair_problems(ours, theirs, limit, Rule(), "time") != []
     # Where no others can be made, as of a function of the user's, it is told how to train both again.
     work = replace(WORK, training_function="mine:train")
@@ -729,6 +729,6 @@ def test_seconds_in_doubt_are_to_be_measured_anew(is_short: bool, cached: bool, 
         )
         for kind, each in ((LORA, (0.5, 0.4, 0.6)), (FULL, (0.5, 0.6, 0.4)))
     ]
-    verdict = assess_time(sides[0], Limit(1.0, SHARE, "argument", "the test"), sides[1], 0.95)
+    verdict = assess_time(sides[0], Limit(1.0, SHARE, Origin("argument", "the test")), sides[1], 0.95)
     assert verdict.status == "INCONCLUSIVE"
     assert advice in verdict.message

@@ -189,17 +189,17 @@ def test_precedence_is_marker_command_line_environment_ini(
 
         @pytest.mark.ftguard(max_loss_gap=1)
         def test_marker(ftguard):
-            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (1, "marker")
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").origin.kind) == (1, "marker")
             assert ftguard.limits.get("max_loss_gap") == found("max_loss_gap")
 
         def test_command_line(ftguard):
-            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (2, "command line")
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").origin.kind) == (2, "command line")
 
         def test_environment(ftguard):
-            assert (found("confidence").value, found("confidence").source) == (0.9, "environment")
+            assert (found("confidence").value, found("confidence").origin.kind) == (0.9, "environment")
 
         def test_ini(ftguard):
-            assert (ftguard.settings.value("steps", None), found("steps").source) == (12, "ini")
+            assert (ftguard.settings.value("steps", None), found("steps").origin.kind) == (12, "ini")
             assert found("timeout") is None
         """
     )

@@ -16,7 +16,16 @@ from pytest_ftguard import __version__
 from pytest_ftguard.accepting.headline import headline
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult, checked
-from pytest_ftguard.specs import Variant, readable_json, variant_from_dict, variant_to_dict, without_folders
+from pytest_ftguard.specs import (
+    Variant,
+    Workload,
+    content_of,
+    fields_of,
+    readable_json,
+    variant_from_dict,
+    variant_to_dict,
+    without_folders,
+)
 
 __all__ = [
     "WORK",
@@ -36,15 +45,7 @@ __all__ = [
 __tracebackhide__ = hide_our_frames
 
 _SCHEMA: Final = 1
-WORK: Final = (
-    "task",
-    "block_size",
-    "batch_size",
-    "steps",
-    "model_args",
-    "training_args",
-    "training_function",
-)
+WORK: Final = fields_of(Workload, "training", places=False, resolved=False)
 """What of a workload must be the same at both commits; texts and models are told apart by what was measured."""
 
 # A ten-thousandth of a nat in the sum over a sequence is far below all noise, and keeps the files short.
@@ -264,7 +265,7 @@ def record_pair(
     assert base is not None  # what was not measured is not comparable
     assert environment is not None
     methods = {trial.memory.method for trial in (*ours, *theirs) if trial.memory is not None}
-    work = baseline.workload.to_dict()
+    work = content_of(baseline.workload, "training")
     return PairRecord(
         candidate=_record_side(candidate, ours, **sound),
         baseline=_record_side(baseline, theirs, **sound),

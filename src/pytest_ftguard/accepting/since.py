@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_ftguard.accepting.record import WORK, PairRecord
 from pytest_ftguard.comparison.same_work import same_losses, same_sequences
-from pytest_ftguard.specs import variant_to_dict, without_folders
+from pytest_ftguard.specs import content_of, without_folders
 from pytest_ftguard.statistics import (
     Effort,
     FloatArray,
@@ -37,8 +37,6 @@ __all__ = [
     "units_of",
 ]
 
-# How the learning rate was found does not change what was trained.
-_HOW_FOUND: Final = "search_learning_rate"
 _DECIMALS: Final = 12
 
 
@@ -99,9 +97,9 @@ def _listed(seeds: Any) -> str:
 
 
 def _variant_differences(now: PairRecord, then: PairRecord, side: str) -> Iterator[tuple[str, Any, Any]]:
-    ours, theirs = (variant_to_dict(getattr(record, side).variant) for record in (now, then))
+    ours, theirs = (content_of(getattr(record, side).variant, "training") for record in (now, then))
     for name in {**ours, **theirs}:
-        if name != _HOW_FOUND and ours.get(name) != theirs.get(name):
+        if ours.get(name) != theirs.get(name):
             yield name, ours.get(name), theirs.get(name)
 
 

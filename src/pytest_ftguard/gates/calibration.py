@@ -5,31 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.specs import canonical_json, variant_to_dict
+from pytest_ftguard.specs import Workload, canonical_json, content_of, variant_to_dict
 from pytest_ftguard.statistics import SeedNoise
 
 __all__ = ["MINIMUM_SEEDS", "Calibration", "calibrate", "find_seed_noise", "read_calibrations", "write_calibrations"]
 
 MINIMUM_SEEDS: Final = 10
 _SCHEMA: Final = 1
-# What the noise of seeds depends on; paths differ from machine to machine, the data are told apart by their digests.
-_FIELDS: Final = (
-    "block_size",
-    "batch_size",
-    "steps",
-    "precision",
-    "model_args",
-    "training_args",
-    "training_function",
-    "validation_sequences",
-)
+# Keys of the first calibrations, which users have committed, do not name these: they are left out at their defaults.
+_LATER: Final = ("task", "purpose")
 
 
 @dataclass(frozen=True)
@@ -98,11 +89,13 @@ def find_seed_noise(
 
 
 def _key(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
-    workload = baseline.workload.to_dict()
+    # Paths differ from machine to machine: the texts are told apart by their digests.
+    work = content_of(baseline.workload, "result", places="left out")
+    usual = {item.name: item.default for item in fields(Workload)}
     validations = {trial.validation.digest for trial in baseline.trials if trial.validation is not None}
     precisions = {trial.environment.precision for trial in baseline.trials if trial.environment is not None}
     content = {
-        **{name: workload[name] for name in _FIELDS},
+        **{name: value for name, value in work.items() if name not in _LATER or value != usual[name]},
         "model": Path(baseline.workload.model).name,
         "revision": baseline.workload.revision,
         "validation": sorted(validations),

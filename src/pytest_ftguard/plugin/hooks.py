@@ -177,7 +177,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     except FtguardError as error:
         problem = str(error)
     if problem:
-        raise pytest.UsageError(f"ftguard: require_gpu is set by {required.place}, but {problem}")
+        raise pytest.UsageError(f"ftguard: require_gpu is set by {required.origin.name}, but {problem}")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -343,7 +343,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         except (OSError, ValueError, ConfigurationError) as error:
             # The verdicts are still shown, and the run is not green: somebody relies on the file.
             place = run.settings.get(name)
-            source = f" (set by {place.place})" if place else ""
+            source = f" (set by {place.origin.name})" if place else ""
             reason = error.strerror if isinstance(error, OSError) else error
             run.received.problems.append(
                 f"ftguard: the file {run.settings.value(name, name)}{source} was not written: {reason}"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.reporting.gates import RecordedVerdict
     from pytest_ftguard.results import TrialResult
     from pytest_ftguard.running.timing import Retiming
-    from pytest_ftguard.specs import Places, Workload
+    from pytest_ftguard.specs import Places
 
 __all__ = ["Received", "identity"]
 
@@ -36,7 +36,7 @@ class Received:
     """
 
     def __init__(self) -> None:
-        self.trials: dict[tuple[str, bool, bool, Workload], TrialResult] = {}
+        self.trials: dict[tuple[str, bool, bool, str], TrialResult] = {}
         self.not_run: list[str] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -145,9 +145,12 @@ class Received:
         return places
 
 
-def identity(trial: TrialResult) -> tuple[str, bool, bool, Workload]:
+def identity(trial: TrialResult) -> tuple[str, bool, bool, str]:
     """Tell a trial from its twins: that of a report, one that was left out, and that of another workload like it.
 
     Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
     """
-    return trial.fingerprint, trial.cached, trial.outcome == "not_trained", trial.spec.workload.named
+    from pytest_ftguard.specs import key_of
+
+    work = key_of(trial.spec.workload, "trial", places="named")
+    return trial.fingerprint, trial.cached, trial.outcome == "not_trained", work

@@ -72,8 +72,8 @@ class Run:
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
         self._lab: Lab | None = None
-        self._sent: set[tuple[str, bool, bool, Workload]] = set()
-        self._shown: dict[tuple[str, bool, bool, Workload], TrialResult] = {}
+        self._sent: set[tuple[str, bool, bool, str]] = set()
+        self._shown: dict[tuple[str, bool, bool, str], TrialResult] = {}
         self._progress = ProgressDisplay(config)
         self._store: Store | None = None
         self._remarked = (0, 0, 0, 0)
@@ -163,7 +163,7 @@ class Run:
             return
         from dataclasses import replace
 
-        from pytest_ftguard.gates.limits import SHARE
+        from pytest_ftguard.gates.limits import SHARE, Limit
         from pytest_ftguard.gates.memory import foretell_memory
         from pytest_ftguard.specs import with_learning_rate
 
@@ -173,12 +173,13 @@ class Run:
         whole = full()
         broken = []
         for budget in filter(None, budgets):
-            limit = replace(budget.value, value=_CLEARLY * budget.value.value)
+            allowed = Limit.of(budget)
+            limit = replace(allowed, value=_CLEARLY * allowed.value)
             baseline = lab.plan(workload, with_learning_rate(whole, whole)) if limit.unit == SHARE else None
             foretold = foretell_memory(candidate, limit, baseline)
             if foretold.status != "FAIL":
                 return
-            broken.append(f"{budget.value} (set by {budget.place})")
+            broken.append(f"{allowed} (set by {allowed.origin.name})")
         message = (
             f"ftguard: {foretold.message}, which breaks the budget of {' and '.join(dict.fromkeys(broken))} by a clear "
             "margin, so it was not trained; ftguard_forecast = no trains all the same"
@@ -226,7 +227,7 @@ class Run:
             setting = self.settings.get("calibration")
             path = None if setting is None else Path(setting.value)
             found = path is not None and path.exists()
-            place = f"the calibration {path} (set by {setting.place})" if setting else ""
+            place = f"the calibration {path} (set by {setting.origin.name})" if setting else ""
             self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
         return self._calibrations
 
@@ -362,7 +363,7 @@ class Run:
     def unused_settings(self) -> dict[str, list[str]]:
         """Return the places of settings without effect, by the fixture that every test got from elsewhere."""
         unused = sorted(self.received.overridden - self.received.made_of_settings)
-        places = {name: [setting.place for setting in self.settings.of_fixture(name)] for name in unused}
+        places = {name: [setting.origin.name for setting in self.settings.of_fixture(name)] for name in unused}
         return {name: found for name, found in places.items() if found}
 
     def add_late(self, test: TestRecord, verdict: Verdict) -> None:
@@ -441,22 +442,17 @@ def _absolute(workload: Workload, root: Path) -> Workload:
     """Return the workload with its paths taken from pytest's root folder, as those of the ini file are."""
     from dataclasses import replace
 
-    def text(path: str | None) -> str | None:
-        return None if path is None else os.path.normpath(root / path)
+    from pytest_ftguard.specs import places_of
 
-    def folder(name: str | None) -> str | None:
-        return os.path.normpath(root / name) if name is not None and (root / name).is_dir() else name
-
-    found = replace(
-        workload,
-        model=folder(workload.model) or workload.model,
-        tokenizer=folder(workload.tokenizer),
-        train=os.path.normpath(root / workload.train),
-        validation=os.path.normpath(root / workload.validation),
-        reference=text(workload.reference),
-    )
-    for name in ("model", "tokenizer", "train", "validation", "reference"):
-        path = getattr(found, name)
-        if path is not None and (problem := name_problem(path)):
+    kind = type(workload)
+    paths = {name: path for name in places_of(kind, "model", "text") if (path := getattr(workload, name)) is not None}
+    texts = places_of(kind, "text")
+    # A model that is no folder is a name on the hub.
+    found = {
+        name: os.path.normpath(root / path) if name in texts or (root / path).is_dir() else path
+        for name, path in paths.items()
+    }
+    for name, path in found.items():
+        if problem := name_problem(path):
             raise ConfigurationError(f"Workload.{name} is {path!r}: {problem}")
-    return found
+    return replace(workload, **found)

@@ -10,7 +10,7 @@ from typing import Final
 from tabulate import tabulate
 
 from pytest_ftguard.gates.catalogue import GATES
-from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, SHARE, format_limit
+from pytest_ftguard.gates.limits import BYTES, GROWTH, SHARE
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.units import decimals_apart, format_bytes_apart
 
@@ -58,25 +58,25 @@ def _indented(text: str) -> list[str]:
 def _gate_row(verdict: Verdict) -> list[str]:
     measured, limit = measured_and_limit(verdict)
     sign = ">=" if GATES[verdict.gate].is_at_least else "<="
-    return [GATES[verdict.gate].title, measured, f"{sign} {limit}  ({verdict.limit_source})", verdict.status]
+    return [GATES[verdict.gate].title, measured, f"{sign} {limit}  ({verdict.limit.origin.kind})", verdict.status]
 
 
 def measured_and_limit(verdict: Verdict) -> tuple[str, str]:
     """Return both with as many digits as it takes to see on which side of the limit the figures lie."""
-    value, limit, unit = verdict.value, verdict.limit, verdict.unit
+    value, limit, unit = verdict.value, verdict.limit, verdict.limit.unit
     if value is None:
-        return "accepted" if verdict.is_acceptance else UNMEASURED, format_limit(limit, unit)
+        return "accepted" if verdict.is_acceptance else UNMEASURED, str(limit)
     if unit == BYTES:
-        return format_bytes_apart(value, limit)
+        return format_bytes_apart(value, limit.value)
     bounds = verdict.interval or ()
-    if unit in (SHARE, OF_GAIN, GROWTH):
+    if limit.is_share:
         shares = [100 * number for number in (value, *bounds)]
-        decimals = decimals_apart(shares, 100 * limit, 1)
+        decimals = decimals_apart(shares, 100 * limit.value, 1)
         what = f"{shares[0]:{'+' if unit == GROWTH else ''}.{decimals}f}%"
         whole = f" of {verdict.baseline}" if unit == SHARE and not bounds else ""
-        return f"{what}{_bounds(shares[1:], decimals)}{whole}", format_limit(limit, unit)
-    decimals = decimals_apart((value, *bounds), limit, 3)
-    return f"{value:+.{decimals}f}{_bounds(bounds, decimals)}", format_limit(limit, unit)
+        return f"{what}{_bounds(shares[1:], decimals)}{whole}", str(limit)
+    decimals = decimals_apart((value, *bounds), limit.value, 3)
+    return f"{value:+.{decimals}f}{_bounds(bounds, decimals)}", str(limit)
 
 
 def _bounds(bounds: Sequence[float], decimals: int) -> str:

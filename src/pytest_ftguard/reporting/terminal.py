@@ -19,7 +19,7 @@ from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.running.timing import Retiming
-from pytest_ftguard.specs import Variant, Workload, variant_to_dict
+from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
 from pytest_ftguard.units import format_bytes, format_count, format_duration
 
 __all__ = [
@@ -112,7 +112,7 @@ def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]
         verdict = recorded.verdict
         says = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast beside"}[verdict.status]
         measured, limit = measured_and_limit(verdict)
-        lines += [f"{verdict.candidate}: {measured} {says} the budget of {limit} ({verdict.limit_source})"]
+        lines += [f"{verdict.candidate}: {measured} {says} the budget of {limit} ({verdict.limit.origin.kind})"]
         lines += [f"    {recorded.nodeid}"]
     missing = sum(not trial.cached for trial in trials)
     word = "trial" if missing == 1 else "trials"
@@ -149,9 +149,9 @@ def _is_same_work(trial: TrialResult, group: Sequence[TrialResult]) -> bool:
         return False
     twin = next((other for other in group if other.spec.seed == trial.spec.seed), None)
     if twin is None or trial.data_order is None or twin.data_order is None:
-        return _without_seeds(ours) == _without_seeds(theirs)
+        return key_of(ours, "trial") == key_of(theirs, "trial")
     return (
-        ours.named == theirs.named
+        key_of(ours, "trial", places="named") == key_of(theirs, "trial", places="named")
         and trial.data_order == twin.data_order
         and same_sequences(trial.validation, twin.validation)
         and same_base(trial, twin)
@@ -162,25 +162,19 @@ def _place(trial: TrialResult) -> tuple[str, str] | None:
     return (trial.environment.device_name, trial.environment.precision) if trial.environment else None
 
 
-def _without_seeds(workload: Workload) -> Workload:
-    # More seeds of a variant are still that variant on that workload.
-    return replace(workload, seeds=(0,), most_seeds=0)
-
-
 def _by_variant(trials: Sequence[TrialResult]) -> list[TrainedVariant]:
-    groups: dict[Variant, dict[bool, dict[int, TrialResult]]] = {}
+    groups: dict[str, dict[bool, dict[int, TrialResult]]] = {}
     for trial in trials:
         # Some seeds from the store and some trained are one variant; those of a report, which says nothing of the
         # content, are another.
         is_of_report = trial.cached and trial.content is None and trial.outcome != "planned"
-        by_seed = groups.setdefault(trial.spec.variant, {}).setdefault(is_of_report, {})
+        by_seed = groups.setdefault(key_of(trial.spec.variant, "trial"), {}).setdefault(is_of_report, {})
         by_seed.setdefault(trial.spec.seed, trial)
     work = trials[0].spec.workload
-    trained = [
-        TrainedVariant(work, variant, tuple(by_seed[seed] for seed in sorted(by_seed)))
-        for variant, by_origin in groups.items()
-        for by_seed in by_origin.values()
-    ]
+    trained = []
+    for by_seed in (by_seed for by_origin in groups.values() for by_seed in by_origin.values()):
+        seeds = tuple(by_seed[seed] for seed in sorted(by_seed))
+        trained.append(TrainedVariant(work, seeds[0].spec.variant, seeds))
     # Full fine-tuning is what the others are read against, whenever it was trained.
     return sorted(trained, key=lambda variant: variant.variant.kind != "full")
 
@@ -219,11 +213,11 @@ def _tried(variant: TrainedVariant, searches: Sequence[TrialResult]) -> list[Tri
     rate = variant.variant.learning_rate
     if not variant.variant.search_learning_rate or rate is None:
         return []
-    short = _without_seeds(search_workload(variant.workload))
+    short = key_of(search_workload(variant.workload), "trial")
     trials = [
         trial
         for trial in searches
-        if _without_seeds(trial.spec.workload) == short
+        if key_of(trial.spec.workload, "trial") == short
         and replace(trial.spec.variant, learning_rate=rate) == variant.variant
     ]
     return sorted(trials, key=lambda trial: trial.spec.variant.learning_rate or 0)

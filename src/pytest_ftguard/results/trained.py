@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.parts import Parameters, perplexity_of
 from pytest_ftguard.results.trial import TrialResult
-from pytest_ftguard.specs import RateSource, Variant, Workload
+from pytest_ftguard.specs import RateSource, Variant, Workload, key_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -187,17 +187,18 @@ def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...
 
     Those of a search for a learning rate and of a timing are left out: they are not the variant that gates judge.
     """
-    groups: dict[tuple[Workload, Variant], dict[int, TrialResult]] = {}
+    groups: dict[tuple[str, str], dict[int, TrialResult]] = {}
     for trial in trials:
         if trial.spec.workload.purpose != "gates":
             continue
         # More seeds of a variant are still that variant on that workload.
-        work = replace(trial.spec.workload, seeds=(0,), most_seeds=0)
-        groups.setdefault((work, trial.spec.variant), {}).setdefault(trial.spec.seed, trial)
-    return tuple(
-        TrainedVariant(_declared(tuple(by_seed.values())), variant, tuple(by_seed.values()))
-        for (_, variant), by_seed in groups.items()
-    )
+        key = key_of(trial.spec.workload, "trial"), key_of(trial.spec.variant, "trial")
+        groups.setdefault(key, {}).setdefault(trial.spec.seed, trial)
+    return tuple(_one_variant(tuple(by_seed.values())) for by_seed in groups.values())
+
+
+def _one_variant(trials: tuple[TrialResult, ...]) -> TrainedVariant:
+    return TrainedVariant(_declared(trials), trials[0].spec.variant, trials)
 
 
 def _declared(trials: Sequence[TrialResult]) -> Workload:

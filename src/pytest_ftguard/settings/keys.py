@@ -11,7 +11,7 @@ from typing import Any, Final
 from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
-from pytest_ftguard.keys import Key, Place, choice_of, number_of, text_of
+from pytest_ftguard.keys import Key, Origin, choice_of, number_of, text_of
 
 __all__ = ["BY_NAME", "KEYS", "SIGNING_KEY_VARIABLE"]
 
@@ -23,15 +23,15 @@ __tracebackhide__ = hide_our_frames
 SIGNING_KEY_VARIABLE: Final = "FTGUARD_SIGNING_KEY"
 
 
-def _path(value: Any, place: Place) -> str:
-    path = str(place.folder / text_of(value, place))
+def _path(value: Any, origin: Origin) -> str:
+    path = str(origin.folder / text_of(value, origin))
     if problem := name_problem(path):
         raise ValueError(problem)
     return path
 
 
-def _output(value: Any, place: Place) -> str:
-    path = _path(value, place)
+def _output(value: Any, origin: Origin) -> str:
+    path = _path(value, origin)
     if Path(path).is_dir():
         raise ValueError("it is a folder: give a file name")
     parent = Path(path).parent
@@ -42,14 +42,14 @@ def _output(value: Any, place: Place) -> str:
     return path
 
 
-def _folder(value: Any, place: Place) -> str:
-    path = Path(_path(value, place))
+def _folder(value: Any, origin: Origin) -> str:
+    path = Path(_path(value, origin))
     if path.exists() and not path.is_dir():
         raise ValueError("it is a file, and a folder is meant")
     return str(path)
 
 
-def _cache_size(value: Any, place: Place) -> int:
+def _cache_size(value: Any, origin: Origin) -> int:
     from pytest_ftguard.units import parse_bytes
 
     try:
@@ -59,12 +59,12 @@ def _cache_size(value: Any, place: Place) -> int:
         raise ValueError(message) from None
 
 
-def _model(value: Any, place: Place) -> str:
-    folder = Path(_path(value, place))
-    return str(folder) if folder.is_dir() else text_of(value, place)
+def _model(value: Any, origin: Origin) -> str:
+    folder = Path(_path(value, origin))
+    return str(folder) if folder.is_dir() else text_of(value, origin)
 
 
-def _whole(value: Any, place: Place) -> int:
+def _whole(value: Any, origin: Origin) -> int:
     try:
         if isinstance(value, str | int) and not isinstance(value, bool):
             return int(value)
@@ -74,8 +74,8 @@ def _whole(value: Any, place: Place) -> int:
     raise ValueError(f"it must be a whole number{better}")
 
 
-def _calibration_seeds(value: Any, place: Place) -> int:
-    number = _whole(value, place)
+def _calibration_seeds(value: Any, origin: Origin) -> int:
+    number = _whole(value, origin)
     if number < 10:
         raise ValueError("a calibration needs at least 10 seeds")
     return number
@@ -90,17 +90,17 @@ def _items(value: Any) -> list[str]:
     return [item.strip() for item in re.split(r"[,\n]", str(value)) if item.strip()]
 
 
-def _seeds(value: Any, place: Place) -> tuple[int, ...] | str:
+def _seeds(value: Any, origin: Origin) -> tuple[int, ...] | str:
     try:
         items = _items(value)
     except TypeError:
         raise TypeError("each seed must be a whole number") from None
     if any(".." in item for item in items):
         return ", ".join(items)  # a range, which the workload reads
-    return tuple(_whole(item, place) for item in items)
+    return tuple(_whole(item, origin) for item in items)
 
 
-def _targets(value: Any, place: Place) -> str | tuple[str, ...]:
+def _targets(value: Any, origin: Origin) -> str | tuple[str, ...]:
     # A comma or line separates suffixes; a text with any other sign of a regular expression is one.
     if isinstance(value, str) and re.search(r"[\\^$*+?()\[\]|{}]", value):
         return value.strip()
@@ -108,7 +108,7 @@ def _targets(value: Any, place: Place) -> str | tuple[str, ...]:
     return names[0] if names == ("all-linear",) else names
 
 
-def _assignments(value: Any, place: Place) -> dict[str, Any]:
+def _assignments(value: Any, origin: Origin) -> dict[str, Any]:
     """Return names and values: of lines of name=value, of a list of such lines, or of a table."""
     if isinstance(value, dict):
         try:
@@ -139,7 +139,7 @@ def _literal(text: str) -> Any:
         return text  # a plain word, as in optim=adamw_torch
 
 
-def _flag(value: Any, place: Place) -> bool:
+def _flag(value: Any, origin: Origin) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     text = str(value).strip().lower()
     if text not in words:
@@ -147,7 +147,7 @@ def _flag(value: Any, place: Place) -> bool:
     return words[text]
 
 
-def _duration(value: Any, place: Place) -> float:
+def _duration(value: Any, origin: Origin) -> float:
     from pytest_ftguard.units import parse_duration
 
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -155,9 +155,9 @@ def _duration(value: Any, place: Place) -> float:
     return parse_duration(f"{value:f}" if isinstance(value, float) else str(value))
 
 
-def _update(value: Any, place: Place) -> bool:
-    wanted = _flag(value, place)
-    if wanted and place.kind == "ini":
+def _update(value: Any, origin: Origin) -> bool:
+    wanted = _flag(value, origin)
+    if wanted and origin.kind == "ini":
         raise ValueError("a run that always accepts never fails; give it on the command line, as --ftguard-update")
     return wanted
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
-from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Place, Setting
+from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Origin, Setting
 from pytest_ftguard.settings.ini import ini_values
 from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE
 
@@ -130,7 +130,7 @@ class Settings:
         except ConfigurationError as error:
             # The spec names its field; the user needs the key that filled it.
             culprit = next((setting for field, setting in found.items() if f".{field} " in str(error)), None)
-            raise ConfigurationError(f"{error} (set by {culprit.place})" if culprit else str(error)) from None
+            raise ConfigurationError(f"{error} (set by {culprit.origin.name})" if culprit else str(error)) from None
 
     def store(self, rootdir: Path, environment: Mapping[str, str] = os.environ) -> StoreOptions | None:
         """Return where results are stored and which are believed; None where none are.
@@ -182,21 +182,21 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     values: dict[str, Setting] = {}
     for key in KEYS:
         candidates = (
-            (config.getoption(key.ini), Place("command line", f"the option {key.option}", here)),
-            (environment.get(key.variable), Place("environment", f"the environment variable {key.variable}", here)),
-            (from_ini.get(key.ini), Place("ini", f"{key.ini} in {ini_name}", config.rootpath)),
+            (config.getoption(key.ini), Origin("command line", f"the option {key.option}", here)),
+            (environment.get(key.variable), Origin("environment", f"the environment variable {key.variable}", here)),
+            (from_ini.get(key.ini), Origin("ini", f"{key.ini} in {ini_name}", config.rootpath)),
         )
-        for raw, place in candidates:
+        for raw, origin in candidates:
             if raw is not None:
-                values[key.name] = key.read(raw, place)
+                values[key.name] = key.read(raw, origin)
                 break
     settings = Settings(values)
     if "calibrate" in values and "calibration" not in values:
-        message = f"calibrate (set by {values['calibrate'].place}) needs a file to write: set ftguard_calibration"
+        message = f"calibrate (set by {values['calibrate'].origin.name}) needs a file to write: set ftguard_calibration"
         raise ConfigurationError(message)
     if settings.value("require_signed", False) and not environment.get(SIGNING_KEY_VARIABLE):
         message = (
-            f"require_signed (set by {values['require_signed'].place}) needs the key of the signatures: set the "
+            f"require_signed (set by {values['require_signed'].origin.name}) needs the key of the signatures: set the "
             f"environment variable {SIGNING_KEY_VARIABLE}"
         )
         raise ConfigurationError(message)
@@ -233,7 +233,7 @@ def marker_problem(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> s
         if name not in MARKER_KEYS:
             return f"the marker ftguard has no keyword {name!r}; it has {', '.join(MARKER_KEYS)}"
         try:
-            MARKER_KEYS[name].read(value, _marker_place(name))
+            MARKER_KEYS[name].read(value, _marker_origin(name))
         except ConfigurationError as error:
             return str(error)
     return None
@@ -244,9 +244,9 @@ def marker_settings(markers: Iterable[Mapping[str, Any]]) -> Settings:
     values: dict[str, Setting] = {}
     for keywords in markers:
         for name, value in keywords.items():
-            values.setdefault(name, MARKER_KEYS[name].read(value, _marker_place(name)))
+            values.setdefault(name, MARKER_KEYS[name].read(value, _marker_origin(name)))
     return Settings(values)
 
 
-def _marker_place(name: str) -> Place:
-    return Place("marker", f"the marker ftguard({name}=...)", Path())
+def _marker_origin(name: str) -> Origin:
+    return Origin("marker", f"the marker ftguard({name}=...)")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
@@ -130,12 +129,6 @@ class Workload(Spec):
     def places(self) -> Places:
         """Where its files lie, or what they are called on the hub."""
         return Places(self.model, self.train, self.validation, self.tokenizer, self.reference)
-
-    @property
-    def named(self) -> Workload:
-        """The workload as reports name it: without its seeds, and without the folders in which its files lie."""
-        model, train, validation = (Path(place).name or "-" for place in self.places[:3])
-        return replace(self, **Places(model, train, validation)._asdict(), seeds=(0,), most_seeds=0)
 
     @property
     def looks(self) -> tuple[int, ...]:
