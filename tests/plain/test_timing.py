@@ -47,7 +47,7 @@ from pytest_ftguard.running.timing import PairTimer, Retiming, timing_workload
 from pytest_ftguard.specs import LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.store.store import Store, StoreOptions
 
-from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trained, trial
+from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, GivenSource, trained, trial
 from .executors import FakeExecutor
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
@@ -524,8 +524,9 @@ def test_a_timing_that_cannot_be_made_leaves_the_gate_invalid(error: FtguardErro
     def refuse(*_: object) -> tuple[TrainedVariant, TrainedVariant]:
         raise error
 
-    ours = replace(variant(LORA), timer=refuse)
-    theirs = replace(variant(FULL, time=replace(NOW, run="earlier")), timer=refuse)
+    source = GivenSource(time_beside=refuse)
+    ours = replace(variant(LORA), source=source)
+    theirs = replace(variant(FULL, time=replace(NOW, run="earlier")), source=source)
     with pytest.raises(GateFailure, match=rf"(?s)different runs.*not timed again in this run: {error}"):
         assert_time_budget(ours, at_most="90%", of=theirs)
 
@@ -667,7 +668,7 @@ def test_one_seed_is_refused_before_anything_is_timed() -> None:
 def test_what_was_not_trained_in_this_run_is_not_timed_in_it(tmp_path: Path, work: Workload) -> None:
     """Neither a variant of a report beside one of this run, nor two of a report."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
-    for pair in ((replace(lora, timer=None), full), (lora, replace(full, timer=None))):
+    for pair in ((replace(lora, source=None), full), (lora, replace(full, source=None))):
         with pytest.raises(GateFailure, match="timed in different runs"):
             assert_time_budget(pair[0], at_most="90%", of=pair[1])
         with pytest.raises(FtguardError, match="was not trained in this run, so it cannot be timed"):

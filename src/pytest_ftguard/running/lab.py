@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pytest_ftguard.errors import FtguardError, hide_our_frames
 from pytest_ftguard.results import TrainedVariant, TrialError, TrialResult
@@ -116,15 +117,22 @@ class Lab:
                         else _not_trained(spec, failed)
                     )
             trials.append(self._results[spec.fingerprint])
+        return TrainedVariant(workload, variant, tuple(trials), source=self)
 
-        def extend(count: int) -> TrainedVariant:
-            fresh = (seed for seed in itertools.count() if seed not in workload.seeds)
-            more = itertools.islice(fresh, count - len(workload.seeds))
-            return self.train(replace(workload, seeds=(*workload.seeds, *more)), variant)
+    def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
+        """Return a variant trained with so many seeds in all; those that are missing are trained now."""
+        workload = trained.workload
+        fresh = (seed for seed in itertools.count() if seed not in workload.seeds)
+        more = itertools.islice(fresh, count - len(workload.seeds))
+        return self.train(replace(workload, seeds=(*workload.seeds, *more)), trained.variant)
 
-        return TrainedVariant(
-            workload, variant, tuple(trials), loader=self._loader.load, extend=extend, timer=self._time_again
-        )
+    def load(self, trial: TrialResult) -> tuple[Any, Any]:
+        """Return the trained model and the tokenizer of a trial.
+
+        Raises:
+            FtguardError: There are no weights that belong to its result.
+        """
+        return self._loader.load(trial)
 
     def _specs(self, workload: Workload, variant: Variant) -> list[TrialSpec]:
         device = self._options.device
@@ -191,10 +199,14 @@ class Lab:
             return self._bench.train(identity.spec, more_to_come=more_to_come)
         return result
 
-    def _time_again(
+    def time_beside(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
     ) -> tuple[TrainedVariant, TrainedVariant]:
-        """Time two variants in turns, unless the store holds that timing of both."""
+        """Return short trials of two variants, made in turns, unless the store holds that timing of both.
+
+        Raises:
+            FtguardError: They cannot be timed here.
+        """
         for side in (candidate, baseline):
             self._files.check(side.workload)
         return self._timer.time(candidate, baseline, why, look=look)
