@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,42 @@ def test_the_machine_is_asked_for_once_in_a_run_that_believes_no_notes(tmp_path:
     ours.close()
     assert len(executor.trained) == 2
     assert executor.described == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_kept"),
+    [
+        ("ok", False),
+        ("diverged", False),
+        ("configuration", False),
+        ("killed", True),
+        ("crashed", True),
+        ("timed_out", True),
+    ],
+)
+def test_only_a_training_that_was_cut_short_leaves_its_checkpoints(tmp_path: Path, kind: Any, is_kept: bool) -> None:
+    """The next attempt goes on from them; after a result, also of a training that diverged, there is none."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+
+    class Ending(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult | Answer:
+            assert job.checkpoints is not None
+            (job.checkpoints / "checkpoint-5").mkdir()
+            if kind == "ok":
+                return super().train(job)
+            if kind == "diverged":
+                return TrialResult(spec=job.spec, outcome="diverged", error=TrialError("the loss is nan at step 3"))
+            return Answer(failure=Failure(kind=kind, message="it ended"))
+
+    ours = Lab(LabOptions(), Ending(), lambda _: None, Store(StoreOptions(tmp_path / "store"), "now"))
+    with suppress(ConfigurationError):
+        ours.train(workload, FULL)
+    ours.close()
+    assert bool(list((tmp_path / "store").rglob("checkpoint-5"))) is is_kept
 
 
 @pytest.mark.parametrize("changes", [False, True])

@@ -122,7 +122,10 @@ class Bench:
         )
         clock = ProgressClock(spec, self._on_progress)
         try:
-            return self._executor.run(job, clock.take, more_to_come=more_to_come)
+            answer = self._executor.run(job, clock.take, more_to_come=more_to_come)
+            if checkpoints is not None and not answer.was_cut_short:
+                shutil.rmtree(checkpoints, ignore_errors=True)  # only now: the result is here
+            return answer
         finally:
             clock.take(Event("end"))
             shutil.rmtree(folder / "trainer", ignore_errors=True)

@@ -217,6 +217,11 @@ class Answer:
         killed = self.failure.kind == "killed" and self.failure.phase != "start"
         return self.failure.kind == "out_of_memory" or killed
 
+    @property
+    def was_cut_short(self) -> bool:
+        """Whether another attempt may go on from a checkpoint of this one."""
+        return self.failure is not None and self.failure.kind not in ("configuration", "no_device")
+
     def raise_refusal(self) -> None:
         """Raise what the user must settle before the job can be done.
 

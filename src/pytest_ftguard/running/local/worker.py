@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from pytest_ftguard.files import write_whole
 from pytest_ftguard.running import work
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Job, TrainJob, job_from_dict
+from pytest_ftguard.running.executor import Answer, DescribeJob, Event, job_from_dict
 
 __all__ = ["main"]
 
@@ -51,15 +51,13 @@ def main(arguments: list[str]) -> None:
         job = job_from_dict(order["job"])
         answer = work.carry_out(job, report, wait_for_quiet)
         if not isinstance(job, DescribeJob):
-            _leave(job, answer, Path(order["answer_path"]))
+            _leave(answer, Path(order["answer_path"]))
         send({"message": "answer", "answer": answer.to_dict()})
 
 
-def _leave(job: Job, answer: Answer, path: Path) -> NoReturn:
+def _leave(answer: Answer, path: Path) -> NoReturn:
     """Leave the answer for the parent, and end the process."""
     write_whole(path, json.dumps(answer.to_dict()))
-    if isinstance(job, TrainJob) and job.checkpoints is not None:
-        shutil.rmtree(job.checkpoints, ignore_errors=True)  # only now: the result is on disk
     sys.stdout.flush()
     sys.stderr.flush()
     # The answer is on disk: leaving at once spares the second that taking a large torch process apart costs.
