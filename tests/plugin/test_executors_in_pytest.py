@@ -119,7 +119,11 @@ def test_failures_of_an_executor_are_told_apart(project: pytest.Pytester) -> Non
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("slurmm", "ftguard_executor is 'slurmm', which is no executor: use one of local, or module:function"),
+        (
+            "slurmm",
+            "ftguard_executor is 'slurmm' (set by the option --ftguard-executor), which is no executor: use one of "
+            "local, or module:function",
+        ),
         ("nowhere:make", "*which cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         ("far:nothing", "*which cannot be imported: AttributeError*"),
         ("far:HERE", "*cannot be called: name a function or a class"),

@@ -285,8 +285,9 @@ class Run:
 
         if self._lab is None:
             self._store = self._open_store()
-            chosen = self.settings.value("executor", DEFAULT_EXECUTOR)
-            executor = make_executor(chosen, ExecutorOptions(self._shared, _disturbance(self.config)))
+            chosen = self.settings.get("executor")
+            name, origin = (chosen.value, chosen.origin.name) if chosen else (DEFAULT_EXECUTOR, "default")
+            executor = make_executor(name, ExecutorOptions(self._shared, _disturbance(self.config)), origin)
             options = LabOptions(
                 device=self.settings.value("device", "auto"),
                 timeout_seconds=self.settings.value("timeout", None),

@@ -23,28 +23,30 @@ _OURS: Final[dict[str, Callable[[ExecutorOptions], Executor]]] = {DEFAULT_EXECUT
 _METHODS: Final = ("run", "folder", "facts", "disturbance", "close")
 
 
-def make_executor(name: str, options: ExecutorOptions) -> Executor:
+def make_executor(name: str, options: ExecutorOptions, origin: str = "default") -> Executor:
     """Return the executor of a name; no other one is imported.
 
     Args:
         name: "local", the name of an entry point, or "module:function".
         options: What it is made with.
+        origin: Where the name was set.
 
     Raises:
         ConfigurationError: There is no such executor, or what was found is none.
     """
-    made = (_OURS.get(name) or _found(name))(options)
+    said = f"ftguard_executor is {name!r} (set by {origin})"
+    made = (_OURS.get(name) or _found(name, said))(options)
     missing = [method for method in _METHODS if not callable(getattr(made, method, None))]
     if missing:
         message = (
-            f"ftguard_executor is {name!r}, which gave {made!r}: it is no executor, for it has no method "
+            f"{said}, which gave {made!r}: it is no executor, for it has no method "
             f"{', '.join(missing)}; see pytest_ftguard.running.executor.Executor"
         )
         raise ConfigurationError(message)
     return made
 
 
-def _found(name: str) -> Callable[[ExecutorOptions], Any]:
+def _found(name: str, said: str) -> Callable[[ExecutorOptions], Any]:
     entries = importlib.metadata.entry_points(group=GROUP)
     if name in entries.names:
         target = entries[name].value
@@ -52,7 +54,7 @@ def _found(name: str) -> Callable[[ExecutorOptions], Any]:
         target = name
     else:
         known = ", ".join(sorted({*_OURS, *entries.names}))
-        message = f"ftguard_executor is {name!r}, which is no executor: use one of {known}, or module:function"
+        message = f"{said}, which is no executor: use one of {known}, or module:function"
         raise ConfigurationError(message)
     module, _, function = target.partition(":")
     try:
@@ -60,10 +62,10 @@ def _found(name: str) -> Callable[[ExecutorOptions], Any]:
         for part in function.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        message = f"ftguard_executor is {name!r}, which cannot be imported: {type(error).__name__}: {error}"
+        message = f"{said}, which cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error
     if not callable(found):
-        message = f"ftguard_executor is {name!r}, which is {found!r} and cannot be called: name a function or a class"
+        message = f"{said}, which is {found!r} and cannot be called: name a function or a class"
         raise ConfigurationError(message)
     made: Callable[[ExecutorOptions], Any] = found
     return made
