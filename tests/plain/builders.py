@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 WORKLOAD = Workload(model="model", train="train.txt", validation="validation.txt", steps=100, seeds=(0,))
 FULL = Full(learning_rate=1e-4)
 LORA = LoRA(learning_rate=1e-3)
-ENVIRONMENT = Environment("cpu", "a processor", "fp32", 2, "Linux", {"python": "3.11"})
+ENVIRONMENT = Environment("cpu", "a processor", "fp32", 2, "Linux", {"python": platform.python_version()})
 
 
 def losses(nll: Sequence[float], **changes: Any) -> SequenceLosses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -290,6 +291,39 @@ def test_the_machine_is_asked_for_once_in_a_run_that_believes_no_notes(tmp_path:
     ours.close()
     assert len(executor.trained) == 2
     assert executor.described == 1
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "words"),
+    [
+        ({}, ""),
+        ({"device_name": "another processor"}, ""),
+        ({"precision": "bf16"}, "precision (fp32 -> bf16)"),
+        ({"device": "cuda"}, "device (cpu -> cuda)"),
+        ({"versions": {"torch": "1.0"}}, "version of torch ("),
+        ({"versions": {"torch": importlib.metadata.version("torch"), "somebodys": "1"}}, ""),
+    ],
+)
+def test_what_was_trained_elsewhere_than_was_said_is_not_stored(
+    tmp_path: Path, trained_on: dict[str, Any], words: str
+) -> None:
+    """An executor whose machines differ would else leave a result under the name of what another one trains."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+
+    class Elsewhere(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult:
+            return replace(trial(FULL, [1.0]), spec=job.spec, environment=replace(ENVIRONMENT, **trained_on))
+
+    store = Store(StoreOptions(tmp_path / "store"), "now")
+    ours = Lab(LabOptions(), Elsewhere(), lambda _: None, store)
+    assert ours.train(workload, FULL).ok
+    ours.close()
+    assert bool(list((tmp_path / "store").rglob("results/*/*.json"))) is not bool(words)
+    assert [words in problem for problem in store.problems] == [True] * bool(words)
 
 
 @pytest.mark.parametrize(

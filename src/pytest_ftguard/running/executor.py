@@ -313,8 +313,11 @@ class Executor(Protocol):
     A job is plain data: `job.to_dict()` can be sent anywhere as JSON, and whoever is there calls
     `pytest_ftguard.running.work.carry_out(job_from_dict(...))`, whose answer comes back by `Answer.to_dict()`. Only
     that process imports torch. Weights and checkpoints do not travel in the answer: they are in the job's folders,
-    so these must be the same files on both sides. Each trial needs a fresh process: what a training has allocated,
-    seeded or patched must not reach the next one.
+    so these must be the same files on both sides.
+
+    Each trial needs a fresh process: what a training has allocated, seeded or patched must not reach the next one. A
+    result is stored only if the machine that it was trained on is the one that the answer to a `DescribeJob` has named:
+    same device, precision and versions.
     """
 
     def run(self, job: Job, on_event: Callable[[Event], None], *, more_to_come: bool = False) -> Answer:

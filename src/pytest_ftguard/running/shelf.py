@@ -9,7 +9,7 @@ from pytest_ftguard.results import Environment, TrialResult
 from pytest_ftguard.running.bench import Bench
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.store.contents import UnknownContentError
-from pytest_ftguard.store.fingerprint import Fingerprint, contents_of, fingerprint_of
+from pytest_ftguard.store.fingerprint import Fingerprint, contents_of, fingerprint_of, other_surroundings
 from pytest_ftguard.store.store import Store
 
 __all__ = ["Identity", "Shelf"]
@@ -121,10 +121,25 @@ class Shelf:
             return None
         return self._store.checkpoints(identity.candidates[0])
 
+    def is_of(self, identity: Identity, result: TrialResult) -> bool:
+        """Return whether a result is one of what was identified: its files, and the machine as it was described.
+
+        An executor may train on another machine than the one that it has described, or with other versions.
+        """
+        if self._store is None or len(identity.candidates) != 1 or self.has_changed(identity):
+            return False
+        others = other_surroundings(identity.candidates[0], result.environment) if result.environment else []
+        if others:
+            label = f"{identity.spec.variant.label}, seed {identity.spec.seed}"
+            self._store.complain(
+                f"{label}, was trained elsewhere than was said, so it is not stored: {', '.join(others)}"
+            )
+        return not others
+
     def publish(self, identity: Identity, result: TrialResult) -> TrialResult:
         """Keep a result for others, and return it with its fingerprint, if that is still what it was trained from."""
         store = self.store_of(identity)
-        if store is None or len(identity.candidates) != 1 or self.has_changed(identity):
+        if store is None or not self.is_of(identity, result):
             return result
         (fingerprint,) = identity.candidates
         if fingerprint.is_complete:

@@ -185,7 +185,7 @@ class PairTimer:
         """Train one of a pair's trials, and keep what becomes of it for those who wait for it and for later runs."""
         result = self._train(identities[number].spec, number + 1 < len(identities))
         # A file that was changed meanwhile leaves open what was timed.
-        if not any(self._shelf.has_changed(identities[one]) for one in (number, number ^ 1)):
+        if self._shelf.is_of(identities[number], result) and not self._shelf.has_changed(identities[number ^ 1]):
             keep = store.keep if result.outcome == "ok" else store.failures.keep
             keep(key, result)
         return result

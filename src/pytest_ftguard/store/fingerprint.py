@@ -17,7 +17,15 @@ from pytest_ftguard.specs import TrialSpec, Workload, canonical_json, content_of
 from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS
 from pytest_ftguard.store.contents import NOT_INSTALLED, file_digest, installed_version, model_files, source_files
 
-__all__ = ["MEASURING", "Fingerprint", "changes", "contents_of", "fingerprint_of", "machine_facts"]
+__all__ = [
+    "MEASURING",
+    "Fingerprint",
+    "changes",
+    "contents_of",
+    "fingerprint_of",
+    "machine_facts",
+    "other_surroundings",
+]
 
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
@@ -177,6 +185,25 @@ def _values(before: Any, now: Any) -> str:
     texts = ["none" if value is None else str(value) for value in (before, now)]
     is_digest = any(isinstance(value, list) or len(text) > 40 for value, text in zip((before, now), texts, strict=True))
     return "" if is_digest else f" ({texts[0]} -> {texts[1]})"
+
+
+def other_surroundings(fingerprint: Fingerprint, environment: Environment) -> list[str]:
+    """Return in what the machine that has trained differs from what a fingerprint says, as far as both say it.
+
+    Args:
+        fingerprint: What was to be trained, as this machine describes it.
+        environment: The machine on which it was trained.
+    """
+    theirs = {"device": environment.device, "precision": environment.precision}
+    theirs |= {f"version of {name}": version for name, version in environment.versions.items()}
+    known = {"device", "precision", "version of python", *(f"version of {name}" for name in _PACKAGES)}
+    found = []
+    for name in sorted(known & theirs.keys() & fingerprint.parts.keys()):
+        ours = str(fingerprint.parts[name])
+        # A version is followed by a digest of the code if that is not from an index.
+        if theirs[name] != ours and not ours.startswith(f"{theirs[name]} "):
+            found.append(_printable(f"{name} ({ours} -> {theirs[name]})"))
+    return found
 
 
 def machine_facts(device: str, precision: str, environment: Mapping[str, str] = os.environ) -> str:
