@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from pytest_ftguard.running.local.process import KEEP_FREED_MEMORY
+from pytest_ftguard.running.local.environment import KEEP_FREED_MEMORY
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

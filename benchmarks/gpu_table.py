@@ -153,7 +153,7 @@ def in_own_process(contender: str, shape: str, kind: str, folder: Path, options:
     """Measure one contender in a fresh process, with glibc's settings that the plugin's processes have."""
     import os
 
-    from pytest_ftguard.running.local.process import KEEP_FREED_MEMORY
+    from pytest_ftguard.running.local.environment import KEEP_FREED_MEMORY
 
     command = [sys.executable, __file__, "--one", contender, shape, kind, str(folder)]
     command += ["--device", options.device, "--steps", str(options.steps), "--precision", options.precision]

@@ -23,7 +23,9 @@ from typing import Any
 
 import psutil
 
+from pytest_ftguard.running.executor import ExecutorOptions
 from pytest_ftguard.running.lab import Lab, LabOptions
+from pytest_ftguard.running.local.executor import LocalExecutor
 from pytest_ftguard.running.local.process import Worker
 from pytest_ftguard.specs import Full, LoRA, Variant, Workload
 
@@ -93,7 +95,7 @@ def play(workload: Workload, seconds: float, rng: random.Random) -> str:
 
     Worker.run = watched  # type: ignore[assignment, method-assign]
     thread = threading.Thread(target=kill)
-    lab = Lab(LabOptions(device="cpu"), lambda _: None)
+    lab = Lab(LabOptions(device="cpu"), LocalExecutor(ExecutorOptions()), lambda _: None)
     lab.more_variants_expected = 1
     try:
         thread.start()

@@ -17,7 +17,9 @@ import torch
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.running.executor import ExecutorOptions
 from pytest_ftguard.running.lab import Lab, LabOptions
+from pytest_ftguard.running.local.executor import LocalExecutor
 from pytest_ftguard.specs import Full, LoRA, Workload
 from pytest_ftguard.statistics import FloatArray, mean_log_ratio
 
@@ -41,7 +43,7 @@ def seconds(sides: list[TrainedVariant]) -> FloatArray:
 
 def compare(name: str, workload: Workload, seeds: int) -> None:
     """Train a pair and time it again, seed by seed, and print both ratios and how they differ."""
-    lab = Lab(LabOptions(device="cpu", keep_at_most_bytes=0), lambda _: None)
+    lab = Lab(LabOptions(device="cpu", keep_at_most_bytes=0), LocalExecutor(ExecutorOptions()), lambda _: None)
     columns: dict[str, list[TrainedVariant]] = {"lora": [], "full": [], "short lora": [], "short full": []}
     took = {"whole": 0.0, "short": 0.0}
     for seed in range(seeds):

@@ -107,10 +107,10 @@ class WarmProcess:
 @contextmanager
 def started_server(folder: Path) -> Iterator[Mapping[str, str]]:
     """Start a server, and give the environment variables by which tests find it, until it is ended."""
-    from pytest_ftguard.running.local import process
+    from pytest_ftguard.running.local.environment import worker_environment
 
     place = folder / "socket"
-    environment = process._environment(None)
+    environment = worker_environment(None)
     paths = os.pathsep.join([environment["PYTHONPATH"], str(_ROOT)])
     server = subprocess.Popen(
         [sys.executable, "-P", "-m", "tests.warm", str(place)],

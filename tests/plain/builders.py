@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 WORKLOAD = Workload(model="model", train="train.txt", validation="validation.txt", steps=100, seeds=(0,))
 FULL = Full(learning_rate=1e-4)
 LORA = LoRA(learning_rate=1e-3)
-ENVIRONMENT = Environment("cpu", "a processor", "fp32", 2, "Linux", {"python": "3.11"})
+ENVIRONMENT = Environment("cpu", "a processor", "fp32", 2, "Linux", {"python": platform.python_version()})
 
 
 def losses(nll: Sequence[float], **changes: Any) -> SequenceLosses:
@@ -51,6 +52,33 @@ def trial(
         "environment": ENVIRONMENT,
     }
     return TrialResult(spec=TrialSpec(workload=workload, variant=variant, seed=seed), **{**values, **changes})
+
+
+class GivenSource:
+    """Does with a variant what a test says."""
+
+    def __init__(
+        self,
+        *,
+        more_seeds: Callable[[int], TrainedVariant] | None = None,
+        time_beside: Callable[..., tuple[TrainedVariant, TrainedVariant]] | None = None,
+        load: Callable[[TrialResult], tuple[Any, Any]] | None = None,
+    ) -> None:
+        self._more_seeds, self._time_beside, self._load = more_seeds, time_beside, load
+
+    def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
+        assert self._more_seeds is not None
+        return self._more_seeds(count)
+
+    def time_beside(
+        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
+    ) -> tuple[TrainedVariant, TrainedVariant]:
+        assert self._time_beside is not None
+        return self._time_beside(candidate, baseline, why, look)
+
+    def load(self, trial: TrialResult) -> tuple[Any, Any]:
+        assert self._load is not None
+        return self._load(trial)
 
 
 def trained(variant: Variant, *trials: TrialResult) -> TrainedVariant:

@@ -9,7 +9,8 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import Memory, TrialError, TrialResult
-from pytest_ftguard.running.alternatives import alternatives, lacks_memory, with_advice
+from pytest_ftguard.running.alternatives import alternatives, with_advice
+from pytest_ftguard.running.executor import Answer, Failure
 from pytest_ftguard.specs import LoRA, TrialSpec
 from tests.plain.builders import FULL, LORA, WORKLOAD, trial
 
@@ -65,16 +66,18 @@ def test_a_forecast_that_fails_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "message", "expected"),
+    ("answer", "expected"),
     [
-        ("out_of_memory", "no room", True),
-        ("crashed", "its process was ended by SIGKILL, by someone, or by the kernel", True),
-        ("crashed", "its process was ended by SIGKILL, by someone, in phase 'start' at step 0", False),
-        ("crashed", "its process was ended by SIGSEGV", False),
-        ("diverged", "the loss is nan", False),
-        ("timed_out", "too slow", False),
+        (Answer(result=lost()), True),
+        (Answer(failure=Failure(kind="out_of_memory", message="by the kernel", phase="start")), True),
+        (Answer(failure=Failure(kind="killed", message="by someone", phase="load")), True),
+        (Answer(failure=Failure(kind="killed", message="by someone", phase="start")), False),
+        (Answer(failure=Failure(kind="crashed", message="SIGSEGV, not SIGKILL", phase="train")), False),
+        (Answer(failure=Failure(kind="timed_out", message="too slow", phase="train")), False),
+        (Answer(result=lost(outcome="diverged")), False),
+        (Answer(), False),
     ],
 )
-def test_a_kill_counts_as_a_lack_of_memory(outcome: str, message: str, expected: bool) -> None:
+def test_a_kill_counts_as_a_lack_of_memory(answer: Answer, expected: bool) -> None:
     """The kernel ends with SIGKILL what takes too much, and says so to nobody."""
-    assert lacks_memory(lost(outcome=outcome, error=TrialError(message))) is expected
+    assert answer.lacks_memory is expected

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_ftguard.running.clock import Progress, ProgressClock
-from pytest_ftguard.running.local.process import Event
+from pytest_ftguard.running.executor import Event
 from pytest_ftguard.specs import TrialSpec
 
 from .builders import LORA, WORKLOAD

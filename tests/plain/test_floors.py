@@ -65,7 +65,7 @@ def rooms(names: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids="/".join)
 def test_a_module_imports_only_from_floors_below(module: tuple[str, ...]) -> None:
-    """Imports lead downwards; rooms of one package may know each other, and the worker alone reaches into training."""
+    """Imports lead downwards; rooms of one package may know each other, and one door alone leads into training."""
     room = module[0]
     if room == "__init__":
         assert not list(rooms(imports(module)))
@@ -74,7 +74,7 @@ def test_a_module_imports_only_from_floors_below(module: tuple[str, ...]) -> Non
         allowed = FLOORS[other] < FLOORS[room] or other == room or FLOORS[other] == GROUND
         assert allowed, f"{'/'.join(module)} imports {other}"
         if other == "training" and room != "training":
-            assert module == ("running", "local", "worker")
+            assert module == ("running", "work")
 
 
 def test_all_that_trains_is_part_of_a_fingerprint() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import importlib.metadata
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,55 +12,29 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Memory, Timing, TrialError, TrialResult
-from pytest_ftguard.running import lab
-from pytest_ftguard.running.local import workers
-from pytest_ftguard.running.local.process import Job, _environment
+from pytest_ftguard.running.executor import Answer, Failure, Job, TrainJob
+from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.settings.reading import Settings
 from pytest_ftguard.specs import Full, TrialSpec, Variant, Workload
 from pytest_ftguard.store.fingerprint import Fingerprint, fingerprint_of
 from pytest_ftguard.store.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trial
+from .executors import FakeExecutor, Hopeless
 
 
-class HopelessWorker:
-    """Stands for a process that finds each training too large to be started."""
+class AbsentDevice(FakeExecutor):
+    """Stands for a machine that has no such device."""
 
-    jobs: list[TrialSpec] = []  # noqa: RUF012 - the test empties it
-    has_ended = False
+    environment = None
 
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def run(self, job: Job, *_: Any) -> TrialResult:
-        self.jobs.append(job.spec)
-        memory = Memory(None, "forecast", forecast_bytes=10**12)
-        return TrialResult(spec=job.spec, outcome="out_of_memory", memory=memory, error=TrialError("too large"))
-
-    def forecast(self, specs: list[TrialSpec]) -> list[TrialResult]:
-        return [TrialResult(spec=spec, outcome="planned", memory=Memory(None, "forecast")) for spec in specs]
-
-    def is_quiet(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass
-
-
-class AbsentDevice(HopelessWorker):
-    """Stands for a process on a machine that has no such device."""
-
-    def describe(self, *_: Any) -> None:
-        return None
-
-    def run(self, job: Job, *_: Any) -> TrialResult:
-        raise DeviceUnavailableError("device is 'cuda', but this machine has no such device")
+    def train(self, job: TrainJob) -> Answer:
+        message = "device is 'cuda', but this machine has no such device"
+        return Answer(failure=Failure(kind="no_device", message=message))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_results_of_a_gpu_serve_where_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
+def test_results_of_a_gpu_serve_where_there_is_none(tmp_path: Path, precision: str) -> None:
     """Their losses are judged, in whichever precision "auto" was there; their bytes and seconds are marked."""
     (tmp_path / "model").mkdir()
     for name in ("model/config.json", "train", "validation"):
@@ -71,8 +46,7 @@ def test_results_of_a_gpu_serve_where_there_is_none(
     options = StoreOptions(tmp_path / "store", signing_key=b"key", requires_signature=True)
     there = Store(options, "there")
     there.keep(fingerprint_of(spec, "cuda", precision, {}), trial(FULL, [1.0], environment=environment))
-    monkeypatch.setattr(workers, "Worker", AbsentDevice)
-    ours = lab.Lab(lab.LabOptions(device="cuda"), lambda _: None, Store(options, "here"))
+    ours = Lab(LabOptions(device="cuda"), AbsentDevice(), lambda _: None, Store(options, "here"))
     (found,) = ours.train(workload, FULL).trials
     assert found.cached
     assert found.environment == environment
@@ -82,28 +56,7 @@ def test_results_of_a_gpu_serve_where_there_is_none(
     ours.close()
 
 
-class Present(HopelessWorker):
-    """Stands for a process that trains."""
-
-    def describe(self, *_: Any) -> Any:
-        return ENVIRONMENT
-
-    def run(self, job: Job, *_: Any) -> TrialResult:
-        self.jobs.append(job.spec)
-        return replace(trial(FULL, [1.0]), spec=job.spec, time=Timing(0.5, 97, 50.0, run=job.run))
-
-
-class WithBase(Present):
-    """Stands for a process that trains, and remembers for which trials it was given the losses of the base model."""
-
-    given: list[bool] = []  # noqa: RUF012 - the test empties it
-
-    def run(self, job: Job, *arguments: Any) -> TrialResult:
-        self.given.append(job.base is not None)
-        return super().run(job, *arguments)
-
-
-def test_base_losses_are_shared_by_trainings_of_one_base_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_losses_are_shared_by_trainings_of_one_base_and_evaluation() -> None:
     """More steps or another variant start from the same losses; another task or number of sequences does not."""
     other_task = replace(WORKLOAD)
     object.__setattr__(other_task, "task", "another-task")  # there is one only so far
@@ -114,50 +67,41 @@ def test_base_losses_are_shared_by_trainings_of_one_base_and_evaluation(monkeypa
         (replace(WORKLOAD, validation_sequences=80), FULL, False),
         (other_task, FULL, False),
     ]
-    monkeypatch.setattr(workers, "Worker", WithBase)
-    WithBase.given.clear()
-    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    executor = FakeExecutor()
+    ours = Lab(LabOptions(device="cpu"), executor, lambda _: None)
     for workload, variant, _ in trainings:
         ours.train(workload, variant)
     ours.close()
-    assert WithBase.given == [is_given for _, _, is_given in trainings]
+    assert [job.base is not None for job in executor.trained] == [is_given for _, _, is_given in trainings]
 
 
-def test_a_forecast_is_made_once_for_all_learning_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forecast_is_made_once_for_all_learning_rates(tmp_path: Path) -> None:
     """No rate changes the memory that a training needs; another rank does."""
     for name in ("train", "validation"):
         (tmp_path / name).write_text(name)
     workload = replace(WORKLOAD, train=str(tmp_path / "train"), validation=str(tmp_path / "validation"))
-    asked: list[TrialSpec] = []
-
-    class Forecaster(HopelessWorker):
-        def forecast(self, specs: list[TrialSpec], **_: Any) -> list[TrialResult]:
-            asked.extend(specs)
-            return super().forecast(specs)
-
-    monkeypatch.setattr(workers, "Worker", Forecaster)
-    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    executor = Hopeless()
+    ours = Lab(LabOptions(device="cpu"), executor, lambda _: None)
     for variant in (LORA, replace(LORA, learning_rate=7e-4), replace(LORA, r=4)):
         assert [one.spec.variant for one in ours.plan(workload, variant).trials] == [variant]
     ours.close()
-    assert [spec.variant for spec in asked] == [LORA, replace(LORA, r=4)]
+    assert [spec.variant for spec in executor.forecast] == [LORA, replace(LORA, r=4)]
 
 
-def test_a_result_that_nobody_can_find_again_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_nobody_can_find_again_ends_with_its_run(tmp_path: Path) -> None:
     """Where what decides it is not known, the processes of the run share it, and the store is left alone."""
     (tmp_path / "model").mkdir()
     for name in ("model/config.json", "train", "validation"):
         (tmp_path / name).write_text(name)
     texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
     known = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
-    monkeypatch.setattr(workers, "Worker", Present)
-    HopelessWorker.jobs.clear()
+    executor = FakeExecutor()
 
     def train(workload: Workload, run: str, root: Path | None) -> TrialResult:
         store = Store(StoreOptions(tmp_path / "store"), run)
         if root is not None:
             root.mkdir(exist_ok=True)
-        ours = lab.Lab(lab.LabOptions(device="cpu", root=root), lambda _: None, store)
+        ours = Lab(LabOptions(device="cpu", root=root), executor, lambda _: None, store)
         (found,) = ours.train(workload, FULL).trials
         ours.close()
         assert any("was not looked up" in problem for problem in store.problems) is (workload != known)
@@ -171,22 +115,21 @@ def test_a_result_that_nobody_can_find_again_ends_with_its_run(tmp_path: Path, m
         ("three", None, 3),
     ):
         assert not train(unknown, run, root).cached
-        assert len(HopelessWorker.jobs) == trained
+        assert len(executor.trained) == trained
     assert not list((tmp_path / "store").rglob("results/*/*.json"))
     train(known, "four", tmp_path / "four")
     assert len(list((tmp_path / "store").rglob("results/*/*.json"))) == 1
 
 
 @pytest.mark.parametrize("role", ["model", "train"])
-def test_a_path_keeps_its_content_within_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+def test_a_path_keeps_its_content_within_a_run(tmp_path: Path, role: str) -> None:
     """Trials are told apart by paths in one run: one model's losses must not be taken for another's."""
     (tmp_path / "model").mkdir()
     for name in ("model/config.json", "train", "validation"):
         (tmp_path / name).write_text(name)
     texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
     workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
-    monkeypatch.setattr(workers, "Worker", HopelessWorker)
-    ours = lab.Lab(lab.LabOptions(), lambda _: None)
+    ours = Lab(LabOptions(), Hopeless(), lambda _: None)
     ours.train(workload, FULL)
     ours.train(workload, FULL)
     (tmp_path / ("model/config.json" if role == "model" else role)).write_text("something else")
@@ -195,17 +138,16 @@ def test_a_path_keeps_its_content_within_a_run(tmp_path: Path, monkeypatch: pyte
     ours.close()
 
 
-def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path) -> None:
     """The memory of a training does not depend on its seed, so further seeds cost no forecast; each is an outcome."""
-    monkeypatch.setattr(workers, "Worker", HopelessWorker)
-    HopelessWorker.jobs.clear()
-    ours = lab.Lab(lab.LabOptions(), lambda _: None)
+    executor = Hopeless()
+    ours = Lab(LabOptions(), executor, lambda _: None)
     workload = Workload(model="m", train="t", validation="v", seeds=(0, 1, 2))
     trained = ours.train(workload, Full(learning_rate=5e-5))
     ours.close()
     assert [trial.outcome for trial in trained.trials] == ["out_of_memory"] * 3
     assert [trial.spec.seed for trial in trained.trials] == [0, 1, 2]
-    assert [spec.seed for spec in HopelessWorker.jobs] == [0]
+    assert [spec.seed for spec in executor.specs] == [0]
 
 
 @pytest.mark.parametrize(("key", "required"), [(None, False), ("secret", True)])
@@ -218,58 +160,233 @@ def test_who_signs_believes_nothing_that_is_unsigned(tmp_path: Path, key: str | 
     assert (ours.checkpoints(Fingerprint({"kind": "full", "seed": 0})) is None) is required
 
 
-class FailingWorker(HopelessWorker):
-    """Stands for a process in which one seed fails."""
+class Failing(FakeExecutor):
+    """Stands for a machine on which one seed fails."""
 
-    fails = 1
-
-    def run(self, job: Job, *_: Any) -> TrialResult:
-        self.jobs.append(job.spec)
-        if job.spec.seed == self.fails:
+    def train(self, job: TrainJob) -> TrialResult | Answer:
+        if job.spec.seed == 1:
             return TrialResult(spec=job.spec, outcome="diverged", error=TrialError("the loss is nan at step 3"))
-        return replace(trial(FULL, [1.0]), spec=job.spec)
+        return super().train(job)
 
 
-def test_no_further_seed_of_a_variant_with_a_failed_one_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_further_seed_of_a_variant_with_a_failed_one_is_trained() -> None:
     """No gate judges the variant, whatever they come to; asked for alone, the seed is trained."""
-    monkeypatch.setattr(workers, "Worker", FailingWorker)
-    HopelessWorker.jobs.clear()
+    executor = Failing()
     workload = Workload(model="m", train="t", validation="v", seeds=(0, 1, 2, 3))
-    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    ours = Lab(LabOptions(device="cpu"), executor, lambda _: None)
     found = ours.train(workload, FULL)
     assert [one.outcome for one in found.trials] == ["ok", "diverged", "not_trained", "not_trained"]
     assert found.trials[2].failure == (
         "the trial of full, seed 2, was not trained: seed 1 ended diverged, and no gate can judge a variant with a "
         "failed seed"
     )
-    assert [spec.seed for spec in HopelessWorker.jobs] == [0, 1]
+    assert [spec.seed for spec in executor.specs] == [0, 1]
     assert [one.outcome for one in ours.train(workload, FULL).trials] == [one.outcome for one in found.trials]
     assert ours.train(replace(workload, seeds=(2,)), FULL).trials[0].outcome == "ok"
-    assert [spec.seed for spec in HopelessWorker.jobs] == [0, 1, 2]
+    assert [spec.seed for spec in executor.specs] == [0, 1, 2]
     assert TrialResult.from_dict(found.trials[2].to_dict()) == found.trials[2]
     ours.close()
 
 
-class BrokenOff(HopelessWorker):
-    """Stands for a process whose run is ended from outside."""
+class BrokenOff(FakeExecutor):
+    """Stands for a machine whose run is ended from outside."""
 
-    def run(self, job: Job, *_: Any) -> TrialResult:
+    def train(self, job: TrainJob) -> TrialResult:
         raise KeyboardInterrupt
 
 
-def test_a_training_that_is_broken_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_is_broken_off_is_named() -> None:
     """The summary says so, although there is no result."""
-    monkeypatch.setattr(workers, "Worker", BrokenOff)
-    ours = lab.Lab(lab.LabOptions(device="cpu"), lambda _: None)
+    executor = BrokenOff()
+    ours = Lab(LabOptions(device="cpu"), executor, lambda _: None)
     with pytest.raises(KeyboardInterrupt):
         ours.train(Workload(model="m", train="t", validation="v", seeds=(0, 1)), FULL)
     assert ours.broken_off == ["full, seed 0, was interrupted by KeyboardInterrupt"]
     assert ours.results == ()
     ours.close()
+    assert executor.is_closed
 
 
-def test_a_worker_finds_the_package_and_no_room_of_it_by_a_shorter_name() -> None:
-    """The folder that holds the package is on its path; a room such as statistics would hide a module of Python's."""
-    source = Path(_environment(None)["PYTHONPATH"].split(os.pathsep)[-1])
-    assert (source / "pytest_ftguard" / "__init__.py").is_file()
-    assert not (source / "statistics.py").exists()
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer(), "the executor gave no result"),
+        (Answer(result=trial(LORA, [1.0])), r"the executor gave the result of another trial (lora r=16, seed 0)"),
+    ],
+)
+def test_an_answer_that_is_not_about_the_trial_is_a_crash(answer: Answer, message: str) -> None:
+    """Whatever an executor of somebody's own gets wrong, no gate judges a result that is another trial's."""
+
+    class Wrong(FakeExecutor):
+        def train(self, job: TrainJob) -> Answer:
+            return answer
+
+    ours = Lab(LabOptions(device="cpu"), Wrong(), lambda _: None)
+    (found,) = ours.train(replace(WORKLOAD, seeds=(0,)), FULL).trials
+    ours.close()
+    assert found.outcome == "crashed"
+    assert found.validation is None
+    assert found.error is not None
+    assert found.error.message == message
+
+
+def test_forecasts_of_other_trials_are_none(tmp_path: Path) -> None:
+    """A plan then says that there is no forecast, and not that of another training."""
+    for name in ("train", "validation"):
+        (tmp_path / name).write_text(name)
+    workload = replace(WORKLOAD, train=str(tmp_path / "train"), validation=str(tmp_path / "validation"))
+
+    class Wrong(FakeExecutor):
+        def run(self, job: Job, on_event: Any, *, more_to_come: bool = False) -> Answer:
+            spec = TrialSpec(workload=workload, variant=LORA, seed=0, device="cpu")
+            memory = Memory(None, "forecast", forecast_bytes=7)
+            return Answer(forecasts=(TrialResult(spec=spec, outcome="planned", memory=memory),))
+
+    ours = Lab(LabOptions(device="cpu"), Wrong(), lambda _: None)
+    (wrong,) = ours.plan(workload, FULL).trials
+    (right,) = ours.plan(workload, LORA).trials
+    ours.close()
+    assert wrong.memory is None
+    assert wrong.error == TrialError("no forecast: the executor gave none, or those of other trials")
+    assert right.memory == Memory(None, "forecast", forecast_bytes=7)
+
+
+def test_the_speed_of_the_machine_is_measured_once(tmp_path: Path) -> None:
+    """By the first trial; those after it, in later runs too, are told, unless they train in another precision."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0, 1), **texts})
+
+    class Measuring(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult:
+            time = Timing(0.5, 97, 50.0, run=job.run, machine_flop_per_second=job.flop_per_second or 7e9)
+            return replace(trial(FULL, [1.0]), spec=job.spec, time=time)
+
+    told = []
+    for run, variant, work in (
+        ("one", FULL, workload),
+        ("two", LORA, workload),
+        ("three", FULL, replace(workload, precision="fp32", steps=7)),
+    ):
+        executor = Measuring()
+        ours = Lab(LabOptions(), executor, lambda _: None, Store(StoreOptions(tmp_path / "store"), run))
+        ours.train(work, variant)
+        ours.close()
+        told.append([job.flop_per_second for job in executor.trained])
+    assert told == [[None, 7e9], [7e9, 7e9], [None, 7e9]]
+
+
+def test_the_machine_is_asked_for_once_in_a_run_that_believes_no_notes(tmp_path: Path) -> None:
+    """Protected mode does not start torch again for each trial."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0, 1), **texts})
+    executor = FakeExecutor()
+    ours = Lab(LabOptions(), executor, lambda _: None, Store(StoreOptions(tmp_path / "store", reads=False), "now"))
+    ours.train(workload, FULL)
+    ours.close()
+    assert len(executor.trained) == 2
+    assert executor.described == 1
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "words"),
+    [
+        ({}, ""),
+        ({"device_name": "another processor"}, ""),
+        ({"precision": "bf16"}, "precision (fp32 -> bf16)"),
+        ({"device": "cuda"}, "device (cpu -> cuda)"),
+        ({"versions": {"torch": "1.0"}}, "version of torch ("),
+        ({"versions": {"torch": importlib.metadata.version("torch"), "somebodys": "1"}}, ""),
+    ],
+)
+def test_what_was_trained_elsewhere_than_was_said_is_not_stored(
+    tmp_path: Path, trained_on: dict[str, Any], words: str
+) -> None:
+    """An executor whose machines differ would else leave a result under the name of what another one trains."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+
+    class Elsewhere(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult:
+            return replace(trial(FULL, [1.0]), spec=job.spec, environment=replace(ENVIRONMENT, **trained_on))
+
+    store = Store(StoreOptions(tmp_path / "store"), "now")
+    ours = Lab(LabOptions(), Elsewhere(), lambda _: None, store)
+    assert ours.train(workload, FULL).ok
+    ours.close()
+    assert bool(list((tmp_path / "store").rglob("results/*/*.json"))) is not bool(words)
+    assert [words in problem for problem in store.problems] == [True] * bool(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_kept"),
+    [
+        ("ok", False),
+        ("diverged", False),
+        ("configuration", False),
+        ("killed", True),
+        ("crashed", True),
+        ("timed_out", True),
+    ],
+)
+def test_only_a_training_that_was_cut_short_leaves_its_checkpoints(tmp_path: Path, kind: Any, is_kept: bool) -> None:
+    """The next attempt goes on from them; after a result, also of a training that diverged, there is none."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+
+    class Ending(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult | Answer:
+            assert job.checkpoints is not None
+            (job.checkpoints / "checkpoint-5").mkdir()
+            if kind == "ok":
+                return super().train(job)
+            if kind == "diverged":
+                return TrialResult(spec=job.spec, outcome="diverged", error=TrialError("the loss is nan at step 3"))
+            return Answer(failure=Failure(kind=kind, message="it ended"))
+
+    ours = Lab(LabOptions(), Ending(), lambda _: None, Store(StoreOptions(tmp_path / "store"), "now"))
+    with suppress(ConfigurationError):
+        ours.train(workload, FULL)
+    ours.close()
+    assert bool(list((tmp_path / "store").rglob("checkpoint-5"))) is is_kept
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_training_of_a_changed_file_does_not_go_on_from_a_checkpoint(tmp_path: Path, changes: bool) -> None:
+    """Half of it would be of the old file, so it is trained again from its start; unchanged, it is trained once."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "train", "validation"):
+        (tmp_path / name).write_text(name)
+    texts = {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation")}
+    workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
+
+    class Killed(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult | Answer:
+            assert job.checkpoints is not None
+            (job.checkpoints / "checkpoint-5").mkdir()
+            return Answer(failure=Failure(kind="killed", message="by someone"))
+
+    class Resumed(FakeExecutor):
+        def train(self, job: TrainJob) -> TrialResult | Answer:
+            if changes:
+                (tmp_path / "train").write_text("changed")
+            return super().train(job)
+
+    executor = Resumed()
+    for run, one in (("first", Killed()), ("second", executor)):
+        ours = Lab(LabOptions(), one, lambda _: None, Store(StoreOptions(tmp_path / "store"), run))
+        ours.train(workload, FULL)
+        ours.close()
+    assert [job.checkpoints is not None for job in executor.trained] == ([True, False] if changes else [True])
+    assert bool(list((tmp_path / "store").rglob("results/*/*.json"))) is not changes

@@ -20,7 +20,7 @@ from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.results import CurvePoint, Parameters, TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant, rate_source, with_learning_rate
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, GivenSource, losses, trained, trial
 
 N = 128
 BASE_LOSS, FULL_LOSS = 3.0, 2.0
@@ -204,7 +204,7 @@ def test_where_a_rate_comes_from_is_no_part_of_what_was_trained() -> None:
     assert with_learning_rate(LoRA(), Full()) == LoRA(learning_rate=5e-4)
     one = side(LORA, 2.0, rate=DEFAULT)
     assert one == replace(one, rate=GIVEN)
-    more = replace(one, extend=lambda count: side(LORA, *[2.0] * count, rate=RateSource()))
+    more = replace(one, source=GivenSource(more_seeds=lambda count: side(LORA, *[2.0] * count, rate=RateSource())))
     assert more.with_seeds(3).rate == DEFAULT
 
 

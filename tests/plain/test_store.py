@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -219,36 +218,30 @@ def test_a_result_under_the_name_of_another_is_not_taken_for_it(tmp_path: Path) 
     assert "not what its name says" in ours.problems[0]
 
 
-@pytest.mark.parametrize("outcome", ["diverged", "crashed"])
-def test_failures_are_not_kept_for_later_runs(tmp_path: Path, outcome: Any) -> None:
-    """They are for the processes of their run, and for those that waited for them."""
+@pytest.mark.parametrize("outcome", ["diverged", "crashed", "timed_out", "out_of_memory"])
+def test_failures_are_kept_for_the_processes_of_their_run_only(tmp_path: Path, outcome: Any) -> None:
+    """Another run tries again, also one that waited for it; what nobody signs is believed by nobody who is careful."""
     failed = replace(RESULT, outcome=outcome)
     ours = store(tmp_path)
     ours.keep(PARTS, failed)
     assert not list(tmp_path.rglob("*.json"))
-    ours.keep_failure(PARTS, failed)
-    now = time.time()
-    assert ours.find_failure(PARTS, RESULT.spec, now + 1) == failed
-    later = store(tmp_path, "later")
-    assert later.find_failure(PARTS, RESULT.spec, now - 60) == failed
+    ours.failures.keep(PARTS, failed)
+    assert store(tmp_path).failures.find(PARTS, RESULT.spec) == failed
+    assert store(tmp_path).failures.find(Fingerprint({**PARTS.parts, "seed": 1}), RESULT.spec) is None
     for options in ({"reads": False}, {"signing_key": b"key", "requires_signature": True}):
         careful: Any = options
-        assert store(tmp_path, "now", **careful).find_failure(PARTS, RESULT.spec, now - 60) is None
-    assert later.find_failure(PARTS, RESULT.spec, now + 1) is None
+        assert store(tmp_path, "now", **careful).failures.find(PARTS, RESULT.spec) is None
+    later = store(tmp_path, "later")
+    assert later.failures.find(PARTS, RESULT.spec) is None
     assert find(later) is None
 
 
-@pytest.mark.parametrize("outcome", ["ok", "planned", "timed_out", "out_of_memory"])
-def test_a_failure_of_another_run_is_one_that_this_run_would_have_as_well(tmp_path: Path, outcome: Any) -> None:
-    """A result is none, whoever wrote it there; room and patience are another run's own; nor does one from ahead."""
-    other = store(tmp_path, "other")
-    other.keep_failure(PARTS, replace(RESULT, outcome=outcome))
-    assert store(tmp_path).find_failure(PARTS, RESULT.spec, 0.0) is None
-    assert (other.find_failure(PARTS, RESULT.spec, 0.0) is not None) is (outcome in ("timed_out", "out_of_memory"))
-    (path,) = (tmp_path / "failures").glob("*.json")
-    values = json.loads(path.read_text())
-    path.write_text(json.dumps({**values, "time": 1e18}))
-    assert store(tmp_path).find_failure(PARTS, RESULT.spec, 0.0) is None
+@pytest.mark.parametrize("outcome", ["ok", "planned", "not_trained"])
+def test_what_is_no_failure_is_not_taken_for_one(tmp_path: Path, outcome: Any) -> None:
+    """Whoever wrote it there: a result is found by its checksum, or not at all."""
+    ours = store(tmp_path)
+    ours.failures.keep(PARTS, replace(RESULT, outcome=outcome))
+    assert ours.failures.find(PARTS, RESULT.spec) is None
 
 
 def test_only_what_is_signed_with_the_key_is_believed_where_signatures_are_required(tmp_path: Path) -> None:
@@ -276,14 +269,26 @@ def test_notes_that_others_may_have_written_are_not_read(tmp_path: Path, options
     """A forged digest of the weights would pass a signed result of other weights off for the present ones'."""
     ours = store(tmp_path)
     (tmp_path / "weights").touch()
-    ours.digests[str(tmp_path / "weights")] = [1, 2, 3, "digest"]
+    ours.notes.digests[str(tmp_path / "weights")] = [1, 2, 3, "digest"]
     ours.keep(PARTS, RESULT)
-    ours.remember_environment("facts", ENVIRONMENT)
-    assert store(tmp_path).digests == ours.digests
-    assert store(tmp_path).environment("facts") == ENVIRONMENT
+    ours.notes.remember_environment("facts", ENVIRONMENT)
+    assert store(tmp_path).notes.digests == ours.notes.digests
+    assert store(tmp_path).notes.environment("facts") == ENVIRONMENT
     careful = store(tmp_path, **options)
-    assert careful.digests == {}
-    assert careful.environment("facts") is None
+    assert careful.notes.digests == {}
+    assert careful.notes.environment("facts") is None
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 7, "1e9", True, None, [1.0], "NaN", "Infinity"])
+def test_a_speed_is_remembered_and_one_that_is_none_is_not(tmp_path: Path, value: Any) -> None:
+    """A float above 0 is one; whoever believes no notes does not read it."""
+    store(tmp_path).notes.remember_speed("facts", 2.5e9)
+    assert store(tmp_path).notes.speed("facts") == 2.5e9
+    assert store(tmp_path).notes.speed("other facts") is None
+    assert store(tmp_path, reads=False).notes.speed("facts") is None
+    text = value if value in ("NaN", "Infinity") else json.dumps(value)
+    (tmp_path / "speeds.json").write_text(f'{{"facts": {text}}}')
+    assert store(tmp_path).notes.speed("facts") is None
 
 
 WRONG_FACTS = json.dumps({"facts": {**asdict(ENVIRONMENT), "threads": "2"}})
@@ -294,9 +299,9 @@ def test_damaged_notes_cost_time_and_nothing_else(tmp_path: Path, text: str) -> 
     """They are asked for again."""
     for name in ("environments.json", "digests.json"):
         (tmp_path / name).write_text(text)
-    assert store(tmp_path).environment("facts") is None
-    store(tmp_path).remember_environment("facts", ENVIRONMENT)
-    assert store(tmp_path).environment("facts") == ENVIRONMENT
+    assert store(tmp_path).notes.environment("facts") is None
+    store(tmp_path).notes.remember_environment("facts", ENVIRONMENT)
+    assert store(tmp_path).notes.environment("facts") == ENVIRONMENT
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
@@ -388,9 +393,9 @@ def test_digests_are_remembered_as_long_as_there_is_the_file(tmp_path: Path) -> 
     here, gone = str(tmp_path / "weights"), str(tmp_path / "gone")
     for number in (1, 2):
         ours = store(tmp_path / "store")
-        ours.digests.update({here: [number, "digest"], gone: [number, "digest"]})
+        ours.notes.digests.update({here: [number, "digest"], gone: [number, "digest"]})
         ours.keep(PARTS, RESULT)
-        assert store(tmp_path / "store").digests == {here: [number, "digest"]}
+        assert store(tmp_path / "store").notes.digests == {here: [number, "digest"]}
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\ud800"])
@@ -401,12 +406,12 @@ def test_a_digest_under_an_impossible_name_is_dropped_and_disturbs_nothing(tmp_p
     store(tmp_path / "store").keep(Fingerprint({"kind": "lora"}), RESULT)
     os.utime(entry(tmp_path / "store"), (1000, 1000))
     ours = store(tmp_path / "store", limit_bytes=entry(tmp_path / "store").stat().st_size * 3 // 2)
-    ours.digests.update({name: [1, "digest"], here: [1, "digest"]})
+    ours.notes.digests.update({name: [1, "digest"], here: [1, "digest"]})
     ours.keep(PARTS, RESULT)
     assert ours.problems == []
     assert find(ours) is not None
     assert entry(tmp_path / "store").name.startswith(PARTS.key)
-    assert store(tmp_path / "store").digests == {here: [1, "digest"]}
+    assert store(tmp_path / "store").notes.digests == {here: [1, "digest"]}
 
 
 @pytest.mark.parametrize("parts", ["[1]", "null", '{"kind": "full", "seed": NaN}'])
@@ -428,8 +433,8 @@ def test_json_that_is_too_deep_to_read_is_damaged(tmp_path: Path, options: dict[
         (tmp_path / name).write_text(deep)
     ours = store(tmp_path, "later", **options)
     assert find(ours) is None
-    assert ours.find_failure(PARTS, RESULT.spec, 0.0) is None
-    assert ours.environment("facts") is None
+    assert ours.failures.find(PARTS, RESULT.spec) is None
+    assert ours.notes.environment("facts") is None
     assert "RecursionError" in ours.problems[0]
 
 
@@ -447,7 +452,7 @@ def test_nothing_outside_the_folder_is_removed_through_a_link(tmp_path: Path) ->
         (folder / place).symlink_to(work)
     ours = store(folder, limit_bytes=1)
     ours.keep(PARTS, RESULT)
-    ours.keep_failure(PARTS, replace(RESULT, outcome="crashed"))
+    ours.failures.keep(PARTS, replace(RESULT, outcome="crashed"))
     assert ours.checkpoints(PARTS) is None
     assert all(path.exists() for path in names)
 

@@ -32,25 +32,23 @@ from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.results import (
-    Environment,
     Memory,
     Timing,
     TrainedVariant,
     TrialError,
     TrialResult,
 )
-from pytest_ftguard.running import lab
+from pytest_ftguard.running.bench import Bench
 from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.running.executor import TrainJob
 from pytest_ftguard.running.lab import Lab, LabOptions
-from pytest_ftguard.running.local import workers
-from pytest_ftguard.running.local.process import Job
+from pytest_ftguard.running.shelf import Shelf
 from pytest_ftguard.running.timing import PairTimer, Retiming, timing_workload
 from pytest_ftguard.specs import LoRA, TrialSpec, Variant, Workload
-from pytest_ftguard.store.contents import UnknownContentError
-from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.store import Store, StoreOptions
 
-from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, remarks, summary_lines, trained, trial
+from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, GivenSource, remarks, summary_lines, trained, trial
+from .executors import FakeExecutor
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 WORK = replace(WORKLOAD, seeds=(0, 1, 2))
@@ -70,52 +68,29 @@ def unrecorded() -> Iterator[None]:
     active_test.reset(token)
 
 
-class TimedWorker:
-    """Stands for a process that trains at once: a step of LoRA takes 80 % of full's, with a little noise."""
+BESIDE = "another pytest run trained on the processor: run one after the other"
 
-    jobs: list[Job] = []  # noqa: RUF012 - the fixture empties it
+
+class TimedExecutor(FakeExecutor):
+    """Trains at once: a step of LoRA takes 80 % of full's, with a little noise."""
+
+    jobs: list[TrainJob] = []  # noqa: RUF012 - of all labs of a test; the fixture empties it
     failing = ""
-    has_ended = False
 
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def run(self, job: Job, *_: Any) -> TrialResult:
+    def train(self, job: TrainJob) -> TrialResult:
         self.jobs.append(job)
         kind = job.spec.variant
         if job.spec.workload.purpose == "timing" and kind.kind == self.failing:
             return TrialResult(spec=job.spec, outcome="crashed", error=TrialError("it broke"))
         seconds = (1.0 if kind.kind == "full" else 0.8) * (1 + 0.01 * job.spec.seed**2 * (kind.kind == "full"))
         time = Timing(seconds, 37, 40.0, run=job.run)
-        return trial(kind, NLL, seed=job.spec.seed, workload=job.spec.workload, time=time)
-
-    def is_quiet(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass
-
-
-class Alone:
-    """Stands for a machine on which no other pytest run trains."""
-
-    were_there = False
-
-    def __enter__(self) -> Alone:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+        return replace(trial(kind, NLL, seed=job.spec.seed, workload=job.spec.workload, time=time), spec=job.spec)
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
-    """A workload whose files exist, trained by a worker that trains nothing."""
-    monkeypatch.setattr(workers, "Worker", TimedWorker)
-    monkeypatch.setattr(Store, "environment", lambda *_: ENVIRONMENT)
-    monkeypatch.setattr(lab, "Neighbours", Alone)
-    monkeypatch.setattr(TimedWorker, "failing", "")
-    TimedWorker.jobs.clear()
+def work(tmp_path: Path) -> Workload:
+    """A workload whose files exist, trained by an executor that trains nothing."""
+    TimedExecutor.jobs.clear()
     (tmp_path / "model").mkdir()
     for name in ("model/config.json", "train", "validation"):
         (tmp_path / name).write_text(name)
@@ -123,10 +98,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
     return replace(WORK, steps=500, model=model, train=train, validation=validation, reference=validation)
 
 
-def open_lab(tmp_path: Path, run: str, **options: Any) -> Lab:
+def open_lab(tmp_path: Path, run: str, *, disturbance: str | None = None, **options: Any) -> Lab:
     """Return a lab of a run that keeps what it trains in one store with the others."""
     store = Store(StoreOptions(tmp_path / "store"), run)
-    return Lab(LabOptions(device="cpu", **options), lambda _: None, store)
+    executor = TimedExecutor()
+    executor.known_disturbance = disturbance
+    return Lab(LabOptions(device="cpu", **options), executor, lambda _: None, store)
 
 
 def pair_of_two_runs(tmp_path: Path, work: Workload, **options: Any) -> tuple[Lab, TrainedVariant, TrainedVariant]:
@@ -137,13 +114,13 @@ def pair_of_two_runs(tmp_path: Path, work: Workload, **options: Any) -> tuple[La
     ours = open_lab(tmp_path, "now", **options)
     full, lora = ours.train(work, FULL), ours.train(work, LORA)
     assert (full.cached, lora.cached) == (True, False)
-    assert [job.spec.workload.purpose for job in TimedWorker.jobs] == ["gates"] * 6
-    TimedWorker.jobs.clear()
+    assert [job.spec.workload.purpose for job in TimedExecutor.jobs] == ["gates"] * 6
+    TimedExecutor.jobs.clear()
     return ours, lora, full
 
 
 def turns() -> list[str]:
-    return [f"{job.spec.variant.kind} {job.spec.seed}" for job in TimedWorker.jobs]
+    return [f"{job.spec.variant.kind} {job.spec.seed}" for job in TimedExecutor.jobs]
 
 
 def test_a_time_gate_on_a_cached_baseline_times_both_again_in_turns(tmp_path: Path, work: Workload) -> None:
@@ -154,7 +131,7 @@ def test_a_time_gate_on_a_cached_baseline_times_both_again_in_turns(tmp_path: Pa
     assert verdict.value == pytest.approx(0.8, rel=0.05)
     assert "by short trials of 40 steps, because their steps were timed in different runs." in verdict.message
     assert turns() == ["lora 0", "full 0", "full 1", "lora 1", "lora 2", "full 2"]
-    (short,) = {job.spec.workload for job in TimedWorker.jobs}
+    (short,) = {job.spec.workload for job in TimedExecutor.jobs}
     expected = replace(work, steps=40, validation_sequences=8, reference=None, purpose="timing")
     assert short == expected
     assert ours.retimings == (Retiming("lora r=16", "full", 40, 3, "their steps were timed in different runs"),)
@@ -166,7 +143,7 @@ def test_a_pair_is_timed_once(tmp_path: Path, work: Workload) -> None:
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     first = assert_time_budget(lora, at_most="90%", of=full)
     assert assert_time_budget(lora, at_most="90%", of=full) == first
-    assert len(TimedWorker.jobs) == 6
+    assert len(TimedExecutor.jobs) == 6
     other = ours.train(work, LoRA(r=4, learning_rate=1e-3))
     assert_time_budget(other, at_most="90%", of=full)
     assert turns()[6 + 3 :] == ["lora 0", "full 0", "full 1", "lora 1", "lora 2", "full 2"]
@@ -174,14 +151,14 @@ def test_a_pair_is_timed_once(tmp_path: Path, work: Workload) -> None:
     assert len({one.fingerprint for one in timed}) == len(timed) == 12
     assert not any(one.cached for one in timed)
     ours.close()
-    TimedWorker.jobs.clear()
+    TimedExecutor.jobs.clear()
     again = open_lab(tmp_path, "again")
     lora, full = again.train(work, LORA), again.train(work, FULL)
     assert (lora.cached, full.cached) == (True, True)
     verdict = assert_time_budget(lora, at_most="90%", of=full)
     assert "Both were timed in an earlier run, in turns, by short trials of 40 steps, because" in verdict.message
     assert verdict.value == first.value
-    assert not TimedWorker.jobs
+    assert not TimedExecutor.jobs
     assert [one.cached for one in again.retimings] == [True]
     assert all(one.cached for one in again.results)
     again.close()
@@ -195,7 +172,7 @@ def test_what_was_timed_in_one_run_is_not_timed_again(tmp_path: Path, work: Work
         assert "timed again" not in assert_time_budget(lora, at_most="90%", of=full).message
         assert not ours.retimings
         ours.close()
-    assert len(TimedWorker.jobs) == 6
+    assert len(TimedExecutor.jobs) == 6
 
 
 def test_losses_and_memory_are_still_those_of_the_whole_training(tmp_path: Path, work: Workload) -> None:
@@ -211,7 +188,7 @@ def test_losses_and_memory_are_still_those_of_the_whole_training(tmp_path: Path,
     assert before.items() <= stored().items()
     assert len(stored()) == len(before) + 6
     assert ours.train(work, LORA) == lora
-    assert all(job.checkpoints is None for job in TimedWorker.jobs)
+    assert all(job.checkpoints is None for job in TimedExecutor.jobs)
     ours.close()
 
 
@@ -220,7 +197,7 @@ def test_a_timing_that_fails_ends_there_and_the_gate_is_invalid(
 ) -> None:
     """The verdict says which trial it was, and why it was made."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
-    monkeypatch.setattr(TimedWorker, "failing", "full")
+    monkeypatch.setattr(TimedExecutor, "failing", "full")
     with pytest.raises(GateFailure) as failure:
         assert_time_budget(lora, at_most="90%", of=full)
     assert "step time INVALID" in str(failure.value)
@@ -236,17 +213,17 @@ def test_another_pytest_run_disturbs_a_timing_too(
 ) -> None:
     """The gate is INVALID until nothing else trains: a later run does not take the disturbed seconds from the store."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
-    monkeypatch.setattr(Alone, "were_there", True)
+    monkeypatch.setattr(TimedExecutor, "neighbours", BESIDE)
     with pytest.raises(
         GateFailure, match=r"(?m)lora r=16, seeds 0, 1, 2: another pytest run trained.*: run one after the other$"
     ):
         assert_time_budget(lora, at_most="90%", of=full)
-    assert len(TimedWorker.jobs) == 6
+    assert len(TimedExecutor.jobs) == 6
     ours.close()
-    monkeypatch.setattr(Alone, "were_there", False)
+    monkeypatch.setattr(TimedExecutor, "neighbours", None)
     later = open_lab(tmp_path, "later")
     assert assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL)).status == "PASS"
-    assert len(TimedWorker.jobs) == 12
+    assert len(TimedExecutor.jobs) == 12
     later.close()
 
 
@@ -258,10 +235,10 @@ def test_seconds_of_a_pair_are_taken_from_one_run_or_not_at_all(tmp_path: Path, 
     ours.close()
     lost, *_ = sorted(set((tmp_path / "store" / "results").rglob("*.json")) - before)
     lost.unlink()
-    TimedWorker.jobs.clear()
+    TimedExecutor.jobs.clear()
     later = open_lab(tmp_path, "later")
     assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL))
-    assert len(TimedWorker.jobs) == 6
+    assert len(TimedExecutor.jobs) == 6
     later.close()
 
 
@@ -273,12 +250,12 @@ def test_seconds_of_a_shared_device_are_not_taken_from_the_store(
 ) -> None:
     """The gate is INVALID in the run that measured them, and judges by others in the next one."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
-    run = TimedWorker.run
-    monkeypatch.setattr(TimedWorker, "run", lambda *job: replace(run(*job), memory=memory))
+    train = TimedExecutor.train
+    monkeypatch.setattr(TimedExecutor, "train", lambda *job: replace(train(*job), memory=memory))
     with pytest.raises(GateFailure, match="INVALID"):
         assert_time_budget(lora, at_most="90%", of=full)
     ours.close()
-    monkeypatch.setattr(TimedWorker, "run", run)
+    monkeypatch.setattr(TimedExecutor, "train", train)
     later = open_lab(tmp_path, "later")
     assert assert_time_budget(later.train(work, LORA), at_most="90%", of=later.train(work, FULL)).status == "PASS"
     later.close()
@@ -286,22 +263,22 @@ def test_seconds_of_a_shared_device_are_not_taken_from_the_store(
 
 def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the steps of full take from a third to three times as long as they do."""
-    run = TimedWorker.run
+    train = TimedExecutor.train
 
-    def disturbed(worker: TimedWorker, job: Job, *others: Any) -> TrialResult:
-        result = run(worker, job, *others)
+    def disturbed(executor: TimedExecutor, job: TrainJob) -> TrialResult:
+        result = train(executor, job)
         assert result.time is not None
         assert result.time.seconds_per_step is not None
         seconds = result.time.seconds_per_step * 3.0 ** (job.spec.seed - 1)
         is_full = job.spec.variant.kind == "full"
         return replace(result, time=replace(result.time, seconds_per_step=seconds)) if is_full else result
 
-    monkeypatch.setattr(TimedWorker, "run", disturbed)
+    monkeypatch.setattr(TimedExecutor, "train", disturbed)
 
 
 def judged_later(tmp_path: Path, work: Workload, run: str, **options: Any) -> tuple[Verdict, list[bool], int]:
     """The verdict of a later run that warns of doubt, which of its short trials are stored, and what it trained."""
-    TimedWorker.jobs.clear()
+    TimedExecutor.jobs.clear()
     later = open_lab(tmp_path, run, **options)
     full, lora = later.train(work, FULL), later.train(work, LORA)
     with warnings.catch_warnings():
@@ -309,7 +286,7 @@ def judged_later(tmp_path: Path, work: Workload, run: str, **options: Any) -> tu
         verdict = assert_time_budget(lora, at_most="99%", of=full, on_inconclusive="warn")
     later.close()
     cached = [one.cached for one in later.results if one.spec.workload.purpose == "timing"]
-    return verdict, cached, len(TimedWorker.jobs)
+    return verdict, cached, len(TimedExecutor.jobs)
 
 
 def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_followed_by_another(
@@ -325,7 +302,7 @@ def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_followed_by_another(
     verdict, cached, jobs = judged_later(tmp_path, work, "workers", disturbance="2 workers: use none")
     assert (verdict.status, cached, jobs) == ("INCONCLUSIVE", [True] * 6, 0)
     with monkeypatch.context() as beside:
-        beside.setattr(Alone, "were_there", True)
+        beside.setattr(TimedExecutor, "neighbours", BESIDE)
         verdict, cached, jobs = judged_later(tmp_path, work, "beside")
         assert (verdict.status, cached, jobs) == ("INCONCLUSIVE", [True] * 6 + [False] * 6, 6)
     verdict, cached, jobs = judged_later(tmp_path, work, "quiet")
@@ -366,20 +343,16 @@ def test_a_variant_whose_rate_was_searched_is_timed_too(tmp_path: Path, work: Wo
     found = ours.train(work, replace(LORA, search_learning_rate=True))
     verdict = assert_time_budget(found, at_most="90%", of=full)
     assert verdict.status == "PASS"
-    assert len(TimedWorker.jobs) == 6
+    assert len(TimedExecutor.jobs) == 6
     ours.close()
 
 
 @pytest.mark.parametrize("root", [None, "shared"])
 def test_short_trials_of_unknown_content_are_told_apart_by_their_specs(
-    tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch, root: str | None
+    tmp_path: Path, work: Workload, root: str | None
 ) -> None:
     """The same in every run, and apart from those beside another variant."""
-
-    def refuse(*_: Any, **__: Any) -> Fingerprint:
-        raise UnknownContentError("nobody knows")
-
-    monkeypatch.setattr(lab, "fingerprint_of", refuse)
+    work = replace(work, model_args={"gguf_file": "missing.gguf"})
     known = []
     for run in ("one", "another"):
         ours = open_lab(tmp_path, run, root=tmp_path / root / run if root else None)
@@ -409,13 +382,13 @@ def test_seconds_of_a_changed_text_are_not_kept(
     """Nobody knows what was timed while a file changed."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     before = set((tmp_path / "store" / "results").rglob("*.json"))
-    run = TimedWorker.run
+    train = TimedExecutor.train
 
-    def change(worker: TimedWorker, job: Job, *others: Any) -> TrialResult:
-        Path(work.validation).write_text(f"changed {len(TimedWorker.jobs)}")
-        return run(worker, job, *others)
+    def change(executor: TimedExecutor, job: TrainJob) -> TrialResult:
+        Path(work.validation).write_text(f"changed {len(TimedExecutor.jobs)}")
+        return train(executor, job)
 
-    monkeypatch.setattr(TimedWorker, "run", change)
+    monkeypatch.setattr(TimedExecutor, "train", change)
     assert_time_budget(lora, at_most="90%", of=full)
     assert set((tmp_path / "store" / "results").rglob("*.json")) == before
     ours.close()
@@ -469,7 +442,7 @@ def test_a_regression_of_time_is_judged_by_short_trials_too(tmp_path: Path, work
     assert verdict.status == "PASS"  # 80 % of full's now, and as much as full's then
     assert verdict.value == pytest.approx(-0.2, abs=0.05)
     assert "by short trials of 40 steps, because their steps were timed in different runs." in verdict.message
-    assert len(TimedWorker.jobs) == 6
+    assert len(TimedExecutor.jobs) == 6
     assert test.shown == [lora, full]
     ours.close()
 
@@ -490,7 +463,7 @@ def test_a_regression_of_time_without_short_trials_says_why(
 ) -> None:
     """One of them fails, or none can be made beside other workers of xdist."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
-    monkeypatch.setattr(TimedWorker, "failing", "full")
+    monkeypatch.setattr(TimedExecutor, "failing", "full")
     test = Asking(False, variant(LORA, work=work), variant(FULL, work=work))
     with pytest.raises(GateFailure, match=r"(?s)INVALID.*the timing of full, seed 0, ended crashed: it broke"):
         regression(test, lora, full)
@@ -551,8 +524,9 @@ def test_a_timing_that_cannot_be_made_leaves_the_gate_invalid(error: FtguardErro
     def refuse(*_: object) -> tuple[TrainedVariant, TrainedVariant]:
         raise error
 
-    ours = replace(variant(LORA), timer=refuse)
-    theirs = replace(variant(FULL, time=replace(NOW, run="earlier")), timer=refuse)
+    source = GivenSource(time_beside=refuse)
+    ours = replace(variant(LORA), source=source)
+    theirs = replace(variant(FULL, time=replace(NOW, run="earlier")), source=source)
     with pytest.raises(GateFailure, match=rf"(?s)different runs.*not timed again in this run: {error}"):
         assert_time_budget(ours, at_most="90%", of=theirs)
 
@@ -562,13 +536,14 @@ def test_beside_other_workers_of_xdist_nothing_is_timed_on_the_processor(tmp_pat
     ours, lora, full = pair_of_two_runs(tmp_path, work, disturbance="2 workers: use none")
     with pytest.raises(GateFailure, match="not timed again in this run: 2 workers: use none"):
         assert_time_budget(lora, at_most="90%", of=full)
-    assert not TimedWorker.jobs
+    assert not TimedExecutor.jobs
     ours.close()
 
 
 def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
     """Two workers of xdist that judge one pair train six short trials, not twelve, and share how one fails."""
     trained_specs: list[TrialSpec] = []
+    executor = FakeExecutor()
 
     def timed(run: str) -> tuple[Sequence[TrialResult], ...]:
         def train(spec: TrialSpec, more_to_come: bool) -> TrialResult:
@@ -579,15 +554,15 @@ def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
             time = Timing(1.0 + len(trained_specs), 37, 40.0, run=run)
             return trial(spec.variant, NLL, seed=spec.seed, workload=spec.workload, time=time)
 
-        def identify(spec: TrialSpec) -> tuple[Environment, list[Fingerprint]]:
-            return ENVIRONMENT, [Fingerprint({"spec": spec.fingerprint, "run": run}, is_complete=False)]
-
-        timer = PairTimer(lambda _: Store(StoreOptions(tmp_path), run), identify, train, lambda _: lambda: None)
+        # Their files do not exist, so what decides them is not known.
+        shared, bench = Store(StoreOptions(tmp_path), run), Bench(LabOptions(), executor, lambda _: None, run)
+        timer = PairTimer(Shelf(shared, shared, bench, run), train, bench.waiting)
         return tuple(side.trials for side in timer.time(variant(LORA), variant(FULL), "why"))
 
     others = replace(variant(FULL), trials=())
+    bench = Bench(LabOptions(), executor, lambda _: None, "run")
     with pytest.raises(ConfigurationError, match="lora r=16 and full have no seed in common"):
-        PairTimer(lambda _: None, lambda _: (None, []), lambda *_: trial(FULL, NLL), lambda _: lambda: None).time(
+        PairTimer(Shelf(None, None, bench, "run"), lambda *_: trial(FULL, NLL), bench.waiting).time(
             variant(LORA), others, "why"
         )
     failing = ""
@@ -693,12 +668,12 @@ def test_one_seed_is_refused_before_anything_is_timed() -> None:
 def test_what_was_not_trained_in_this_run_is_not_timed_in_it(tmp_path: Path, work: Workload) -> None:
     """Neither a variant of a report beside one of this run, nor two of a report."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
-    for pair in ((replace(lora, timer=None), full), (lora, replace(full, timer=None))):
+    for pair in ((replace(lora, source=None), full), (lora, replace(full, source=None))):
         with pytest.raises(GateFailure, match="timed in different runs"):
             assert_time_budget(pair[0], at_most="90%", of=pair[1])
         with pytest.raises(FtguardError, match="was not trained in this run, so it cannot be timed"):
             pair[0].timed_beside(pair[1], "why")
-    assert not TimedWorker.jobs
+    assert not TimedExecutor.jobs
     ours.close()
 
 

@@ -17,7 +17,7 @@ import dataclasses
 import numpy as np
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.running import lab
-from tests.plain.builders import trial
+from tests.plain.builders import GivenSource, trial
 
 def train(self, workload, variant):
     trials = []
@@ -26,10 +26,10 @@ def train(self, workload, variant):
         nll = tuple((20.0 + 10 * gap + np.random.default_rng(99).normal(0, 0.1, 64)).tolist())
         trials.append(trial(variant, nll, seed=seed, workload=workload, content=f"{variant} {seed}"))
     self._results.update({one.fingerprint: one for one in trials})
-    def extend(count):
+    def more_seeds(count):
         return train(self, dataclasses.replace(workload, seeds=tuple(range(count))), variant)
 
-    return TrainedVariant(workload, variant, tuple(trials), extend=extend)
+    return TrainedVariant(workload, variant, tuple(trials), source=GivenSource(more_seeds=more_seeds))
 
 lab.Lab.train = train
 """

@@ -134,30 +134,30 @@ def test_a_mistake_in_what_is_trained_is_one_clear_message(project: pytest.Pytes
 @pytest.mark.torch
 def test_a_trial_whose_process_is_killed_makes_its_gates_invalid(project: pytest.Pytester) -> None:
     """SIGKILL of the worker ends its trial only: the gate is INVALID and names the signal; other tests go on."""
-    project.makeconftest(
-        """
-        import os, pytest, signal, threading, time
-        from pytest_ftguard.running.local import process
+    project.makepyfile(
+        deadly="""
+        import os, signal
+        from pytest_ftguard.running.local.executor import LocalExecutor
+        from pytest_ftguard.running.local.process import Worker
+        from pytest_ftguard.running.local.workers import Workers
 
-        @pytest.fixture(scope="session")
-        def killed(ftguard_workload):
-            real = process.Worker.run
+        class Killed(Worker):
             def run(self, job, on_event, is_quiet):
                 def deadly(event):
-                    if event.phase == "train":
-                        os.killpg(self._process.pid, signal.SIGKILL)
+                    if event.phase == "train" and job.spec.variant.kind == "lora":
+                        os.killpg(self.pid, signal.SIGKILL)
                     on_event(event)
-                return real(self, job, deadly, is_quiet)
-            process.Worker.run = run
-            yield
-            process.Worker.run = real
+                return super().run(job, deadly, is_quiet)
+
+        def make(options):
+            return LocalExecutor(options, Workers(options.root, Killed))
         """
     )
     project.makepyfile(
         """
         from pytest_ftguard import assert_loss_gap, assert_memory_budget
 
-        def test_gap(full_variant, killed, lora_variant):
+        def test_gap(full_variant, lora_variant):
             assert_loss_gap(lora_variant, full_variant, at_most=99)
 
         def test_budget(lora_variant):
@@ -167,7 +167,7 @@ def test_a_trial_whose_process_is_killed_makes_its_gates_invalid(project: pytest
             assert full_variant.loss > 0
         """
     )
-    result = project.runpytest_inprocess()
+    result = project.runpytest_subprocess("--ftguard-executor=deadly:make", timeout=300)
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(["*loss gap INVALID*", "*peak memory INVALID*", "*ended crashed*SIGKILL*"])
 
@@ -284,61 +284,88 @@ def test_a_text_that_changes_during_the_run_is_refused(project: pytest.Pytester)
 @pytest.mark.torch
 def test_a_worker_that_died_while_it_waited_is_replaced(project: pytest.Pytester) -> None:
     """The next worker, killed before its turn, costs the trial that would have used it nothing but the imports."""
-    project.makeconftest(
-        """
-        import os, pytest, signal
-        from pytest_ftguard.running import lab
+    project.makepyfile(
+        deadly="""
+        import os, signal
+        from pytest_ftguard.running.local.executor import LocalExecutor
+        from pytest_ftguard.running.local.process import Worker
+        from pytest_ftguard.running.local.workers import Workers
 
-        @pytest.fixture(scope="session")
-        def without_spare(full_variant, pytestconfig):
-            from pytest_ftguard.plugin.hooks import _RUN
-            spare = pytestconfig.stash[_RUN]._lab._workers._spare
-            os.killpg(spare._process.pid, signal.SIGKILL)
-            spare._process.wait()
+        started = []
+
+        class Started(Worker):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                started.append(self)
+
+        def make(options):
+            return LocalExecutor(options, Workers(options.root, Started))
+
+        def kill_the_one_that_waits():
+            (spare,) = (worker for worker in started if not worker.has_ended)
+            os.killpg(spare.pid, signal.SIGKILL)
+            while not spare.has_ended:
+                pass
         """
     )
-    project.makepyfile("def test_it(full_variant, without_spare, lora_variant): assert lora_variant.loss > 0")
-    project.runpytest_inprocess().assert_outcomes(passed=1)
+    project.makepyfile(
+        """
+        import deadly, pytest
+
+        @pytest.fixture(scope="session")
+        def without_spare(full_variant):
+            deadly.kill_the_one_that_waits()
+
+        def test_it(full_variant, without_spare, lora_variant):
+            assert lora_variant.loss > 0
+            assert len(deadly.started) == 3
+        """
+    )
+    result = project.runpytest_subprocess("--ftguard-executor=deadly:make", timeout=300)
+    result.assert_outcomes(passed=1)
 
 
 @pytest.mark.torch
 @pytest.mark.usefixtures("cold")
 def test_timed_steps_wait_until_the_next_worker_has_imported(project: pytest.Pytester) -> None:
     """While the next worker still imports, on the same processor cores, no step is trained."""
-    project.makeconftest(
-        """
-        import pytest, time
-        from pytest_ftguard.running import clock
-        from pytest_ftguard.running.local import process
+    project.makepyfile(
+        slow="""
+        import time
+        from pytest_ftguard.running.local.executor import LocalExecutor
+        from pytest_ftguard.running.local.process import Worker
+        from pytest_ftguard.running.local.workers import Workers
 
-        @pytest.fixture(scope="session")
-        def times():
-            asked, trained = [], []
-            real = process.Worker.is_quiet
+        asked, trained = [], []
+
+        class Slow(Worker):
             def is_quiet(self):
                 asked.append(time.monotonic())
-                return real(self) and asked[-1] > asked[0] + 2
-            process.Worker.is_quiet = is_quiet
-            show = clock.ProgressClock.take
-            def take(self, event):
-                if event.phase == "train":
-                    trained.append(time.monotonic())
-                show(self, event)
-            clock.ProgressClock.take = take
-            yield asked, trained
+                return super().is_quiet() and asked[-1] > asked[0] + 2
+
+            def run(self, job, on_event, is_quiet):
+                def watch(event):
+                    if event.phase == "train":
+                        trained.append(time.monotonic())
+                    on_event(event)
+                return super().run(job, watch, is_quiet)
+
+        def make(options):
+            return LocalExecutor(options, Workers(options.root, Slow))
         """
     )
     project.makepyfile(
         """
-        def test_it(times, full_variant):
-            asked, trained = times
+        from slow import asked, trained
+
+        def test_it(full_variant):
             assert trained[0] > asked[0] + 2
 
         def test_other(lora_variant):
             pass
         """
     )
-    project.runpytest_subprocess(timeout=300).assert_outcomes(passed=2)
+    project.runpytest_subprocess("--ftguard-executor=slow:make", timeout=300).assert_outcomes(passed=2)
 
 
 @pytest.mark.torch

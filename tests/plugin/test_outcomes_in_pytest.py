@@ -67,25 +67,27 @@ def test_a_full_memory_ends_the_trial_and_says_what_would_fit(project: pytest.Py
 
 def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
     """The kernel leaves nothing but the signal, so the way out is foretold as well."""
-    project.makepyfile(ONE)
-    project.makeconftest(
-        """
+    project.makepyfile(TEST)
+    project.makepyfile(
+        deadly="""
         import os, signal
+        from pytest_ftguard.running.local.executor import LocalExecutor
         from pytest_ftguard.running.local.process import Worker
+        from pytest_ftguard.running.local.workers import Workers
 
-        real = Worker.run
+        class Killed(Worker):
+            def run(self, job, on_event, is_quiet):
+                def watch(event):
+                    if event.phase == "load" and job.kind == "train" and job.spec.variant.kind == "full":
+                        os.kill(self.pid, signal.SIGKILL)
+                    on_event(event)
+                return super().run(job, watch, is_quiet)
 
-        def run(self, job, on_event, is_quiet):
-            def watch(event):
-                if event.phase == "load":
-                    os.kill(self._process.pid, signal.SIGKILL)
-                on_event(event)
-            return real(self, job, watch, is_quiet)
-
-        Worker.run = run
+        def make(options):
+            return LocalExecutor(options, Workers(options.root, Killed))
         """
     )
-    result = project.runpytest_subprocess()
+    result = project.runpytest_subprocess("--ftguard-executor=deadly:make")
     result.stdout.fnmatch_lines(["*ended crashed*SIGKILL*Forecast of the peak memory: as it is: 2.06 MB; *"])
     result.assert_outcomes(passed=1, failed=1)
 

@@ -341,10 +341,9 @@ def test_the_number_of_workers_changes_no_verdict(gates: pytest.Pytester) -> Non
 
 
 OFTEN = """
-from functools import partial
-from pytest_ftguard.running import lab
+from pytest_ftguard.running import bench
 
-lab.Job = partial(lab.Job, checkpoint_seconds=0.0)
+bench.CHECKPOINT_SECONDS = 0.0
 """
 
 
@@ -376,12 +375,12 @@ def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> N
 LOAD = """
     import pytest, torch
     from pathlib import Path
-    from pytest_ftguard.running.lab import Lab
+    from pytest_ftguard.running.bench import Bench
 
     @pytest.mark.parametrize("name", ["full_variant", "lora_variant"])
     def test_load(request, name, monkeypatch):
         trained = []
-        monkeypatch.setattr(Lab, "_train_leased", lambda lab, spec, **_: trained.append(spec) or TRAIN(lab, spec, **_))
+        monkeypatch.setattr(Bench, "train", lambda bench, spec, **_: trained.append(spec) or TRAIN(bench, spec, **_))
         variant = request.getfixturevalue(name)
         assert variant.cached
         model, tokenizer = variant.load()
@@ -393,7 +392,7 @@ LOAD = """
         assert loss * (len(ids) - 1) == pytest.approx(trial.validation.nll[0], rel=1e-4)
         assert len(trained) == EXPECTED
 
-    TRAIN = Lab._train_leased
+    TRAIN = Bench.train
 """
 
 

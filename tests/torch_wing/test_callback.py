@@ -227,8 +227,7 @@ def test_a_trial_that_is_read_has_no_weights_of_ours(run: Run) -> None:
     """The user has them; the reader makes no claim to."""
     trained = read_trainer_runs(run("full"))
     assert isinstance(trained.trials[0], TrialResult)
-    assert trained.loader is None
-    assert trained.extend is None
+    assert trained.source is None
 
 
 class Positional(Trainer):

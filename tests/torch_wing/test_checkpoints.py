@@ -13,12 +13,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from pytest_ftguard.results import Memory, TrialResult
-from pytest_ftguard.running.local.process import Event, Job, Worker
+from pytest_ftguard.running.executor import Event, TrainJob
+from pytest_ftguard.running.local.process import Worker
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training.checkpoints import CheckpointSaver, newest_complete
 from pytest_ftguard.training.memory import largest
@@ -53,8 +53,8 @@ def run(
                 worker._process.send_signal(signal.SIGKILL)
 
     spec = TrialSpec(workload=work, variant=variant, seed=0, device="cpu")
-    job = Job(spec, folder, None, None, None, "run", checkpoints=checkpoints, checkpoint_seconds=0.0)
-    return worker.run(job, take, lambda: True), losses
+    job = TrainJob(spec=spec, folder=folder, run="run", checkpoints=checkpoints, checkpoint_seconds=0.0)
+    return worker.run(job, take, lambda: True).trial(spec), losses
 
 
 @pytest.fixture(scope="module", params=[FULL, LORA], ids=["full", "lora"])
@@ -202,7 +202,7 @@ def test_a_resumed_training_counts_its_steps_from_the_checkpoint(
     assert found is not None
     spec = TrialSpec(workload=work, variant=FULL, seed=0, device="cpu")
     (tmp_path / "resumed").mkdir()
-    job = Job(spec, tmp_path / "resumed", None, None, None, "run", checkpoints=tmp_path / "checkpoints")
+    job = TrainJob(spec=spec, folder=tmp_path / "resumed", run="run", checkpoints=tmp_path / "checkpoints")
     steps: list[int] = []
     worker = Worker(job.folder, job.folder)
     worker.run(job, lambda event: steps.append(event.step) if event.phase == "train" else None, lambda: True)
@@ -243,7 +243,7 @@ def test_kills_at_random_moments_change_nothing(work: Workload, tmp_path: Path) 
                 killers[number].start()
 
         spec = TrialSpec(workload=short, variant=FULL, seed=0, device="cpu")
-        job = Job(spec, folder, None, None, None, "run", checkpoints=checkpoints, checkpoint_seconds=0.0)
+        job = TrainJob(spec=spec, folder=folder, run="run", checkpoints=checkpoints, checkpoint_seconds=0.0)
         worker.run(job, take, lambda: True)
     result, _ = run(short, FULL, tmp_path / "last", checkpoints)
     assert_equal(result, expected)
@@ -283,17 +283,19 @@ def test_a_full_disk_costs_the_checkpoints_and_not_the_training(
     folder.mkdir()
     worker = Worker(folder, folder)
     spec = TrialSpec(workload=short, variant=FULL, seed=0, device="cpu")
-    job = Job(spec, folder, 0, None, None, "run", checkpoints=tmp_path / "checkpoints", checkpoint_seconds=0.0)
+    checkpoints = tmp_path / "checkpoints"
+    job = TrainJob(
+        spec=spec, folder=folder, run="run", keep_at_most_bytes=0, checkpoints=checkpoints, checkpoint_seconds=0.0
+    )
 
     def take(event: Event) -> None:
         if event.phase == "load":  # the weights of the model are larger than this, and the result is smaller
             resource.prlimit(worker._process.pid, resource.RLIMIT_FSIZE, (120_000, 120_000))
 
-    result = worker.run(job, take, lambda: True)
+    result = worker.run(job, take, lambda: True).trial(spec)
     assert result.outcome == "ok", result.failure
     assert [note.partition(" (")[0] for note in result.notes] == ["checkpoints could not be written"]
     assert result.validation == run(short, FULL, tmp_path / "whole", None)[0].validation
-    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_store_that_goes_away_costs_at_most_the_checkpoints(tmp_path: Path) -> None:
@@ -322,11 +324,3 @@ def test_a_store_that_goes_away_costs_at_most_the_checkpoints(tmp_path: Path) ->
     again = CheckpointSaver(0.0, 10, dict, remarks.append)
     again.on_step_end(arguments, state, SimpleNamespace(should_save=False))
     assert remarks[1] == "checkpoints could not be written (Not a directory); the training continued without them"
-
-
-def test_a_training_that_ends_leaves_no_checkpoint(work: Workload, tmp_path: Path) -> None:
-    """Neither where it diverges."""
-    hot: Any = replace(FULL, learning_rate=1e6)
-    result, _ = run(work, hot, tmp_path / "hot", tmp_path / "checkpoints")
-    assert result.outcome == "diverged"
-    assert not (tmp_path / "checkpoints").exists()

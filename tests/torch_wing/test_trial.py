@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.plain.builders import GivenSource
 from transformers.utils import is_liger_kernel_available  # type: ignore[attr-defined]
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import BaseLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import machine
 from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.recorder import curve_sequences, curve_steps
-from pytest_ftguard.training.trial import BaseLosses, TrialFolder, run_trial
+from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 FULL = Full(learning_rate=1e-3)
 LORA = LoRA(r=4, learning_rate=1e-2)
@@ -136,9 +137,8 @@ def test_base_losses_of_an_earlier_trial_are_taken_over(workload: Workload, full
 def test_the_kept_model_has_the_loss_that_was_measured(workload: Workload, variant: Variant, tmp_path: Path) -> None:
     """Loading a trained model back gives the reported validation loss."""
     result = train(workload, variant, tmp_path)
-    trained = TrainedVariant(
-        workload, variant, (result,), loader=lambda trial: load_trained(trial.spec, trial.model_dir or "")
-    )
+    source = GivenSource(load=lambda trial: load_trained(trial.spec, trial.model_dir or ""))
+    trained = TrainedVariant(workload, variant, (result,), source=source)
     model, tokenizer = trained.load()
     ids = torch.tensor(tokenizer(Path(workload.validation).read_text(), add_special_tokens=False)["input_ids"][:32])
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_weights_beyond_the_bound_are_not_kept(workload: Workload, tmp_path: Pat
     result = run_trial(spec, TrialFolder(tmp_path, 1), lambda *_: None)
     assert result.model_dir is None
     with pytest.raises(FtguardError, match=r"they take 159 kB, more than keep_models allows: set ftguard_keep_models"):
-        TrainedVariant(workload, FULL, (result,), loader=lambda _: (None, None)).load()
+        TrainedVariant(workload, FULL, (result,), source=GivenSource()).load()
 
 
 def test_weights_that_cannot_be_saved_are_told_by_their_error(
@@ -224,7 +224,7 @@ def test_weights_that_cannot_be_saved_are_told_by_their_error(
     result = train(workload, FULL, tmp_path)
     assert result.outcome == "ok"
     with pytest.raises(FtguardError, match="saving them failed with OSError: No space left on device"):
-        TrainedVariant(workload, FULL, (result,), loader=lambda _: (None, None)).load()
+        TrainedVariant(workload, FULL, (result,), source=GivenSource()).load()
 
 
 def test_a_diverging_trial_is_an_outcome_that_names_the_step(workload: Workload, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from tests.warm import PLACE, WarmProcess
 
 from pytest_ftguard.results import TrialResult
+from pytest_ftguard.running.executor import Event, TrainJob
 from pytest_ftguard.running.local import process
-from pytest_ftguard.running.local.process import Event, Job, Worker
+from pytest_ftguard.running.local.process import Worker
 from pytest_ftguard.specs import LoRA, TrialSpec, Workload
 
 
@@ -27,7 +28,7 @@ def run(workload: Workload, folder: Path, *, kind: type[object], killed: bool = 
             worker._process.send_signal(signal.SIGKILL)
 
     spec = TrialSpec(workload=workload, variant=LoRA(r=4, learning_rate=1e-2, dropout=0.1), seed=0, device="cpu")
-    return worker.run(Job(spec, folder, None, None, None, "run"), take, lambda: True)
+    return worker.run(TrainJob(spec=spec, folder=folder, run="run"), take, lambda: True).trial(spec)
 
 
 def test_a_forked_worker_measures_what_a_new_one_does(

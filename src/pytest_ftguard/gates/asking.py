@@ -115,12 +115,12 @@ def rule_of(confidence: float | None, same_learning_rate: bool = False) -> Rule:
 def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
     """Ask a gate, and where it is in doubt and the workload allows it, ask again with more seeds."""
     # Each side keeps the seeds that it has; only what was trained in this run, with the same ones, is extended.
-    both = candidate.extend and baseline.extend and candidate.workload.looks == baseline.workload.looks
+    both = candidate.source and baseline.source and candidate.workload.looks == baseline.workload.looks
     looks = candidate.workload.looks if both else ()
     rule = _calibrated(rule, candidate, baseline)
     if len(looks) < 2:
         # Whoever stopped a run in another one, at the look that answered, owes that look's share of the error.
-        elsewhere = [side.workload.looks for side in (candidate, baseline) if side.extend is None]
+        elsewhere = [side.workload.looks for side in (candidate, baseline) if side.source is None]
         taken = max(elsewhere, key=len, default=looks)
         if len(taken) > 1:
             rule = rule.at_look(1 + sum(len(candidate.trials) > seeds for seeds in taken), len(taken))

@@ -131,7 +131,7 @@ def timed(candidate: TrainedVariant, baseline: TrainedVariant, *, look: int = 1)
         look: Which timing by short trials it is, from 1.
     """
     why = "; ".join(why_time_again(candidate, baseline))
-    if not why or candidate.timer is None or baseline.timer is None:
+    if not why or candidate.source is None or baseline.source is None:
         return TimedPair(candidate, baseline)
     try:
         ours, theirs = candidate.timed_beside(baseline, why, look=look)

@@ -103,9 +103,9 @@ class Session:
         if not isinstance(chosen, Variant):
             message = f"ftguard: a variant must be Full(...), LoRA(...), Peft(...) or one of your own, got {chosen!r}"
             pytest.fail(message, pytrace=False)
-        lab = self.workshop.open()
-        lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
         try:
+            lab = self.workshop.open()
+            lab.more_variants_expected = len(self.session_variants_to_come) + self.tests_to_come
             import_path(chosen)  # a class of the user's that another process would not find is an error here
             asked = workload()
             if not isinstance(asked, Workload):

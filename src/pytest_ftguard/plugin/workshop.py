@@ -40,19 +40,23 @@ class Workshop:
 
     def open(self) -> Lab:
         """Return the lab, opened now if nothing was trained before."""
+        from pytest_ftguard.running.executor import ExecutorOptions
+        from pytest_ftguard.running.executors import DEFAULT_EXECUTOR, make_executor
         from pytest_ftguard.running.lab import Lab, LabOptions
 
         if self.lab is None:
             self.store = self._open_store()
+            chosen = self._settings.get("executor")
+            name, origin = (chosen.value, chosen.origin.name) if chosen else (DEFAULT_EXECUTOR, "default")
+            executor = make_executor(name, ExecutorOptions(self.folder.place, disturbance(self._config)), origin)
             options = LabOptions(
                 device=self._settings.value("device", "auto"),
                 timeout_seconds=self._settings.value("timeout", None),
                 keep_at_most_bytes=self._settings.keep_at_most_bytes,
                 foretell=self._settings.value("forecast", "yes") == "yes",
                 root=self.folder.place,
-                disturbance=disturbance(self._config),
             )
-            self.lab = Lab(options, self._progress.show, self.store)
+            self.lab = Lab(options, executor, self._progress.show, self.store)
         return self.lab
 
     def _open_store(self) -> Store:

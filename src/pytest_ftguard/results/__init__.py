@@ -6,6 +6,7 @@ from pytest_ftguard.results.checking import checked
 from pytest_ftguard.results.parts import (
     MINIMUM_UNITS,
     MOST_TRAINED_ON,
+    BaseLosses,
     Breakdown,
     CurvePoint,
     Environment,
@@ -26,6 +27,7 @@ __all__ = [
     "MOST_TRAINED_ON",
     "SCHEMA",
     "TRAINER_RUN_FILE",
+    "BaseLosses",
     "Breakdown",
     "CurvePoint",
     "Environment",

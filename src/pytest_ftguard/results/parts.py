@@ -15,6 +15,7 @@ from pytest_ftguard.results.checking import checked
 __all__ = [
     "MINIMUM_UNITS",
     "MOST_TRAINED_ON",
+    "BaseLosses",
     "Breakdown",
     "CurvePoint",
     "Environment",
@@ -117,6 +118,28 @@ class SequenceLosses:
         if sum(losses.tokens) < 1:
             raise FtguardError("losses of a text are of no tokens")
         return losses
+
+
+@dataclass(frozen=True)
+class BaseLosses:
+    """Losses of the base model, measured once per workload and handed from trial to trial.
+
+    Attributes:
+        validation: On the validation text.
+        reference: On the reference text, if there is one.
+    """
+
+    validation: SequenceLosses
+    reference: SequenceLosses | None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the losses that `dataclasses.asdict` wrote."""
+        reference = values["reference"]
+        return cls(
+            validation=SequenceLosses.from_dict(values["validation"]),
+            reference=None if reference is None else SequenceLosses.from_dict(reference),
+        )
 
 
 def log_digests(entries: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.parts import Parameters, perplexity_of
@@ -18,14 +17,25 @@ if TYPE_CHECKING:
 
     Loaded = tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]
 
-__all__ = ["Loader", "Timer", "TrainedVariant"]
-
-Loader = Callable[[TrialResult], tuple[Any, Any]]
-Timer = Callable[["TrainedVariant", "TrainedVariant", str, int], tuple["TrainedVariant", "TrainedVariant"]]
-"""Called with a candidate, its baseline, why both are to be timed again, and the how-manieth such timing it is."""
+__all__ = ["Source", "TrainedVariant"]
 
 # Who trains elsewhere sets the rate there.
 _OF_ANOTHER_RUN: Final = RateSource()
+
+
+class Source(Protocol):
+    """Who has trained a variant in this run, and can do more with it."""
+
+    def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
+        """Return a variant trained with so many seeds in all; those that are missing are trained now."""
+
+    def time_beside(
+        self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
+    ) -> tuple[TrainedVariant, TrainedVariant]:
+        """Return short trials of two variants, made in turns; see `TrainedVariant.timed_beside`."""
+
+    def load(self, trial: TrialResult) -> tuple[Any, Any]:
+        """Return the trained model and the tokenizer of a trial."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,15 +50,14 @@ class TrainedVariant:
         variant: The way of adapting the weights, its learning rate filled in.
         trials: One result per seed, in the order of the workload's seeds.
         rate: Where its learning rate comes from.
+        source: Who has trained it in this run; None if it comes from elsewhere.
     """
 
     workload: Workload
     variant: Variant
     trials: tuple[TrialResult, ...]
     rate: RateSource = field(default=_OF_ANOTHER_RUN, compare=False, kw_only=True)
-    loader: Loader | None = field(default=None, compare=False)
-    extend: Callable[[int], TrainedVariant] | None = field(default=None, compare=False)
-    timer: Timer | None = field(default=None, compare=False)
+    source: Source | None = field(default=None, compare=False, kw_only=True)
 
     def with_seeds(self, count: int) -> TrainedVariant:
         """Return the variant trained with so many seeds in all; those that are missing are trained now.
@@ -58,10 +67,10 @@ class TrainedVariant:
         """
         if count == len(self.trials):
             return self
-        if self.extend is None:
+        if self.source is None:
             message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
             raise FtguardError(message)
-        return replace(self.extend(count), rate=self.rate)
+        return replace(self.source.more_seeds(self, count), rate=self.rate)
 
     def timed_beside(
         self, baseline: TrainedVariant, why: str, *, look: int = 1
@@ -76,11 +85,11 @@ class TrainedVariant:
         Raises:
             FtguardError: One of the two was not trained in this run, or they cannot be timed here.
         """
-        if self.timer is None or baseline.timer is None:
-            absent = self if self.timer is None else baseline
+        if self.source is None or baseline.source is None:
+            absent = self if self.source is None else baseline
             message = f"{absent.label} was not trained in this run, so it cannot be timed in it"
             raise FtguardError(message)
-        return self.timer(self, baseline, why, look)
+        return self.source.time_beside(self, baseline, why, look)
 
     def __repr__(self) -> str:
         """Return one short line: pytest shows it beside every failing test."""
@@ -173,10 +182,10 @@ class TrainedVariant:
         if trial.outcome != "ok":
             message = f"{self.label}, seed {wanted}, has no trained model: the trial {trial.ending}"
             raise FtguardError(message)
-        if self.loader is None:
+        if self.source is None:
             message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"
             raise FtguardError(message)
         if trial.model_dir is None and not trial.cached:
             message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.not_kept}"
             raise FtguardError(message)
-        return self.loader(trial)
+        return self.source.load(trial)

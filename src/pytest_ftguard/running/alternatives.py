@@ -10,17 +10,9 @@ from pytest_ftguard.results import TrialError, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload, with_learning_rate
 from pytest_ftguard.units import format_bytes
 
-__all__ = ["alternatives", "lacks_memory", "with_advice"]
+__all__ = ["alternatives", "with_advice"]
 
 Forecast = Callable[[Sequence[TrialSpec]], list[TrialResult]]
-
-
-def lacks_memory(result: TrialResult) -> bool:
-    """Return whether a trial ended, or most likely ended, for lack of memory."""
-    message = result.error.message if result.error else ""
-    # Before it has loaded anything a process takes little memory, so it was killed for something else.
-    killed = result.outcome == "crashed" and "SIGKILL" in message and "in phase 'start'" not in message
-    return result.outcome == "out_of_memory" or killed
 
 
 def alternatives(spec: TrialSpec) -> dict[str, TrialSpec]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_ftguard.running.local.process import Event
+from pytest_ftguard.running.executor import Event
 from pytest_ftguard.specs import TrialSpec
 
 __all__ = ["Progress", "ProgressClock"]

@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import math
-import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, hide_our_frames
-from pytest_ftguard.results import Environment, TrainedVariant, TrialError, TrialResult
-from pytest_ftguard.running.alternatives import lacks_memory, with_advice
-from pytest_ftguard.running.clock import Progress, ProgressClock
-from pytest_ftguard.running.local import worker
-from pytest_ftguard.running.local.devices import CPU_SLOT, device_slots
-from pytest_ftguard.running.local.leases import Neighbours, leased
-from pytest_ftguard.running.local.process import Event, Job
-from pytest_ftguard.running.local.workers import Workers
+from pytest_ftguard.errors import FtguardError, hide_our_frames
+from pytest_ftguard.results import TrainedVariant, TrialError, TrialResult
+from pytest_ftguard.running.bench import Bench, LabOptions
+from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.running.executor import Executor
+from pytest_ftguard.running.loading import ModelLoader
+from pytest_ftguard.running.shelf import Identity, Shelf
 from pytest_ftguard.running.timing import PairTimer, Retiming
-from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of, places_of
-from pytest_ftguard.store.contents import UnknownContentError
-from pytest_ftguard.store.fingerprint import Fingerprint, fingerprint_of, machine_facts
+from pytest_ftguard.running.unchanged import UnchangedFiles, refuse_missing_texts
+from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of
 from pytest_ftguard.store.store import Store, StoreOptions
-from pytest_ftguard.store.weights import has_weights
 
 __all__ = ["Lab", "LabOptions", "Reason"]
 
 __tracebackhide__ = hide_our_frames
-
-# Two machines round differently, and training lets that grow; seeds differ by more.
-_SAME_LOSS: Final = 0.01
-_NEIGHBOURS: Final = "another pytest run trained on the processor while its steps were timed: run one after the other"
-
-
-@dataclass(frozen=True)
-class LabOptions:
-    """How trials are run.
-
-    Attributes:
-        device: "auto" or a device of torch.
-        timeout_seconds: Time that one trial may take; None is no bound.
-        keep_at_most_bytes: Largest size of trained weights that are kept until the lab closes; None is no bound.
-        foretell: Whether memory is forecast: a training that will not fit is not started, and one that did not is told
-            what would.
-        root: Folder for everything that lives as long as the run, which somebody else removes; None makes one.
-        disturbance: What else keeps the processor busy while trials run on it; None is nothing.
-    """
-
-    device: str = "auto"
-    timeout_seconds: float | None = None
-    keep_at_most_bytes: int | None = None
-    foretell: bool = True
-    root: Path | None = None
-    disturbance: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +46,9 @@ class Lab:
 
     Args:
         options: How trials are run.
+        executor: Who starts their processes, and where; closed with the lab.
         on_progress: Called a few times a second while a trial runs.
-        store: Where results are kept and looked up; None where they are not.
+        store: Where results are kept and looked up; None if they are not.
 
     Attributes:
         reasons: Why trials were trained again.
@@ -91,26 +58,26 @@ class Lab:
     """
 
     def __init__(
-        self, options: LabOptions, on_progress: Callable[[Progress], None], store: Store | None = None
+        self,
+        options: LabOptions,
+        executor: Executor,
+        on_progress: Callable[[Progress], None],
+        store: Store | None = None,
     ) -> None:
         self._options = options
-        self._on_progress = on_progress
-        self._store = store
-        self._run = store.run if store else uuid.uuid4().hex
+        run = store.run if store else uuid.uuid4().hex
         # What later runs could not find again ends with this one, whose processes share it.
-        self._passing = Store(StoreOptions(options.root / "passing"), self._run) if options.root else None
+        passing = Store(StoreOptions(options.root / "passing"), run) if options.root else None
         self.reasons: list[Reason] = []
         self.broken_off: list[str] = []
         self.more_variants_expected = 0
         self._results: dict[str, TrialResult] = {}
-        self._reloaded: dict[str, TrialResult] = {}
-        self._errors: dict[str, ConfigurationError | DeviceUnavailableError] = {}
-        self._bases: dict[str, Any] = {}
         self._plans: dict[str, TrialResult] = {}
-        self._hopeless: dict[str, TrialResult] = {}
-        self._workers = Workers(options.root)
-        self._files: dict[str, list[tuple[int, int]]] = {}
-        self._timer = PairTimer(self._shelf, self._identify, self._train_short, self._waiting)
+        self._files = UnchangedFiles()
+        self._bench = Bench(options, executor, on_progress, run, store.notes if store else None)
+        self._shelf = Shelf(store, passing, self._bench, run)
+        self._timer = PairTimer(self._shelf, self._train_short, self._bench.waiting)
+        self._loader = ModelLoader(self._bench, store, self._files.check)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -133,11 +100,8 @@ class Lab:
             ConfigurationError: The spec cannot be carried out.
             DeviceUnavailableError: The device is not present.
         """
-        self._refuse_changed_files(workload)
-        specs = [
-            TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
-            for seed in workload.seeds
-        ]
+        self._files.check(workload)
+        specs = self._specs(workload, variant)
         missing = sum(spec.fingerprint not in self._results for spec in specs)
         trials: list[TrialResult] = []
         for spec in specs:
@@ -149,19 +113,30 @@ class Lab:
                 with self._noting_interruption(spec):
                     self._results[spec.fingerprint] = (
                         self._obtain(spec, more_to_come=more_to_come)
-                        if failed is None or key_of(spec, "memory") in self._hopeless or self._is_stored(spec)
+                        if failed is None or self._bench.is_hopeless(spec) or self._shelf.is_stored(spec)
                         else _not_trained(spec, failed)
                     )
             trials.append(self._results[spec.fingerprint])
+        return TrainedVariant(workload, variant, tuple(trials), source=self)
 
-        def extend(count: int) -> TrainedVariant:
-            fresh = (seed for seed in itertools.count() if seed not in workload.seeds)
-            more = itertools.islice(fresh, count - len(workload.seeds))
-            return self.train(replace(workload, seeds=(*workload.seeds, *more)), variant)
+    def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
+        """Return a variant trained with so many seeds in all; those that are missing are trained now."""
+        workload = trained.workload
+        fresh = (seed for seed in itertools.count() if seed not in workload.seeds)
+        more = itertools.islice(fresh, count - len(workload.seeds))
+        return self.train(replace(workload, seeds=(*workload.seeds, *more)), trained.variant)
 
-        return TrainedVariant(
-            workload, variant, tuple(trials), loader=self._load, extend=extend, timer=self._time_again
-        )
+    def load(self, trial: TrialResult) -> tuple[Any, Any]:
+        """Return the trained model and the tokenizer of a trial.
+
+        Raises:
+            FtguardError: There are no weights that belong to its result.
+        """
+        return self._loader.load(trial)
+
+    def _specs(self, workload: Workload, variant: Variant) -> list[TrialSpec]:
+        device = self._options.device
+        return [TrialSpec(workload=workload, variant=variant, seed=seed, device=device) for seed in workload.seeds]
 
     def spare(self, workload: Workload, variant: Variant, why: str) -> TrainedVariant:
         """Return a variant with the results that are there already; the others are not trained.
@@ -171,21 +146,18 @@ class Lab:
             variant: What is not trained, its learning rate filled in.
             why: Why it is not.
         """
-        self._refuse_changed_files(workload)
-        specs = [
-            TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
-            for seed in workload.seeds
-        ]
+        self._files.check(workload)
+        specs = self._specs(workload, variant)
         for spec in specs:
             known = self._results.get(spec.fingerprint)
             if known is None or known.outcome == "not_trained":
                 self._results[spec.fingerprint] = (
                     self._obtain(spec, more_to_come=False)
-                    if self._is_stored(spec)
+                    if self._shelf.is_stored(spec)
                     else TrialResult(spec=spec, outcome="not_trained", error=TrialError(why))
                 )
         trials = tuple(self._results[spec.fingerprint] for spec in specs)
-        return TrainedVariant(workload, variant, trials, loader=self._load, timer=self._time_again)
+        return TrainedVariant(workload, variant, trials, source=self)
 
     @contextmanager
     def _noting_interruption(self, spec: TrialSpec) -> Iterator[None]:
@@ -206,272 +178,66 @@ class Lab:
             ConfigurationError: The spec cannot be carried out, or its texts cannot be trained or evaluated on.
             DeviceUnavailableError: The device is not present.
         """
-        _refuse_missing_texts(workload)
-        specs = [
-            TrialSpec(workload=workload, variant=variant, seed=seed, device=self._options.device)
-            for seed in workload.seeds
-        ]
+        refuse_missing_texts(workload)
+        specs = self._specs(workload, variant)
         key = key_of(specs[0], "memory")
         if key not in self._plans:
-            (self._plans[key],) = self._workers.start().forecast(specs[:1], texts=True)
-        planned = (replace(self._plans[key], spec=spec, cached=self._is_stored(spec)) for spec in specs)
+            (self._plans[key],) = self._bench.forecast(specs[:1], texts=True)
+        planned = (replace(self._plans[key], spec=spec, cached=self._shelf.is_stored(spec)) for spec in specs)
         return TrainedVariant(workload, variant, tuple(planned))
-
-    def _is_stored(self, spec: TrialSpec) -> bool:
-        environment, candidates = self._identify(spec)
-        return _look_up(self._shelf(candidates), spec, candidates, environment) is not None
 
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
-        self._workers.close()
+        self._bench.close()
 
     def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
         """Return the result of a trial, from the store or from a training, of which there is one in all processes."""
-        environment, candidates = self._identify(spec)
-        store = self._shelf(candidates)
+        identity = self._shelf.identify(spec)
+        store = self._shelf.store_of(identity)
         if store is None:
-            return self._train_leased(spec, more_to_come=more_to_come)
-        if (found := _look_up(store, spec, candidates, environment)) is not None:
-            return self._with_base(found)
-        since = time.time()
-        with store.lock(candidates[0].key, self._waiting(spec)):
-            if (found := _look_up(store, spec, candidates, environment)) is not None:
-                return self._with_base(found)
-            if (failed := store.find_failure(candidates[0], spec, since)) is not None:
+            return self._bench.train(spec, more_to_come=more_to_come)
+        if (found := self._shelf.look_up(identity)) is not None:
+            return self._bench.with_base(found)
+        first = identity.candidates[0]
+        with store.lock(first.key, self._bench.waiting(spec)):
+            if (found := self._shelf.look_up(identity)) is not None:
+                return self._bench.with_base(found)
+            if (failed := store.failures.find(first, spec)) is not None:
                 return failed
-            changes = store.why_missing(candidates[0])
-            result = self._train_leased(spec, candidates[0], more_to_come=more_to_come)
+            changes = store.why_missing(first)
+            result = self._train(identity, more_to_come=more_to_come)
             if changes and result.outcome == "ok" and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
-            return self._publish(store, spec, candidates[0], result)
+            return self._shelf.publish(identity, result)
 
-    def _shelf(self, candidates: Sequence[Fingerprint]) -> Store | None:
-        """Return the store for a trial; None where there is none, so that it is trained in any case."""
-        if not candidates:
-            return None
-        return self._store if all(one.is_complete for one in candidates) else self._passing
-
-    def _publish(self, store: Store, spec: TrialSpec, fingerprint: Fingerprint, result: TrialResult) -> TrialResult:
-        """Keep a result for others, and return it with its fingerprint, if that is still what it was trained from."""
-        if [fingerprint] != self._identify(spec)[1]:
-            return result  # a file was changed meanwhile: nobody knows what was trained on
-        if fingerprint.is_complete:
-            result = replace(result, content=fingerprint.key)
-        if result.outcome == "ok":
-            store.keep(fingerprint, result)
-        else:
-            store.keep_failure(fingerprint, result)
+    def _train(self, identity: Identity, *, more_to_come: bool) -> TrialResult:
+        """Train a trial, from a checkpoint if there is one of exactly this trial."""
+        checkpoints = self._shelf.checkpoints(identity)
+        goes_on = checkpoints is not None and any(checkpoints.iterdir())
+        result = self._bench.train(identity.spec, checkpoints=checkpoints, more_to_come=more_to_come)
+        if goes_on and self._shelf.has_changed(identity):
+            # A file was changed while the trial waited for its device: half of it may be of the old one.
+            return self._bench.train(identity.spec, more_to_come=more_to_come)
         return result
 
-    def _identify(self, spec: TrialSpec) -> tuple[Environment | None, list[Fingerprint]]:
-        """Return the present machine, and what a stored result of the trial may be found by; nothing without a store.
-
-        Where the device that is asked for is not present, the precision that "auto" stands for is not known.
-        """
-        if self._store is None:
-            return None, []
-        facts = machine_facts(spec.device, spec.workload.precision)
-        environment = self._store.environment(facts)
-        if environment is None:
-            environment = self._describe(spec)
-            if environment is not None:
-                self._store.remember_environment(facts, environment)
-        device = environment.device if environment else spec.device.partition(":")[0]
-        known = environment.precision if environment else spec.workload.precision
-        precisions = ["bf16", "fp32"] if known == "auto" else [known]
-        try:
-            return environment, [fingerprint_of(spec, device, one, self._store.digests) for one in precisions]
-        except UnknownContentError as error:
-            self._store.complain(f"{spec.variant.label} was not looked up in the store: {error}")
-            # Other processes of this run ask for the same spec, whatever it leads to.
-            parts = {"kind": spec.variant.kind, "spec": spec.fingerprint, "run": self._run}
-            return environment, [Fingerprint(parts, is_complete=False)]
-
-    def _describe(self, spec: TrialSpec) -> Environment | None:
-        """Ask torch, in a worker that goes on to be the next one."""
-        slot = device_slots(spec.device)[0]
-        present = self._workers.take(slot)
-        self._workers.keep_ready(slot, present)
-        return present.describe(spec.device, spec.workload.precision)
-
-    def _with_base(self, result: TrialResult) -> TrialResult:
-        """Keep the base model's losses, which need not be measured again for the next trial."""
-        if (base := worker.base_losses(result)) is not None:
-            self._bases.setdefault(key_of(result.spec, "base"), base)
-        return result
-
-    def _load(self, result: TrialResult) -> tuple[Any, Any]:
-        """Return a trial's model and tokenizer; weights that are not at hand are trained again."""
-        judged = result
-        if not has_weights(result.model_dir):
-            key = result.spec.fingerprint
-            if key not in self._reloaded or not has_weights(self._reloaded[key].model_dir):
-                self._refuse_changed_files(result.spec.workload)
-                self._reloaded[key] = self._with_stored_weights(result) or self._train_to_load(result)
-            result = self._reloaded[key]
-        if result.model_dir is None:
-            message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
-            raise FtguardError(message)
-        if not _is_the_same_training(judged, result):
-            message = (
-                f"the weights of {result.spec.variant.label}, seed {result.spec.seed}, are not at hand: trained again, "
-                "it did not come to the stored losses; --ftguard-no-cache judges what is trained here"
-            )
-            raise FtguardError(message)
-        return worker.load_trained(result)
-
-    def _with_stored_weights(self, result: TrialResult) -> TrialResult | None:
-        folder = self._workers.folder() / "model"
-        stored = self._store is not None and self._store.take_weights(result, folder)
-        return replace(result, model_dir=str(folder)) if stored else None
-
-    def _train_to_load(self, judged: TrialResult) -> TrialResult:
-        """Train a trial again for its weights, say so, and keep them for later runs."""
-        trained = self._train_leased(judged.spec, more_to_come=False)
-        if self._store is not None and trained.model_dir is not None and _is_the_same_training(judged, trained):
-            why_not = self._store.keep_weights(judged, Path(trained.model_dir))
-            self._store.complain(
-                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), as the store had "
-                f"no weights of it to take; {f'it still has none: {why_not}' if why_not else 'now it has'}"
-            )
-        return trained
-
-    def _time_again(
+    def time_beside(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
     ) -> tuple[TrainedVariant, TrainedVariant]:
-        """Time two variants in turns, unless the store holds that timing of both."""
+        """Return short trials of two variants, made in turns, unless the store holds that timing of both.
+
+        Raises:
+            FtguardError: They cannot be timed here.
+        """
         for side in (candidate, baseline):
-            self._refuse_changed_files(side.workload)
+            self._files.check(side.workload)
         return self._timer.time(candidate, baseline, why, look=look)
 
     def _train_short(self, spec: TrialSpec, more_to_come: bool) -> TrialResult:
-        """Train a trial for the time of its steps, unless what would disturb it is known beforehand."""
-        if self._options.disturbance and device_slots(spec.device)[0] == CPU_SLOT:
-            raise FtguardError(self._options.disturbance)
-        return self._train_leased(spec, more_to_come=more_to_come or self.more_variants_expected > 0)
-
-    def _waiting(self, spec: TrialSpec) -> Callable[[], None]:
-        """Return what shows, when it is called, that a trial waits for another process."""
-        clock = ProgressClock(spec, self._on_progress)
-        return lambda: clock.take(Event("wait"))
-
-    def _train_leased(
-        self, spec: TrialSpec, fingerprint: Fingerprint | None = None, *, more_to_come: bool
-    ) -> TrialResult:
-        """Train a trial on a device that no other training of this user has meanwhile."""
-        if spec.fingerprint in self._errors:
-            raise self._errors[spec.fingerprint]
-        if (known := self._hopeless.get(key_of(spec, "memory"))) is not None:
-            return replace(known, spec=spec)
-        slots = device_slots(spec.device)
-        preferred = sorted(slots, key=lambda slot: slot != self._workers.spare_slot)
-        with leased(preferred, self._options.root, self._waiting(spec)) as slot:
-            if slot != CPU_SLOT:
-                return self._train_one(spec, slot, fingerprint, more_to_come=more_to_come)
-            with Neighbours() as neighbours:
-                result = self._train_one(spec, slot, fingerprint, more_to_come=more_to_come)
-                return self._with_disturbance(result, neighbours.were_there)
-
-    def _train_one(
-        self, spec: TrialSpec, slot: str, fingerprint: Fingerprint | None, *, more_to_come: bool
-    ) -> TrialResult:
-        present = self._workers.take(slot)
-        if more_to_come:
-            # It imports while the present worker imports or loads, and the present one's steps wait until it is done.
-            self._workers.keep_ready(slot)
-        folder = self._workers.folder()
-        job = Job(
-            spec=spec,
-            folder=folder,
-            keep_at_most_bytes=self._options.keep_at_most_bytes,
-            base=self._bases.get(key_of(spec, "base")),
-            timeout_seconds=self._options.timeout_seconds,
-            run=self._run,
-            foretell=self._options.foretell,
-            checkpoints=self._checkpoints(spec, fingerprint),
-        )
-        progress = ProgressClock(spec, self._on_progress)
-        try:
-            result = present.run(job, progress.take, self._workers.is_quiet)
-        except (ConfigurationError, DeviceUnavailableError) as error:
-            self._errors[spec.fingerprint] = error
-            raise
-        finally:
-            progress.take(Event("end"))
-            shutil.rmtree(folder / "trainer", ignore_errors=True)
-            if job.checkpoints is not None:
-                with suppress(OSError):
-                    job.checkpoints.rmdir()  # where no checkpoint was made, there is nothing to go on from
-        if self._options.foretell and lacks_memory(result):
-            result = with_advice(result, self._workers.start().forecast)
-            if result.memory is not None and result.memory.method == "forecast":
-                self._hopeless[key_of(spec, "memory")] = result  # it was not even started, and no other seed would be
-        return self._with_base(result)
-
-    def _checkpoints(self, spec: TrialSpec, fingerprint: Fingerprint | None) -> Path | None:
-        """Return the folder for a trial's checkpoints, unless a file was changed while it waited for its device."""
-        if self._store is None or fingerprint is None or [fingerprint] != self._identify(spec)[1]:
-            return None
-        return self._store.checkpoints(fingerprint)
-
-    def _with_disturbance(self, result: TrialResult, neighbours: bool) -> TrialResult:
-        """Return a result that says what else has used the processor while its steps were timed."""
-        known = self._options.disturbance or (_NEIGHBOURS if neighbours else None)
-        on_cpu = result.environment is not None and result.environment.device == "cpu"
-        if not on_cpu or known is None or result.time is None or result.time.disturbance is not None:
-            return result
-        return replace(result, time=replace(result.time, disturbance=known))
-
-    def _refuse_changed_files(self, workload: Workload) -> None:
-        """Trials are told apart by paths within one run, so in it a path must keep its content."""
-        for role in places_of(Workload, "text", "model"):
-            path = getattr(workload, role)
-            if path is None or (found := _stats(Path(path))) is None:
-                continue  # a name on the hub; or the worker says what is wrong with it
-            if self._files.setdefault(path, found) != found:
-                message = (
-                    f"{path!r}, the workload's {role}, was changed after it was first used in this run: "
-                    f"write each {role} to a path of its own"
-                )
-                raise ConfigurationError(message)
+        more_to_come = more_to_come or self.more_variants_expected > 0
+        return self._bench.train_undisturbed(spec, more_to_come=more_to_come)
 
 
 def _not_trained(spec: TrialSpec, failed: TrialResult) -> TrialResult:
     """Return the result of a trial that is not worth its time: a variant with a failed seed is judged by no gate."""
     message = f"seed {failed.spec.seed} {failed.ending}, and no gate can judge a variant with a failed seed"
     return TrialResult(spec=spec, outcome="not_trained", error=TrialError(message))
-
-
-def _refuse_missing_texts(workload: Workload) -> None:
-    for role in places_of(Workload, "text"):
-        path = getattr(workload, role)
-        if path is not None and not Path(path).is_file():
-            message = f"the {role} text {path!r} cannot be read: there is no such file; give a file that exists"
-            raise ConfigurationError(message)
-
-
-def _look_up(
-    store: Store | None, spec: TrialSpec, candidates: Sequence[Fingerprint], environment: Environment | None
-) -> TrialResult | None:
-    if store is None:
-        return None
-    found = (store.find(one, spec, environment) for one in candidates)
-    return next((result for result in found if result is not None), None)
-
-
-def _stats(path: Path) -> list[tuple[int, int]] | None:
-    """Return size and time of a file, or of each file in a folder; None where there is none."""
-    try:
-        inside = sorted(one for one in path.rglob("*") if one.is_file() and one.suffix != ".pyc")
-        stats = [one.stat() for one in (inside if path.is_dir() else [path])]
-    except OSError:
-        return None
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-
-
-def _is_the_same_training(one: TrialResult, other: TrialResult) -> bool:
-    """Return whether two trials saw the same and came to the same, but for another machine's rounding."""
-    if one.validation is None or other.validation is None or one.data_order != other.data_order:
-        return False
-    close = math.isclose(one.validation.loss, other.validation.loss, rel_tol=_SAME_LOSS)
-    return close and one.validation.digest == other.validation.digest

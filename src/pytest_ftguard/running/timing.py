@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from time import time
 from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.results import Environment, TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.running.shelf import Identity, Shelf
 from pytest_ftguard.specs import TrialSpec, Workload
 from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.store import Store
@@ -85,8 +85,7 @@ class PairTimer:
     """Times pairs of variants, each pair once, and keeps their times in the store as those of whole trainings are kept.
 
     Args:
-        shelf: Returns the store for what a trial is kept by; None where there is none.
-        identify: Returns the present machine, and what a trial is kept by.
+        shelf: Finds and keeps the trials.
         train: Trains a trial; it is told whether another one follows.
         waiting: Returns what is to be called while another process has the pair.
 
@@ -97,13 +96,11 @@ class PairTimer:
 
     def __init__(
         self,
-        shelf: Callable[[Sequence[Fingerprint]], Store | None],
-        identify: Callable[[TrialSpec], tuple[Environment | None, list[Fingerprint]]],
+        shelf: Shelf,
         train: Callable[[TrialSpec, bool], TrialResult],
         waiting: Callable[[TrialSpec], Callable[[], None]],
     ) -> None:
         self._shelf = shelf
-        self._identify = identify
         self._train = train
         self._waiting = waiting
         self._pairs: dict[tuple[tuple[str, ...], int], tuple[TrialResult, ...]] = {}
@@ -154,8 +151,8 @@ class PairTimer:
 
     def _obtain(self, turns: Sequence[TrialSpec], look: int) -> tuple[TrialResult, ...]:
         """Return the trials of a pair, from the store where one run has made them all, or trained now."""
-        machine, candidates = self._identify(turns[0])
-        store = self._shelf(candidates)
+        identities = [self._shelf.identify(spec) for spec in turns]
+        store = self._shelf.store_of(identities[0])
         # Where what decides them is not known, the specs tell the trials of this run apart, the same in every run.
         names = [
             Fingerprint({"spec": spec.fingerprint, "beside": turns[number ^ 1].fingerprint, "look": look})
@@ -164,10 +161,10 @@ class PairTimer:
         if store is None:
             train = (self._train(spec, number + 1 < len(turns)) for number, spec in enumerate(turns))
             return _named(train, names)
-        keys = [self._key(turns, number, look) for number in range(len(turns))]
-        since = time()
+        keys = [_key(identities, number, look) for number in range(len(turns))]
         # Whichever of the two is the candidate.
         with store.lock(min(key.key for key in keys), self._waiting(turns[0])):
+            machine = identities[0].environment
             stored = [store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
             sound = [trial for trial in stored if trial is not None and _is_sound(trial)]
             if len(sound) == len(turns) and len({trial.time and trial.time.run for trial in sound}) == 1:
@@ -176,25 +173,28 @@ class PairTimer:
                 trials = (
                     # What another process of this run has trained before it failed, how it failed, or a training.
                     (trial if trial and not trial.cached else None)
-                    or store.find_failure(key, spec, since)
-                    or self._train_to_keep(store, key, turns, number)
+                    or store.failures.find(key, spec)
+                    or self._train_to_keep(store, key, identities, number)
                     for number, (trial, key, spec) in enumerate(zip(stored, keys, turns, strict=True))
                 )
             return _named(trials, keys if all(key.is_complete for key in keys) else names)
 
-    def _key(self, turns: Sequence[TrialSpec], number: int, look: int) -> Fingerprint:
-        """Return what a trial is kept by: the one before or after it, with which it takes turns, decides as well."""
-        own, beside = (self._identify(spec)[1][0] for spec in (turns[number], turns[number ^ 1]))
-        return Fingerprint({**own.parts, "beside": beside.key, "look": look}, own.is_complete)
-
-    def _train_to_keep(self, store: Store, key: Fingerprint, turns: Sequence[TrialSpec], number: int) -> TrialResult:
+    def _train_to_keep(
+        self, store: Store, key: Fingerprint, identities: Sequence[Identity], number: int
+    ) -> TrialResult:
         """Train one of a pair's trials, and keep what becomes of it for those who wait for it and for later runs."""
-        result = self._train(turns[number], number + 1 < len(turns))
+        result = self._train(identities[number].spec, number + 1 < len(identities))
         # A file that was changed meanwhile leaves open what was timed.
-        if key == self._key(turns, number, key.parts["look"]):
-            keep = store.keep if result.outcome == "ok" else store.keep_failure
+        if self._shelf.is_of(identities[number], result) and not self._shelf.has_changed(identities[number ^ 1]):
+            keep = store.keep if result.outcome == "ok" else store.failures.keep
             keep(key, result)
         return result
+
+
+def _key(identities: Sequence[Identity], number: int, look: int) -> Fingerprint:
+    """Return what a trial is kept by: the one before or after it, with which it takes turns, decides as well."""
+    own, beside = (identities[one].candidates[0] for one in (number, number ^ 1))
+    return Fingerprint({**own.parts, "beside": beside.key, "look": look}, own.is_complete)
 
 
 def _named(trials: Iterable[TrialResult], names: Sequence[Fingerprint]) -> tuple[TrialResult, ...]:

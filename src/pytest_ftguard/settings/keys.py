@@ -230,6 +230,7 @@ KEYS: Final = (
     *MARKER_KEYS.values(),
     Key("device", text_of, "auto, cpu, cuda, ..."),
     Key("require_gpu", _flag, "fail where there is no accelerator", flag=True),
+    Key("executor", text_of, "who starts a trial's process: local, or module:function of your own (local)"),
     Key("timeout", _duration, "time that one trial may take: '30 min'; a number alone is seconds (no limit)"),
     Key(
         "keep_models",

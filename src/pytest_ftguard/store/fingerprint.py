@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,15 @@ from pytest_ftguard.store.contents import (
     source_files,
 )
 
-__all__ = ["MEASURING", "Fingerprint", "changes", "fingerprint_of", "machine_facts"]
+__all__ = [
+    "MEASURING",
+    "Fingerprint",
+    "changes",
+    "contents_of",
+    "fingerprint_of",
+    "machine_facts",
+    "other_surroundings",
+]
 
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
@@ -66,10 +74,12 @@ class Fingerprint:
     Attributes:
         parts: Value of each part by its name; names and values are fit to be read.
         is_complete: Whether these are all; otherwise it stands for the trial within one run only.
+        contents: Those of the parts that depend on files.
     """
 
     parts: Mapping[str, Any]
     is_complete: bool = True
+    contents: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> str:
@@ -96,7 +106,6 @@ def fingerprint_of(
     Raises:
         UnknownContentError: What decides the trial is not known in full.
     """
-    workload = spec.workload
     parts: dict[str, Any] = {"schema": SCHEMA}
     parts |= {f"version of {name}": installed_version(name) for name in _PACKAGES}
     optional = {name: installed_version(name) for name in _OPTIONAL_PACKAGES}
@@ -115,14 +124,39 @@ def fingerprint_of(
         for name, value in variant.items()
     }
     parts |= {**content, "device": device, "precision": precision}
-    parts["training_args"] = {
+    contents = contents_of(spec.workload, known) | _sources_of(spec.variant, known)
+    return Fingerprint(parts | contents, contents=contents)
+
+
+def contents_of(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
+    """Return the parts of a fingerprint that depend on files, which may change while a trial is trained.
+
+    Args:
+        workload: What is held fixed.
+        known: Digests of large files; see `contents.file_digest`.
+
+    Raises:
+        UnknownContentError: What decides the trial is not known in full.
+    """
+    arguments = {
         name: _by_content(value, known)
         for name, value in workload.training_args.items()
         if name not in UNDECIDING_ARGUMENTS
     }
-    parts |= _contents(workload, known)
-    parts |= _sources_of(spec.variant, known)
-    return Fingerprint(parts)
+    found: dict[str, Any] = {"training_args": arguments}
+    for role in places_of(Workload, "text"):
+        path = getattr(workload, role)
+        if path is not None:
+            # Whether it is JSON lines is told by the end of its name.
+            found[f"{role} text"] = [Path(path).suffix.lower(), file_digest(Path(path), known)]
+    for role in places_of(Workload, "model"):
+        if getattr(workload, role) is not None:
+            files = model_files(role, workload, known)
+            found |= {f"{role}'s {file}": digest for file, digest in files.items()}
+    if workload.training_function is not None:
+        sources = source_files(workload.training_function, known)
+        found |= {f"source of {module}": digest for module, digest in sources.items()}
+    return found
 
 
 def _sources_of(variant: Variant, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
@@ -158,23 +192,6 @@ def _with_contents(value: Any, known: MutableMapping[str, list[Any]], name: str 
         message = f"which revision {value!r} ({name}) is, is not known: give a folder"
         raise UnknownContentError(message)
     return [file_digest(path, known)] if is_file else value
-
-
-def _contents(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for role in places_of(Workload, "text"):
-        path = getattr(workload, role)
-        if path is not None:
-            # Whether it is JSON lines is told by the end of its name.
-            found[f"{role} text"] = [Path(path).suffix.lower(), file_digest(Path(path), known)]
-    for role in places_of(Workload, "model"):
-        if getattr(workload, role) is not None:
-            files = model_files(role, workload, known)
-            found |= {f"{role}'s {file}": digest for file, digest in files.items()}
-    if workload.training_function is not None:
-        sources = source_files(workload.training_function, known)
-        found |= {f"source of {module}": digest for module, digest in sources.items()}
-    return found
 
 
 def _by_content(value: Any, known: MutableMapping[str, list[Any]]) -> Any:
@@ -214,6 +231,25 @@ def _values(before: Any, now: Any) -> str:
     texts = ["none" if value is None else str(value) for value in (before, now)]
     is_digest = any(isinstance(value, list) or len(text) > 40 for value, text in zip((before, now), texts, strict=True))
     return "" if is_digest else f" ({texts[0]} -> {texts[1]})"
+
+
+def other_surroundings(fingerprint: Fingerprint, environment: Environment) -> list[str]:
+    """Return in what the machine that has trained differs from what a fingerprint says, as far as both say it.
+
+    Args:
+        fingerprint: What was to be trained, as this machine describes it.
+        environment: The machine on which it was trained.
+    """
+    theirs = {"device": environment.device, "precision": environment.precision}
+    theirs |= {f"version of {name}": version for name, version in environment.versions.items()}
+    known = {"device", "precision", "version of python", *(f"version of {name}" for name in _PACKAGES)}
+    found = []
+    for name in sorted(known & theirs.keys() & fingerprint.parts.keys()):
+        ours = str(fingerprint.parts[name])
+        # A version is followed by a digest of the code if that is not from an index.
+        if theirs[name] != ours and not ours.startswith(f"{theirs[name]} "):
+            found.append(_printable(f"{name} ({ours} -> {theirs[name]})"))
+    return found
 
 
 def machine_facts(device: str, precision: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -9,13 +10,70 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pytest_ftguard.files import write_whole
 from pytest_ftguard.store.weights import size_of
 
-__all__ = ["Held", "held_results", "keep_latest", "listed", "make_room", "remove", "remove_older"]
+__all__ = [
+    "Held",
+    "held_results",
+    "keep_latest",
+    "listed",
+    "make_checkpoints",
+    "make_room",
+    "prepare",
+    "remove",
+    "remove_older",
+    "set_aside",
+]
+
+_CACHE_TAG: Final = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# This folder is a cache of pytest-ftguard, see https://bford.info/cachedir/\n"
+)
+_MOST_DAMAGED: Final = 20
 
 _ABANDONED_SECONDS: Final = 3600.0
 # A training that was killed is tried again soon, or never.
 _GIVEN_UP_SECONDS: Final = 7 * 24 * 3600.0
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of a store, which git and backups leave out.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _CACHE_TAG)):
+        if not (folder / name).exists():
+            write_whole(folder / name, text)
+
+
+def make_checkpoints(folder: Path, key: str) -> Path:
+    """Return the folder for a trial's checkpoints, made if it is not there yet.
+
+    Raises:
+        OSError: It cannot be made, or leads to somewhere else.
+    """
+    place = folder / "checkpoints" / key
+    if place.is_symlink() or place.parent.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link to another folder")
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def set_aside(folder: Path, path: Path) -> str:
+    """Move a damaged entry to where it can be looked at; return what became of it, as part of a sentence."""
+    place = folder / "damaged" / path.name
+    try:
+        if place.parent.is_symlink():
+            raise OSError(errno.ELOOP, f"{str(place.parent)!r} is a link to another folder")
+        place.parent.mkdir(exist_ok=True)
+        keep_latest(place.parent, _MOST_DAMAGED - 1)
+        path.replace(place)
+    except OSError as error:
+        return f"it could not be moved ({error.strerror or error})"
+    return f"it was moved to {str(place)!r}"
 
 
 class Held(NamedTuple):

@@ -1,49 +1,33 @@
-"""Results by fingerprint, in a folder: written whole or not at all, checked when they are read, nothing but JSON.
-
-An entry is a file of two lines: what decides the result, with a checksum of the second line, and the result itself.
-Its name is the digest of the former, so that an entry that was changed anywhere is known by itself.
-"""
+"""A folder of results by fingerprint, with their weights, checkpoints and notes; nothing in it is code."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import hmac
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.files import write_whole
 from pytest_ftguard.locks import held
-from pytest_ftguard.results import SCHEMA, Environment, TrialResult, checked
-from pytest_ftguard.specs import TrialSpec, canonical_json
-from pytest_ftguard.store.fingerprint import Fingerprint, changes, same_machine
-from pytest_ftguard.store.room import held_results, keep_latest, make_room, remove, remove_older
+from pytest_ftguard.results import Environment, TrialResult
+from pytest_ftguard.specs import TrialSpec
+from pytest_ftguard.store.entries import digest_of, entries_of, place_of, read_entry, write_entry
+from pytest_ftguard.store.failures import Failures
+from pytest_ftguard.store.fingerprint import Fingerprint, same_machine
+from pytest_ftguard.store.nearest import of_any_seed, why_missing
+from pytest_ftguard.store.notes import Notes
+from pytest_ftguard.store.room import make_checkpoints, make_room, prepare, remove, set_aside
+from pytest_ftguard.store.trust import Trust, UnsignedError
 from pytest_ftguard.store.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["Store", "StoreOptions"]
 
-_CACHE_TAG: Final = (
-    "Signature: 8a477f597d28d172789f06886806bc55\n"
-    "# This folder is a cache of pytest-ftguard, see https://bford.info/cachedir/\n"
-)
-# Those who wait for a trial read how it failed within moments.
-_FAILURE_SECONDS: Final = 3600.0
-_COMPARED_ENTRIES: Final = 300
-_FAILURES: Final = frozenset({"out_of_memory", "diverged", "crashed", "timed_out"})
-_MOST_CHANGES: Final = 6
-_MOST_DAMAGED: Final = 20
 # Weights beyond this share of the store's size are not kept: those of a few seeds would fill it.
 _SHARE_FOR_WEIGHTS: Final = 1 / 8
-# What a result is told anew whenever it is found.
-_OF_THE_FINDER: Final = frozenset({"spec", "cached", "measured_elsewhere", "model_dir", "not_kept"})
 
 
 @dataclass(frozen=True)
@@ -66,9 +50,10 @@ class StoreOptions:
     signing_key: bytes | None = None
     requires_signature: bool = False
 
-
-class _UnsignedError(FtguardError):
-    """An entry has no signature, or one by another key."""
+    @property
+    def trust(self) -> Trust:
+        """What in it is believed."""
+        return Trust(self.reads, self.signing_key, self.requires_signature)
 
 
 class Store:
@@ -80,19 +65,19 @@ class Store:
 
     Attributes:
         run: The present run.
-        digests: Digests of large files that were seen before; see `contents.file_digest`.
+        notes: What is remembered to save time.
+        failures: How trials failed, for the other processes of the run.
         problems: What went wrong, one sentence each; nothing of it loses a result.
     """
 
     def __init__(self, options: StoreOptions, run: str) -> None:
         self._options = options
+        self._trust = options.trust
         self.run = run
         self._folder = options.folder
         self.problems: list[str] = []
-        # A remembered digest is as good as the result that is found by it, and is not signed.
-        self._trusts_notes = options.reads and not options.requires_signature
-        self.digests: MutableMapping[str, list[Any]] = self._read_notes("digests.json")
-        self._digests_before = dict(self.digests)
+        self.notes = Notes(options.folder, self._trust)
+        self.failures = Failures(options.folder, self._trust, run)
         self._began = time.time()
         self._used: list[Mapping[str, Any]] = []
 
@@ -108,13 +93,13 @@ class Store:
             environment: The present machine; None where it is not known, so that every result is another machine's.
         """
         read = [(path, result) for path in self._entries(fingerprint.key) if (result := self._read(path)) is not None]
-        found = [(path, result) for path, result in read if self._options.reads or _run(result) == self.run]
+        found = [(path, result) for path, result in read if self._trust.reads or _run(result) == self.run]
         if not found:
             if read:
                 self.complain(f"protected is set, so nothing that is stored in {str(self._folder)!r} was believed")
             return None
         path, result = max(found, key=lambda pair: _is_of(pair[1], environment))
-        self._used.append(_of_any_seed(fingerprint.parts))
+        self._used.append(of_any_seed(fingerprint.parts))
         with suppress(OSError):
             os.utime(path)  # what is used stays longest
         if _run(result) == self.run:
@@ -128,26 +113,16 @@ class Store:
         """Write a result that ended `ok`."""
         if result.outcome != "ok" or result.environment is None:
             return
-        body = json.dumps(result.to_dict(), ensure_ascii=False)
-        parts = dict(fingerprint.parts)
-        header = {
-            "schema": SCHEMA,
-            "parts": parts,
-            "run": self.run,
-            "checksum": hashlib.sha256(body.encode()).hexdigest(),
-            "signature": self._signature(parts, body),
-        }
-        path = self._entry(fingerprint.key, result.environment)
+        path = place_of(self._folder, fingerprint.key, result.environment)
         try:
-            self._prepare()
+            prepare(self._folder)
             if result.model_dir is not None and self._options.keeps_weights:
-                self._keep_weights(Path(result.model_dir), path, _digest_of(result))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
+                self._keep_weights(Path(result.model_dir), path, digest_of(result))
+            write_entry(path, fingerprint.parts, self.run, result, self._trust)
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
             return
-        self._write_digests()
+        self.notes.write_digests()
         self._clean_up()
 
     def keep_weights(self, result: TrialResult, trained: Path) -> str | None:
@@ -162,7 +137,9 @@ class Store:
         """
         if result.content is None or result.environment is None:
             return "what decides them is not known"
-        kept = self._keep_weights(trained, self._entry(result.content, result.environment), _digest_of(result))
+        kept = self._keep_weights(
+            trained, place_of(self._folder, result.content, result.environment), digest_of(result)
+        )
         self._clean_up()
         return kept
 
@@ -170,7 +147,7 @@ class Store:
         try:
             if size_of(trained) > _SHARE_FOR_WEIGHTS * self._options.limit_bytes:
                 return "they take more than an eighth of cache_size"
-            keep_weights(trained, self._weights(entry), result, self._sign)
+            keep_weights(trained, _weights(self._folder, entry), result, self._trust)
         except OSError as error:
             self.complain(f"weights were not stored in {str(self._folder)!r}: {error.strerror or error}")
             return "they could not be written"
@@ -182,14 +159,13 @@ class Store:
         Returns:
             Whether there are any that are believed; otherwise there may be a folder with some of them.
         """
-        if result.content is None or result.environment is None or not self._options.reads:
+        if result.content is None or result.environment is None or not self._trust.reads:
             return False
-        place = self._weights(self._entry(result.content, result.environment))
+        place = _weights(self._folder, place_of(self._folder, result.content, result.environment))
         if not place.is_dir():
             return False
         try:
-            sign = self._sign if self._options.requires_signature else None
-            take_weights(place, target, _digest_of(result), sign)
+            take_weights(place, target, digest_of(result), self._trust)
             with suppress(OSError):
                 os.utime(place)
         except (DamagedWeightsError, OSError) as error:
@@ -208,7 +184,7 @@ class Store:
             on_wait: Called a few times a second while another process holds it.
         """
         try:
-            self._prepare()
+            prepare(self._folder)
             # Few files for all trials, which are never removed: nobody else may hold a lock that has been.
             path = self._folder / "locks" / f"{key[:3]}.lock"
             path.parent.mkdir(exist_ok=True)
@@ -226,104 +202,25 @@ class Store:
         finally:
             lock.__exit__(None, None, None)
 
-    def find_failure(self, fingerprint: Fingerprint, spec: TrialSpec, since: float) -> TrialResult | None:
-        """Return how a trial failed in this run, or in another one while this process waited for it; None otherwise.
-
-        Failures of earlier runs are not remembered: most are worth another try.
-
-        Args:
-            fingerprint: What decides the trial.
-            spec: The trial.
-            since: When this process began to wait, by the clock of the system.
-        """
-        if not self._trusts_notes:
-            return None
-        try:
-            values = json.loads(self._failure(fingerprint.key).read_text(encoding="utf-8"))
-            result = TrialResult.from_dict(values["result"])
-            # Room and patience are those of a run; what diverges or crashes does so in another one as well.
-            waited_for = since < values["time"] <= time.time() and result.outcome in ("diverged", "crashed")
-            believed = result.outcome in _FAILURES and (values["run"] == self.run or waited_for)
-            return replace(result, spec=spec) if believed else None
-        except (OSError, FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None
-
-    def keep_failure(self, fingerprint: Fingerprint, result: TrialResult) -> None:
-        """Write down that a trial failed, for those who wait for it."""
-        path = self._failure(fingerprint.key)
-        with suppress(OSError):
-            self._prepare()
-            path.parent.mkdir(exist_ok=True)
-            remove_older(path.parent, _FAILURE_SECONDS)
-            write_whole(path, json.dumps({"run": self.run, "time": time.time(), "result": result.to_dict()}))
-
-    def _failure(self, key: str) -> Path:
-        return self._folder / "failures" / f"{key}.json"
-
     def checkpoints(self, fingerprint: Fingerprint) -> Path | None:
         """Return the folder for a trial's checkpoints; None where there can be none, or they would not be believed."""
-        if not (self._trusts_notes and fingerprint.is_complete):
+        if not (self._trust.of_notes and fingerprint.is_complete):
             return None
-        folder = self._folder / "checkpoints" / fingerprint.key
         try:
-            if folder.is_symlink() or folder.parent.is_symlink():
-                raise OSError(errno.ELOOP, "it is a link to another folder")
-            folder.mkdir(parents=True, exist_ok=True)
+            return make_checkpoints(self._folder, fingerprint.key)
         except OSError as error:
             self.complain(f"no checkpoints are kept in {str(self._folder)!r}: {error.strerror or error}")
             return None
-        return folder
 
     def why_missing(self, fingerprint: Fingerprint) -> str | None:
-        """Return what differs from the nearest of the latest entries; None where earlier runs left none of its kind.
-
-        What this run has found itself stands beside the trial, and was not changed into it.
-        """
-        if not (self._options.reads and fingerprint.is_complete):
+        """Return what differs from the nearest of the latest entries; None if earlier runs left none of its kind."""
+        if not (self._trust.reads and fingerprint.is_complete):
             return None
-        # Another seed is no change, and what differs in nothing else was trained, or is new, or was damaged.
-        if _of_any_seed(fingerprint.parts) in self._used:
-            return ""
-        kind = fingerprint.parts["kind"]
-        others = [
-            parts
-            for parts in self._latest_parts()
-            # A timing has a trial beside it, and is not stored in a trial's place.
-            if parts.get("kind") == kind and "beside" not in parts and _of_any_seed(parts) not in self._used
-        ]
-        if not others:
-            return None
-        seed = fingerprint.parts["seed"]
-        others.sort(key=lambda parts: parts.get("seed") != seed)
-        found = min((changes(fingerprint, {**parts, "seed": seed}) for parts in others), key=len)
-        more = len(found) - _MOST_CHANGES
-        return ", ".join(found[:_MOST_CHANGES]) + (f" and {more} more" if more > 0 else "")
-
-    def environment(self, facts: str) -> Environment | None:
-        """Return the environment that the facts of a machine stand for, where a trial has shown it."""
-        values = self._read_notes("environments.json").get(facts)
-        with suppress(TypeError, FtguardError):
-            return checked(Environment(**values)) if values else None
-        return None
-
-    def remember_environment(self, facts: str, environment: Environment) -> None:
-        """Write down what a machine's facts stand for."""
-        if not self._trusts_notes:
-            return
-        known = {**self._read_notes("environments.json"), facts: asdict(environment)}
-        self._write_notes("environments.json", known)
-
-    def _entry(self, key: str, environment: Environment) -> Path:
-        machine = [environment.device, environment.device_name, environment.threads, environment.platform]
-        digest = hashlib.sha256(canonical_json(machine).encode()).hexdigest()
-        return self._folder / "results" / key[:2] / f"{key}-{digest[:12]}.json"
-
-    def _weights(self, entry: Path) -> Path:
-        return self._folder / "weights" / entry.stem
+        return why_missing(self._folder, fingerprint, self.run, self._used)
 
     def _entries(self, key: str) -> list[Path]:
         try:
-            return sorted((self._folder / "results" / key[:2]).glob(f"{key}-*.json"))
+            return entries_of(self._folder, key)
         except OSError as error:
             self.complain(f"{str(self._folder)!r} cannot be read: {error.strerror or error}")
             return []
@@ -331,63 +228,20 @@ class Store:
     def _read(self, path: Path) -> TrialResult | None:
         """Return an entry's result; a damaged entry is set aside, and one that is not believed is passed over."""
         try:
-            return self._checked(path)
+            return read_entry(path, self._trust)
         except FileNotFoundError:
             return None  # removed meanwhile, for want of room
-        except _UnsignedError as error:
+        except UnsignedError as error:
             self.complain(f"the stored result {str(path)!r} is not used: {error}")
         except OSError as error:
             self.complain(f"the stored result {str(path)!r} cannot be read: {error.strerror or error}")
         except (FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            self._set_aside(path, f"{type(error).__name__}: {error}")
+            moved = set_aside(self._folder, path)
+            self.complain(
+                f"the stored result {str(path)!r} is damaged ({type(error).__name__}: {error}): {moved}, and its trial "
+                "is trained again"
+            )
         return None
-
-    def _checked(self, path: Path) -> TrialResult:
-        first, _, body = path.read_text(encoding="utf-8").removesuffix("\n").partition("\n")
-        header = json.loads(first)
-        parts = header["parts"]
-        if Fingerprint(parts).key != path.name.partition("-")[0]:
-            raise FtguardError("what it was trained from is not what its name says")
-        if hashlib.sha256(body.encode()).hexdigest() != header["checksum"]:
-            raise FtguardError("its checksum is wrong")
-        if self._options.requires_signature:
-            expected = self._signature(parts, body)
-            if expected is None or not hmac.compare_digest(str(header["signature"]), expected):
-                raise _UnsignedError("it has no signature by this key, without which nothing is believed")
-        result = TrialResult.from_dict(json.loads(body))
-        if result.outcome != "ok" or result.environment is None:
-            raise FtguardError(f"its outcome is {result.outcome!r}")
-        return result
-
-    def _set_aside(self, path: Path, reason: str) -> None:
-        place = self._folder / "damaged" / path.name
-        try:
-            if place.parent.is_symlink():
-                raise OSError(errno.ELOOP, f"{str(place.parent)!r} is a link to another folder")
-            place.parent.mkdir(exist_ok=True)
-            keep_latest(place.parent, _MOST_DAMAGED - 1)
-            path.replace(place)
-            moved = f"it was moved to {str(place)!r}"
-        except OSError as error:
-            moved = f"it could not be moved ({error.strerror or error})"
-        self.complain(f"the stored result {str(path)!r} is damaged ({reason}): {moved}, and its trial is trained again")
-
-    def _signature(self, parts: Mapping[str, Any], body: str) -> str | None:
-        return self._sign(f"{canonical_json(dict(parts))}\n{body}")
-
-    def _sign(self, text: str) -> str | None:
-        key = self._options.signing_key
-        return None if key is None else hmac.new(key, text.encode(), "sha256").hexdigest()
-
-    def _latest_parts(self) -> Iterator[Mapping[str, Any]]:
-        for entry in sorted(held_results(self._folder), key=lambda entry: -entry.used)[:_COMPARED_ENTRIES]:
-            with (
-                suppress(OSError, ValueError, KeyError, TypeError, RecursionError),
-                entry.path.open(encoding="utf-8") as file,
-            ):
-                header = json.loads(file.readline())
-                if header["run"] != self.run and isinstance(header["parts"], dict):
-                    yield header["parts"]
 
     def _clean_up(self) -> None:
         removed = make_room(self._folder, self._options.limit_bytes)
@@ -395,49 +249,14 @@ class Store:
             limit = format_bytes(self._options.limit_bytes)
             self.complain(f"cache_size is {limit}, too small for this run: results of it were removed again")
 
-    def _prepare(self) -> None:
-        """Make the folder, which git and backups leave out."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _CACHE_TAG)):
-            if not (self._folder / name).exists():
-                write_whole(self._folder / name, text)
-
-    def _write_digests(self) -> None:
-        if self._trusts_notes and self.digests != self._digests_before:
-            known = {**self._read_notes("digests.json"), **self.digests}
-            # Path.exists() raises for a name that is too long, or in a folder that is closed.
-            there = {path: note for path, note in known.items() if os.path.exists(path)}  # noqa: PTH110
-            self._write_notes("digests.json", there)
-            self._digests_before = dict(self.digests)
-
-    def _read_notes(self, name: str) -> dict[str, Any]:
-        if not self._trusts_notes:
-            return {}
-        try:
-            values = json.loads((self._folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}  # they only save time
-        return values if isinstance(values, dict) else {}
-
-    def _write_notes(self, name: str, values: Mapping[str, Any]) -> None:
-        with suppress(OSError):
-            self._prepare()
-            write_whole(self._folder / name, json.dumps(values))
-
     def complain(self, problem: str) -> None:
         """Note a problem for the summary, once."""
         if problem not in self.problems:
             self.problems.append(problem)
 
 
-def _digest_of(result: TrialResult) -> str:
-    """Return what tells a training from any other: all that it measured."""
-    measured = {name: value for name, value in result.to_dict().items() if name not in _OF_THE_FINDER}
-    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
-
-
-def _of_any_seed(parts: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**parts, "seed": None}
+def _weights(folder: Path, entry: Path) -> Path:
+    return folder / "weights" / entry.stem
 
 
 def _run(result: TrialResult) -> str | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import canonical_json
+from pytest_ftguard.store.trust import Trust, UnsignedError
 
 __all__ = ["DamagedWeightsError", "OtherWeightsError", "has_weights", "keep_weights", "size_of", "take_weights"]
 
@@ -22,9 +22,6 @@ _LIST: Final = "ftguard_weights.json"
 # base. Nothing else is kept or taken: no pickle, no code, and no configuration, which may name code.
 _WEIGHTS: Final = re.compile(r"(?P<kind>model|adapter_model|base_changes)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _WHOLE: Final = ({"model"}, {"adapter_model"}, {"adapter_model", "base_changes"})
-
-Sign = Callable[[str], str | None]
-"""Returns the signature of a text; None without a key."""
 
 
 class DamagedWeightsError(FtguardError):
@@ -45,14 +42,14 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in _files(folder))
 
 
-def keep_weights(trained: Path, place: Path, result: str, sign: Sign) -> None:
+def keep_weights(trained: Path, place: Path, result: str, trust: Trust) -> None:
     """Copy trained weights to their place, in which they are whole or not at all.
 
     Args:
         trained: Folder that a trial has saved them to.
         place: Folder that they are kept in; what was there is replaced.
         result: Digest of what the training that they come from has measured.
-        sign: Signs the list of the files.
+        trust: Signs the list of the files, if there is a key.
 
     Raises:
         OSError: They cannot be written.
@@ -65,21 +62,21 @@ def keep_weights(trained: Path, place: Path, result: str, sign: Sign) -> None:
             shutil.copyfile(path, draft / path.name)
         content = {"result": result, "files": {path.name: _digest(path) for path in _files(draft)}}
         text = canonical_json(content)
-        (draft / _LIST).write_text(json.dumps({"content": content, "signature": sign(text)}), encoding="utf-8")
+        (draft / _LIST).write_text(json.dumps({"content": content, "signature": trust.sign(text)}), encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)
         draft.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> None:
+def take_weights(place: Path, target: Path, result: str, trust: Trust) -> None:
     """Copy kept weights to a folder of one's own, and check there that they are what was kept.
 
     Args:
         place: Folder that they are kept in.
         target: Folder that is made; nobody else writes to it.
         result: Digest of what the training that they must come from has measured.
-        sign: Signs the list as `keep_weights` did; None believes one without a signature.
+        trust: Checks the signature of the list, if one is required.
 
     Raises:
         DamagedWeightsError: A file is not what it was, or they belong to another result.
@@ -93,10 +90,10 @@ def take_weights(place: Path, target: Path, result: str, sign: Sign | None) -> N
         text = canonical_json(content)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedWeightsError(f"{type(error).__name__}: {error}") from error
-    if sign is not None:
-        expected = sign(text)
-        if expected is None or not hmac.compare_digest(str(signature), expected):
-            raise OtherWeightsError("they have no signature by this key, without which nothing is believed")
+    try:
+        trust.check(text, signature, "they have")
+    except UnsignedError as error:
+        raise OtherWeightsError(str(error)) from error
     if belongs != result:
         raise OtherWeightsError("they belong to another result")
     target.mkdir(parents=True)

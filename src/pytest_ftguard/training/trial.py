@@ -17,10 +17,12 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from pytest_ftguard.results import (
+    BaseLosses,
     Environment,
     Parameters,
     SequenceLosses,
     Start,
+    Timing,
     TrialError,
     TrialResult,
 )
@@ -42,23 +44,10 @@ from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.texts import Texts, check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
-__all__ = ["BaseLosses", "Report", "TrialFolder", "run_trial"]
+__all__ = ["Report", "TrialFolder", "run_trial"]
 
 Report = Callable[[str, int, float | None], None]
 """Called with the phase ("load", "evaluate", "train", "save"), the steps done, and the training loss if known."""
-
-
-@dataclass(frozen=True)
-class BaseLosses:
-    """Losses of the base model, measured once per workload and handed from trial to trial.
-
-    Attributes:
-        validation: On the validation text.
-        reference: On the reference text, where there is one.
-    """
-
-    validation: SequenceLosses
-    reference: SequenceLosses | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +87,7 @@ def run_trial(
     *,
     run: str = "",
     foretell: bool = False,
+    flop_per_second: float | None = None,
 ) -> TrialResult:
     """Train one variant with one seed and measure everything about it.
 
@@ -111,6 +101,7 @@ def run_trial(
         wait_for_quiet: Called before the steps that are timed; returns when nothing of ours disturbs them.
         run: Identity of the run that the trial is part of.
         foretell: Whether a training that will not fit into the device's memory is to end before it begins.
+        flop_per_second: What this machine reaches in a large matrix product; None measures it after the training.
 
     Raises:
         ConfigurationError: The spec cannot be carried out; the message says what to change.
@@ -122,7 +113,7 @@ def run_trial(
         trial = _Trial(spec, folder, report, environment, device)
         hopeless = trial.will_not_fit() if foretell else None
         result = hopeless or trial.run(base, wait_for_quiet)
-        timed = replace(result.time, run=run) if result.time else None
+        timed = trial.timed(result, run, flop_per_second)
         return replace(result, time=timed, notes=tuple(trial.notes))
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
@@ -247,7 +238,7 @@ class _Trial:
             data_order=collator.order,
             code=source_digest(self.workload.training_function) if self.workload.training_function else None,
             memory=phases.with_training(recorder.peak),
-            time=replace(recorder.timing, machine_flop_per_second=machine.flop_per_second(self.device, bf16=self.bf16)),
+            time=recorder.timing,
             environment=self.environment,
             model_dir=model_dir,
             not_kept=not_kept,
@@ -274,6 +265,13 @@ class _Trial:
             parameter.requires_grad_(is_trained)
         set_seed(self.spec.seed)
         return Start(gap, max(abs(a - b) / count for a, b, count in zip(again, expected, tokens, strict=True)))
+
+    def timed(self, result: TrialResult, run: str, flop_per_second: float | None) -> Timing | None:
+        """Return the times of a result with the run that they are of and what the machine can do."""
+        if result.time is None:
+            return None
+        reached = flop_per_second or machine.flop_per_second(self.device, bf16=self.bf16)
+        return replace(result.time, run=run, machine_flop_per_second=reached)
 
     @property
     def _may_change_base(self) -> bool:

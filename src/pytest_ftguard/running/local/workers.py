@@ -17,10 +17,12 @@ class Workers:
 
     Args:
         shared: Folder that somebody else removes, in which those of this process are made; None is the system's.
+        kind: The class of the workers.
     """
 
-    def __init__(self, shared: Path | None) -> None:
+    def __init__(self, shared: Path | None, kind: type[Worker] = Worker) -> None:
         self._shared = shared
+        self._kind = kind
         self._root: Path | None = None
         self._folders = 0
         self._spare: Worker | None = None
@@ -44,7 +46,7 @@ class Workers:
 
     def start(self, slot: str = CPU_SLOT) -> Worker:
         """Return a new worker for a device."""
-        return Worker(self.folder(), self._open_root(), None if slot == CPU_SLOT else slot)
+        return self._kind(self.folder(), self._open_root(), None if slot == CPU_SLOT else slot)
 
     def keep_ready(self, slot: str, worker: Worker | None = None) -> None:
         """Keep a worker, by default a new one, for the next trial on a device."""

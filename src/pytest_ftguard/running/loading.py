@@ -1,0 +1,88 @@
+"""The trained models: from their folder, from the store, or trained again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.errors import FtguardError, hide_our_frames
+from pytest_ftguard.results import TrialResult
+from pytest_ftguard.running import work
+from pytest_ftguard.running.bench import Bench
+from pytest_ftguard.specs import Workload
+from pytest_ftguard.store.store import Store
+from pytest_ftguard.store.weights import has_weights
+
+__all__ = ["ModelLoader"]
+
+__tracebackhide__ = hide_our_frames
+
+# Two machines round differently, and training lets that grow; seeds differ by more.
+_SAME_LOSS: Final = 0.01
+
+
+class ModelLoader:
+    """Loads trained models into the present process, which imports torch for it.
+
+    Args:
+        bench: Trains again what has no weights.
+        store: Where weights are kept; None if they are not.
+        check_files: Raises ConfigurationError if a file of the workload was changed in this run.
+    """
+
+    def __init__(self, bench: Bench, store: Store | None, check_files: Callable[[Workload], None]) -> None:
+        self._bench = bench
+        self._store = store
+        self._check_files = check_files
+        self._reloaded: dict[str, TrialResult] = {}
+
+    def load(self, result: TrialResult) -> tuple[Any, Any]:
+        """Return a trial's model and tokenizer; weights that are not at hand are trained again.
+
+        Raises:
+            FtguardError: There are no weights, or those of the second training are not those of the first.
+        """
+        judged = result
+        if not has_weights(result.model_dir):
+            key = result.spec.fingerprint
+            if key not in self._reloaded or not has_weights(self._reloaded[key].model_dir):
+                self._check_files(result.spec.workload)
+                self._reloaded[key] = self._with_stored_weights(result) or self._train_again(result)
+            result = self._reloaded[key]
+        if result.model_dir is None:
+            message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
+            raise FtguardError(message)
+        if not _is_the_same_training(judged, result):
+            message = (
+                f"the weights of {result.spec.variant.label}, seed {result.spec.seed}, are not at hand: trained again, "
+                "it did not come to the stored losses; --ftguard-no-cache judges what is trained here"
+            )
+            raise FtguardError(message)
+        return work.load_trained(result)
+
+    def _with_stored_weights(self, result: TrialResult) -> TrialResult | None:
+        folder = self._bench.folder() / "model"
+        stored = self._store is not None and self._store.take_weights(result, folder)
+        return replace(result, model_dir=str(folder)) if stored else None
+
+    def _train_again(self, judged: TrialResult) -> TrialResult:
+        """Train a trial again for its weights, say so, and keep them for later runs."""
+        trained = self._bench.train(judged.spec, more_to_come=False)
+        if self._store is not None and trained.model_dir is not None and _is_the_same_training(judged, trained):
+            why_not = self._store.keep_weights(judged, Path(trained.model_dir))
+            self._store.complain(
+                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), as the store had "
+                f"no weights of it to take; {f'it still has none: {why_not}' if why_not else 'now it has'}"
+            )
+        return trained
+
+
+def _is_the_same_training(one: TrialResult, other: TrialResult) -> bool:
+    """Return whether two trials saw the same and came to the same, but for another machine's rounding."""
+    if one.validation is None or other.validation is None or one.data_order != other.data_order:
+        return False
+    close = math.isclose(one.validation.loss, other.validation.loss, rel_tol=_SAME_LOSS)
+    return close and one.validation.digest == other.validation.digest

@@ -1,0 +1,50 @@
+"""What has changed since the nearest result of an earlier run, for whoever wonders why a trial is trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.store.entries import latest_parts
+from pytest_ftguard.store.fingerprint import Fingerprint, changes
+
+__all__ = ["of_any_seed", "why_missing"]
+
+_COMPARED_ENTRIES: Final = 300
+_MOST_CHANGES: Final = 6
+
+
+def why_missing(folder: Path, fingerprint: Fingerprint, run: str, used: Collection[Mapping[str, Any]]) -> str | None:
+    """Return what differs from the nearest of the latest entries; None if earlier runs left none of its kind.
+
+    What this run has found itself stands next to the trial, and was not changed into it.
+
+    Args:
+        folder: That of the store.
+        fingerprint: What decides the trial.
+        run: The present run.
+        used: What this run has found, by `of_any_seed`.
+    """
+    # Another seed is no change, and what differs in nothing else was trained, or is new, or was damaged.
+    if of_any_seed(fingerprint.parts) in used:
+        return ""
+    kind = fingerprint.parts["kind"]
+    others = [
+        parts
+        for parts in latest_parts(folder, _COMPARED_ENTRIES, run)
+        # A timing has a trial beside it, and is not stored in a trial's place.
+        if parts.get("kind") == kind and "beside" not in parts and of_any_seed(parts) not in used
+    ]
+    if not others:
+        return None
+    seed = fingerprint.parts["seed"]
+    others.sort(key=lambda parts: parts.get("seed") != seed)
+    found = min((changes(fingerprint, {**parts, "seed": seed}) for parts in others), key=len)
+    more = len(found) - _MOST_CHANGES
+    return ", ".join(found[:_MOST_CHANGES]) + (f" and {more} more" if more > 0 else "")
+
+
+def of_any_seed(parts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what decides a trial, whatever its seed."""
+    return {**parts, "seed": None}
