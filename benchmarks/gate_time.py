@@ -15,6 +15,7 @@ from pytest_ftguard.gates.limits import NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, Lim
 from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import CurvePoint, Environment, SequenceLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
@@ -55,9 +56,9 @@ def main() -> None:
     """Print the median and the largest time of each gate."""
     full, lora = trained(Full(learning_rate=1e-4), 2.0), trained(LoRA(learning_rate=1e-3), 2.02)
     gates: dict[str, Callable[[], Verdict]] = {
-        "loss gap": lambda: assess_loss_gap(lora, full, Limit(0.02, NATS_PER_TOKEN, "", ""), Rule()),
-        "perplexity gap": lambda: assess_perplexity_gap(lora, full, Limit(0.2, PERPLEXITY, "", ""), Rule()),
-        "retention": lambda: assess_retention(lora, full, Limit(0.98, OF_GAIN, "", ""), Rule()),
+        "loss gap": lambda: assess_loss_gap(lora, full, Limit(0.02, NATS_PER_TOKEN, Origin("", "")), Rule()),
+        "perplexity gap": lambda: assess_perplexity_gap(lora, full, Limit(0.2, PERPLEXITY, Origin("", "")), Rule()),
+        "retention": lambda: assess_retention(lora, full, Limit(0.98, OF_GAIN, Origin("", "")), Rule()),
     }
     for name, gate in gates.items():
         times = []

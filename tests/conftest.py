@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import os
+import pkgutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from pytest_ftguard.running.local import process
+from tests.warm import started_server, warm_subprocess
 
 pytest_plugins = ["pytester"]
 
@@ -29,10 +37,16 @@ ftguard_final = true
 ftguard_gain_factor = 0
 """
 
+# Of the runs within tests: as in a process of its own no warning is an error, and plugins that no test is about cost
+# each process a third of a second.
+WITHIN = "-W default -p no:hypothesispytest -p no:anyio"
+
 # No test may reach for a hub; children inherit it.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models gain nothing from threads, which on busy cores wait for one another at every operation.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# In a step of GitHub Actions the runs that tests start would append to its summary.
+os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
 # A shared machine is at times slow, which says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -63,9 +77,73 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """Our modules without torch, and numpy and scipy with them, for runs of pytest within the test's own process.
+
+    Pytester forgets what such a run has imported, and numpy cannot be imported twice.
+    """
+    import_ours(with_torch=False)
+
+
+@pytest.fixture(scope="session")
+def torch_imported() -> None:
+    """All our modules, and torch, transformers and peft with them, for runs that load a model."""
+    import_ours(with_torch=True)
+
+
+def import_ours(*, with_torch: bool) -> None:
+    import pytest_ftguard
+
+    for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
+        if with_torch or not module.name.startswith("pytest_ftguard.training."):
+            importlib.import_module(module.name)
+
+
+@pytest.fixture(scope="session")
+def warm_server() -> Iterator[Mapping[str, str]]:
+    """The environment of runs whose workers are forked from a server; empty if a driver would not outlive a fork."""
+    if sys.platform != "linux" or Path("/dev/nvidia0").exists():
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, started_server(Path(folder)) as environment:
+        root = str(Path(__file__).parents[1])
+        yield {**environment, "PYTEST_ADDOPTS": f"{WITHIN} -p tests.warm", "PYTHONPATH": root}
+
+
+@pytest.fixture(scope="module")
+def warm_workers(warm_server: Mapping[str, str]) -> Iterator[None]:
+    """Workers that the tests of a module start themselves are forked from a server."""
+    with pytest.MonkeyPatch.context() as patch:
+        if warm_server:
+            patch.setattr(process, "subprocess", warm_subprocess())
+        for name, value in warm_server.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def cold() -> None:
+    """For tests of how processes start, are limited and die: every worker is started as a user's is."""
+
+
+@pytest.fixture
+def within(
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    warm_server: Mapping[str, str],
+    torch_imported: None,
+) -> None:
+    """Runs of pytest within the test are quick to start, and so are their workers, unless the test takes `cold`."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITHIN)
+    if "cold" not in request.fixturenames:
+        for name, value in warm_server.items():
+            monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def project(
-    pytester: pytest.Pytester, tiny_model: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, tiny_model: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, within: None
 ) -> pytest.Pytester:
     """A project whose ini file says what is trained, on a machine that seems to have no other pytest run."""
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin.fixtures import Ftguard
     from pytest_ftguard.reporting.json import read_report
+    from pytest_ftguard.reporting.summary import Summary
     from pytest_ftguard.results import TrainedVariant, TrialResult
     from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
     from pytest_ftguard.training.callback import FtguardCallback
@@ -45,6 +46,7 @@ __all__ = [
     "LimitExceeded",
     "LoRA",
     "Peft",
+    "Summary",
     "TrainedVariant",
     "TrialResult",
     "TrialSpec",
@@ -81,6 +83,7 @@ _HOMES = {
     "gates.verdict": ("Verdict",),
     "plugin.fixtures": ("Ftguard",),
     "reporting.json": ("read_report",),
+    "reporting.summary": ("Summary",),
     "results": ("TrainedVariant", "TrialResult"),
     "specs": ("Full", "LoRA", "Peft", "TrialSpec", "Workload"),
     "training.callback": ("FtguardCallback",),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 
-__all__ = ["ENVIRONMENT_PREFIX", "INI_PREFIX", "Key", "Place", "Setting", "choice_of", "number_of", "text_of"]
+__all__ = ["ENVIRONMENT_PREFIX", "INI_PREFIX", "Key", "Origin", "Setting", "choice_of", "number_of", "text_of"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -16,20 +17,26 @@ ENVIRONMENT_PREFIX: Final = "FTGUARD_"
 INI_PREFIX: Final = "ftguard_"
 
 
-class Place(NamedTuple):
-    """Where a setting was found: the kind of place, and the place itself for messages."""
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was set.
+
+    Attributes:
+        kind: "argument", "marker", "command line", "environment" or "ini".
+        name: The place itself, as messages show it.
+        folder: Where a relative path begins that was written there.
+    """
 
     kind: str
     name: str
-    folder: Path
+    folder: Path = field(default=Path(), compare=False, repr=False)
 
 
 class Setting(NamedTuple):
     """A value and where it was set."""
 
     value: Any
-    source: str
-    place: str
+    origin: Origin
 
 
 class Key(NamedTuple):
@@ -40,7 +47,7 @@ class Key(NamedTuple):
     """
 
     name: str
-    parse: Callable[[Any, Place], Any]
+    parse: Callable[[Any, Origin], Any]
     help: str
     flag: bool = False
 
@@ -59,32 +66,32 @@ class Key(NamedTuple):
         """The name of the environment variable."""
         return f"{ENVIRONMENT_PREFIX}{self.name.upper()}"
 
-    def read(self, raw: Any, place: Place) -> Setting:
+    def read(self, raw: Any, origin: Origin) -> Setting:
         """Return the setting that was found in a place.
 
         Raises:
             ConfigurationError: It is empty, or no value that is allowed.
         """
         if (isinstance(raw, str) and not raw.strip()) or raw in ([], {}):
-            message = f"{self.name} is empty (set by {place.name}): give a value, or remove it"
+            message = f"{self.name} is empty (set by {origin.name}): give a value, or remove it"
             raise ConfigurationError(message)
         try:
-            return Setting(self.parse(raw, place), place.kind, place.name)
+            return Setting(self.parse(raw, origin), origin)
         except ConfigurationError:
             raise
         except (TypeError, ValueError) as error:
-            message = f"{self.name} is {raw!r} (set by {place.name}): {error}"
+            message = f"{self.name} is {raw!r} (set by {origin.name}): {error}"
             raise ConfigurationError(message) from None
 
 
-def text_of(value: Any, place: Place) -> str:
+def text_of(value: Any, origin: Origin) -> str:
     """Return a text."""
     if isinstance(value, bool) or not isinstance(value, str | int):  # a revision may be made of digits only
         raise TypeError("it must be a text in quotes")
     return str(value).strip()
 
 
-def number_of(value: Any, place: Place) -> float:
+def number_of(value: Any, origin: Origin) -> float:
     """Return a number."""
     try:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -94,12 +101,12 @@ def number_of(value: Any, place: Place) -> float:
     raise ValueError("it must be a number")
 
 
-def choice_of(*choices: str) -> Callable[[Any, Place], str]:
+def choice_of(*choices: str) -> Callable[[Any, Origin], str]:
     """Return what reads one of several words; true and false stand for yes and no."""
 
-    def parse(value: Any, place: Place) -> str:
+    def parse(value: Any, origin: Origin) -> str:
         is_answer = isinstance(value, bool) and "yes" in choices
-        text = ("yes" if value else "no") if is_answer else text_of(value, place)
+        text = ("yes" if value else "no") if is_answer else text_of(value, origin)
         if text not in choices:
             raise ValueError(f"it must be one of {', '.join(choices)}")
         return text

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from pytest_ftguard.gates.verdict import RecordedVerdict
+from pytest_ftguard.reporting.assembly import Remarks, plan_summary, remark_lines, run_summary
+from pytest_ftguard.reporting.summary import Summary
+from pytest_ftguard.reporting.terminal import terminal_lines
 from pytest_ftguard.results import (
     CurvePoint,
     Environment,
@@ -50,3 +56,25 @@ def trial(
 def trained(variant: Variant, *trials: TrialResult) -> TrainedVariant:
     """The trials as a trained variant, on their own workload."""
     return TrainedVariant(trials[0].spec.workload if trials else WORKLOAD, variant, trials)
+
+
+def unwrapped(result: pytest.RunResult) -> pytest.LineMatcher:
+    """The output of a run, with each note of its summary in one line."""
+    return pytest.LineMatcher(result.stdout.str().replace("\n      ", " ").splitlines())
+
+
+def summary_lines(
+    trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict] = (), not_run: Sequence[str] = ()
+) -> list[str]:
+    """What a terminal shows of a run."""
+    return [line.text for line in terminal_lines(run_summary(trials, verdicts, not_run))]
+
+
+def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict] = ()) -> list[str]:
+    """What a terminal shows of a plan."""
+    return [line.text for line in terminal_lines(plan_summary(trials, budgets))]
+
+
+def remarks(**values: Any) -> list[str]:
+    """What a terminal shows of remarks."""
+    return [line.text for line in terminal_lines(Summary(notes=tuple(remark_lines(Remarks(**values)))))]

@@ -215,7 +215,7 @@ def test_names_of_files_are_readable_and_never_the_same() -> None:
 
 
 def test_a_test_has_a_file_for_each_pair_in_the_order_in_which_it_asks(tmp_path: Path) -> None:
-    """Another metric of the same pair is in the same file; a rerun counts anew; settings do not name the file."""
+    """Another metric of the same pair is in the same file; a rerun counts again; settings do not name the file."""
     files = AcceptedFiles("t.py::test", tmp_path, write_all)
     one, other = pair(), pair(0.1, LoRA(r=8, learning_rate=1e-3))
     first = files.find(*one)
@@ -443,7 +443,7 @@ def test_differences_that_are_not_those_of_the_losses_are_no_record(tmp_path: Pa
     """A hand that loosens the gate in one place of the file is noticed by the other."""
     values = record().to_dict()
     values["differences"] = [[value + 10 for value in row] for row in values["differences"]]
-    with pytest.raises(ValueError, match="nats per token beside losses of"):
+    with pytest.raises(ValueError, match="nats per token with losses of"):
         PairRecord.from_dict(values)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.reporting.notes import fairness_notes
-from pytest_ftguard.reporting.terminal import summary_lines
 from pytest_ftguard.results import Parameters, Timing, TrainedVariant
 from pytest_ftguard.specs import LoRA
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, summary_lines, trained, trial
 
 NLL = (20.0,) * 64
 LARGE = Parameters(10**9, 10**8)

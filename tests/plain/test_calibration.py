@@ -19,6 +19,7 @@ from pytest_ftguard.gates.calibration import (
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import LoRA, Workload, fields_of
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
@@ -61,7 +62,7 @@ def test_a_calibration_serves_the_same_work_with_fewer_seeds() -> None:
     noise = find_seed_noise(read_calibrations(text, "the file"), candidate, baseline)
     assert noise is not None
     assert noise.tau == pytest.approx(np.std(GAPS, ddof=1))
-    limit = Limit(0.05, NATS_PER_TOKEN, "argument", "the test")
+    limit = Limit(0.05, NATS_PER_TOKEN, Origin("argument", "the test"))
     message = assess_loss_gap(candidate, baseline, limit, Rule(seed_noise=noise)).message
     assert "the noise of seeds that was calibrated on 10 of them" in message
     assert "two checkpoints" not in message

@@ -25,6 +25,7 @@ from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap,
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import CurvePoint, Memory, Timing, TrainedVariant, TrialResult
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
@@ -38,7 +39,7 @@ Sides = tuple[TrainedVariant, TrainedVariant]
 
 
 def generous(value: float, unit: str) -> Limit:
-    return Limit(value, unit, "ini", "a limit that anything measured would meet")
+    return Limit(value, unit, Origin("ini", "a limit that anything measured would meet"))
 
 
 def regression(candidate: TrainedVariant, baseline: TrainedVariant, metric: Metric, unit: str) -> Verdict:

@@ -25,8 +25,9 @@ FLOORS = {
     "running": 6,
     "gates": 7,
     "accepting": 8,
-    **dict.fromkeys(("elsewhere", "reporting", "settings"), 9),
-    "plugin": 10,
+    **dict.fromkeys(("elsewhere", "reporting"), 9),
+    "settings": 10,
+    "plugin": 11,
 }
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
 

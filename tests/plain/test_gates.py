@@ -13,6 +13,7 @@ import pytest
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.limits import (
     NATS_PER_TOKEN,
+    Limit,
     parse_memory_limit,
     parse_number_limit,
 )
@@ -20,10 +21,12 @@ from pytest_ftguard.gates.memory import assess_memory
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.results import CurvePoint, Memory, TrainedVariant, TrialError, TrialResult
 from pytest_ftguard.specs import Full, LoRA, Variant
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
+ARGUMENT = Origin("argument", "the argument at_most")
 N = 256
 BASE = tuple(20.0 + 0.01 * i for i in range(N))
 
@@ -35,7 +38,7 @@ def shifted(gap: float, noise: float = 0.0, seed: int = 0) -> tuple[float, ...]:
 
 
 def judge(candidate: TrainedVariant, baseline: TrainedVariant, at_most: object = 0.1, **options: Any) -> Verdict:
-    limit = parse_number_limit(at_most, "loss gap", NATS_PER_TOKEN, "argument", "the argument at_most")
+    limit = Limit.of(Setting(parse_number_limit(at_most, "loss gap", NATS_PER_TOKEN, ARGUMENT), ARGUMENT))
     return assess_loss_gap(candidate, baseline, limit, Rule(**options))
 
 
@@ -185,11 +188,12 @@ def test_zero_variance_beyond_the_margin_fails() -> None:
 def test_a_margin_that_is_no_number_is_refused(value: object) -> None:
     """The message names the value and where it came from."""
     with pytest.raises(ConfigurationError, match="the argument at_most"):
-        parse_number_limit(value, "loss gap", NATS_PER_TOKEN, "argument", "the argument at_most")
+        parse_number_limit(value, "loss gap", NATS_PER_TOKEN, ARGUMENT)
 
 
 def memory(at_most: str, candidate: TrainedVariant, of: TrainedVariant | None = None) -> Verdict:
-    return assess_memory(candidate, parse_memory_limit(at_most, "ini", "ftguard_max_memory in pytest.ini"), of)
+    origin = Origin("ini", "ftguard_max_memory in pytest.ini")
+    return assess_memory(candidate, Limit.of(Setting(parse_memory_limit(at_most, origin), origin)), of)
 
 
 def with_peak(peak: Memory | None) -> TrialResult:

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.keys import Place
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.settings.keys import BY_NAME, KEYS
 
-PLACE = Place("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
+ORIGIN = Origin("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
+
+
+REPORTS = (("a:b", "/x"), ("json", "/y=z"))
 
 
 def parse(name: str, value: Any) -> Any:
-    found = BY_NAME[name].parse(value, PLACE)
+    found = BY_NAME[name].parse(value, ORIGIN)
     return getattr(found, "value", found)
 
 
@@ -44,6 +47,8 @@ def parse(name: str, value: Any) -> Any:
         ("keep_models", ["auto"], "auto"),
         ("timeout", [90, "90", "90 s", 90.0], 90.0),
         ("revision", [123, "123"], "123"),
+        ("github", ["off"], "off"),
+        ("reports", [{"a:b": "/x", "json": "/y=z"}, ["a:b=/x", "json=/y=z"], "\na:b = /x\n\n json = /y=z "], REPORTS),
     ],
 )  # fmt: skip
 def test_the_types_of_toml_and_texts_mean_the_same(name: str, values: list[Any], expected: Any) -> None:
@@ -57,6 +62,16 @@ def test_the_types_of_toml_and_texts_mean_the_same(name: str, values: list[Any],
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
+        ("github", False, "it must be a text in quotes"),
+        ("github", "no", "it must be one of auto, off"),
+        ("reports", "a:b", "each line must be renderer=path, for example"),
+        ("reports", "=x", "each line must be renderer=path, for example"),
+        ("reports", "a:b=", "each line must be renderer=path, for example"),
+        ("reports", "a:b=/no/such/folder/x", "there is no folder '/no/such/folder'"),
+        ("reports", {"a:b": ["x"]}, "it must be a text in quotes"),
+        ("json", "/dev/null", "it is no regular file, which could be replaced: give a file name"),
+        ("markdown", "/", "it is a folder: give a file name"),
+        ("markdown", "/no/such/folder/x", "there is no folder '/no/such/folder'"),
         ("steps", 30.0, "a whole number, written as 30"),
         ("steps", 30.5, "a whole number$"),
         ("steps", True, "a whole number"),
@@ -103,7 +118,7 @@ def test_a_wrong_type_says_what_is_meant(name: str, value: Any, words: str | Non
 def test_no_key_takes_what_nobody_means(key: Any, value: Any) -> None:
     """Every key refuses a date, lists of tables and tables with dates."""
     with pytest.raises((ValueError, TypeError, Exception), match=r"."):
-        key.parse(value, PLACE)
+        key.parse(value, ORIGIN)
 
 
 def test_a_report_needs_a_folder_that_exists(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.results import Memory, Timing, TrialError, TrialResult
 from pytest_ftguard.running import lab
 from pytest_ftguard.running.local import workers
-from pytest_ftguard.running.local.process import Job
+from pytest_ftguard.running.local.process import Job, _environment
 from pytest_ftguard.settings.reading import Settings
 from pytest_ftguard.specs import Full, TrialSpec, Variant, Workload
 from pytest_ftguard.store.fingerprint import Fingerprint, fingerprint_of
@@ -265,3 +266,10 @@ def test_a_training_that_is_broken_off_is_named(monkeypatch: pytest.MonkeyPatch)
     assert ours.broken_off == ["full, seed 0, was interrupted by KeyboardInterrupt"]
     assert ours.results == ()
     ours.close()
+
+
+def test_a_worker_finds_the_package_and_no_room_of_it_by_a_shorter_name() -> None:
+    """The folder that holds the package is on its path; a room such as statistics would hide a module of Python's."""
+    source = Path(_environment(None)["PYTHONPATH"].split(os.pathsep)[-1])
+    assert (source / "pytest_ftguard" / "__init__.py").is_file()
+    assert not (source / "statistics.py").exists()

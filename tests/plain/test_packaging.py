@@ -13,6 +13,7 @@ from hatchling.builders.sdist import SdistBuilder
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FILES = f"{PROJECT['urls']['Homepage']}/blob/main/"
+RAW = f"{PROJECT['urls']['Homepage'].replace('github.com', 'raw.githubusercontent.com')}/main/"
 
 
 def links(text: str) -> list[str]:
@@ -27,11 +28,16 @@ def test_the_readme_links_absolutely() -> None:
 
 
 def test_links_to_the_project_lead_to_files() -> None:
-    """Each link of the README into the project names a file that exists."""
-    inside = [link for link in links((ROOT / "README.md").read_text(encoding="utf-8")) if link.startswith(FILES)]
-    assert inside
-    missing = [link for link in inside if not (ROOT / link.removeprefix(FILES).partition("#")[0]).is_file()]
-    assert missing == []
+    """Each link of the README into the project names a file that exists, the picture too."""
+    found = links((ROOT / "README.md").read_text(encoding="utf-8"))
+    inside = [link.removeprefix(FILES).removeprefix(RAW) for link in found if link.startswith((FILES, RAW))]
+    assert "docs/summary.svg" in inside
+    assert [path for path in inside if not (ROOT / path.partition("#")[0]).is_file()] == []
+
+
+def test_the_readme_is_short() -> None:
+    """A stranger reads it in a few minutes; whatever is longer belongs into docs/."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +52,15 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def test_the_source_distribution_holds_every_file(folder: str, packed: set[str]) -> None:
     """Whoever has the source distribution can build, test and read everything."""
     files = {
-        str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md", ".ini"}
+        str(path.relative_to(ROOT))
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".md", ".ini", ".svg"}
     }
     assert files - packed == set()
 
 
 def test_the_source_distribution_holds_what_the_tests_are_run_with(packed: set[str]) -> None:
-    """Both files of constraints, tox's settings and the changelog are in it; what a run has stored is not."""
+    """Both files of constraints, tox's settings, changelog and schema are in it; what a run has stored is not."""
     assert {"constraints.txt", "constraints-lowest.txt", "tox.ini", "CHANGELOG.md", "LICENSE", "README.md"} <= packed
+    assert "docs/reference/report.schema.json" in packed
     assert not [name for name in packed if ".ftguard_cache" in name]

@@ -16,6 +16,7 @@ from pytest_ftguard.gates.limits import NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, Lim
 from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import CurvePoint, TrainedVariant, TrialResult
 from pytest_ftguard.statistics import SeedNoise
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
@@ -53,7 +54,7 @@ def lora(gap: float, noise: float = 0.0, **changes: Any) -> TrialResult:
 
 
 def limit(value: float, unit: str = NATS_PER_TOKEN) -> Limit:
-    return Limit(value, unit, "ini", "ftguard_limit in pytest.ini")
+    return Limit(value, unit, Origin("ini", "ftguard_limit in pytest.ini"))
 
 
 def judge(candidate: TrialResult, baseline: TrialResult, at_most: float, **rule: Any) -> Verdict:
@@ -220,7 +221,7 @@ def test_retention_is_a_share_of_the_gain() -> None:
     verdict = retained(0.9, noise=0.3)
     assert verdict.status == "INCONCLUSIVE"
     assert verdict.value == pytest.approx(0.9)
-    assert verdict.unit == "of the gain"
+    assert verdict.limit.unit == "of the gain"
     assert "at least 90%" in verdict.message
 
 

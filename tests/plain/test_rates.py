@@ -16,6 +16,7 @@ from pytest_ftguard.gates.limits import NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, Lim
 from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.results import CurvePoint, Parameters, TrainedVariant, TrialResult
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant, rate_source, with_learning_rate
@@ -43,7 +44,7 @@ def side(variant: Variant, *at: float, noise: float = 0.0, rate: RateSource = GI
 
 
 def limit(value: float, unit: str = NATS_PER_TOKEN) -> Limit:
-    return Limit(value, unit, "ini", "ftguard_limit in pytest.ini")
+    return Limit(value, unit, Origin("ini", "ftguard_limit in pytest.ini"))
 
 
 def judge(*at: float, baseline: tuple[float, ...] | None = None, at_most: float = 0.1, **changes: Any) -> Verdict:

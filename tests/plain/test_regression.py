@@ -25,6 +25,7 @@ from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict, decide
+from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, Workload
 from pytest_ftguard.statistics import change_of_gap, effort_to_settle
@@ -71,7 +72,8 @@ def pair(
 
 
 def limit(value: float | str) -> Limit:
-    return parse_regression_limit(value, "ini", "ftguard_max_regression in pytest.ini")
+    origin = Origin("ini", "ftguard_max_regression in pytest.ini")
+    return Limit.of(Setting(parse_regression_limit(value, origin), origin))
 
 
 def file(*records: PairRecord) -> AcceptedFile:
@@ -119,7 +121,7 @@ def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
     now, then = pair(0.3, noise=0.3), pair(0.1)
     verdict = in_doubt(now, then, 0.032)
     growth = gap_change(record_pair(*now), record_pair(*then), 0.95)
-    effort = effort_to_settle(growth, verdict.limit, (3, N), 0.95)
+    effort = effort_to_settle(growth, verdict.limit.value, (3, N), 0.95)
     assert effort.seeds is not None
     assert effort.seeds > 3
     words = f"about {effort.seeds} seeds instead of 3 or about {effort.sequences} validation sequences instead of 64"
@@ -129,7 +131,7 @@ def test_doubt_is_no_pass_and_says_what_would_settle_it() -> None:
     assert "Choose another limit" in in_doubt(now, then, 1e-5).message
 
 
-def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_anew() -> None:
+def test_where_more_seeds_were_accepted_they_settle_a_doubt_without_accepting_again() -> None:
     """As many of them as it takes, if they are enough."""
     then = pair(0.1, seeds=tuple(range(8)))
     few = in_doubt(pair(0.3, noise=0.3), then, 0.033).message
@@ -436,7 +438,7 @@ def test_memory_may_grow_by_its_share(peak: int, status: str) -> None:
     verdict = judge(memory(peak), memory(600), "5%", "memory")
     assert verdict.status == status
     assert verdict.value == pytest.approx(peak / 600 - 1)
-    assert verdict.unit == GROWTH
+    assert verdict.limit.unit == GROWTH
     assert ("It has become better" in verdict.message) == (peak == 500)
 
 

@@ -16,25 +16,24 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.current import active_test
-from pytest_ftguard.gates.limits import BYTES, GROWTH, SHARE
+from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.quality import assert_loss_gap
-from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict
+from pytest_ftguard.keys import Origin
+from pytest_ftguard.reporting.assembly import Remarks, plan_summary, run_summary
 from pytest_ftguard.reporting.json import json_report, read_report
-from pytest_ftguard.reporting.terminal import (
-    RecordedVerdict,
-    accepted_lines,
-    plan_lines,
-    progress_line,
-    reason_lines,
-    summary_lines,
-)
+from pytest_ftguard.reporting.progress import progress_line
+from pytest_ftguard.reporting.registry import RENDERERS, find_renderer
+from pytest_ftguard.reporting.terminal import terminal_lines
 from pytest_ftguard.results import Breakdown, Memory, Parameters, Timing, TrialError, TrialResult
 from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.settings.keys import BY_NAME
 from pytest_ftguard.specs import TrialSpec
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, plan_lines, remarks, summary_lines, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 BIG: dict[str, Any] = {"parameters": Parameters(134_515_008, 134_515_008), "memory": Memory(2_486_000_000, "allocator")}
+INI = Origin("ini", "ftguard_limit in pytest.ini")
 VERDICT = Verdict(
     gate="loss_gap",
     status="INCONCLUSIVE",
@@ -42,9 +41,7 @@ VERDICT = Verdict(
     baseline="full",
     value=0.019,
     interval=(0.012, 0.026),
-    limit=0.02,
-    unit="nats per token",
-    limit_source="ini",
+    limit=Limit(0.02, NATS_PER_TOKEN, INI),
     message="...",
 )
 
@@ -65,7 +62,9 @@ def test_losses_that_are_not_finite_are_shown_and_do_not_end_the_summary() -> No
 
 def test_a_regression_is_shown_with_its_sign_and_accepted_files_are_counted() -> None:
     """A share that has grown is no share of the baseline; what was only accepted has no value."""
-    grown = replace(VERDICT, gate="regression", status="FAIL", value=0.062, interval=None, limit=0.05, unit=GROWTH)
+    grown = replace(
+        VERDICT, gate="regression", status="FAIL", value=0.062, interval=None, limit=Limit(0.05, GROWTH, INI)
+    )
     accepted = replace(grown, status="PASS", value=None)
     text = "\n".join(summary_lines([], [RecordedVerdict("t.py::test_it", one) for one in (grown, accepted)], []))
     assert re.search(r"regression +\+6\.2% +<= 5%  \(ini\) +FAIL", text)
@@ -79,12 +78,12 @@ def test_a_regression_is_shown_with_its_sign_and_accepted_files_are_counted() ->
     ]
     assert Verdict.from_dict(asking.to_dict()) == asking
     assert Verdict.from_dict({name: value for name, value in grown.to_dict().items() if name != "note"}) == grown
-    assert accepted_lines([]) == []
-    assert accepted_lines(["a/b.json", "a/c.json", "a/b.json"]) == ["2 results accepted in a: review and commit"]
-    assert accepted_lines(["a/b.json"], ["a/b.json"]) == ["1 result accepted in a: review and commit"]
-    some = accepted_lines(["a/b.json"], ["a/b.json", "a/c.json"])
+    assert remarks() == []
+    assert remarks(accepted=["a/b.json", "a/c.json", "a/b.json"]) == ["2 results accepted in a: review and commit"]
+    assert remarks(accepted=["a/b.json"], unchanged=["a/b.json"]) == ["1 result accepted in a: review and commit"]
+    some = remarks(accepted=["a/b.json"], unchanged=["a/b.json", "a/c.json"])
     assert some == ["1 result accepted in a: review and commit; 1 unchanged"]
-    assert accepted_lines([], ["a/b.json"], {"t.py::test_it"}) == [
+    assert remarks(unchanged=["a/b.json"], not_accepted={"t.py::test_it"}) == [
         "1 result accepted before in a: unchanged",
         "not accepted, since the test did not pass: t.py::test_it",
     ]
@@ -115,6 +114,28 @@ def test_nothing_that_happened_is_an_empty_summary() -> None:
     assert "2 tests did not run" in summary_lines([], [], ["no GPU", "no GPU"])[0]
 
 
+def test_a_verdict_goes_from_process_to_process_as_it_is() -> None:
+    """Where its limit was set goes with it; the JSON report keeps the fields that its readers know."""
+    assert Verdict.from_dict(json.loads(json.dumps(VERDICT.to_dict()))) == VERDICT
+    (shown,) = json.loads(json_report([], [RecordedVerdict("t.py::test_it", VERDICT)]))["verdicts"]
+    assert list(shown) == [
+        "nodeid",
+        "gate",
+        "status",
+        "candidate",
+        "baseline",
+        "value",
+        "interval",
+        "limit",
+        "unit",
+        "limit_source",
+        "message",
+        "note",
+        "attempts",
+    ]
+    assert (shown["limit"], shown["unit"], shown["limit_source"]) == (0.02, "nats per token", "ini")
+
+
 def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
     """An average over the surviving seeds would flatter the variant."""
     spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=1)
@@ -129,10 +150,14 @@ def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
     ("changes", "measured", "limit"),
     [
         ({"value": 0.02, "interval": (0.019, 0.02049)}, "+0.0200 [0.0190, 0.0205]", "0.02"),
-        ({"value": 2e-4, "interval": (1.1e-4, 3e-4), "limit": 1e-4}, "+0.00020 [0.00011, 0.00030]", "0.0001"),
-        ({"value": 0.6004, "interval": None, "limit": 0.6, "unit": "of baseline"}, "60.04% of full", "60%"),
-        ({"value": 900_400_000, "interval": None, "limit": 9e8, "unit": "bytes"}, "900.4 MB", "900.0 MB"),
-        ({"value": 899_999_999, "interval": None, "limit": 9e8, "unit": "bytes"}, "899.999999 MB", "900.000000 MB"),
+        (
+            {"value": 2e-4, "interval": (1.1e-4, 3e-4), "limit": Limit(1e-4, NATS_PER_TOKEN, INI)},
+            "+0.00020 [0.00011, 0.00030]",
+            "0.0001",
+        ),
+        ({"value": 0.6004, "interval": None, "limit": Limit(0.6, SHARE, INI)}, "60.04% of full", "60%"),
+        ({"value": 900_400_000, "interval": None, "limit": Limit(9e8, BYTES, INI)}, "900.4 MB", "900.0 MB"),
+        ({"value": 899_999_999, "interval": None, "limit": Limit(9e8, BYTES, INI)}, "899.999999 MB", "900.000000 MB"),
     ],
 )
 def test_no_row_is_rounded_so_that_it_contradicts_its_verdict(
@@ -417,12 +442,12 @@ def test_a_result_with_a_wrong_value_is_refused_or_can_be_shown(value: Any) -> N
 def test_the_progress_line_names_variant_seed_step_loss_and_time() -> None:
     """Before training it says what is done instead of the step."""
     spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=3)
-    line = progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0))
+    line = progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0)).text
     for words in ("lora r=16", "seed 3", "step 40/100", "loss 1.250", "1:15 left"):
         assert words in line
     assert "resumed" not in line
-    assert "step 40/100, resumed at 30" in progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0, 30))
-    assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None))
+    assert "step 40/100, resumed at 30" in progress_line(Progress(spec, "train", 40, 1.25, 20.0, 75.0, 30)).text
+    assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None)).text
 
 
 def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
@@ -437,7 +462,7 @@ def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
 def test_what_was_trained_beside_others_is_not_called_changed() -> None:
     """The nearest stored entry may be another variant that stands as it was: it differs, and that is all."""
     reasons = {("lora r=7", "lora_r (9 -> 7)"): [1, 0], ("full", "steps (5 -> 7), train text"): [0]}
-    assert " ".join(" ".join(reason_lines(reasons)).split()) == (
+    assert " ".join(" ".join(remarks(reasons=reasons)).split()) == (
         "trained, not taken from the store: lora r=7, seeds 0, 1; the nearest there differs in: lora_r (9 -> 7) "
         "trained, not taken from the store: full, seed 0; the nearest there differs in: steps (5 -> 7), train text"
     )
@@ -451,9 +476,7 @@ def test_a_plan_shows_forecasts_shares_and_what_budgets_say() -> None:
         status="FAIL",
         value=0.6,
         interval=None,
-        limit=0.5,
-        unit=SHARE,
-        limit_source="ini",
+        limit=Limit(0.5, SHARE, INI),
     )
     trials = [planned(LORA, 600_000_000), planned(FULL, 1_000_000_000, cached=True)]
     lines = plan_lines(trials, [RecordedVerdict("a::b", budget)])
@@ -467,7 +490,13 @@ def test_a_plan_shows_forecasts_shares_and_what_budgets_say() -> None:
 def test_a_plan_without_a_forecast_says_why() -> None:
     """Never a guess: the words stand where the number would, and the reason below."""
     budget = replace(
-        VERDICT, gate="memory_budget", status="INVALID", value=None, interval=None, limit=1e9, unit=BYTES, baseline=None
+        VERDICT,
+        gate="memory_budget",
+        status="INVALID",
+        value=None,
+        interval=None,
+        limit=Limit(1e9, BYTES, INI),
+        baseline=None,
     )
     lines = plan_lines([planned(LORA, None), planned(FULL, 10**9)], [RecordedVerdict("a::b", budget)])
     assert any(line.split() == ["lora", "r=16", "1", "100", "no", "forecast"] for line in lines)
@@ -484,3 +513,78 @@ def test_seeds_of_a_report_stand_apart_from_those_trained_here() -> None:
 
     assert rows(content="known") == ["full (1 of 2 cached)"]
     assert rows() == ["full (cached)", "full"]
+
+
+def test_each_line_has_a_tone_which_is_not_read_from_its_text() -> None:
+    """A test that passes is green whatever its name ends with; all that lets a test fail is red."""
+    statuses: tuple[Status, ...] = ("PASS", "FAIL", "INVALID", "INCONCLUSIVE")
+    verdicts = [RecordedVerdict(f"t.py::test_{one}_FAIL", replace(VERDICT, status=one)) for one in statuses]
+    failed = replace(trial(LORA, NLL), outcome="crashed", error=TrialError("it ends with PASS"))
+    summary = run_summary([failed], verdicts, [], Remarks(notes=["note: FAIL"], problems=["so: PASS"]))
+    tones = {line.text.split()[-1]: line.tone for line in terminal_lines(summary) if line.text.startswith("loss gap")}
+    assert tones == {"PASS": "good", "FAIL": "bad", "INVALID": "bad", "INCONCLUSIVE": "bad"}
+    others = {line.text: line.tone for line in terminal_lines(summary) if not line.text.startswith("loss gap")}
+    assert others.pop("lora r=16, seed 0, ended crashed: it ends with PASS") == "bad"
+    assert others.pop("so: PASS") == "bad"
+    assert set(others.values()) == {"neutral"}
+    budgets = [RecordedVerdict("a::b", replace(VERDICT, status=one)) for one in statuses[:3]]
+    plan = [line.tone for line in terminal_lines(plan_summary([planned(LORA, 1)], budgets)) if "budget" in line.text]
+    assert plan == ["good", "bad", "bad"]
+
+
+def test_a_label_of_several_lines_stays_in_its_row() -> None:
+    """A line break, or what hides text, is shown as an escape; the table keeps a line for each verdict."""
+    share = replace(
+        VERDICT, value=0.6, interval=None, limit=replace(VERDICT.limit, unit=SHARE), baseline="a\nb\x1b[31m"
+    )
+    lines = summary_lines([], [RecordedVerdict("t.py::test_it", share)] * 2)
+    assert len(lines) == 5
+    assert "60.0% of a\\nb\\x1b[31m" in lines[1]
+
+
+def test_notes_are_as_wide_as_the_summary() -> None:
+    """Further lines are indented; an option or a path is never broken, and a command keeps its line."""
+    path, command = f"/folder/{'x' * 90}.json", "    git -C /folder mv " + "y" * 90
+    notes = ["note: short", "note: " + "some words " * 12 + "--ftguard-no-cache", f"{path} was not written\n{command}"]
+    for lines in (remarks(notes=notes), remarks(problems=notes)):
+        assert lines[0] == "note: short"
+        assert lines[-3:] == [path, "      was not written", command]
+        middle = lines[1:-3]
+        assert [line.startswith("      ") for line in middle] == [False, True, True]
+        assert max(map(len, middle)) <= 80
+        assert " ".join(" ".join(middle).split()) == notes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "nothing",
+            "there is no renderer 'nothing': give one of json, markdown, or a function of yours as",
+        ),
+        ("no_such_module:render", "'no_such_module:render' cannot be imported: ModuleNotFoundError: No module named"),
+        ("math:nothing", "'math:nothing' cannot be imported: AttributeError: module 'math' has no attribute 'nothing'"),
+        ("math:", "'math:' cannot be imported: AttributeError"),
+        (":render", "':render' cannot be imported: ValueError"),
+        ("math:pi", "the renderer 'math:pi' is no function: it is 3.14"),
+    ],
+)
+def test_a_renderer_that_is_not_there_is_one_clear_error(name: str, words: str) -> None:
+    """It says what was asked for, and what there is."""
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        find_renderer(name)
+
+
+def test_a_renderer_is_a_row_and_its_setting_follows() -> None:
+    """Option, ini key and environment variable have its name; what it renders is a text."""
+    for name, row in RENDERERS.items():
+        key = BY_NAME[name]
+        assert (key.option, key.ini, key.variable) == (
+            f"--ftguard-{name}",
+            f"ftguard_{name}",
+            f"FTGUARD_{name.upper()}",
+        )
+        assert key.help == row.help
+        assert VERDICT.status in find_renderer(name)(run_summary([], [RecordedVerdict("a::b", VERDICT)]))
+    functions: list[object] = [find_renderer("math:fsum"), find_renderer("json:JSONDecoder.decode")]
+    assert functions == [math.fsum, json.JSONDecoder.decode]

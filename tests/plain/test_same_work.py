@@ -10,18 +10,19 @@ import pytest
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.forgetting import assess_forgetting
-from pytest_ftguard.gates.limits import Limit, parse_share_limit
+from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.memory import assess_memory
 from pytest_ftguard.gates.quality import assert_loss_gap
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Workload, fields_of, places_of
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
 NLL = (20.0,) * 64
-LIMIT: Limit = parse_share_limit("70%", "share", "of baseline", "argument", "the argument at_most")
+LIMIT = Limit(0.7, "of baseline", Origin("argument", "the argument at_most"))
 ELSEWHERE: dict[str, Any] = {
     "model": "/mnt/model",
     "revision": "main",
@@ -104,7 +105,7 @@ def test_another_content_in_another_place_is_other_work(name: str, other: dict[s
     """So is a place of which nothing was measured that could tell."""
     comparison = compare(*pair(workload=replace(WORKLOAD, **{name: ELSEWHERE[name]}), **other))
     (problem,) = [one for one in comparison.different_work if f": {name} is " in one]
-    assert "whose contents differ" in problem or "but the contents differ" in problem
+    assert "their contents differ" in problem or "but the contents differ" in problem
     assert "/" not in problem  # the folder of another machine tells nobody anything
 
 
@@ -177,7 +178,7 @@ def test_seconds_of_two_runs_are_not_compared() -> None:
 def test_forgetting_is_judged_on_one_reference_text() -> None:
     """Two variants whose reference texts differ are not subtracted from one another."""
     ours, theirs = pair()
-    limit = Limit(0.05, "nats per token", "argument", "the argument at_most")
+    limit = Limit(0.05, "nats per token", Origin("argument", "the argument at_most"))
 
     def forgetting(candidate: TrainedVariant, baseline: TrainedVariant) -> Verdict:
         return assess_forgetting(candidate, limit, Rule(), baseline)

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_ftguard.comparison.grouping import by_baseline, trained_variants
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.notes import fairness_notes
-from pytest_ftguard.reporting.terminal import progress_line, summary_lines
-from pytest_ftguard.results import TrainedVariant, TrialResult, by_variant, trained_variants
+from pytest_ftguard.reporting.progress import progress_line
+from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.search import find_learning_rate, search_workload
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
-from tests.plain.builders import LORA, WORKLOAD, trained, trial
+from tests.plain.builders import LORA, WORKLOAD, summary_lines, trained, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 
@@ -154,7 +155,7 @@ def test_the_trials_of_a_search_are_no_results() -> None:
     """Neither a calibration nor a report of another run takes them for the variant."""
     trials = searched()
     assert [variant.label for variant in trained_variants(trials)] == ["full", "lora r=16"]
-    assert [(full.label, len(others)) for full, others in by_variant(trials)] == [("full", 1)]
+    assert [(full.label, len(others)) for full, others in by_baseline(trials)] == [("full", 1)]
 
 
 def test_more_seeds_of_a_rate_that_was_found_are_the_same_variant() -> None:
@@ -192,4 +193,6 @@ def test_a_rate_that_was_found_and_one_that_was_given_are_the_same_trial() -> No
 def test_the_progress_line_names_the_rate_that_is_tried() -> None:
     """Otherwise the same seed would seem to be trained again and again."""
     spec = TrialSpec(workload=search_workload(WORKLOAD), variant=LORA, seed=3)
-    assert "lora r=16  learning rate 0.001?  step 4/25" in progress_line(Progress(spec, "train", 4, None, 2.0, None))
+    assert (
+        "lora r=16  learning rate 0.001?  step 4/25" in progress_line(Progress(spec, "train", 4, None, 2.0, None)).text
+    )

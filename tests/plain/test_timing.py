@@ -19,6 +19,7 @@ from pytest_ftguard.accepting.gate import Metric, pair_problems
 from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.accepting.history import AcceptedFile, History
 from pytest_ftguard.accepting.record import record_pair
+from pytest_ftguard.comparison.grouping import by_baseline, trained_variants
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.files import write_all
 from pytest_ftguard.gates.current import active_test
@@ -27,9 +28,9 @@ from pytest_ftguard.gates.rule import Rule, confidence_at_timing
 from pytest_ftguard.gates.step_time import assess_time, time_problems, why_time_again
 from pytest_ftguard.gates.timed_pair import assert_time_budget, with_times
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Setting
+from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.reporting.json import json_report, read_report
-from pytest_ftguard.reporting.terminal import progress_line, summary_lines, timing_lines
+from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.results import (
     Environment,
     Memory,
@@ -37,8 +38,6 @@ from pytest_ftguard.results import (
     TrainedVariant,
     TrialError,
     TrialResult,
-    by_variant,
-    trained_variants,
 )
 from pytest_ftguard.running import lab
 from pytest_ftguard.running.clock import Progress
@@ -51,7 +50,7 @@ from pytest_ftguard.store.contents import UnknownContentError
 from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.store import Store, StoreOptions
 
-from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, trained, trial
+from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, remarks, summary_lines, trained, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 WORK = replace(WORKLOAD, seeds=(0, 1, 2))
@@ -444,7 +443,7 @@ class Asking:
 
     def setting(self, name: str) -> Setting | None:
         made = {"update": self.updates, "gain_factor": 0}
-        return Setting(made[name], "command line", name) if name in made else None
+        return Setting(made[name], Origin("command line", name)) if name in made else None
 
     def refusals(self) -> list[str]:
         return []
@@ -643,7 +642,7 @@ def test_seconds_that_belong_to_another_time_or_place_are_taken_again(changes: d
     """Other trials of both variants would have comparable ones."""
     ours, theirs = variant(LORA), variant(FULL, **changes)
     assert why_time_again(ours, theirs) == why
-    limit = Limit(0.05, GROWTH, "argument", "the argument at_most")
+    limit = Limit(0.05, GROWTH, Origin("argument", "the argument at_most"))
     assert time_problems(ours, theirs) == pair_problems(ours, theirs, limit, Rule(), "time") != []
     # Where no others can be made, as of a function of the user's, it is told how to train both again.
     work = replace(WORK, training_function="mine:train")
@@ -713,7 +712,7 @@ def test_the_trials_of_a_timing_are_no_results(tmp_path: Path) -> None:
     """Neither the table, nor a calibration, nor a report of another run takes them for the variant."""
     trials = timed_trials()
     assert [one.workload.purpose for one in trained_variants(trials)] == ["gates", "gates"]
-    assert [(full.label, len(others)) for full, others in by_variant(trials)] == [("full", 1)]
+    assert [(full.label, len(others)) for full, others in by_baseline(trials)] == [("full", 1)]
     assert summary_lines(trials, [], []) == summary_lines(trials[:6], [], [])
     path = tmp_path / "ftguard.json"
     path.write_text(json_report(trials, []), encoding="utf-8")
@@ -724,15 +723,15 @@ def test_the_trials_of_a_timing_are_no_results(tmp_path: Path) -> None:
 def test_the_summary_and_the_progress_name_the_timing() -> None:
     """Which variants, over how many steps and seeds, and why; and that a seed is not simply trained once more."""
     timing = Retiming("lora r=4", "full", 40, 3, "their steps were timed in different runs")
-    (stored, *_) = timing_lines([replace(timing, cached=True)])
+    (stored, *_) = remarks(retimings=[replace(timing, cached=True)])
     assert stored.startswith("timed in an earlier run: lora r=4 and full")
-    lines = timing_lines([replace(timing, cached=True), replace(timing, look=2)])
+    lines = remarks(retimings=[replace(timing, cached=True), replace(timing, look=2)])
     assert lines == [
         "timed again: lora r=4 and full, in turns, 40 steps x 3 seeds each; why: their",
         "      steps were timed in different runs",
     ]
     spec = TrialSpec(workload=timing_workload(WORK, (0, 1), 0.5), variant=LORA, seed=1)
-    assert "lora r=16  timing, seed 1  step 4/40" in progress_line(Progress(spec, "train", 4, None, 2.0, None))
+    assert "lora r=16  timing, seed 1  step 4/40" in progress_line(Progress(spec, "train", 4, None, 2.0, None)).text
 
 
 @pytest.mark.parametrize(
@@ -756,6 +755,6 @@ def test_seconds_in_doubt_are_to_be_measured_anew(is_short: bool, cached: bool, 
         )
         for kind, each in ((LORA, (0.5, 0.4, 0.6)), (FULL, (0.5, 0.6, 0.4)))
     ]
-    verdict = assess_time(sides[0], Limit(1.0, SHARE, "argument", "the test"), sides[1], 0.95)
+    verdict = assess_time(sides[0], Limit(1.0, SHARE, Origin("argument", "the test")), sides[1], 0.95)
     assert verdict.status == "INCONCLUSIVE"
     assert advice in verdict.message

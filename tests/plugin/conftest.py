@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.conftest import WITHIN
+
+from pytest_ftguard.running.lab import Lab
 
 CONFTEST = """
 from pathlib import Path
@@ -50,10 +53,18 @@ def test_it(full_variant, lora_variant):
 """
 
 
+@pytest.fixture(autouse=True)
+def ready(imported: None) -> None:
+    """Runs of pytest within the test's own process find everything imported."""
+
+
 @pytest.fixture
 def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A project whose gap is in gap.txt, and whose validation text is in text.txt."""
+    for name in ("train", "plan"):  # what the project's conftest.py replaces is put back after the test
+        monkeypatch.setattr(Lab, name, getattr(Lab, name))
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{Path(__file__).parents[2] / 'src'}")
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITHIN)
     monkeypatch.delenv("CI", raising=False)
     pytester.makeini(INI)
     pytester.makeconftest(CONFTEST)

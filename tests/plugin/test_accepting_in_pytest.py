@@ -7,8 +7,10 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from tests.plain.builders import unwrapped
 
 from pytest_ftguard.accepting.names import file_name, file_number
+from pytest_ftguard.files import write_all
 
 
 def files(project: pytest.Pytester) -> list[Path]:
@@ -50,7 +52,7 @@ def test_nothing_is_accepted_with_a_test_that_does_not_pass(made_up: pytest.Pyte
     """However it ends: nothing is written, the summary says so, and the verdict is INVALID there and in the reports."""
     lines, marks, outcome = ENDINGS[name]
     write_test(made_up, *lines, before=marks)
-    result = made_up.runpytest_subprocess("--ftguard-update", "--ftguard-json=r.json", "--junitxml=junit.xml")
+    result = made_up.runpytest_inprocess("--ftguard-update", "--ftguard-json=r.json", "--junitxml=junit.xml")
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines(["regression  -  * INVALID"])
     told = {one.attrib["name"]: one.attrib["value"] for one in ET.parse(made_up.path / "junit.xml").iter("property")}
@@ -64,14 +66,14 @@ def test_nothing_is_accepted_with_a_test_that_does_not_pass(made_up: pytest.Pyte
 
 def test_a_later_gate_that_only_warns_forbids_to_accept(made_up: pytest.Pytester) -> None:
     """It is named, the test fails without a line of ours in the traceback, and the result that was there stays."""
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     (file,) = files(made_up)
     first = file.read_text()
     made_up.path.joinpath("gap.txt").write_text("0.101")
     write_test(made_up, "assert_loss_gap(lora_variant, full_variant, at_most=0.102, on_inconclusive='warn')")
     options = ["--ftguard-gain-factor=0"]
-    made_up.runpytest_subprocess(*options).assert_outcomes(passed=1, warnings=1)
-    result = made_up.runpytest_subprocess("--ftguard-update", *options)
+    made_up.runpytest_inprocess(*options).assert_outcomes(passed=1, warnings=1)
+    result = made_up.runpytest_inprocess("--ftguard-update", *options)
     result.assert_outcomes(failed=1, warnings=1)
     result.stdout.fnmatch_lines(
         [
@@ -122,7 +124,7 @@ def test_failures_that_only_a_report_tells_forbid_to_accept(made_up: pytest.Pyte
         """
     )
     old = not hasattr(pytest, "Subtests")
-    result = made_up.runpytest_subprocess("--ftguard-update", *(["-k", "method or good"] if old else []))
+    result = made_up.runpytest_inprocess("--ftguard-update", *(["-k", "method or good"] if old else []))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     names = ["TestIt::test_method"] if old else ["TestIt::test_method", "TestIt::test_subtest", "test_function"]
     line = ", ".join(f"test_it.py::{name}" for name in names)
@@ -157,7 +159,7 @@ def test_a_fixture_can_accept_before_a_test_and_not_after_it(made_up: pytest.Pyt
         def test_late(after): pass
         """
     )
-    result = made_up.runpytest_subprocess("--ftguard-update")
+    result = made_up.runpytest_inprocess("--ftguard-update")
     result.assert_outcomes(passed=2, failed=1, errors=2)
     result.stdout.fnmatch_lines(
         [
@@ -195,7 +197,7 @@ def test_a_rerun_accepts_what_it_measured_itself(made_up: pytest.Pytester) -> No
         "    assert_no_regression(request.getfixturevalue('ftguard').train(LoRA(r=2)), full_variant)",
         "assert again",
     )
-    result = made_up.runpytest_subprocess("--ftguard-update", "--junitxml=junit.xml")
+    result = made_up.runpytest_inprocess("--ftguard-update", "--junitxml=junit.xml")
     result.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
     result.stdout.no_fnmatch_line("not accepted*")
     (file,) = files(made_up)
@@ -204,8 +206,12 @@ def test_a_rerun_accepts_what_it_measured_itself(made_up: pytest.Pytester) -> No
 
 
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
-def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, workers: list[str]) -> None:
+def test_a_file_that_cannot_be_written_fails_its_test(
+    made_up: pytest.Pytester, workers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With one message that names it, and without a traceback; the other tests go on."""
+    # The project's conftest.py replaces it.
+    monkeypatch.setattr("pytest_ftguard.plugin.active_test.write_all", write_all)
     append(
         made_up,
         "conftest.py",
@@ -215,7 +221,7 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, 
     )
     write_test(made_up)
     append(made_up, "test_it.py", "def test_other(): pass\n")
-    result = made_up.runpytest_subprocess("--ftguard-update", "--junitxml=junit.xml", *workers)
+    result = made_up.runpytest_inprocess("--ftguard-update", "--junitxml=junit.xml", *workers)
     result.assert_outcomes(failed=1, passed=1)
     message = "ftguard: the accepted results '*.json' cannot be written: No space left on device"
     result.stdout.fnmatch_lines([message, "FAILED test_it.py::test_it*"])
@@ -230,10 +236,10 @@ def test_a_file_that_cannot_be_written_fails_its_test(made_up: pytest.Pytester, 
 def test_a_second_metric_of_a_pair_is_accepted_with_the_first(made_up: pytest.Pytester) -> None:
     """One file, written once; another time there is nothing to be written."""
     write_test(made_up, "assert_no_regression(lora_variant, full_variant, metric='memory', at_most='5%')")
-    result = made_up.runpytest_subprocess("--ftguard-update")
+    result = made_up.runpytest_inprocess("--ftguard-update")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
-    again = made_up.runpytest_subprocess("--ftguard-update")
+    again = made_up.runpytest_inprocess("--ftguard-update")
     again.assert_outcomes(passed=1)
     again.stdout.fnmatch_lines(["1 result accepted before in *ftguard_baselines: unchanged"])
 
@@ -246,19 +252,19 @@ def test_unchanged_results_are_counted(made_up: pytest.Pytester) -> None:
         "test_it.py",
         "def test_other(full_variant, ftguard):\n    assert_no_regression(ftguard.train(LoRA(r=2)), full_variant)\n",
     )
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=2)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=2)
     next(file for file in files(made_up) if "other" in file.name).unlink()
-    some = made_up.runpytest_subprocess("--ftguard-update", "-n2")
+    some = made_up.runpytest_inprocess("--ftguard-update", "-n2")
     some.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit; 1 unchanged"])
-    none = made_up.runpytest_subprocess("--ftguard-update")
+    none = made_up.runpytest_inprocess("--ftguard-update")
     none.stdout.fnmatch_lines(["2 results accepted before in *ftguard_baselines: unchanged"])
 
 
 def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytester) -> None:
     """Where those whose tests pass look: below the gate, in the report and among the properties of JUnit."""
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     made_up.path.joinpath("gap.txt").write_text("0.05")
-    result = made_up.runpytest_subprocess("--ftguard-json=r.json", "--junitxml=junit.xml")
+    result = made_up.runpytest_inprocess("--ftguard-json=r.json", "--junitxml=junit.xml")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
@@ -273,18 +279,18 @@ def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytes
         one.attrib["name"]: one.attrib["value"] for one in ET.parse(made_up.path / "junit.xml").iter("property")
     }
     assert properties["ftguard.regression.note"] == verdict["note"]
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
-    same = made_up.runpytest_subprocess("--junitxml=junit.xml")
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
+    same = made_up.runpytest_inprocess("--junitxml=junit.xml")
     same.stdout.no_fnmatch_line("*become better*")
     assert "ftguard.regression.note" not in (made_up.path / "junit.xml").read_text()
 
 
 def test_a_result_in_doubt_beside_the_anchor_is_accepted_with_a_note_in_the_summary(made_up: pytest.Pytester) -> None:
     """It passes, as what is accepted and not as a comparison, and the note says what later runs like it will be."""
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     made_up.path.joinpath("gap.txt").write_text("0.119")
     others = "--ftguard-seeds=2,3,4"  # of which one is paired, so that the noise of both sides counts
-    result = made_up.runpytest_subprocess("--ftguard-update", others, "--ftguard-json=r.json")
+    result = made_up.runpytest_inprocess("--ftguard-update", others, "--ftguard-json=r.json")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
@@ -296,18 +302,18 @@ def test_a_result_in_doubt_beside_the_anchor_is_accepted_with_a_note_in_the_summ
     )
     (verdict,) = json.loads((made_up.path / "r.json").read_text())["verdicts"]
     assert "Beside the anchor, which was accepted first, this result is INCONCLUSIVE" in verdict["note"]
-    later = made_up.runpytest_subprocess(others)
+    later = made_up.runpytest_inprocess(others)
     later.assert_outcomes(failed=1)
     later.stdout.fnmatch_lines(["regression * INCONCLUSIVE"])
 
 
 def test_a_file_of_another_test_is_named_with_both(made_up: pytest.Pytester) -> None:
     """A file that was copied to another test's name is not what was accepted of that test."""
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     (file,) = files(made_up)
     file.write_text(file.read_text().replace('"test_it.py::test_it"', '"test_it.py::test_old"'))
     for options in ([], ["--ftguard-update"], ["--ftguard-on-missing=warn"]):
-        result = made_up.runpytest_subprocess(*options)
+        result = made_up.runpytest_inprocess(*options)
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(
             ["*are those of the test 'test_it.py::test_old', and this is*'test_it.py::test_it'*"]
@@ -327,14 +333,14 @@ def rename_test(project: pytest.Pytester, *more: str) -> None:
 def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
     """Once in the summary, also by two workers; following the message keeps what was accepted of every pair."""
     write_test(made_up, "assert_no_regression(request.getfixturevalue('ftguard').train(LoRA(r=2)), full_variant)")
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     old = files(made_up)
     text = made_up.path.joinpath("test_it.py").read_text()
     made_up.makepyfile(test_it=text + "\n" + text.replace("test_it", "test_more"))
     rename_test(made_up)
     for options in ([], ["-n2"], ["-k", "new"], ["test_it.py"]):
-        result = made_up.runpytest_subprocess(*options)
-        result.stdout.fnmatch_lines(
+        result = made_up.runpytest_inprocess(*options)
+        unwrapped(result).fnmatch_lines(
             [
                 '*if the test was renamed, rename its old file to test_it.test_new-*.json and write "test": '
                 '"test_it.py::test_new" into it',
@@ -348,39 +354,39 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
         renamed = place.with_name(file_name("test_it.py::test_new", file_number(place.name)[1]))
         renamed.write_text(content.replace("test_it.py::test_it", "test_it.py::test_new"))
         place.unlink()
-    followed = made_up.runpytest_subprocess("-k", "new")
+    followed = made_up.runpytest_inprocess("-k", "new")
     followed.assert_outcomes(passed=1, deselected=1)
-    followed.stdout.no_fnmatch_line("note: '*")
+    unwrapped(followed).no_fnmatch_line("note: '*")
 
 
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
 def test_a_test_that_may_only_be_left_out_is_not_called_gone(made_up: pytest.Pytester, workers: list[str]) -> None:
     """By an argument with ::, by another file alone, by --lf, by -k or by --deselect."""
     made_up.makepyfile(test_u=made_up.path.joinpath("test_it.py").read_text().replace("test_it", "test_u"))
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=2)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=2)
     for options in (["-k", "test_u"], ["--deselect", "test_it.py::test_it"], ["test_u.py"]):
-        left_out = made_up.runpytest_subprocess(*options, *workers)
+        left_out = made_up.runpytest_inprocess(*options, *workers)
         assert left_out.parseoutcomes()["passed"] == 1
-        left_out.stdout.no_fnmatch_line("note: '*")
+        unwrapped(left_out).no_fnmatch_line("note: '*")
     rename_test(made_up, "test_good", "test_bad")
-    made_up.runpytest_subprocess("-p", "no:cacheprovider").stdout.fnmatch_lines([f"note: {UNUSED}"])
+    unwrapped(made_up.runpytest_inprocess("-p", "no:cacheprovider")).fnmatch_lines([f"note: {UNUSED}"])
     for options in (["test_it.py::test_new"], ["test_u.py", "test_it.py::test_good"], ["test_u.py"], ["--lf"]):
-        part = made_up.runpytest_subprocess(*options, *workers)
-        part.stdout.no_fnmatch_line("note: '*")
+        part = made_up.runpytest_inprocess(*options, *workers)
+        unwrapped(part).no_fnmatch_line("note: '*")
     made_up.path.joinpath("test_it.py").unlink()
-    removed = made_up.runpytest_subprocess("test_u.py::test_u", *workers)
+    removed = made_up.runpytest_inprocess("test_u.py::test_u", *workers)
     removed.assert_outcomes(passed=1)
-    removed.stdout.fnmatch_lines([f"note: {UNUSED}"])
+    unwrapped(removed).fnmatch_lines([f"note: {UNUSED}"])
 
 
 def test_names_with_groups_of_xdist_are_those_of_tests(made_up: pytest.Pytester) -> None:
     """Under --dist=loadgroup a worker's names end in the group, and no file is called unused for that."""
     test = made_up.path.joinpath("test_it.py")
     test.write_text("import pytest\n" + test.read_text().replace("def test", "@pytest.mark.xdist_group('a')\ndef test"))
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
-    result = made_up.runpytest_subprocess("-n2", "--dist=loadgroup")
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
+    result = made_up.runpytest_inprocess("-n2", "--dist=loadgroup")
     result.assert_outcomes(passed=1)
-    result.stdout.no_fnmatch_line("note: '*")
+    unwrapped(result).no_fnmatch_line("note: '*")
 
 
 PLAN = """
@@ -403,14 +409,14 @@ def test_a_plan_says_which_tests_have_no_accepted_result(made_up: pytest.Pyteste
     append(made_up, "test_it.py", "def test_other(full_variant, ftguard):\n")
     append(made_up, "test_it.py", "    assert_no_regression(ftguard.train(LoRA(r=2)), full_variant)\n")
     options = ["--ftguard-plan", *workers]
-    result = made_up.runpytest_subprocess(*options)
+    result = made_up.runpytest_inprocess(*options)
     assert result.ret == 0
     for name in ("test_it", "test_other"):
-        result.stdout.fnmatch_lines(
+        unwrapped(result).fnmatch_lines(
             [f"note: *::{name} has no accepted result ('*.json' does not exist), so it would fail without *"]
         )
-    assert result.stdout.str().count("has no accepted result") == 2
-    warned = made_up.runpytest_subprocess(*options, "--ftguard-on-missing=warn")
-    warned.stdout.fnmatch_lines(["note: * has no accepted result *, so it would warn without --ftguard-update"])
-    updated = made_up.runpytest_subprocess(*options, "--ftguard-update")
-    updated.stdout.no_fnmatch_line("*has no accepted result*")
+    assert str(unwrapped(result)).count("has no accepted result") == 2
+    warned = made_up.runpytest_inprocess(*options, "--ftguard-on-missing=warn")
+    unwrapped(warned).fnmatch_lines(["note: * has no accepted result *, so it would warn without --ftguard-update"])
+    updated = made_up.runpytest_inprocess(*options, "--ftguard-update")
+    unwrapped(updated).no_fnmatch_line("*has no accepted result*")

@@ -77,7 +77,7 @@ def run(
     with (made_up.path / "conftest.py").open("a", encoding="utf-8") as file:
         file.write(f"\n{plugin}")
     arguments = ("-p", "no:flaky", "-o", "ftguard_gain_factor=0", "--ftguard-json=r.json", "--junitxml=j.xml")
-    result = made_up.runpytest_subprocess(*arguments, *options)
+    result = made_up.runpytest_inprocess(*arguments, *options)
     report: dict[str, list[dict[str, object]]] = json.loads((made_up.path / "r.json").read_text())
     return result, report
 
@@ -133,7 +133,7 @@ def test_subtests_are_one_attempt(made_up: pytest.Pytester) -> None:
                     assert_loss_gap(lora_variant, full_variant, at_most=at_most)
         """
     )
-    result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "--ftguard-json=r.json")
+    result = made_up.runpytest_inprocess("-o", "ftguard_gain_factor=0", "--ftguard-json=r.json")
     assert result.ret == 1
     verdicts = json.loads((made_up.path / "r.json").read_text())["verdicts"]
     assert [(one["status"], one["attempts"]) for one in verdicts] == [("FAIL", 1), ("PASS", 1)]

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.conftest import WITHIN
+from tests.plain.builders import unwrapped
 
 from pytest_ftguard import read_report
+from pytest_ftguard.running.lab import Lab
 
 CONFTEST = """
 import dataclasses
@@ -48,6 +51,8 @@ def test_it(full_variant, lora_variant):
 
 @pytest.fixture
 def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setattr(Lab, "train", Lab.train)  # the project's conftest.py replaces it
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITHIN)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     pytester.makeini(INI)
     pytester.makeconftest(CONFTEST)
@@ -59,16 +64,16 @@ def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: int) -> None:
     """Without it the two seeds speak for themselves; with it the verdict says that it was used."""
     options = ["-n", str(workers)] if workers else []
-    before = made_up.runpytest_subprocess()
+    before = made_up.runpytest_inprocess()
     before.stdout.fnmatch_lines(["*Judging from 64 sequences and 2 seeds*"])
-    calibrated = made_up.runpytest_subprocess("--ftguard-calibrate=12", *options)
+    calibrated = made_up.runpytest_inprocess("--ftguard-calibrate=12", *options)
     calibrated.assert_outcomes(passed=1, warnings=1)
-    calibrated.stdout.fnmatch_lines(
+    unwrapped(calibrated).fnmatch_lines(
         ["calibrated lora r=16 against full: 0.0* over 12 seeds, written to *calibration.json"]
     )
     written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]
     assert [one["degrees_of_freedom"] for one in written] == [11]
-    after = made_up.runpytest_subprocess()
+    after = made_up.runpytest_inprocess()
     after.stdout.fnmatch_lines(["*Judging from 64 sequences and the noise of seeds that was calibrated on 12 of them*"])
 
 
@@ -98,7 +103,7 @@ def test_other(ftguard):
 def test_workers_with_texts_of_their_own_calibrate_as_one_process(made_up: pytest.Pytester, options: list[str]) -> None:
     """Both have full, of which one is kept, and each has a LoRA beside it."""
     made_up.makepyfile(APART)
-    result = made_up.runpytest_subprocess("--ftguard-calibrate=10", "--ftguard-json=r.json", *options)
+    result = made_up.runpytest_inprocess("--ftguard-calibrate=10", "--ftguard-json=r.json", *options)
     result.assert_outcomes(passed=2)
     written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]
     assert len(written) == 2
@@ -129,7 +134,7 @@ def test_doubt_is_settled_by_more_seeds_where_the_workload_allows_it(made_up: py
             assert len(lora_variant.trials) == 3
         """
     )
-    result = made_up.runpytest_subprocess("--ftguard-seeds=3..8", "--ftguard-json=r.json")
+    result = made_up.runpytest_inprocess("--ftguard-seeds=3..8", "--ftguard-json=r.json")
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines(["*x 8 seeds*"])
     assert len(json.loads((made_up.path / "r.json").read_text())["trials"]) == 16
@@ -148,7 +153,7 @@ def test_a_calibration_that_cannot_be_is_a_usage_error(
 ) -> None:
     """Too few seeds, and no file to write to, are known before anything is trained."""
     (made_up.path / "none.ini").write_text("[pytest]\n")
-    result = made_up.runpytest_subprocess(*arguments)
+    result = made_up.runpytest_inprocess(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert words in result.stderr.str()
 
@@ -156,7 +161,7 @@ def test_a_calibration_that_cannot_be_is_a_usage_error(
 def test_a_damaged_calibration_is_named(made_up: pytest.Pytester) -> None:
     """A file cut short fails the test with one message, and is not overwritten."""
     (made_up.path / "calibration.json").write_text('{"schema": 1, "calib')
-    result = made_up.runpytest_subprocess("--ftguard-calibrate=10")
+    result = made_up.runpytest_inprocess("--ftguard-calibrate=10")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "ftguard_calibration in tox.ini) is not a file of calibrations" in result.stdout.str()
     assert (made_up.path / "calibration.json").read_text() == '{"schema": 1, "calib'

@@ -36,14 +36,14 @@ def test_a_function_beside_conftest_trains(project: pytest.Pytester, workers: in
     """What the tests can import the trials can import, without and with xdist."""
     project.makepyfile(our_training=TRAINING, test_it=TEST)
     options = ["-n", str(workers)] if workers else []
-    result = project.runpytest_subprocess("--ftguard-training-function=our_training:train", *options)
+    result = project.runpytest_inprocess("--ftguard-training-function=our_training:train", *options)
     result.assert_outcomes(passed=1)
 
 
 def test_what_it_raises_ends_the_trial_and_is_shown(project: pytest.Pytester) -> None:
     """The gate is INVALID, with the exception and the line of the user's that raised it."""
     project.makepyfile(our_training=TRAINING, test_it=TEST)
-    result = project.runpytest_subprocess("--ftguard-training-function=our_training:broken")
+    result = project.runpytest_inprocess("--ftguard-training-function=our_training:broken")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -65,7 +65,7 @@ def test_what_it_raises_ends_the_trial_and_is_shown(project: pytest.Pytester) ->
 def test_a_wrong_name_is_one_clear_message(project: pytest.Pytester, name: str, words: str) -> None:
     """Its form is checked before anything runs, the module when the trial starts."""
     project.makepyfile(our_training=TRAINING, test_it=TEST)
-    result = project.runpytest_subprocess(f"--ftguard-training-function={name}")
+    result = project.runpytest_inprocess(f"--ftguard-training-function={name}")
     assert result.ret != 0
     assert "Traceback" not in result.stdout.str()
     (result.stdout if "trainings" in name else result.stderr).fnmatch_lines([words])

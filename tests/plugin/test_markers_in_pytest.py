@@ -168,10 +168,10 @@ def test_markers_that_are_added_while_a_test_runs(made_up: pytest.Pytester, opti
     made_up.makepyfile(test_it="", test_right=RUNTIME, test_wrong=WRONG)
     with (made_up.path / "conftest.py").open("a", encoding="utf-8") as file:
         file.write(HOOK)
-    result = made_up.runpytest_subprocess("test_wrong.py", *options)
+    result = made_up.runpytest_inprocess("test_wrong.py", *options)
     is_planned = "--ftguard-plan" in options
     result.assert_outcomes(errors=1, failed=not is_planned, passed=not is_planned, skipped=is_planned)
     assert "a limit of the peak memory must be a size such as" in result.stdout.str()
     if not is_planned:
         assert "the marker ftguard has no keyword 'max_los_gap'" in result.stdout.str()
-        made_up.runpytest_subprocess("test_right.py", *options).assert_outcomes(passed=2)
+        made_up.runpytest_inprocess("test_right.py", *options).assert_outcomes(passed=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,16 @@ def test_it(full_variant, lora_variant):
 def test_other():
     pass
 """
+# For what a second variant would show no more of.
+ONE = """
+from pytest_ftguard import assert_memory_budget
+
+def test_it(full_variant):
+    assert_memory_budget(full_variant, at_most="99 GB")
+
+def test_other():
+    pass
+"""
 
 
 def test_a_full_memory_ends_the_trial_and_says_what_would_fit(project: pytest.Pytester) -> None:
@@ -26,9 +35,22 @@ def test_a_full_memory_ends_the_trial_and_says_what_would_fit(project: pytest.Py
     text = (project.path / "train.txt").read_text() * 8
     (project.path / "train.txt").write_text(text)
     project.makepyfile(TEST)
-    options = "-o ftguard_batch_size=4096 -o ftguard_block_size=64 -o ftguard_steps=4 --ftguard-json=r.json"
-    command = f"ulimit -v 4000000; exec {sys.executable} -m pytest {options}"
-    result = project.run("bash", "-c", command)
+    project.makeconftest(
+        """
+        import resource
+        from pytest_ftguard.running.local.process import Worker
+
+        real = Worker.run
+
+        def run(self, *arguments):
+            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (4_096_000_000, 4_096_000_000))
+            return real(self, *arguments)
+
+        Worker.run = run
+        """
+    )
+    options = ["-o", "ftguard_batch_size=4096", "-o", "ftguard_block_size=64", "-o", "ftguard_steps=4"]
+    result = project.runpytest_subprocess(*options, "--ftguard-json=r.json")
     result.stdout.fnmatch_lines(
         [
             "*loss gap INVALID*",
@@ -45,7 +67,7 @@ def test_a_full_memory_ends_the_trial_and_says_what_would_fit(project: pytest.Py
 
 def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
     """The kernel leaves nothing but the signal, so the way out is foretold as well."""
-    project.makepyfile(TEST)
+    project.makepyfile(ONE)
     project.makeconftest(
         """
         import os, signal
@@ -55,7 +77,7 @@ def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
 
         def run(self, job, on_event, is_quiet):
             def watch(event):
-                if event.phase == "load" and job.spec.variant.kind == "full":
+                if event.phase == "load":
                     os.kill(self._process.pid, signal.SIGKILL)
                 on_event(event)
             return real(self, job, watch, is_quiet)
@@ -71,7 +93,7 @@ def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
 def test_a_kill_by_the_kernel_is_told_from_another(project: pytest.Pytester) -> None:
     """Where the kernel's own count of such kills has grown, the outcome is out_of_memory."""
     project.makepyfile(
-        TEST, ours="import os\ndef train(model, data, spec):\n    for batch in data:\n        os.kill(os.getpid(), 9)"
+        ONE, ours="import os\ndef train(model, data, spec):\n    for batch in data:\n        os.kill(os.getpid(), 9)"
     )
     project.makeconftest(
         """
@@ -88,21 +110,32 @@ def test_a_kill_by_the_kernel_is_told_from_another(project: pytest.Pytester) -> 
     result.assert_outcomes(passed=1, failed=1)
 
 
-@pytest.mark.parametrize(("signal", "function"), [("SIGSEGV", "ctypes.string_at(0)"), ("SIGABRT", "os.abort()")])
-def test_a_crash_names_its_signal(project: pytest.Pytester, signal: str, function: str) -> None:
-    """A fault in native code ends its trial only."""
+@pytest.mark.usefixtures("cold")
+def test_a_crash_names_its_signal(project: pytest.Pytester) -> None:
+    """A fault in native code ends its trial only: full reads the address 0, and LoRA's training is aborted."""
     project.makepyfile(
-        TEST, ours=f"import ctypes, os\ndef train(model, data, spec):\n    for batch in data:\n        {function}"
+        TEST,
+        ours="""
+        import ctypes, os
+
+        def train(model, data, spec):
+            for batch in data:
+                if spec.variant.kind == "full":
+                    ctypes.string_at(0)
+                os.abort()
+        """,
     )
-    result = project.runpytest_subprocess("--ftguard-training-function=ours:train")
-    result.stdout.fnmatch_lines(["*loss gap INVALID*", f"*ended crashed: its process was ended by {signal}*"])
+    result = project.runpytest_inprocess("--ftguard-training-function=ours:train")
+    result.stdout.fnmatch_lines(["*loss gap INVALID*"])
+    for label, signal in (("full", "SIGSEGV"), ("lora r=4", "SIGABRT")):
+        result.stdout.fnmatch_lines([f"*{label}, seed 0, ended crashed: its process was ended by {signal}*"])
     result.assert_outcomes(passed=1, failed=1)
 
 
 def test_a_divergence_names_its_step_and_the_setting(project: pytest.Pytester) -> None:
     """The first step whose loss is not finite, and the learning rate to lower."""
     project.makepyfile(TEST)
-    result = project.runpytest_subprocess(
+    result = project.runpytest_inprocess(
         "--ftguard-full-learning-rate=1e30", "--ftguard-training-args=optim=sgd\nmax_grad_norm=0.0"
     )
     result.stdout.fnmatch_lines(
@@ -112,13 +145,24 @@ def test_a_divergence_names_its_step_and_the_setting(project: pytest.Pytester) -
 
 
 def test_a_timeout_shows_where_the_trial_stood(project: pytest.Pytester) -> None:
-    """Phase, step and the stack of the main thread."""
+    """It ends the trial, and tells phase, step and the stack of the main thread; the log's tail has the stacks."""
     project.makepyfile(
-        TEST, ours="import time\ndef train(model, data, spec):\n    for batch in data:\n        time.sleep(600)"
+        """
+        from pytest_ftguard import assert_memory_budget
+
+        def test_budget(full_variant):
+            assert full_variant.trials[0].outcome == "timed_out"
+            assert "most recent call first" in full_variant.trials[0].error.log_tail
+            assert_memory_budget(full_variant, at_most="99 GB")
+
+        def test_other():
+            pass
+        """,
+        ours="import time\ndef train(model, data, spec):\n    for batch in data:\n        time.sleep(600)",
     )
-    result = project.runpytest_subprocess("--ftguard-training-function=ours:train", "--ftguard-timeout=12 s")
+    result = project.runpytest_inprocess("--ftguard-training-function=ours:train", "--ftguard-timeout=8 s")
     result.stdout.fnmatch_lines(
-        ["*ended timed_out: it took longer than the timeout of 12 s, in phase 'train' at step 0*", '*ours.py", line 4*']
+        ["*ended timed_out: it took longer than the timeout of 8 s, in phase 'train' at step 0*", '*ours.py", line 4*']
     )
     result.assert_outcomes(passed=1, failed=1)
 
@@ -134,5 +178,5 @@ def test_wrong_targets_are_found_before_the_weights_are_read(project: pytest.Pyt
         (broken / path.name).write_bytes(content)
     project.makepyfile("def test_it(lora_variant):\n    pass")
     for targets, missing in (("q_prj", "'q_prj'"), ("c_attn, v_prj", "'v_prj'")):
-        result = project.runpytest_subprocess(f"--ftguard-model={broken}", f"--ftguard-lora-target-modules={targets}")
+        result = project.runpytest_inprocess(f"--ftguard-model={broken}", f"--ftguard-lora-target-modules={targets}")
         result.stdout.fnmatch_lines([f"*LoRA.target_modules names {missing}, which GPT2LMHeadModel does not have*"])

@@ -37,7 +37,7 @@ def test_a_plan_lists_the_trials_and_trains_nothing(project: pytest.Pytester, wo
     """Exit 0, whatever the tests do; forecasts, shares and budgets are shown, also under xdist."""
     project.makepyfile(TEST)
     options = ["-n", str(workers)] if workers else []
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-seeds=0,1", "--ftguard-json=p.json", *options)
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-seeds=0,1", "--ftguard-json=p.json", *options)
     assert result.ret == 0
     result.assert_outcomes(skipped=3)
     result.stdout.fnmatch_lines(
@@ -61,7 +61,7 @@ def test_what_the_plan_foretells_is_what_the_training_takes(project: pytest.Pyte
     project.makepyfile("def test_it(full_variant, lora_variant):\n    pass")
     peaks = {}
     for name, options in (("plan", ["--ftguard-plan"]), ("run", [])):
-        project.runpytest_subprocess(*options, f"--ftguard-json={name}.json")
+        project.runpytest_inprocess(*options, f"--ftguard-json={name}.json")
         trials = json.loads((project.path / f"{name}.json").read_text())["trials"]
         key = "forecast_bytes" if options else "peak_bytes"
         peaks[name] = {trial["label"]: trial["memory"][key] for trial in trials}
@@ -71,7 +71,7 @@ def test_what_the_plan_foretells_is_what_the_training_takes(project: pytest.Pyte
 def test_wrong_targets_fail_a_plan_too(project: pytest.Pytester) -> None:
     """A plan is there to find mistakes before the GPU is paid for."""
     project.makepyfile(TEST)
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-lora-target-modules=q_prj")
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-lora-target-modules=q_prj")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*LoRA.target_modules names 'q_prj'*"])
 
@@ -80,35 +80,42 @@ def test_wrong_targets_fail_a_plan_too(project: pytest.Pytester) -> None:
 def test_a_missing_text_fails_a_plan_too(project: pytest.Pytester, role: str) -> None:
     """So does the training, with the same name; nothing is forecast for it."""
     project.makepyfile("def test_it(full_variant):\n    pass")
-    result = project.runpytest_subprocess("--ftguard-plan", f"--ftguard-{role}=nowhere.txt")
+    result = project.runpytest_inprocess("--ftguard-plan", f"--ftguard-{role}=nowhere.txt")
     assert result.ret == 1
     result.stdout.fnmatch_lines([f"*the {role} text '*nowhere.txt' cannot be read: there is no such file; give *"])
 
 
 def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pytester) -> None:
-    """Full fine-tuning is not held against it; where the forecast is switched off the training decides."""
-    project.makepyfile(
-        """
-        from pytest_ftguard import assert_memory_budget
+    """Full fine-tuning is not held against it; if the forecast is switched off the training decides."""
 
-        def test_full(full_variant):
-            assert full_variant.ok
+    def write(budget: str) -> None:
+        project.makepyfile(
+            test_it=f"""
+            import pytest
+            from pytest_ftguard import assert_memory_budget
 
-        def test_lora(lora_variant):
-            assert_memory_budget(lora_variant)
-        """
-    )
-    hopeless = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-json=r.json")
+            def test_full(full_variant):
+                assert full_variant.ok
+
+            @pytest.mark.ftguard(max_memory="{budget}")
+            def test_lora(lora_variant):
+                assert_memory_budget(lora_variant)
+            """
+        )
+
+    write("1 MB")
+    hopeless = project.runpytest_inprocess("--ftguard-json=r.json")
     hopeless.assert_outcomes(passed=1, errors=1)
     hopeless.stdout.fnmatch_lines(
-        ["ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, which breaks the budget of 1* MB (set by*"]
+        ["ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, clearly above the budget of 1* MB (set by*"]
     )
     assert [trial["label"] for trial in json.loads((project.path / "r.json").read_text())["trials"]] == ["full"]
-    close = project.runpytest_subprocess("--ftguard-max-memory=1.7 MB")
-    close.assert_outcomes(passed=1, failed=1)
-    tried = project.runpytest_subprocess("--ftguard-max-memory=1 MB", "--ftguard-forecast=no")
+    tried = project.runpytest_inprocess("--ftguard-forecast=no")
     tried.assert_outcomes(passed=1, failed=1)
     tried.stdout.fnmatch_lines(["*peak memory FAIL*"])
+    write("1.7 MB")
+    close = project.runpytest_inprocess("--ftguard-no-cache")
+    close.assert_outcomes(passed=1, failed=1)
 
 
 def test_one_tests_budget_does_not_take_the_variant_from_the_others(project: pytest.Pytester) -> None:
@@ -127,13 +134,13 @@ def test_one_tests_budget_does_not_take_the_variant_from_the_others(project: pyt
             assert_memory_budget(lora_variant)
         """
     )
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*peak memory FAIL*"])
 
 
-def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: pytest.Pytester) -> None:
-    """A test on the loss alone has a use for the training, whatever its memory; the other one fails afterwards."""
+def test_a_budget_of_the_settings_refuses_no_training(project: pytest.Pytester) -> None:
+    """Which tests will ask for memory is not known before: those that do fail afterwards."""
     project.makepyfile(
         """
         from pytest_ftguard import assert_loss_gap, assert_memory_budget
@@ -145,7 +152,7 @@ def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: 
             assert_memory_budget(lora_variant)
         """
     )
-    result = project.runpytest_subprocess("--ftguard-max-memory=100 KB")
+    result = project.runpytest_inprocess("--ftguard-max-memory=100 KB")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["peak memory * FAIL"])
 
@@ -154,7 +161,7 @@ def test_a_budget_of_the_ini_file_is_for_the_tests_that_ask_for_memory(project: 
 def test_a_plan_needs_no_device(project: pytest.Pytester) -> None:
     """For a GPU that is not here the trials are listed with their forecast, and the heading says what was assumed."""
     project.makepyfile("def test_it(full_variant, lora_variant): pass")
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-device=cuda", "--ftguard-precision=auto")
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-device=cuda", "--ftguard-precision=auto")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; *", "* | cuda, which is not here, bf16"])
     result.stdout.fnmatch_lines(["full * MB", "lora r=4 * MB *%"])
@@ -165,9 +172,9 @@ def test_a_plan_says_what_will_not_fit(project: pytest.Pytester) -> None:
     giant = {"model_type": "gpt2", "n_embd": 2**18, "n_layer": 1, "n_head": 2, "vocab_size": 384, "n_positions": 64}
     project.mkdir("giant").joinpath("config.json").write_text(json.dumps(giant))
     project.makepyfile("def test_it(full_variant): pass")
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-model=giant")
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-model=giant")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["full: it will not fit: * has * to give, and its"])
+    result.stdout.fnmatch_lines(["full: it will not fit: * has * to give, and its*"])
 
 
 def test_a_mistake_in_a_test_fails_the_plan(project: pytest.Pytester) -> None:
@@ -183,7 +190,7 @@ def test_a_mistake_in_a_test_fails_the_plan(project: pytest.Pytester) -> None:
             assert_loss_gap(lora_variant, full_variant)
         """
     )
-    result = project.runpytest_subprocess("--ftguard-plan")
+    result = project.runpytest_inprocess("--ftguard-plan")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*is a share of another variant's peak*"])
 
@@ -207,7 +214,7 @@ def test_a_plan_says_where_a_test_stopped_and_is_no_report(project: pytest.Pytes
         """
     )
     options = ["--ftguard-json=p.json", "--ftguard-calibrate=10", "--ftguard-calibration=c.json"]
-    result = project.runpytest_subprocess("--ftguard-plan", "--ftguard-require-gpu", "-rs", *options)
+    result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-require-gpu", "-rs", *options)
     assert result.ret == 0
     result.assert_outcomes(skipped=2)
     result.stdout.fnmatch_lines(["*stopped at FtguardError: lora r=4, seed 0, has no trained model*"])

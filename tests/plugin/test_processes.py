@@ -30,6 +30,7 @@ def wait_for(condition: object, seconds: float) -> bool:
 
 
 @pytest.mark.torch
+@pytest.mark.usefixtures("cold")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
 def test_no_worker_outlives_pytest(project: pytest.Pytester, name: str) -> None:
     """Workers that train, and those that wait, end with pytest in the middle of a trial, and leave no files behind."""

@@ -35,7 +35,7 @@ def ftguard_full():
 
 
 def notes(project: pytest.Pytester, *options: str) -> str:
-    result = project.runpytest_subprocess(*options)
+    result = project.runpytest_inprocess(*options)
     result.assert_outcomes(passed=1)
     return " ".join(result.stdout.str().split())
 

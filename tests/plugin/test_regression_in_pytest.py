@@ -22,19 +22,19 @@ def files(project: pytest.Pytester) -> list[Path]:
 
 def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: pytest.Pytester) -> None:
     """Missing, broken, accepted, the same, worse, refused, and worse in small steps: there the anchor holds."""
-    missing = made_up.runpytest_subprocess()
+    missing = made_up.runpytest_inprocess()
     missing.assert_outcomes(failed=1)
     missing.stdout.fnmatch_lines(["*there is no accepted result of this test*--ftguard-update*", "regression *INVALID"])
     assert files(made_up) == []
-    warned = made_up.runpytest_subprocess("--ftguard-on-missing=warn")
+    warned = made_up.runpytest_inprocess("--ftguard-on-missing=warn")
     warned.assert_outcomes(passed=1, warnings=1)
     assert "ftguard_on_missing" not in warned.stdout.str()
     made_up.path.joinpath("gap.txt").write_text("nan")
-    made_up.runpytest_subprocess("--ftguard-on-missing=warn").assert_outcomes(failed=1)
+    made_up.runpytest_inprocess("--ftguard-on-missing=warn").assert_outcomes(failed=1)
     made_up.path.joinpath("gap.txt").write_text("0.1")
     assert files(made_up) == []
 
-    accepted = made_up.runpytest_subprocess("--ftguard-update")
+    accepted = made_up.runpytest_inprocess("--ftguard-update")
     accepted.assert_outcomes(passed=1)
     accepted.stdout.fnmatch_lines(
         ["regression  accepted  * PASS", "1 result accepted in *ftguard_baselines: review and commit"]
@@ -42,12 +42,12 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
     (file,) = files(made_up)
     assert file.name.startswith("test_it.test_it-")
     first = file.read_text()
-    again = made_up.runpytest_subprocess("--ftguard-update")
+    again = made_up.runpytest_inprocess("--ftguard-update")
     again.assert_outcomes(passed=1)
     again.stdout.fnmatch_lines(["1 result accepted before in *ftguard_baselines: unchanged"])
     assert file.read_text() == first
 
-    same = made_up.runpytest_subprocess("--ftguard-json=r.json", "--ftguard-max-regression=0")
+    same = made_up.runpytest_inprocess("--ftguard-json=r.json", "--ftguard-max-regression=0")
     same.assert_outcomes(passed=1)
     (verdict,) = json.loads((made_up.path / "r.json").read_text())["verdicts"]
     assert (verdict["gate"], verdict["status"], verdict["value"], verdict["interval"]) == (
@@ -58,19 +58,19 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
     )
 
     made_up.path.joinpath("gap.txt").write_text("0.13")
-    worse = made_up.runpytest_subprocess()
+    worse = made_up.runpytest_inprocess()
     worse.assert_outcomes(failed=1)
     worse.stdout.fnmatch_lines(
         ["*the loss gap has grown by +0.0300*", "*if it is meant, delete '*", "regression *FAIL"]
     )
-    refused = made_up.runpytest_subprocess("--ftguard-update")
+    refused = made_up.runpytest_inprocess("--ftguard-update")
     refused.assert_outcomes(failed=1)
     refused.stdout.fnmatch_lines(["*so every later run would fail*", "*to begin again, delete *"])
     assert file.read_text() == first
     made_up.path.joinpath("gap.txt").write_text("0.115")
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     made_up.path.joinpath("gap.txt").write_text("0.13")
-    still = made_up.runpytest_subprocess()
+    still = made_up.runpytest_inprocess()
     still.assert_outcomes(failed=1)
     still.stdout.fnmatch_lines(["*Against the anchor, which was accepted first: the loss gap has grown by +0.0300*"])
     content = json.loads(file.read_text())
@@ -79,18 +79,18 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
 
 def test_other_validation_text_is_invalid_and_damage_is_named(made_up: pytest.Pytester) -> None:
     """Neither is green, and neither is overwritten by accepting."""
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     (file,) = files(made_up)
     text = file.read_text()
     made_up.path.joinpath("text.txt").write_text("other text")
     for options in ([], ["--ftguard-update"], ["--ftguard-on-missing=warn"]):
-        result = made_up.runpytest_subprocess(*options)
+        result = made_up.runpytest_inprocess(*options)
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["*the validation sequences are not the same*"])
     assert file.read_text() == text
     for damaged, options in ((text[:-50], ["--ftguard-update"]), ('{"schema": 99}', ["--ftguard-on-missing=warn"])):
         file.write_text(damaged)
-        result = made_up.runpytest_subprocess(*options)
+        result = made_up.runpytest_inprocess(*options)
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines([f"*{file.name}*delete it and accept again*"])
         assert "pytest_ftguard/" not in result.stdout.str()
@@ -101,10 +101,10 @@ def test_accepting_is_refused_where_it_should_not_happen(
     made_up: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One seed, CI, an ini file, a plan, a gate that did not pass: nothing is written."""
-    one = made_up.runpytest_subprocess("--ftguard-update", "--ftguard-seeds=0")
+    one = made_up.runpytest_inprocess("--ftguard-update", "--ftguard-seeds=0")
     one.assert_outcomes(failed=1)
     one.stdout.fnmatch_lines(["*was not accepted*", "*1 seed,*needs at least 3*"])
-    ini = made_up.runpytest_subprocess("-o", "ftguard_update=true")
+    ini = made_up.runpytest_inprocess("-o", "ftguard_update=true")
     assert ini.ret == pytest.ExitCode.USAGE_ERROR
     assert "a run that always accepts never fails" in ini.stderr.str()
     made_up.makepyfile(
@@ -118,19 +118,19 @@ def test_accepting_is_refused_where_it_should_not_happen(
             assert_no_regression(lora_variant, full_variant)
         """
     )
-    other = made_up.runpytest_subprocess("--ftguard-update")
+    other = made_up.runpytest_inprocess("--ftguard-update")
     other.assert_outcomes(failed=1)
     other.stdout.fnmatch_lines(["*the gate loss_gap of this test ended FAIL, and only what is good is accepted*"])
     made_up.makepyfile(test_it=TEST)
-    made_up.runpytest_subprocess("--ftguard-update", "--ftguard-disable").assert_outcomes(skipped=1)
+    made_up.runpytest_inprocess("--ftguard-update", "--ftguard-disable").assert_outcomes(skipped=1)
     monkeypatch.setenv("CI", "true")
-    ci = made_up.runpytest_subprocess("--ftguard-update")
+    ci = made_up.runpytest_inprocess("--ftguard-update")
     ci.assert_outcomes(failed=1)
     ci.stdout.fnmatch_lines(["*the environment variable CI is 'true'*--ftguard-update-in-ci*"])
     assert files(made_up) == []
-    made_up.runpytest_subprocess("--ftguard-update", "--ftguard-update-in-ci").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update", "--ftguard-update-in-ci").assert_outcomes(passed=1)
     monkeypatch.setenv("CI", "false")
-    made_up.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     assert len(files(made_up)) == 1
 
 
@@ -155,14 +155,14 @@ def test_all(full_variant, lora_variant, ftguard):
 def test_xdist_workers_write_a_file_each_that_serves_every_metric(made_up: pytest.Pytester) -> None:
     """Accepted by two workers, with groups, and read without workers: names do not depend on how a test was run."""
     made_up.makepyfile(test_it=MANY)
-    accepted = made_up.runpytest_subprocess("--ftguard-update", "-n", "2", "--dist=loadgroup")
+    accepted = made_up.runpytest_inprocess("--ftguard-update", "-n", "2", "--dist=loadgroup")
     accepted.assert_outcomes(passed=4)
     accepted.stdout.fnmatch_lines(["5 results accepted in *"])
     names = [file.name for file in files(made_up)]
     assert len(names) == 5
     assert sum(name.endswith(".2.json") for name in names) == 1
-    made_up.runpytest_subprocess("-p", "no:xdist", "-o", "markers=xdist_group").assert_outcomes(passed=4)
-    made_up.runpytest_subprocess("-n", "2").assert_outcomes(passed=4)
+    made_up.runpytest_inprocess("-p", "no:xdist", "-o", "markers=xdist_group").assert_outcomes(passed=4)
+    made_up.runpytest_inprocess("-n", "2").assert_outcomes(passed=4)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_xdist_workers_write_a_file_each_that_serves_every_metric(made_up: pytes
 def test_a_wrong_argument_is_one_clear_message(made_up: pytest.Pytester, call: str, words: str) -> None:
     """A limit of the wrong unit, an unknown metric, a limit below 0, a wrong choice."""
     made_up.makepyfile(test_it=TEST.replace("full_variant)\n", f"full_variant, {call})\n"))
-    result = made_up.runpytest_subprocess()
+    result = made_up.runpytest_inprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"*{words}"])
     assert "pytest_ftguard/" not in result.stdout.str()
@@ -192,14 +192,14 @@ def test_real_trainings_are_the_same_to_the_last_digit(
     monkeypatch.delenv("CI", raising=False)
     project.makepyfile(test_it=TEST)
     limit = ["--ftguard-max-regression=0.001"]
-    accepted = project.runpytest_subprocess("--ftguard-update", "--ftguard-seeds=0,1,2", *limit)
+    accepted = project.runpytest_inprocess("--ftguard-update", "--ftguard-seeds=0,1,2", *limit)
     accepted.assert_outcomes(passed=1)
-    result = project.runpytest_subprocess("--ftguard-json=r.json", "--ftguard-no-cache", *limit)
+    result = project.runpytest_inprocess("--ftguard-json=r.json", "--ftguard-no-cache", *limit)
     result.assert_outcomes(passed=1)
     verdicts: list[dict[str, Any]] = json.loads((project.path / "r.json").read_text())["verdicts"]
     assert [verdict["value"] for verdict in verdicts] == [0]
     validation = project.path / "validation.txt"
     validation.write_text(validation.read_text()[500:])
-    changed = project.runpytest_subprocess(*limit)
+    changed = project.runpytest_inprocess(*limit)
     changed.assert_outcomes(failed=1)
     changed.stdout.fnmatch_lines(["*the validation sequences are not the same*", "regression *INVALID"])

@@ -39,14 +39,14 @@ def test_full_of_another_run_is_the_baseline_of_this_one(project: pytest.Pyteste
     nightly = project.mkdir("nightly")
     for name in ("test_it.py", "tox.ini", "train.txt", "validation.txt"):
         shutil.copy(project.path / name, nightly)
-    project.runpytest_subprocess("--rootdir=nightly", "-c", "nightly/tox.ini", "nightly", "--ftguard-json=nightly.json")
+    project.runpytest_inprocess("--rootdir=nightly", "-c", "nightly/tox.ini", "nightly", "--ftguard-json=nightly.json")
     trials = json.loads((project.path / "nightly.json").read_text())["trials"]
     assert [trial["label"] for trial in trials] == ["full"]
     assert trials[0]["workload"]["train"] == "train.txt"
     project.makepyfile(test_it=GATE)
     shutil.rmtree(nightly)
     options = ["-n", str(workers)] if workers else []
-    result = project.runpytest_subprocess("--ftguard-json=now.json", *options)
+    result = project.runpytest_inprocess("--ftguard-json=now.json", *options)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["full (cached)*", "lora r=4 *", "*loss gap*PASS", "*peak memory*PASS"])
     assert result.stdout.str().count("tiny-gpt2 on train") == 1
@@ -57,11 +57,11 @@ def test_full_of_another_run_is_the_baseline_of_this_one(project: pytest.Pyteste
 def test_another_text_is_noticed(project: pytest.Pytester) -> None:
     """A training text that was changed since makes the loss gap INVALID, whatever its path is."""
     project.makepyfile(test_it=NIGHTLY)
-    project.runpytest_subprocess("--ftguard-json=nightly.json")
+    project.runpytest_inprocess("--ftguard-json=nightly.json")
     text = (project.path / "train.txt").read_text()
     (project.path / "train.txt").write_text(text[1000:])
     project.makepyfile(test_it=GATE)
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*not trained on the same batches in the same order*"])
 
@@ -119,7 +119,7 @@ def test_trainer_runs_of_the_users_own_are_judged(project: pytest.Pytester, tiny
     """A training script with the callback, and then a pytest run that trains nothing."""
     project.makepyfile(train=TRAIN, test_it=OWN)
     project.run(sys.executable, "train.py", str(tiny_model))
-    result = project.runpytest_subprocess("-p", "no:cacheprovider", "-o", "ftguard_final=false")
+    result = project.runpytest_inprocess("-p", "no:cacheprovider", "-o", "ftguard_final=false")
     result.assert_outcomes(passed=1, xfailed=1)
     result.stdout.fnmatch_lines(
         [

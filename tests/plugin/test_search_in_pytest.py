@@ -21,7 +21,7 @@ def test_a_search_finds_a_better_rate_and_says_so(project: pytest.Pytester, work
     """A first guess a hundred times too low is left behind; LoRA's default follows the rate that was found."""
     project.makepyfile(TEST)
     options = ["-n", str(workers)] if workers else []
-    result = project.runpytest_subprocess(
+    result = project.runpytest_inprocess(
         "--ftguard-full-search-learning-rate", "--ftguard-full-learning-rate=1e-5", "--ftguard-json=r.json", *options
     )
     result.assert_outcomes(passed=1)
@@ -41,6 +41,6 @@ def test_a_search_finds_a_better_rate_and_says_so(project: pytest.Pytester, work
 def test_a_text_without_sequences_to_spare_is_one_clear_error(project: pytest.Pytester) -> None:
     """Nothing is searched on the sequences that decide."""
     project.makepyfile(TEST)
-    result = project.runpytest_subprocess("--ftguard-lora-search-learning-rate", "--ftguard-validation-sequences=9999")
+    result = project.runpytest_inprocess("--ftguard-lora-search-learning-rate", "--ftguard-validation-sequences=9999")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*a search for a learning rate needs 32 others, and 0 are left; give a longer text*"])

@@ -8,13 +8,16 @@ import pytest
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-o", "ftguard_steps=many"], ["steps is 'many'", "ftguard_steps in tox.ini"]),
-        (["-o", "ftguard_batch_size=0"], ["at least 1, got 0", "ftguard_batch_size in tox.ini"]),
+        (["-o", "ftguard_steps=many"], ["steps is 'many' (set by -o ftguard_steps=...)"]),
+        (["-o", "ftguard_batch_size=0"], ["at least 1, got 0 (set by -o ftguard_batch_size=...)"]),
         (["--ftguard-precision=fp8"], ["'fp8'", "the option --ftguard-precision"]),
         (["--ftguard-on-inconclusive=skip"], ["fail, warn", "--ftguard-on-inconclusive"]),
         (["--ftguard-max-loss-gap=nan"], ["finite number", "nan"]),
         (["--ftguard-max-memory=60"], ["60%", "'60'"]),
-        (["-o", "ftguard_max_los_gap=1"], ["ftguard_max_los_gap", "did you mean ftguard_max_loss_gap"]),
+        (
+            ["-o", "ftguard_max_los_gap=1"],
+            ["the key -o ftguard_max_los_gap=... is unknown; did you mean ftguard_max_loss_gap"],
+        ),
         (["-o", "ftguard_training_args=seed=3"], ["'seed'", "set seeds instead"]),
         (["-o", "ftguard_model_args=token=hf_secret"], ["'token'", "set HF_TOKEN"]),
         (["-o", "ftguard_model_args=dtype=bfloat16"], ["'dtype'", "set precision"]),
@@ -34,7 +37,7 @@ import pytest
 def test_a_wrong_value_is_a_usage_error(project: pytest.Pytester, arguments: list[str], words: list[str]) -> None:
     """The exit code is 4, and the message names the value and where it came from."""
     project.makepyfile("def test_it(): pass")
-    result = project.runpytest_subprocess(*arguments)
+    result = project.runpytest_inprocess(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert all(word in result.stderr.str() for word in words), result.stderr.str()
     assert "Traceback" not in result.stderr.str()
@@ -43,7 +46,7 @@ def test_a_wrong_value_is_a_usage_error(project: pytest.Pytester, arguments: lis
 def test_an_unknown_key_of_the_ini_file_is_a_usage_error(pytester: pytest.Pytester) -> None:
     """A misspelt key in the file itself is not silently ignored either."""
     pytester.makeini("[pytest]\nftguard_stpes = 5")
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "the key ftguard_stpes in tox.ini is unknown; did you mean ftguard_steps?" in result.stderr.str()
 
@@ -81,7 +84,7 @@ def test_toml_s_own_types_are_read(pytester: pytest.Pytester, file: str, table: 
             assert str(ftguard.settings.value("max_memory", None)) == "60%"
         """
     )
-    result = pytester.runpytest_subprocess("-o", "ftguard_steps=40", "--ftguard-lora-r=8")
+    result = pytester.runpytest_inprocess("-o", "ftguard_steps=40", "--ftguard-lora-r=8")
     result.assert_outcomes(passed=1)
 
 
@@ -89,7 +92,7 @@ def test_toml_s_own_types_are_read(pytester: pytest.Pytester, file: str, table: 
 def test_a_wrong_type_of_toml_is_a_usage_error(pytester: pytest.Pytester, table: str) -> None:
     """The message names key, value and file."""
     pytester.makepyprojecttoml(f"[{table}]\nftguard_steps = 30.0")
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     message = "steps is 30.0 (set by ftguard_steps in pyproject.toml): it must be a whole number, written as 30"
     assert message in result.stderr.str()
@@ -99,7 +102,7 @@ def test_a_wrong_type_of_toml_is_a_usage_error(pytester: pytest.Pytester, table:
 def test_a_table_that_pytest_passes_over_is_a_usage_error(pytester: pytest.Pytester) -> None:
     """A limit that nobody reads is a gate that nobody has."""
     pytester.makepyprojecttoml("[tool.pytest]\nftguard_max_memory = '60%'")
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "does not read the table of pyproject.toml that sets ftguard_max_memory" in result.stderr.str()
 
@@ -121,7 +124,7 @@ def test_a_name_that_python_cannot_use_is_a_usage_error(
 def test_a_key_that_is_spelt_as_an_option_or_variable_is_a_usage_error(pytester: pytest.Pytester, key: str) -> None:
     """Pytest would only warn of it, and the limit would not hold."""
     pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{key} = '60%'\n")
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert f"the key {key} in pyproject.toml is unknown; did you mean ftguard_max_memory?" in result.stderr.str()
 
@@ -139,7 +142,7 @@ def test_what_is_no_variant_or_workload_is_one_error(pytester: pytest.Pytester) 
             ftguard.train(LoRA(r=4), "validation.txt")
         """
     )
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_inprocess()
     result.assert_outcomes(failed=2)
     output = result.stdout.str()
     assert "ftguard: a variant must be Full(...) or LoRA(...), got <class" in output
@@ -152,7 +155,7 @@ def test_an_unknown_environment_variable_is_a_usage_error(
 ) -> None:
     """A misspelt variable is not silently ignored."""
     monkeypatch.setenv("FTGUARD_MAX_LOS_GAP", "1")
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "did you mean FTGUARD_MAX_LOSS_GAP" in result.stderr.str()
 
@@ -167,7 +170,7 @@ def test_a_wrong_marker_is_an_error_of_collection(
 ) -> None:
     """The run fails without running a test, and the message names the test and the keyword."""
     pytester.makepyfile(f"import pytest\n@pytest.mark.ftguard({marker})\ndef test_it(): pass")
-    result = pytester.runpytest_subprocess(*(["-n", str(workers)] if workers else []))
+    result = pytester.runpytest_inprocess(*(["-n", str(workers)] if workers else []))
     assert result.ret not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     assert words in result.stdout.str()
     assert "test_it" in result.stdout.str()
@@ -189,22 +192,30 @@ def test_precedence_is_marker_command_line_environment_ini(
 
         @pytest.mark.ftguard(max_loss_gap=1)
         def test_marker(ftguard):
-            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (1, "marker")
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").origin.kind) == (1, "marker")
             assert ftguard.limits.get("max_loss_gap") == found("max_loss_gap")
 
         def test_command_line(ftguard):
-            assert (found("max_loss_gap").value.value, found("max_loss_gap").source) == (2, "command line")
+            assert (found("max_loss_gap").value.value, found("max_loss_gap").origin.kind) == (2, "command line")
 
         def test_environment(ftguard):
-            assert (found("confidence").value, found("confidence").source) == (0.9, "environment")
+            assert (found("confidence").value, found("confidence").origin.kind) == (0.9, "environment")
 
         def test_ini(ftguard):
-            assert (ftguard.settings.value("steps", None), found("steps").source) == (12, "ini")
+            assert (ftguard.settings.value("steps", None), found("steps").origin.kind) == (12, "ini")
+            assert found("steps").origin.name == "ftguard_steps in tox.ini"
             assert found("timeout") is None
+
+        def test_overrides_of_the_ini_file(ftguard):
+            assert str(found("lora_r").origin.name) == "-o ftguard_lora_r=..."
+            assert (found("lora_alpha").origin.kind, found("lora_alpha").origin.name) == (
+                "command line", "-o ftguard_lora_alpha=..."
+            )
         """
     )
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-o ftguard_lora_alpha=8")
     options = ["--ftguard-max-loss-gap=2", "-o", "ftguard_max_loss_gap=4", "-o", "ftguard_confidence=0.8"]
-    project.runpytest_subprocess(*options).assert_outcomes(passed=4)
+    project.runpytest_inprocess(*options, "-o", "ftguard_lora_r=8").assert_outcomes(passed=5)
 
 
 def test_a_timeout_without_a_unit_is_in_seconds(project: pytest.Pytester) -> None:
@@ -216,8 +227,8 @@ def test_a_timeout_without_a_unit_is_in_seconds(project: pytest.Pytester) -> Non
             assert ftguard.settings.value("cache_size", None) == 10**15
         """
     )
-    project.runpytest_subprocess("--ftguard-timeout=3", "--ftguard-cache-size=1000 TB").assert_outcomes(passed=1)
-    helped = " ".join(project.runpytest_subprocess("--help").stdout.str().split())
+    project.runpytest_inprocess("--ftguard-timeout=3", "--ftguard-cache-size=1000 TB").assert_outcomes(passed=1)
+    helped = " ".join(project.runpytest_inprocess("--help").stdout.str().split())
     assert "a number alone is seconds" in helped
     assert "0 is an error" in helped
 
@@ -251,7 +262,7 @@ def test_an_unused_plugin_imports_nothing_heavy_and_writes_nothing(pytester: pyt
 def test_disabled_tests_are_skipped_and_counted(project: pytest.Pytester) -> None:
     """With --ftguard-disable nothing is trained, and the summary says how many tests did not run."""
     project.makepyfile("def test_a(full_variant): pass\ndef test_b(lora_variant): pass\ndef test_c(): pass")
-    result = project.runpytest_subprocess("--ftguard-disable")
+    result = project.runpytest_inprocess("--ftguard-disable")
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines(
         ["*ftguard summary*", "2 tests did not run*", "*ftguard is disabled: nothing is trained"]
@@ -262,7 +273,7 @@ def test_disabled_tests_are_skipped_and_counted(project: pytest.Pytester) -> Non
 def test_a_device_that_is_not_there_skips_or_fails(project: pytest.Pytester) -> None:
     """A test that asks for a device of another kind is skipped and counted."""
     project.makepyfile("def test_a(full_variant): pass")
-    result = project.runpytest_subprocess("--ftguard-device=xpu", timeout=120)
+    result = project.runpytest_inprocess("--ftguard-device=xpu")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["1 test did not run*", "*device is 'xpu', but this machine has no such device*"])
 
@@ -305,7 +316,7 @@ def test_settings_that_an_overridden_fixture_ignores_are_named(project: pytest.P
         def test_it(full_variant): pass
         """,
     )
-    ignored = project.runpytest_subprocess("test_ignored.py", timeout=300)
+    ignored = project.runpytest_inprocess("test_ignored.py")
     ignored.assert_outcomes(passed=1, warnings=0)
     ignored.stdout.fnmatch_lines(
         [
@@ -313,10 +324,10 @@ def test_settings_that_an_overridden_fixture_ignores_are_named(project: pytest.P
             "*ftguard_full_learning_rate in tox.ini",
         ]
     )
-    refined = project.runpytest_subprocess("test_refined.py", timeout=300)
+    refined = project.runpytest_inprocess("test_refined.py")
     refined.assert_outcomes(passed=1)
     assert "without effect" not in refined.stdout.str()
-    both = project.runpytest_subprocess(timeout=300)
+    both = project.runpytest_inprocess()
     both.assert_outcomes(passed=2)
     assert "without effect" not in both.stdout.str()
 
@@ -358,7 +369,7 @@ def test_each_folder_gets_the_variants_of_its_own_specs(made_up: pytest.Pytester
         file.write(
             "\nimport pytest\n@pytest.fixture(scope='session')\ndef judged(lora_variant):\n    return lora_variant\n"
         )
-    result = made_up.runpytest_subprocess("a", "b", "c", "a/test_it.py::test_model", *options)
+    result = made_up.runpytest_inprocess("a", "b", "c", "a/test_it.py::test_model", *options)
     assert result.ret == 0, result.stdout.str()
     assert "without effect" not in result.stdout.str()
 
@@ -366,6 +377,6 @@ def test_each_folder_gets_the_variants_of_its_own_specs(made_up: pytest.Pytester
 def test_nothing_configured_says_what_to_set(pytester: pytest.Pytester) -> None:
     """A fixture used without any configuration names the keys and the fixture."""
     pytester.makepyfile("def test_it(full_variant): pass")
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_inprocess()
     result.assert_outcomes(errors=1)
     assert "ftguard_model, ftguard_train, ftguard_validation" in result.stdout.str()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.plain.builders import unwrapped
 
 pytestmark = pytest.mark.torch
 
@@ -65,18 +66,18 @@ def test_a_second_run_trains_nothing_and_needs_no_torch(gates: pytest.Pytester) 
 
 def test_a_variant_of_which_some_seeds_are_cached_stands_in_one_row(gates: pytest.Pytester) -> None:
     """With how many they are: another row would look like another variant."""
-    gates.runpytest_subprocess("--ftguard-seeds=0,1")
-    more = gates.runpytest_subprocess("--ftguard-seeds=0,1,2")
+    gates.runpytest_inprocess("--ftguard-seeds=0,1")
+    more = gates.runpytest_inprocess("--ftguard-seeds=0,1,2")
     more.stdout.fnmatch_lines(["variant *", "base model *", "full (2 of 3 cached) *", "lora r=4 (2 of 3 cached) *"])
     assert sum("lora r=4 (2 of" in line for line in more.outlines) == 1
-    planned = gates.runpytest_subprocess("--ftguard-seeds=0,1,2,3", "--ftguard-plan")
+    planned = gates.runpytest_inprocess("--ftguard-seeds=0,1,2,3", "--ftguard-plan")
     planned.stdout.fnmatch_lines(["full (3 of 4 cached) * 4 *"])
 
 
 def test_only_what_has_changed_is_trained_and_the_difference_is_named(gates: pytest.Pytester) -> None:
     """Another rank trains LoRA alone; another text trains both."""
-    gates.runpytest_subprocess()
-    rank = gates.runpytest_subprocess("--ftguard-lora-r=2", "--ftguard-json=r.json")
+    gates.runpytest_inprocess()
+    rank = gates.runpytest_inprocess("--ftguard-lora-r=2", "--ftguard-json=r.json")
     rank.assert_outcomes(passed=2)
     assert cached(gates.path) == {"full": True, "lora r=2": False}
     rank.stdout.fnmatch_lines(
@@ -88,7 +89,7 @@ def test_only_what_has_changed_is_trained_and_the_difference_is_named(gates: pyt
     )
     with (gates.path / "train.txt").open("a") as text:
         text.write("and a little more " * 50)
-    changed = gates.runpytest_subprocess("--ftguard-json=r.json")
+    changed = gates.runpytest_inprocess("--ftguard-json=r.json")
     assert cached(gates.path) == {"full": False, "lora r=4": False}
     changed.stdout.fnmatch_lines(
         ["trained, not taken from the store: full, seed 0; the nearest there differs in:", "      train text"],
@@ -99,37 +100,39 @@ def test_only_what_has_changed_is_trained_and_the_difference_is_named(gates: pyt
 @pytest.mark.parametrize("option", ["--ftguard-no-cache", "--ftguard-protected"])
 def test_where_the_store_is_not_to_be_believed_everything_is_trained(gates: pytest.Pytester, option: str) -> None:
     """Not stored at all without a cache; in protected mode it is written, and read by whoever trusts it."""
-    gates.runpytest_subprocess(option, "--ftguard-json=r.json")
+    gates.runpytest_inprocess(option, "--ftguard-json=r.json")
     assert cached(gates.path) == {"full": False, "lora r=4": False}
     assert (gates.path / ".ftguard_cache").exists() is (option == "--ftguard-protected")
-    gates.runpytest_subprocess(option, "--ftguard-json=r.json")
+    gates.runpytest_inprocess(option, "--ftguard-json=r.json")
     assert cached(gates.path) == {"full": False, "lora r=4": False}
 
 
 def test_a_damaged_entry_is_named_set_aside_and_trained_again(gates: pytest.Pytester) -> None:
     """The other entry is still used, and the verdicts stand."""
-    gates.runpytest_subprocess()
+    gates.runpytest_inprocess()
     entries = sorted((gates.path / ".ftguard_cache" / "results").rglob("*.json"))
     assert len(entries) == 2
     content = entries[0].read_bytes()
     entries[0].write_bytes(content[:-200] + bytes([content[-200] ^ 1]) + content[-199:])
-    result = gates.runpytest_subprocess("--ftguard-json=r.json")
+    result = gates.runpytest_inprocess("--ftguard-json=r.json")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["note: the stored result*is damaged*it was moved to*and its trial is trained again"])
+    unwrapped(result).fnmatch_lines(
+        ["note: the stored result*is damaged*it was moved to*and its trial is trained again"]
+    )
     assert sorted(cached(gates.path).values()) == [False, True]
 
 
 def test_signed_results_are_checked_with_the_key(gates: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Required without a key is an error of usage; unsigned ones are named and trained again, signed ones are used."""
-    refused = gates.runpytest_subprocess("--ftguard-require-signed")
+    refused = gates.runpytest_inprocess("--ftguard-require-signed")
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines(["*require_signed*set by the option*FTGUARD_SIGNING_KEY*"])
-    gates.runpytest_subprocess()
+    gates.runpytest_inprocess()
     monkeypatch.setenv("FTGUARD_SIGNING_KEY", "secret")
-    unsigned = gates.runpytest_subprocess("--ftguard-require-signed", "--ftguard-json=r.json")
-    unsigned.stdout.fnmatch_lines(["note: the stored result*is not used: it has no signature by this key*"])
+    unsigned = gates.runpytest_inprocess("--ftguard-require-signed", "--ftguard-json=r.json")
+    unwrapped(unsigned).fnmatch_lines(["note: the stored result*is not used: it has no signature by this key*"])
     assert cached(gates.path) == {"full": False, "lora r=4": False}
-    gates.runpytest_subprocess("--ftguard-require-signed", "--ftguard-json=r.json")
+    gates.runpytest_inprocess("--ftguard-require-signed", "--ftguard-json=r.json")
     assert cached(gates.path) == {"full": True, "lora r=4": True}
 
 
@@ -170,10 +173,10 @@ def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
     options = ["--ftguard-seeds=0,1", "--ftguard-steps=60", "--ftguard-json=r.json"]
     gates.makeconftest(SHORT)
     gates.makepyfile(GATES + TIME)
-    first = gates.runpytest_subprocess(*options)
+    first = gates.runpytest_inprocess(*options)
     first.assert_outcomes(passed=3, failed=1)
     first.stdout.no_fnmatch_line("*timed again*")
-    changed = gates.runpytest_subprocess(*options, "--ftguard-lora-r=2")
+    changed = gates.runpytest_inprocess(*options, "--ftguard-lora-r=2")
     changed.assert_outcomes(passed=3, failed=1)
     lines = ["step time *%*PASS", "step time *%*FAIL"]
     changed.stdout.fnmatch_lines(lines)
@@ -190,7 +193,7 @@ def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
         ("lora r=2", "timing"): [40, 40],
         ("full", "timing"): [40, 40],
     }
-    unchanged = gates.runpytest_subprocess(*options, "--ftguard-lora-r=2")
+    unchanged = gates.runpytest_inprocess(*options, "--ftguard-lora-r=2")
     unchanged.assert_outcomes(passed=3, failed=1)
     unchanged.stdout.fnmatch_lines(["timed in an earlier run: lora r=2 and full, in turns, 40 steps x 2 seeds each;*"])
     assert purposes(gates.path) == {}
@@ -200,11 +203,11 @@ def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
 def test_a_plan_times_nothing(gates: pytest.Pytester) -> None:
     """Nor do the workers of xdist on the processor, whose tests would disturb it."""
     gates.makepyfile(GATES + TIME)
-    gates.runpytest_subprocess("--ftguard-seeds=0,1")
-    planned = gates.runpytest_subprocess("--ftguard-seeds=0,1", "--ftguard-lora-r=2", "--ftguard-plan")
+    gates.runpytest_inprocess("--ftguard-seeds=0,1")
+    planned = gates.runpytest_inprocess("--ftguard-seeds=0,1", "--ftguard-lora-r=2", "--ftguard-plan")
     planned.stdout.fnmatch_lines(["plan: 2 trials to train, 2 cached; *"])
     planned.stdout.no_fnmatch_line("*timed again*")
-    parallel = gates.runpytest_subprocess("--ftguard-seeds=0,1", "--ftguard-lora-r=2", "-n2", "--ftguard-json=r.json")
+    parallel = gates.runpytest_inprocess("--ftguard-seeds=0,1", "--ftguard-lora-r=2", "-n2", "--ftguard-json=r.json")
     parallel.assert_outcomes(passed=2, failed=2)
     parallel.stdout.fnmatch_lines(["*They were not timed again in this run: 2 workers of xdist run tests*"])
     assert purposes(gates.path) == {("lora r=2", "gates"): [12, 12]}
@@ -279,7 +282,7 @@ def test_own(ftguard):
 def test_workloads_that_train_the_same_are_each_reported(project: pytest.Pytester, workers: list[str]) -> None:
     """Each has its table and its trials in the report, and there was one training; workers of xdist add none."""
     project.makepyfile(SAME)
-    result = project.runpytest_subprocess("--ftguard-json=r.json", *workers)
+    result = project.runpytest_inprocess("--ftguard-json=r.json", *workers)
     result.assert_outcomes(passed=4)
     trials = report(project.path)["trials"]
     named = [(Path(trial["workload"]["train"]).name, trial["workload"]["final"]) for trial in trials]
@@ -313,11 +316,11 @@ def test_workers_share_what_was_trained_and_what_has_failed(project: pytest.Pyte
     names = [(kind, number) for kind in ("full", "lora") for number in range(3)]
     project.makepyfile("\n".join(f"def test_{k}_{n}({k}_variant):\n    assert {k}_variant.ok\n" for k, n in names))
     options = [*options, "--ftguard-training-function=counted:train", "--ftguard-json=r.json", "-p", "no:cacheprovider"]
-    result = project.runpytest_subprocess("-n", "2", "-o", "pythonpath=.", *options)
+    result = project.runpytest_inprocess("-n", "2", "-o", "pythonpath=.", *options)
     result.assert_outcomes(passed=3, failed=3)
     assert sorted((project.path / "calls.txt").read_text().split()) == ["full", "lora"]
     assert cached(project.path) == {"full": False, "lora r=4": False}
-    again = project.runpytest_subprocess("-o", "pythonpath=.", *options)
+    again = project.runpytest_inprocess("-o", "pythonpath=.", *options)
     again.assert_outcomes(passed=3, failed=3)
     # A failure is worth another try.
     repeated = ["full", "lora"] if "--ftguard-no-cache" in options else ["lora"]
@@ -328,7 +331,7 @@ def test_the_number_of_workers_changes_no_verdict(gates: pytest.Pytester) -> Non
     """Without xdist and with two workers the losses, verdicts and memory are the same, in any order."""
     reports = []
     for name, options in {"none": [], "two": ["-n", "2"]}.items():
-        result = gates.runpytest_subprocess("--ftguard-no-cache", f"--ftguard-json={name}.json", *options)
+        result = gates.runpytest_inprocess("--ftguard-no-cache", f"--ftguard-json={name}.json", *options)
         result.assert_outcomes(passed=2)
         values = without_cached(report(gates.path, f"{name}.json"))
         for trial in values["trials"]:
@@ -362,7 +365,7 @@ def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> N
     killed.wait()
     again = project.runpytest_subprocess(*options)
     again.assert_outcomes(passed=1)
-    again.stdout.fnmatch_lines(["note: full, seed 0: a training that was killed went on from checkpoint-*"])
+    unwrapped(again).fnmatch_lines(["note: full, seed 0: a training that was killed went on from checkpoint-*"])
     (resumed,) = report(project.path)["trials"]
     assert "was resumed at step" in resumed["time"]["disturbance"]
     for name in ("validation", "curve", "data_order"):
@@ -412,9 +415,9 @@ def test_load_gives_the_trained_model_of_a_cached_trial(
             return LoRA(r=4, options={"init_lora_weights": "pissa_niter_4"})
         """
     )
-    gates.runpytest_subprocess(*options)
+    gates.runpytest_inprocess(*options)
     gates.makepyfile(f"EXPECTED = {trainings}\n" + textwrap.dedent(LOAD))
-    result = gates.runpytest_subprocess("--ftguard-json=r.json", *options)
+    result = gates.runpytest_inprocess("--ftguard-json=r.json", *options)
     result.assert_outcomes(passed=2)
     assert cached(gates.path) == {"full": True, "lora r=4": True}
     assert (" ".join(result.outlines).count("trained again for load()") == 2) is bool(trainings)
@@ -422,11 +425,11 @@ def test_load_gives_the_trained_model_of_a_cached_trial(
 
 def test_lost_weights_are_trained_again_once(gates: pytest.Pytester) -> None:
     """The summary says so and why, and the next run loads what that training has left in the store."""
-    gates.runpytest_subprocess()
+    gates.runpytest_inprocess()
     shutil.rmtree(gates.path / ".ftguard_cache" / "weights")
     for trainings in (1, 0):
         gates.makepyfile(f"EXPECTED = {trainings}\n" + textwrap.dedent(LOAD))
-        result = gates.runpytest_subprocess()
+        result = gates.runpytest_inprocess()
         result.assert_outcomes(passed=2)
         summary = " ".join(line.strip() for line in result.outlines)
         for label in ("full", "lora r=4"):
@@ -439,9 +442,9 @@ def test_lost_weights_are_trained_again_once(gates: pytest.Pytester) -> None:
 
 def test_a_plan_says_what_is_cached(gates: pytest.Pytester) -> None:
     """Before anything is trained, and after."""
-    gates.runpytest_subprocess("--ftguard-plan").stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; *"])
-    gates.runpytest_subprocess()
-    planned = gates.runpytest_subprocess("--ftguard-plan", "--ftguard-lora-r=2")
+    gates.runpytest_inprocess("--ftguard-plan").stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; *"])
+    gates.runpytest_inprocess()
+    planned = gates.runpytest_inprocess("--ftguard-plan", "--ftguard-lora-r=2")
     planned.stdout.fnmatch_lines(["plan: 1 trial to train, 1 cached; *", "full (cached) *", "lora r=2 *"])
 
 
@@ -454,13 +457,13 @@ def test_a_plan_says_what_is_cached(gates: pytest.Pytester) -> None:
 )
 def test_wrong_settings_of_the_store_are_errors_of_usage(gates: pytest.Pytester, option: str, words: str) -> None:
     """Before anything is collected."""
-    result = gates.runpytest_subprocess(option)
+    result = gates.runpytest_inprocess(option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*set by the option --ftguard-cache-*: *{words}*"])
 
 
 def test_a_store_that_cannot_be_written_is_named_and_loses_nothing(gates: pytest.Pytester) -> None:
     """The gates are judged all the same."""
-    result = gates.runpytest_subprocess("--ftguard-cache-dir=train.txt/below")
+    result = gates.runpytest_inprocess("--ftguard-cache-dir=train.txt/below")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["note: the result was not stored in *Not a directory*"])
+    unwrapped(result).fnmatch_lines(["note: the result was not stored in *Not a directory*"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.plain.builders import unwrapped
 
 PRELUDE = """
 import asyncio, contextvars, threading, time, unittest
@@ -74,7 +75,9 @@ def test_every_way_to_call_a_helper_finds_the_running_test(made_up: pytest.Pytes
         "test_to_thread",
     ]
     assert (made_up.path / "j.xml").read_text().count('"ftguard.loss_gap.status"') == 6
-    result.stdout.fnmatch_lines(["note: a helper was called in the thread 'ThreadPoolExecutor-0_0', which is older *"])
+    unwrapped(result).fnmatch_lines(
+        ["note: a helper was called in the thread 'ThreadPoolExecutor-0_0', which is older *"]
+    )
 
 
 def test_a_verdict_after_the_end_of_its_test_makes_the_run_fail(made_up: pytest.Pytester) -> None:
@@ -105,7 +108,7 @@ def test_leaves_a_thread(full_variant, lora_variant):
     result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "--ftguard-json=r.json", "-W", "ignore")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(
+    unwrapped(result).fnmatch_lines(
         ["loss gap*FAIL", "*test_leaves_a_thread", "*test_leaves_a_thread: loss_gap FAIL was given by a thread after *"]
     )
     assert [one["status"] for one in json.loads((made_up.path / "r.json").read_text())["verdicts"]] == ["FAIL"]
@@ -172,7 +175,39 @@ def test_known(full_variant, lora_variant):
     )
     result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "-W", "ignore")
     result.assert_outcomes(passed=1, failed=1, xfailed=1)
-    output = result.stdout.str()
+    output = str(unwrapped(result))
     assert "note: test_it.py::test_forgotten passed although its gate loss gap ended FAIL" in output
     assert "test_known passed although" not in output
     assert "in a process that test_it.py::test_forked has forked" in output
+
+
+@pytest.mark.parametrize("argument", ["at_most=9", ""])
+def test_a_helper_in_a_forked_process_fails_the_test_that_ignores_it(made_up: pytest.Pytester, argument: str) -> None:
+    """The child's exit status is not looked at; with a limit or without one, no gate was asked, so nothing is green."""
+    made_up.makepyfile(
+        test_it=PRELUDE
+        + f"""
+def test_forked(full_variant, lora_variant):
+    import os
+    child = os.fork()
+    if not child:
+        try:
+            assert_loss_gap(lora_variant, full_variant, {argument})
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+
+def test_next():
+    pass
+
+def test_plain_fork():
+    import os
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    )
+    result = made_up.runpytest_subprocess("-o", "ftguard_gain_factor=0", "-W", "ignore")
+    result.assert_outcomes(failed=1, passed=2)
+    assert "a helper was called in a process that test_it.py::test_forked has forked" in result.stdout.str()

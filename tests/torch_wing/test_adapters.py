@@ -146,6 +146,19 @@ def test_fused_experts_count_as_what_they_are(options: dict[str, Any], share: fl
     assert (set(EXPERTS) <= set(counts.left_alone or {})) is not bool(options)
 
 
+def test_adapters_may_be_on_parameters_alone() -> None:
+    """An empty list of modules leaves the attention of a mixture alone; without parameters it is an error."""
+    counts = count_parameters(apply_variant(mixtral(), LoRA(target_modules=[], options={"target_parameters": EXPERTS})))
+    assert set(counts.adapted or {}) == set(EXPERTS)
+    assert LoRA(target_modules=(), options={"target_parameters": EXPERTS}).target_modules == ()
+    without: list[dict[str, Any]] = [{}, {"target_parameters": []}]
+    for options in without:
+        with pytest.raises(ConfigurationError, match=r"LoRA\.target_modules must be"):
+            LoRA(target_modules=[], options=options)
+    with pytest.raises(ConfigurationError, match=r"LoRA\.target_modules must be"):
+        LoRA(target_modules="", options={"target_parameters": EXPERTS})
+
+
 def test_a_model_that_is_trained_as_a_whole_has_no_share() -> None:
     """There is nothing that an adapter could leave alone."""
     assert count_parameters(gpt2()).adapted_share is None

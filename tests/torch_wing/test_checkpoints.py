@@ -30,7 +30,7 @@ Losses = dict[int, float]
 
 
 @pytest.fixture(scope="module")
-def work(workload: Workload) -> Workload:
+def work(workload: Workload, warm_workers: None) -> Workload:
     """A hundred steps of two micro-batches each, over several epochs, the last update of each epoch with one."""
     text = Path(workload.train).read_text()[:9000]  # 281 blocks of 32 bytes
     path = Path(workload.train).with_name("short.txt")

@@ -19,6 +19,7 @@ from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import adapters
@@ -26,7 +27,7 @@ from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 FULL, LORA = Full(learning_rate=5e-4), LoRA(r=8, learning_rate=5e-3)
-MARGIN = Limit(0.1, NATS_PER_TOKEN, "argument", "the test")
+MARGIN = Limit(0.1, NATS_PER_TOKEN, Origin("argument", "the test"))
 
 Mutate = Callable[[nn.Module], None]
 
@@ -134,7 +135,7 @@ def swapped(bench: Bench, name: str) -> TrainedVariant:
 def more_memory(bench: Bench) -> Verdict:
     peak = bench.lora.peak_memory_bytes
     assert peak is not None
-    budget = Limit(1.05 * peak, BYTES, "argument", "the test")
+    budget = Limit(1.05 * peak, BYTES, Origin("argument", "the test"))
     assert assess_memory(bench.lora, budget).status == "PASS"
     return assess_memory(bench.train(LORA, mutate=ballast(0.1, peak)), budget)
 
@@ -142,7 +143,7 @@ def more_memory(bench: Bench) -> Verdict:
 def slow(bench: Bench) -> Verdict:
     # Steps of some milliseconds, beside which the sleep is so long that busy cores cannot hide it, nor feign it.
     short = replace(bench.workload, steps=8, seeds=(0, 1, 2), batch_size=2, block_size=32)
-    limit = Limit(5.0, SHARE, "argument", "the test")
+    limit = Limit(5.0, SHARE, Origin("argument", "the test"))
     full = bench.train(FULL, short)
     assert assess_time(bench.train(LORA, short), limit, full, 0.95).status == "PASS"
     return assess_time(bench.train(LORA, short, sleepy), limit, full, 0.95)

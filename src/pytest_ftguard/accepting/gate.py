@@ -93,7 +93,7 @@ def assess_regression(
         f"regression {worst.status}: {measure.standing(now, history.accepted)}",
         *rates,
         *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
-        f"Allowed: a growth of at most {limit}, set by {limit.place}. The accepted result is {file}.",
+        f"Allowed: a growth of at most {limit}, set by {limit.origin.name}. The accepted result is {file}.",
         *advice,
         *asked,
     ]

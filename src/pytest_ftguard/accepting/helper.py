@@ -86,8 +86,8 @@ def _limit(metric: str, argument: float | str | None) -> Limit:
     if limit.unit != MEASURES[metric].unit:
         wanted = 'a share such as "5%"' if MEASURES[metric].unit == GROWTH else "a number such as 0.01 (nats per token)"
         message = (
-            f"max_regression is {limit} (set by {limit.place}), and a limit for the metric {metric!r} is {wanted}: "
-            "pass at_most=..., or mark the test with ftguard(max_regression=...)"
+            f"max_regression is {limit} (set by {limit.origin.name}), and a limit for the metric {metric!r} is "
+            f"{wanted}: pass at_most=..., or mark the test with ftguard(max_regression=...)"
         )
         raise ConfigurationError(message)
     return limit

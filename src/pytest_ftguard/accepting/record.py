@@ -63,7 +63,7 @@ class SideRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PairRecord:
-    """A candidate beside its baseline, as one commit measured them.
+    """A candidate and its baseline, as one commit measured them.
 
     Attributes:
         candidate: The variant that is judged.
@@ -155,7 +155,7 @@ class PairRecord:
         for row, ours, theirs in zip(rows, sides["candidate"].losses, sides["baseline"].losses, strict=True):
             gap = math.fsum(_numbers(row, "differences", sequences)) / sum(base.tokens)
             if not abs(gap - (ours - theirs)) <= _ROUNDING:
-                raise ValueError(f"differences of {gap:.6f} nats per token beside losses of {ours} and {theirs}")
+                raise ValueError(f"differences of {gap:.6f} nats per token with losses of {ours} and {theirs}")
         return cls(
             base=base,
             seeds=seeds,

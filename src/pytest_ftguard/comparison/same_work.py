@@ -56,7 +56,7 @@ def _told_apart(name: str, ours: Any, theirs: Any) -> str:
     one, other = without_folders(ours), without_folders(theirs)
     if one == other:
         return f"{name} is {one!r} for both, but the contents differ"
-    contents = ", whose contents differ" if name in _PLACES else ""
+    contents = " (their contents differ)" if name in _PLACES else ""
     return f"{name} is {one!r} for the candidate and {other!r} for the baseline{contents}"
 
 

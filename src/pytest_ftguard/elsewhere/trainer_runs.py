@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_ftguard.comparison.grouping import trained_variants
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
 from pytest_ftguard.results import (
     TRAINER_RUN_FILE,
     TrainedVariant,
     TrialResult,
     log_digests,
-    trained_variants,
 )
 
 __all__ = ["read_trainer_runs"]

@@ -170,8 +170,7 @@ def limit_of(helper: str, name: str, argument: Any) -> Limit:
             f"test with ftguard({name}=...), or set ftguard_{name} in the ini file"
         )
         raise ConfigurationError(message)
-    limit: Limit = setting.value
-    return limit
+    return Limit.of(setting)
 
 
 def conclude(

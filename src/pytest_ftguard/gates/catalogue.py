@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.gates.limits import (
@@ -12,13 +11,13 @@ from pytest_ftguard.gates.limits import (
     OF_GAIN,
     PERPLEXITY,
     SHARE,
-    Limit,
+    Amount,
     parse_memory_limit,
     parse_number_limit,
     parse_regression_limit,
     parse_share_limit,
 )
-from pytest_ftguard.keys import Key, Place, Setting, choice_of, number_of
+from pytest_ftguard.keys import Key, Origin, Setting, choice_of, number_of
 
 __all__ = ["GATES", "MARKER_KEYS", "GateRow", "argument_of", "argument_setting"]
 
@@ -45,31 +44,31 @@ class GateRow:
         return self.limit.name.startswith("min_")
 
 
-def _number(what: str, unit: str) -> Callable[[Any, Place], Limit]:
-    return lambda value, place: parse_number_limit(value, what, unit, place.kind, place.name)
+def _number(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
+    return lambda value, origin: parse_number_limit(value, what, unit, origin)
 
 
-def _share(what: str, unit: str) -> Callable[[Any, Place], Limit]:
-    return lambda value, place: parse_share_limit(value, what, unit, place.kind, place.name)
+def _share(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
+    return lambda value, origin: parse_share_limit(value, what, unit, origin)
 
 
-def _memory(value: Any, place: Place) -> Limit:
-    return parse_memory_limit(value, place.kind, place.name)
+def _memory(value: Any, origin: Origin) -> Amount:
+    return parse_memory_limit(value, origin)
 
 
-def _regression(value: Any, place: Place) -> Limit:
-    return parse_regression_limit(value, place.kind, place.name)
+def _regression(value: Any, origin: Origin) -> Amount:
+    return parse_regression_limit(value, origin)
 
 
-def _confidence(value: Any, place: Place) -> float:
-    number = number_of(value, place)
+def _confidence(value: Any, origin: Origin) -> float:
+    number = number_of(value, origin)
     if not 0.5 < number < 1:
         raise ValueError("it must lie between 0.5 and 1, for example 0.95")
     return number
 
 
-def _gain_factor(value: Any, place: Place) -> float:
-    number = number_of(value, place)
+def _gain_factor(value: Any, origin: Origin) -> float:
+    number = number_of(value, origin)
     if not 0 <= number < float("inf"):
         raise ValueError("it must be a number of at least 0, for example 3")
     return number
@@ -150,4 +149,4 @@ def argument_setting(name: str, value: Any) -> Setting:
     Raises:
         ConfigurationError: The value is wrong.
     """
-    return MARKER_KEYS[name].read(value, Place("argument", f"the argument {argument_of(name)}", Path()))
+    return MARKER_KEYS[name].read(value, Origin("argument", f"the argument {argument_of(name)}"))

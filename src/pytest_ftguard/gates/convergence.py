@@ -86,7 +86,7 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         f"{value} nats per token. Judging from {trend.sequences} sequences at steps {steps}, it lies between {lower} "
         f"and {upper} ({explain.ends_err(rule.confidence)}).",
         *notes,
-        f"Allowed: at most {limit}, set by {limit.place}.",
+        f"Allowed: at most {limit}, set by {limit.origin.name}.",
     ]
     if status == "FAIL":
         lines.append(

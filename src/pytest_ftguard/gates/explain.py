@@ -246,7 +246,8 @@ def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[i
         )
     return (
         f"in both results, {' or '.join(words)} would settle it if the growth stays where it is. More of them now "
-        f"alone would not, because each is paired with the same one of the accepted result: {accept_again}."
+        "alone would not, because each is paired with the same one of the accepted result: "
+        f"{accept_again}, with as many in that run."
     )
 
 

@@ -95,7 +95,7 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         f"{len(losses.tokens)} sequences, the difference lies between {lower} and {upper} "
         f"({explain.ends_err(rule.confidence)}).",
         *notes,
-        f"Allowed: at most {limit}, set by {limit.place}.",
+        f"Allowed: at most {limit}, set by {limit.origin.name}.",
     ]
     if status == "FAIL":
         lines.append(

@@ -1,12 +1,13 @@
-"""Limits of gates: margins and budgets with their unit and the place where they were set."""
+"""Limits of gates: margins and budgets with their unit and where they were set."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.units import format_bytes, parse_bytes, parse_share
 
 __all__ = [
@@ -16,8 +17,8 @@ __all__ = [
     "OF_GAIN",
     "PERPLEXITY",
     "SHARE",
+    "Amount",
     "Limit",
-    "format_limit",
     "parse_memory_limit",
     "parse_number_limit",
     "parse_regression_limit",
@@ -34,37 +35,62 @@ OF_GAIN: Final = "of the gain"
 GROWTH: Final = "of the accepted result"
 
 
+class Amount(NamedTuple):
+    """What the text of a limit says: the value of such a setting.
+
+    Attributes:
+        value: The number, in `unit`.
+        unit: See `Limit`.
+    """
+
+    value: float
+    unit: str
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is shown as a percentage."""
+        return self.unit in (SHARE, OF_GAIN, GROWTH)
+
+    def __str__(self) -> str:
+        """Return the amount as it is shown: "900 MB", "60%" or "0.02"."""
+        if self.unit == BYTES:
+            return format_bytes(self.value)
+        return f"{100 * self.value:.4g}%" if self.is_share else f"{self.value:g}"
+
+
 @dataclass(frozen=True)
 class Limit:
     """The largest accepted value of a gate, or the smallest one of a gate on what is retained.
 
     Attributes:
         value: The number, in `unit`.
-        unit: "nats per token", "perplexity", "bytes"; or, where it is a share (0.6 is 60 %), "of baseline", "of the
+        unit: "nats per token", "perplexity", "bytes"; or, if it is a share (0.6 is 60 %), "of baseline", "of the
             gain" or "of the accepted result".
-        source: What kind of place set it: "argument", "marker", "command line", "environment" or "ini".
-        place: The place itself, as shown to the person whose test fails.
+        origin: Where it was set.
     """
 
     value: float
     unit: str
-    source: str
-    place: str
+    origin: Origin
+
+    @classmethod
+    def of(cls, setting: Setting) -> Limit:
+        """Return the limit that a setting makes."""
+        amount: Amount = setting.value
+        return cls(amount.value, amount.unit, setting.origin)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is shown as a percentage."""
+        return Amount(self.value, self.unit).is_share
 
     def __str__(self) -> str:
         """Return the limit as it is shown."""
-        return format_limit(self.value, self.unit)
+        return str(Amount(self.value, self.unit))
 
 
-def format_limit(value: float, unit: str) -> str:
-    """Return a limit as it is shown: "900 MB", "60%" or "0.02"."""
-    if unit == BYTES:
-        return format_bytes(value)
-    return f"{100 * value:.4g}%" if unit in (SHARE, OF_GAIN, GROWTH) else f"{value:g}"
-
-
-def parse_number_limit(value: object, what: str, unit: str, source: str, place: str) -> Limit:
-    """Return the limit that a number or its text stands for.
+def parse_number_limit(value: object, what: str, unit: str, origin: Origin) -> Amount:
+    """Return the amount that a number or its text stands for.
 
     Raises:
         ConfigurationError: It is not a finite number.
@@ -74,47 +100,48 @@ def parse_number_limit(value: object, what: str, unit: str, source: str, place: 
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        message = f"a limit of the {what} must be a finite number ({unit}), got {value!r} ({place})"
+        message = f"a limit of the {what} must be a finite number ({unit}), got {value!r} ({origin.name})"
         raise ConfigurationError(message)
-    return Limit(number, unit, source, place)
+    return Amount(number, unit)
 
 
-def parse_share_limit(value: object, what: str, unit: str, source: str, place: str) -> Limit:
-    """Return the limit that a percentage stands for: "80%" is 0.8.
+def parse_share_limit(value: object, what: str, unit: str, origin: Origin) -> Amount:
+    """Return the share that a percentage stands for: "80%" is 0.8.
 
     Raises:
         ConfigurationError: It is not a percentage above 0.
     """
     try:
         if isinstance(value, str):
-            return Limit(parse_share(value), unit, source, place)
+            return Amount(parse_share(value), unit)
     except ValueError:
         pass  # one message for every way of being wrong, below
-    message = f'a limit of the {what} must be a share such as "80%", got {value!r} ({place})'
+    message = f'a limit of the {what} must be a share such as "80%", got {value!r} ({origin.name})'
     raise ConfigurationError(message)
 
 
-def parse_memory_limit(value: object, source: str, place: str) -> Limit:
-    """Return the limit that "0.9 GB" (bytes) or "60%" (of the baseline's peak) stands for.
+def parse_memory_limit(value: object, origin: Origin) -> Amount:
+    """Return the amount that "0.9 GB" (bytes) or "60%" (of the baseline's peak) stands for.
 
     Raises:
         ConfigurationError: It is neither.
     """
     try:
         if isinstance(value, str) and value.strip().endswith("%"):
-            return Limit(parse_share(value), SHARE, source, place)
+            return Amount(parse_share(value), SHARE)
         if isinstance(value, str):
-            return Limit(float(parse_bytes(value)), BYTES, source, place)
+            return Amount(float(parse_bytes(value)), BYTES)
     except ValueError:
         pass  # one message for every way of being wrong, below
     message = (
-        f'a limit of the peak memory must be a size such as "0.9 GB" or a share such as "60%", got {value!r} ({place})'
+        f'a limit of the peak memory must be a size such as "0.9 GB" or a share such as "60%", got {value!r} '
+        f"({origin.name})"
     )
     raise ConfigurationError(message)
 
 
-def parse_regression_limit(value: object, source: str, place: str) -> Limit:
-    """Return the limit that 0.01 (nats per token) or "5%" (growth of memory or time) stands for.
+def parse_regression_limit(value: object, origin: Origin) -> Amount:
+    """Return the amount that 0.01 (nats per token) or "5%" (growth of memory or time) stands for.
 
     Raises:
         ConfigurationError: It is neither, or below 0: what has not changed would fail.
@@ -124,11 +151,11 @@ def parse_regression_limit(value: object, source: str, place: str) -> Limit:
         if isinstance(value, float | int | str) and not isinstance(value, bool):
             number = float(value.strip().removesuffix("%")) / 100 if isinstance(value, str) and share else float(value)
             if 0 <= number < math.inf:
-                return Limit(number, GROWTH if share else NATS_PER_TOKEN, source, place)
+                return Amount(number, GROWTH if share else NATS_PER_TOKEN)
     except (ValueError, OverflowError):
         pass  # one message for every way of being wrong, below
     message = (
         f"a limit of the regression must be a number of at least 0 (nats per token of the loss gap), or a share such "
-        f'as "5%" (growth of memory or time), got {value!r} ({place})'
+        f'as "5%" (growth of memory or time), got {value!r} ({origin.name})'
     )
     raise ConfigurationError(message)

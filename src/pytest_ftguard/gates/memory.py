@@ -91,7 +91,7 @@ def _whole(limit: Limit, baseline: TrainedVariant | None) -> TrainedVariant | No
     """Return the variant of whose peak the limit is a share; None where it is a size."""
     if limit.unit == SHARE and baseline is None:
         message = (
-            f"a memory limit of {limit} (set by {limit.place}) is a share of another variant's peak: "
+            f"a memory limit of {limit} (set by {limit.origin.name}) is a share of another variant's peak: "
             "pass of=full_variant, or give a size such as '0.9 GB'"
         )
         raise ConfigurationError(message)
@@ -175,7 +175,7 @@ def _explain_memory(
         share = f"{100 * value:.{decimals_apart([100 * value], 100 * limit.value, 1)}f}%"
         whole = f"{baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
         measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}, {share} of {whole}"
-    lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.place}."]
+    lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.origin.name}."]
     if status == "FAIL" and memory is not None and memory.breakdown is not None:
         lines.append(_taken_by(memory.breakdown))
     if status == "FAIL" and baseline is not None:

@@ -229,7 +229,7 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
         explain.headline(gate, comparison, status),
         *notes,
         explain.measured(gate, comparison, interval, limit, rule),
-        f"Allowed: at {'least' if GATES[gate].is_at_least else 'most'} {limit}, set by {limit.place}.",
+        f"Allowed: at {'least' if GATES[gate].is_at_least else 'most'} {limit}, set by {limit.origin.name}.",
         *reasons,
         *explain.about_seeds(comparison, rule),
     ]

@@ -59,7 +59,7 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         f"step time {status}: a step of {candidate.label} takes {value} of {baseline.label}'s. Judging from "
         f"{len(candidate.trials)} seeds, it lies between {lower} and {upper} (each bound is wrong in at most "
         f"{100 * (1 - confidence):.3g} % of cases).",
-        f"Allowed: at most {limit}, set by {limit.place}.",
+        f"Allowed: at most {limit}, set by {limit.origin.name}.",
         *_arithmetic(candidate, baseline),
         *_time_advice(status, candidate),
     ]

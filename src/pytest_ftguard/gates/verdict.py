@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from pytest_ftguard.gates.catalogue import GATES
 from pytest_ftguard.gates.limits import Limit
+from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["NOT_FINITE", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+__all__ = ["NOT_FINITE", "RecordedVerdict", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
 
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -30,11 +31,10 @@ class Verdict:
         status: "PASS", "FAIL", "INCONCLUSIVE" or "INVALID".
         candidate: Label of the variant that was judged.
         baseline: Label of the variant that it was judged against, where there was one.
-        value: What was measured, in `unit`; None where nothing may be concluded, or was: a result was accepted.
+        value: What was measured, in the unit of the limit; None where nothing may be concluded, or was: a result was
+            accepted.
         interval: One-sided bounds of the value; None where it has none.
-        limit: The limit, in `unit`.
-        unit: "nats per token", "perplexity", "bytes", "of baseline", "of the gain" or "of the accepted result".
-        limit_source: "argument", "marker", "command line", "environment" or "ini".
+        limit: The limit, and where it was set.
         message: What was measured, what was allowed, why the answer is what it is, and what to do.
         note: What a PASS asks for, or what should be known of it, since nobody reads the message of a test that passed;
             None where that is nothing.
@@ -47,9 +47,7 @@ class Verdict:
     baseline: str | None
     value: float | None
     interval: tuple[float, float] | None
-    limit: float
-    unit: str
-    limit_source: str
+    limit: Limit
     message: str
     note: str | None = None
     attempts: int = 1
@@ -61,7 +59,7 @@ class Verdict:
 
     @property
     def is_acceptance(self) -> bool:
-        """Whether nothing was judged: what was measured is accepted, once the test has passed."""
+        """Whether nothing was judged, because what was measured is accepted once the test has passed."""
         return self.gate == "regression" and self.status == "PASS" and self.value is None
 
     def without_acceptance(self) -> Verdict:
@@ -73,13 +71,43 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as values that JSON can hold."""
-        return {**asdict(self), "interval": None if self.interval is None else list(self.interval)}
+        origin = self.limit.origin
+        return {
+            "gate": self.gate,
+            "status": self.status,
+            "candidate": self.candidate,
+            "baseline": self.baseline,
+            "value": self.value,
+            "interval": None if self.interval is None else list(self.interval),
+            "limit": self.limit.value,
+            "unit": self.limit.unit,
+            "limit_source": origin.kind,
+            "set_by": origin.name,
+            "message": self.message,
+            "note": self.note,
+            "attempts": self.attempts,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
         """Return the verdict that `to_dict` wrote."""
-        interval = values["interval"]
-        return cls(**{**values, "interval": None if interval is None else (interval[0], interval[1])})
+        rest = dict(values)
+        origin = Origin(rest.pop("limit_source"), rest.pop("set_by"))
+        limit, interval = Limit(rest.pop("limit"), rest.pop("unit"), origin), rest.pop("interval")
+        return cls(**rest, limit=limit, interval=None if interval is None else (interval[0], interval[1]))
+
+
+@dataclass(frozen=True)
+class RecordedVerdict:
+    """A verdict and the test that it was given in.
+
+    Attributes:
+        nodeid: pytest's name of the test.
+        verdict: The verdict.
+    """
+
+    nodeid: str
+    verdict: Verdict
 
 
 def decide(gate: str, interval: Interval, limit: float) -> Status:
@@ -103,7 +131,7 @@ def needs_seeds(verdict: Verdict) -> bool:
     """
     if verdict.status != "INCONCLUSIVE" or verdict.interval is None:
         return False
-    return verdict.interval[0] <= verdict.limit <= verdict.interval[1]
+    return verdict.interval[0] <= verdict.limit.value <= verdict.interval[1]
 
 
 def give(
@@ -125,9 +153,7 @@ def give(
         baseline=baseline.label if baseline else None,
         value=measured.value if isinstance(measured, Interval) else measured,
         interval=(measured.lower, measured.upper) if isinstance(measured, Interval) else None,
-        limit=limit.value,
-        unit=limit.unit,
-        limit_source=limit.source,
+        limit=limit,
         message=message,
         note=note,
     )
@@ -146,6 +172,6 @@ def invalid(
         problems: Why nothing may be concluded, each with what to do.
     """
     reasons = "\n".join(f"- {problem}" for problem in problems) or "- it was not measured"
-    where = f"The limit, {limit}, was set by {limit.place}."
+    where = f"The limit, {limit}, was set by {limit.origin.name}."
     message = f"{GATES[gate].title} INVALID: nothing may be concluded.\n{reasons}\n{where}"
     return give(gate, "INVALID", candidate=candidate, baseline=baseline, measured=None, limit=limit, message=message)

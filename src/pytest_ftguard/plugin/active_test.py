@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +10,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
 from pytest_ftguard.files import write_all
+from pytest_ftguard.plugin.properties import Properties, without_ours
 from pytest_ftguard.plugin.xdist import name_of
 from pytest_ftguard.settings.markers import limits_of
 
@@ -52,11 +52,13 @@ class TestRecord:
         self._item = item
         self._session = session
         self._settings = session.settings
+        self._number = session.tests_started
         self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
         self.attempt = 0
         self.is_over = False
         self.has_forgotten = False
+        self._properties = Properties(item)
         self._accepted: AcceptedFiles | None = None
         self._forget()
 
@@ -67,22 +69,21 @@ class TestRecord:
     def start(self) -> None:
         """Forget an earlier attempt of the test: a rerun starts with its properties."""
         self.attempt += 1
-        self.has_forgotten |= bool(self._asked)
+        self.has_forgotten |= not self._properties.is_empty
         self._forget()
 
     def _forget(self) -> None:
         self.call_is_over = False
         self._process = os.getpid()
+        self._session.forks.take(self._number)
         self._has_reported = {"made": False, "logged": False, "repeated": False, "unpassed": False}
         self._unhandled: list[BaseException] = []
-        self._asked: Counter[str] = Counter()
         self._not_passed: list[Verdict] = []
-        self._acceptances: dict[str, Verdict] = {}
         self._has_failed = False
         self._is_dropped = False
         if self._accepted is not None:
             self._accepted.start()
-        self._item.user_properties[:] = _without_ours(self._item.user_properties)
+        self._properties.forget()
 
     @property
     def is_planned(self) -> bool:
@@ -100,6 +101,7 @@ class TestRecord:
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
+        self._refuse_forked_process()
         return self.marker.get(name) or self._settings.get(name)
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
@@ -156,25 +158,14 @@ class TestRecord:
                 self._accepted.write()
             except ConfigurationError:
                 self._is_dropped = True
-                self._tell_not_accepted()
+                self._properties.tell_not_accepted()
                 raise
             return
         self._is_dropped |= self._accepted.is_queued
         self._accepted.drop()
-        self._tell_not_accepted()
+        self._properties.tell_not_accepted()
         if has_passed and self._is_dropped:
             raise GateFailure("\n".join(["the result was not accepted.", *(f"- {one}" for one in self._refused_by())]))
-
-    def _tell_not_accepted(self) -> None:
-        """Correct the properties, which JUnit XML takes from the report of the teardown."""
-        told = {
-            f"{prefix}.{name}": value
-            for prefix, verdict in self._acceptances.items()
-            for name, value in verdict.without_acceptance().to_dict().items()
-            if value is not None
-        }
-        properties = self._item.user_properties
-        properties[:] = [(name, told.get(name, value)) for name, value in properties]
 
     def _new_accepted(self) -> dict[str, Any]:
         """Return what became, since the last call, of the results that the test accepted."""
@@ -185,18 +176,10 @@ class TestRecord:
         return {"accepted": written, "unchanged": unchanged, "not_accepted": dropped}
 
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
-        """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows.
-
-        Where a test asks a gate again, its further verdicts are numbered: ftguard.loss_gap.2.status.
-        """
+        """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows."""
         from dataclasses import replace
 
-        if os.getpid() != self._process:
-            message = (
-                f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
-                "in the test itself, or in a thread"
-            )
-            raise ConfigurationError(message)
+        self._refuse_forked_process()
         self._session.show(variants)
         verdict = replace(verdict, attempts=max(1, self.attempt))
         if self.is_planned:
@@ -207,16 +190,18 @@ class TestRecord:
             self._session.outbox.add_late(self, verdict)
             return
         self._not_passed += [verdict] if verdict.status != "PASS" else []
-        self._asked[verdict.gate] += 1
-        times = self._asked[verdict.gate]
-        prefix = f"ftguard.{verdict.gate}" if times == 1 else f"ftguard.{verdict.gate}.{times}"
-        if verdict.is_acceptance:
-            self._acceptances[prefix] = verdict
-        fields = verdict.to_dict()
-        lower, upper = fields.pop("interval") or (None, None)
-        for name, value in {**fields, "lower": lower, "upper": upper}.items():
-            if name != "gate" and value is not None:
-                self._item.user_properties.append((f"{prefix}.{name}", value))
+        self._properties.add(verdict)
+
+    def _refuse_forked_process(self) -> None:
+        if os.getpid() != self._process:
+            self._session.forks.mark(self._number)
+            raise self._forked()
+
+    def _forked(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
+            "in the test itself, or in a thread"
+        )
 
     def note(self, text: str) -> None:
         """Have the summary say something, once."""
@@ -240,16 +225,18 @@ class TestRecord:
         seen["logged"] |= report.when == "call"
         seen["repeated"] |= report.outcome == "rerun"  # type: ignore[comparison-overlap]  # pytest-rerunfailures
         if report.when == "teardown" and (seen["repeated"] or (seen["made"] and not seen["logged"])):
-            report.user_properties = _without_ours(report.user_properties)
+            report.user_properties = without_ours(report.user_properties)
 
     def take_unhandled(self, error: BaseException) -> None:
         """Keep an error of ours that ended a thread: the thread's end alone does not fail the test."""
         self._unhandled.append(error)
 
     def raise_unhandled(self) -> None:
-        """Raise what ended a thread of the test, if anything did."""
+        """Raise what ended a thread of the test, or a helper in a forked process, if the test has not failed yet."""
         if self._unhandled:
             raise self._unhandled.pop(0)
+        if self._session.forks.take(self._number) and not self._has_reported["unpassed"]:
+            raise self._forked()
 
     def news(self) -> dict[str, Any]:
         """Return what the test came to since the last call, as values that travel between processes."""
@@ -259,10 +246,6 @@ class TestRecord:
             "planned": [verdict.to_dict() for verdict in planned],
             **self._new_accepted(),
         }
-
-
-def _without_ours(properties: list[tuple[str, object]]) -> list[tuple[str, object]]:
-    return [pair for pair in properties if not pair[0].startswith("ftguard.")]
 
 
 def _emptied(verdicts: list[Verdict]) -> list[Verdict]:

@@ -22,12 +22,12 @@ def calibrate_seeds(ours: Session) -> None:
     """
     if not ours.settings.value("calibrate", 0) or ours.is_planned:
         return
+    from pytest_ftguard.comparison.grouping import by_baseline
     from pytest_ftguard.gates.calibration import calibrate, write_calibrations
-    from pytest_ftguard.results import by_variant
 
     path = Path(ours.settings.value("calibration", None))
     found = []
-    for baseline, candidates in by_variant(ours.received.reported):
+    for baseline, candidates in by_baseline(ours.received.reported):
         for candidate in candidates:
             try:
                 found.append(calibrate(candidate, baseline))

@@ -52,7 +52,7 @@ class Ftguard:
             lambda: variant,  # a class, with its brackets forgotten, is no variant
             lambda: workload or _spec(self._request, "ftguard_workload"),
             lambda: _spec(self._request, "ftguard_full"),
-            [memory_budget(self._request.node, self.settings)],
+            [memory_budget(self._request.node)],
         )
 
 

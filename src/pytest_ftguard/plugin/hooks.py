@@ -6,18 +6,15 @@ Whatever the hooks need only once something is trained is imported inside them: 
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
-from pytest_ftguard.files import write_whole
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.gates.current import active_test, running
-from pytest_ftguard.plugin.calibrating import calibrate_seeds
 from pytest_ftguard.plugin.on_demand import FIXTURES, Accepting, Collector, Plan
+from pytest_ftguard.plugin.outputs import check_outputs, print_summary, write_outputs
 from pytest_ftguard.plugin.session import SESSION, Session
 from pytest_ftguard.plugin.xdist import is_worker
 from pytest_ftguard.settings.markers import find_problem, memory_budget
@@ -60,11 +57,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Fail at once where an accelerator is required and there is none."""
-    settings = session.config.stash[SESSION].settings
+    """Fail at once if there is no such renderer, or an accelerator is required and there is none."""
+    if is_worker(session.config):
+        return
+    ours = session.config.stash[SESSION]
+    try:
+        check_outputs(ours)
+    except ConfigurationError as error:
+        raise pytest.UsageError(f"ftguard: {error}") from None
+    settings = ours.settings
     required = settings.get("require_gpu")
     idle = settings.value("disable", False) or settings.value("plan", False)
-    if required is None or not required.value or idle or is_worker(session.config):
+    if required is None or not required.value or idle:
         return
     from pytest_ftguard.running.local.devices import find_accelerator
 
@@ -73,7 +77,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     except FtguardError as error:
         problem = str(error)
     if problem:
-        raise pytest.UsageError(f"ftguard: require_gpu is set by {required.place}, but {problem}")
+        raise pytest.UsageError(f"ftguard: require_gpu is set by {required.origin.name}, but {problem}")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -118,7 +122,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         for name in FIXTURES.intersection(getattr(item, "fixturenames", ())):
             # A wrong marker, which a hook has added since, is an error of its test.
-            budget = None if find_problem(item) else memory_budget(item, ours.settings)
+            budget = None if find_problem(item) else memory_budget(item)
             ours.fixture_budgets.setdefault(name, []).append(budget)
 
 
@@ -191,69 +195,25 @@ def pytest_runtest_makereport(
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the comparison; nothing at all where nothing was trained."""
-    ours, found = config.stash[SESSION], config.stash[SESSION].received
-    if found.is_empty:
+    ours = config.stash[SESSION]
+    if ours.received.is_empty:
         return
-    from pytest_ftguard.reporting.terminal import (
-        accepted_lines,
-        plan_lines,
-        reason_lines,
-        summary_lines,
-        timing_lines,
-        unused_setting_lines,
-    )
-
-    terminalreporter.section("ftguard summary")
-    trials = found.reported
-    lines = (
-        plan_lines(trials, found.planned) if ours.is_planned else summary_lines(trials, found.concluded, found.not_run)
-    )
-    for line in lines:
-        failed = line.endswith(("FAIL", "INVALID", "INCONCLUSIVE"))
-        terminalreporter.write_line(line, red=failed, green=line.endswith("PASS"))
-    for note in (
-        *reason_lines(found.reasons),
-        *timing_lines(found.retimings),
-        *found.notes,
-        *unused_setting_lines(ours.unused_settings()),
-        *accepted_lines(found.accepted, found.unchanged, found.not_accepted),
-    ):
-        terminalreporter.write_line(note)
-    for problem in found.problems:
-        terminalreporter.write_line(problem, red=True)
+    print_summary(ours, terminalreporter)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the files, from the process that has all results."""
     ours = session.config.stash[SESSION]
     ours.workshop.close()
-    left = ours.outbox.left_over()
+    left = ours.left_over()
     if is_worker(session.config):
         session.config.workeroutput[_LEFT_OVER] = left  # type: ignore[attr-defined]
         return
     for parcel in left:
         ours.take(parcel)
-    for name, write in (("calibration", partial(calibrate_seeds, ours)), ("json", partial(_write_json, ours))):
-        try:
-            write()
-        except (OSError, ValueError, ConfigurationError) as error:
-            # The verdicts are still shown, and the run is not green: somebody relies on the file.
-            place = ours.settings.get(name)
-            source = f" (set by {place.place})" if place else ""
-            reason = error.strerror if isinstance(error, OSError) else error
-            ours.received.problems.append(
-                f"ftguard: the file {ours.settings.value(name, name)}{source} was not written: {reason}"
-            )
+    write_outputs(ours)
     if ours.received.problems:
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-
-
-def _write_json(ours: Session) -> None:
-    path = ours.settings.value("json", None)
-    if path is not None:
-        from pytest_ftguard.reporting.json import json_report
-
-        write_whole(Path(path), json_report(ours.received.reported, ours.received.concluded, ours.config.rootpath))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.files import name_problem
-from pytest_ftguard.gates.limits import SHARE
+from pytest_ftguard.gates.limits import SHARE, Limit
 from pytest_ftguard.gates.memory import foretell_memory
 from pytest_ftguard.keys import Setting
 from pytest_ftguard.results import TrainedVariant, TrialResult
@@ -86,15 +86,16 @@ class Policy:
         whole = full()
         broken = []
         for budget in filter(None, budgets):
-            limit = replace(budget.value, value=_CLEARLY * budget.value.value)
+            allowed = Limit.of(budget)
+            limit = replace(allowed, value=_CLEARLY * allowed.value)
             baseline = self._lab.plan(workload, with_learning_rate(whole, whole)) if limit.unit == SHARE else None
             foretold = foretell_memory(candidate, limit, baseline)
             if foretold.status != "FAIL":
                 return
-            broken.append(f"{budget.value} (set by {budget.place})")
+            broken.append(f"{allowed} (set by {allowed.origin.name})")
         message = (
-            f"{foretold.message}, which breaks the budget of {' and '.join(dict.fromkeys(broken))} by a clear margin, "
-            "so it was not trained; ftguard_forecast = no trains all the same"
+            f"{foretold.message}, clearly above the budget of {' and '.join(dict.fromkeys(broken))}: not trained; set "
+            "ftguard_forecast = no to train anyway"
         )
         raise ConfigurationError(message)
 

@@ -44,9 +44,9 @@ class ProgressDisplay:
         if now - self._last < (_REDRAW_SECONDS if at_terminal else _HEARTBEAT_SECONDS):
             return
         self._last = now
-        from pytest_ftguard.reporting.terminal import progress_line
+        from pytest_ftguard.reporting.progress import progress_line
 
-        line = progress_line(progress)
+        line = progress_line(progress).text
         if at_terminal:
             self._redraw(reporter, line)
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_ftguard.errors import hide_our_frames
 
 if TYPE_CHECKING:
-    from pytest_ftguard.reporting.gates import RecordedVerdict
+    from pytest_ftguard.gates.verdict import RecordedVerdict
     from pytest_ftguard.results import TrialResult
     from pytest_ftguard.running.timing import Retiming
     from pytest_ftguard.specs import Places, Variant
@@ -94,8 +94,7 @@ class Received:
         self._attempts[test] = max(attempt, self._attempts.get(test, 0))
         if not (parcel["verdicts"] or parcel["planned"]):
             return
-        from pytest_ftguard.gates.verdict import Verdict
-        from pytest_ftguard.reporting.gates import RecordedVerdict
+        from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 
         for values in parcel["verdicts"]:
             self._verdicts.append((test, attempt, RecordedVerdict(nodeid, Verdict.from_dict(values))))

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
 from pytest_ftguard.plugin.active_test import TestRecord
+from pytest_ftguard.plugin.forks import Forks
 from pytest_ftguard.plugin.outbox import Outbox
 from pytest_ftguard.plugin.overrides import Overrides
 from pytest_ftguard.plugin.received import Received
@@ -40,6 +41,8 @@ class Session:
         received: What has reached this process.
         outbox: What is to be told.
         overrides: Which specs hold for which test.
+        forks: Tells of helpers in forked processes.
+        tests_started: Number of tests that were started.
         collected: pytest's names of all tests, also of those that were then left out.
         specs_of_settings: The specs that fixtures made of settings, as they gave them: only these does an ini key
             change.
@@ -56,12 +59,13 @@ class Session:
         self.workshop = Workshop(config, settings)
         self.outbox = Outbox(process_name(config), self.workshop)
         self.overrides = Overrides()
+        self.forks = Forks()
         self.collected: Sequence[str] = ()
         self.specs_of_settings: list[object] = []
         self.session_variants_to_come: set[str] = set()
         self.fixture_budgets: dict[str, list[Setting | None]] = {}
         self.tests_to_come = 0
-        self._tests_started = 0
+        self.tests_started = 0
         self._has_noted_unused = False
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
@@ -143,7 +147,7 @@ class Session:
             setting = self.settings.get("calibration")
             path = None if setting is None else Path(setting.value)
             found = path is not None and path.exists()
-            place = f"the calibration {path} (set by {setting.place})" if setting else ""
+            place = f"the calibration {path} (set by {setting.origin.name})" if setting else ""
             self._calibrations = read_calibrations(path.read_text(encoding="utf-8"), place) if path and found else ()
         return self._calibrations
 
@@ -167,13 +171,13 @@ class Session:
     def unused_settings(self) -> dict[str, list[str]]:
         """Return the places of settings without effect, by the fixture that every test got from elsewhere."""
         unused = sorted(self.received.overridden - self.received.made_of_settings)
-        places = {name: [setting.place for setting in self.settings.of_fixture(name)] for name in unused}
+        places = {name: [setting.origin.name for setting in self.settings.of_fixture(name)] for name in unused}
         return {name: found for name, found in places.items() if found}
 
     def new_test(self, item: pytest.Item) -> TestRecord:
         """Return the record of a test that starts now."""
-        self._tests_started += 1
-        return TestRecord(item, self, f"{process_name(self.config)}-{self._tests_started}")
+        self.tests_started += 1
+        return TestRecord(item, self, f"{process_name(self.config)}-{self.tests_started}")
 
     def pack(self, error: BaseException | None) -> dict[str, object] | None:
         """Return what the test that is running has come to, for its report; None if there is nothing new.
@@ -189,6 +193,12 @@ class Session:
         self.outbox.arrived(parcel)
         if not is_worker(self.config):
             self.received.take(parcel)
+
+    def left_over(self) -> list[dict[str, object]]:
+        """Return what no report has brought."""
+        if self.forks.take():
+            self.outbox.problems.append("ftguard: a helper was called in a forked process after its test was over")
+        return self.outbox.left_over()
 
     def _skip(self, reason: str) -> BaseException:
         self._skips.append(pytest.skip.Exception(reason))

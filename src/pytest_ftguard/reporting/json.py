@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard import __version__
+from pytest_ftguard.comparison.grouping import trained_variants
 from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
-from pytest_ftguard.reporting.gates import RecordedVerdict
-from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult, trained_variants
+from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
+from pytest_ftguard.reporting.summary import Summary
+from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import readable_json, variant_to_dict
 
-__all__ = ["json_report", "read_report"]
+__all__ = ["json_report", "read_report", "render"]
 
 __tracebackhide__ = hide_our_frames
+
+
+def render(summary: Summary) -> str:
+    """Return the text of the report on a run."""
+    return json_report(summary.trials, summary.verdicts, summary.root)
 
 
 def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], root: Path | None = None) -> str:
@@ -36,7 +43,7 @@ def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdic
         "ftguard_version": __version__,
         "environment": asdict(environment) if environment else None,
         "trials": [_trial(trial) for trial in trials],
-        "verdicts": [{"nodeid": recorded.nodeid, **recorded.verdict.to_dict()} for recorded in verdicts],
+        "verdicts": [{"nodeid": recorded.nodeid, **_verdict(recorded.verdict)} for recorded in verdicts],
     }
     # Not in the middle of another path; and a root folder that is that of the machine is no place of the project's own.
     inside = (
@@ -88,6 +95,12 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
         raise ConfigurationError(message) from None
     # Which of them was trained first depends on the tests, and must not decide which is taken for which.
     return tuple(sorted(trained_variants(trials), key=lambda variant: variant.variant.kind != "full"))
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    values = verdict.to_dict()
+    del values["set_by"]  # the message says it
+    return values
 
 
 def _trial(trial: TrialResult) -> dict[str, Any]:

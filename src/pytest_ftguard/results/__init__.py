@@ -18,7 +18,7 @@ from pytest_ftguard.results.parts import (
     evenly_spaced,
     log_digests,
 )
-from pytest_ftguard.results.trained import TrainedVariant, by_variant, trained_variants
+from pytest_ftguard.results.trained import TrainedVariant
 from pytest_ftguard.results.trial import SCHEMA, TRAINER_RUN_FILE, Outcome, TrialResult
 
 __all__ = [
@@ -38,9 +38,7 @@ __all__ = [
     "TrainedVariant",
     "TrialError",
     "TrialResult",
-    "by_variant",
     "checked",
     "evenly_spaced",
     "log_digests",
-    "trained_variants",
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.parts import Parameters, perplexity_of
 from pytest_ftguard.results.trial import TrialResult
-from pytest_ftguard.specs import RateSource, Variant, Workload, key_of
+from pytest_ftguard.specs import RateSource, Variant, Workload
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Loaded = tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]
 
-__all__ = ["Loader", "Timer", "TrainedVariant", "by_variant", "trained_variants"]
+__all__ = ["Loader", "Timer", "TrainedVariant"]
 
 Loader = Callable[[TrialResult], tuple[Any, Any]]
 Timer = Callable[["TrainedVariant", "TrainedVariant", str, int], tuple["TrainedVariant", "TrainedVariant"]]
@@ -180,38 +180,3 @@ class TrainedVariant:
             message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.not_kept}"
             raise FtguardError(message)
         return self.loader(trial)
-
-
-def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...]:
-    """Return the trials put together, one variant for each workload and way of adapting the weights.
-
-    Those of a search for a learning rate and of a timing are left out: they are not the variant that gates judge.
-    """
-    groups: dict[tuple[str, str], dict[int, TrialResult]] = {}
-    for trial in trials:
-        if trial.spec.workload.purpose != "gates":
-            continue
-        # More seeds of a variant are still that variant on that workload.
-        key = key_of(trial.spec.workload, "trial"), key_of(trial.spec.variant, "trial")
-        groups.setdefault(key, {}).setdefault(trial.spec.seed, trial)
-    return tuple(_one_variant(tuple(by_seed.values())) for by_seed in groups.values())
-
-
-def _one_variant(trials: tuple[TrialResult, ...]) -> TrainedVariant:
-    return TrainedVariant(_declared(trials), trials[0].spec.variant, trials)
-
-
-def _declared(trials: Sequence[TrialResult]) -> Workload:
-    """Return the workload of one variant's trials, with the seeds that it had before a gate in doubt asked for more."""
-    work = min((trial.spec.workload for trial in trials), key=lambda workload: len(workload.seeds))
-    return work if work.most_seeds else replace(work, seeds=tuple(trial.spec.seed for trial in trials))
-
-
-def by_variant(trials: Iterable[TrialResult]) -> list[tuple[TrainedVariant, list[TrainedVariant]]]:
-    """Return for each workload its full variants, each with the variants that are judged against it."""
-    trained = trained_variants(trials)
-    return [
-        (full, [other for other in trained if other.workload == full.workload and other.variant.kind != "full"])
-        for full in trained
-        if full.variant.kind == "full"
-    ]

@@ -82,7 +82,7 @@ class TrialResult:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the trial: of what decided it, or, where that is not known, of its spec."""
+        """Identity of what decided the trial or, if that is not known, of its spec."""
         return self.content or self.spec.fingerprint
 
     @property

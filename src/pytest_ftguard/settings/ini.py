@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["ini_values"]
+__all__ = ["ini_overrides", "ini_values"]
 
 __tracebackhide__ = hide_our_frames
 
@@ -25,12 +25,17 @@ def ini_values(config: pytest.Config, prefix: str) -> dict[str, Any]:
     """
     # pytest has no public list of the keys; the private one was renamed in pytest 9.
     from_file = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
-    overrides = dict(_assignment(text) for text in config.getoption("override_ini") or ())
+    overrides = ini_overrides(config)
     names = [name for name in {**from_file, **overrides} if _is_meant(name, prefix)]
     path = config.inipath
     written = _toml_tables(path) if path is not None and path.suffix == ".toml" and _mentions(path, prefix) else []
     _refuse_unread(written, names, prefix, path)
     return {name: overrides[name] if name in overrides else _value(config, name, written) for name in names}
+
+
+def ini_overrides(config: pytest.Config) -> dict[str, str]:
+    """Return what `-o` sets, on the command line, in PYTEST_ADDOPTS or in addopts, by key."""
+    return dict(_assignment(text) for text in config.getoption("override_ini") or ())
 
 
 def _is_meant(name: str, prefix: str) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, Final
 from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
-from pytest_ftguard.keys import Key, Place, choice_of, number_of, text_of
+from pytest_ftguard.keys import Key, Origin, choice_of, number_of, text_of
+from pytest_ftguard.reporting.registry import RENDERERS
 
 __all__ = ["BY_NAME", "KEYS", "SIGNING_KEY_VARIABLE"]
 
@@ -23,17 +24,19 @@ __tracebackhide__ = hide_our_frames
 SIGNING_KEY_VARIABLE: Final = "FTGUARD_SIGNING_KEY"
 
 
-def _path(value: Any, place: Place) -> str:
-    path = str(place.folder / text_of(value, place))
+def _path(value: Any, origin: Origin) -> str:
+    path = str(origin.folder / text_of(value, origin))
     if problem := name_problem(path):
         raise ValueError(problem)
     return path
 
 
-def _output(value: Any, place: Place) -> str:
-    path = _path(value, place)
+def _output(value: Any, origin: Origin) -> str:
+    path = _path(value, origin)
     if Path(path).is_dir():
         raise ValueError("it is a folder: give a file name")
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is no regular file, which could be replaced: give a file name")
     parent = Path(path).parent
     if not parent.exists():
         raise ValueError(f"there is no folder {str(parent)!r}: create it, or choose a folder that exists")
@@ -42,21 +45,35 @@ def _output(value: Any, place: Place) -> str:
     return path
 
 
-def _adapter_config(value: Any, place: Place) -> str:
-    path = _path(value, place)
+def _reports(value: Any, origin: Origin) -> tuple[tuple[str, str], ...]:
+    """Return each renderer with the path of its file, of lines of renderer=path, a list of such lines, or a table."""
+    if isinstance(value, dict):
+        pairs = [(str(renderer), text_of(path, origin)) for renderer, path in value.items()]
+    else:
+        lines = value if isinstance(value, list) else text_of(value, origin).split("\n")
+        parts = [text_of(line, origin).partition("=") for line in lines if str(line).strip()]
+        pairs = [(renderer.strip(), path.strip()) for renderer, _, path in parts]
+    for renderer, path in pairs:
+        if not renderer or not path:
+            raise ValueError("each line must be renderer=path, for example my_package.report:render = report.html")
+    return tuple((renderer, _output(path, origin)) for renderer, path in pairs)
+
+
+def _adapter_config(value: Any, origin: Origin) -> str:
+    path = _path(value, origin)
     if not Path(path).exists():
         raise ValueError("there is no such folder or file: give what save_pretrained of peft wrote")
     return path
 
 
-def _folder(value: Any, place: Place) -> str:
-    path = Path(_path(value, place))
+def _folder(value: Any, origin: Origin) -> str:
+    path = Path(_path(value, origin))
     if path.exists() and not path.is_dir():
         raise ValueError("it is a file, and a folder is meant")
     return str(path)
 
 
-def _cache_size(value: Any, place: Place) -> int:
+def _cache_size(value: Any, origin: Origin) -> int:
     from pytest_ftguard.units import parse_bytes
 
     try:
@@ -66,12 +83,12 @@ def _cache_size(value: Any, place: Place) -> int:
         raise ValueError(message) from None
 
 
-def _model(value: Any, place: Place) -> str:
-    folder = Path(_path(value, place))
-    return str(folder) if folder.is_dir() else text_of(value, place)
+def _model(value: Any, origin: Origin) -> str:
+    folder = Path(_path(value, origin))
+    return str(folder) if folder.is_dir() else text_of(value, origin)
 
 
-def _whole(value: Any, place: Place) -> int:
+def _whole(value: Any, origin: Origin) -> int:
     try:
         if isinstance(value, str | int) and not isinstance(value, bool):
             return int(value)
@@ -81,8 +98,8 @@ def _whole(value: Any, place: Place) -> int:
     raise ValueError(f"it must be a whole number{better}")
 
 
-def _calibration_seeds(value: Any, place: Place) -> int:
-    number = _whole(value, place)
+def _calibration_seeds(value: Any, origin: Origin) -> int:
+    number = _whole(value, origin)
     if number < 10:
         raise ValueError("a calibration needs at least 10 seeds")
     return number
@@ -97,17 +114,17 @@ def _items(value: Any) -> list[str]:
     return [item.strip() for item in re.split(r"[,\n]", str(value)) if item.strip()]
 
 
-def _seeds(value: Any, place: Place) -> tuple[int, ...] | str:
+def _seeds(value: Any, origin: Origin) -> tuple[int, ...] | str:
     try:
         items = _items(value)
     except TypeError:
         raise TypeError("each seed must be a whole number") from None
     if any(".." in item for item in items):
         return ", ".join(items)  # a range, which the workload reads
-    return tuple(_whole(item, place) for item in items)
+    return tuple(_whole(item, origin) for item in items)
 
 
-def _targets(value: Any, place: Place) -> str | tuple[str, ...]:
+def _targets(value: Any, origin: Origin) -> str | tuple[str, ...]:
     # A comma or line separates suffixes; a text with any other sign of a regular expression is one.
     if isinstance(value, str) and re.search(r"[\\^$*+?()\[\]|{}]", value):
         return value.strip()
@@ -115,7 +132,7 @@ def _targets(value: Any, place: Place) -> str | tuple[str, ...]:
     return names[0] if names == ("all-linear",) else names
 
 
-def _assignments(value: Any, place: Place) -> dict[str, Any]:
+def _assignments(value: Any, origin: Origin) -> dict[str, Any]:
     """Return names and values: of lines of name=value, of a list of such lines, or of a table."""
     if isinstance(value, dict):
         try:
@@ -146,7 +163,7 @@ def _literal(text: str) -> Any:
         return text  # a plain word, as in optim=adamw_torch
 
 
-def _flag(value: Any, place: Place) -> bool:
+def _flag(value: Any, origin: Origin) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     text = str(value).strip().lower()
     if text not in words:
@@ -154,7 +171,7 @@ def _flag(value: Any, place: Place) -> bool:
     return words[text]
 
 
-def _duration(value: Any, place: Place) -> float:
+def _duration(value: Any, origin: Origin) -> float:
     from pytest_ftguard.units import parse_duration
 
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -162,9 +179,9 @@ def _duration(value: Any, place: Place) -> float:
     return parse_duration(f"{value:f}" if isinstance(value, float) else str(value))
 
 
-def _update(value: Any, place: Place) -> bool:
-    wanted = _flag(value, place)
-    if wanted and place.kind == "ini":
+def _update(value: Any, origin: Origin) -> bool:
+    wanted = _flag(value, origin)
+    if wanted and (origin.kind == "ini" or origin.name.startswith("-o ")):  # addopts may hold an -o
         raise ValueError("a run that always accepts never fails; give it on the command line, as --ftguard-update")
     return wanted
 
@@ -236,7 +253,9 @@ KEYS: Final = (
     Key("protected", _flag, "believe nothing that is stored, for where others may have written it", flag=True),
     Key("require_signed", _flag, f"believe only results signed with the key in {SIGNING_KEY_VARIABLE}", flag=True),
     Key("disable", _flag, "train nothing and skip the tests that would", flag=True),
-    Key("json", _output, "file to which trials and verdicts are written"),
+    *(Key(row.name, _output, row.help) for row in RENDERERS.values()),
+    Key("reports", _reports, "lines of renderer=path; a renderer is a name, or module:function of yours"),
+    Key("github", choice_of("auto", "off"), "append the summary to GITHUB_STEP_SUMMARY: auto (if it is set) or off"),
 )
 
 

@@ -55,18 +55,15 @@ def find_problem(item: pytest.Item) -> str | None:
     return _problem_of(list(item.iter_markers(_NAME)))
 
 
-def memory_budget(item: pytest.Item, settings: Settings) -> Setting | None:
-    """Return the memory budget of a test; None where it has none, or is not known to ask for memory.
+def memory_budget(item: pytest.Item) -> Setting | None:
+    """Return the memory budget of a test's marker; None if it has none.
 
-    A budget of the ini file holds for the tests that call the helper, and the others have a use for the training.
+    A budget of the settings holds for the tests that call the helper, which is not known before they do.
 
     Raises:
         ConfigurationError: A marker is wrong.
     """
-    budget = limits_of(item).get("max_memory")
-    code = getattr(getattr(item, "function", None), "__code__", None)
-    asks = code is not None and "assert_memory_budget" in code.co_names
-    return budget or (settings.get("max_memory") if asks else None)
+    return limits_of(item).get("max_memory")
 
 
 def _problem_of(markers: Sequence[pytest.Mark]) -> str | None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
-from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Place, Setting
-from pytest_ftguard.settings.ini import ini_values
+from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Origin, Setting
+from pytest_ftguard.settings.ini import ini_overrides, ini_values
 from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -115,20 +115,20 @@ class Settings:
         if others:
             second = self._values[others[0]]
             message = (
-                f"adapter_config (set by {config.place}) and {others[0]} (set by {second.place}) both say what the "
-                f"candidate is: remove one of them, or set the value in {config.value!r}"
+                f"adapter_config (set by {config.origin.name}) and {others[0]} (set by {second.origin.name}) both say "
+                f"what the candidate is: remove one of them, or set the value in {config.value!r}"
             )
             raise ConfigurationError(message)
         names = {name: f"lora_{name}" for name in _RATE}
         try:
             made = self._make(lambda **rate: Peft(Path(config.value), **rate), names)
         except ConfigurationError as error:
-            known = any(setting.place in str(error) for setting in self._values.values())
-            raise ConfigurationError(str(error) if known else f"{error} (set by {config.place})") from None
+            known = any(setting.origin.name in str(error) for setting in self._values.values())
+            raise ConfigurationError(str(error) if known else f"{error} (set by {config.origin.name})") from None
         if made.learning_rate is None and not made.search_learning_rate:
             message = (
-                f"adapter_config (set by {config.place}) is for the method {made.method!r}, for which no rule gives a "
-                "learning rate: set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"
+                f"adapter_config (set by {config.origin.name}) is for the method {made.method!r}, for which no rule "
+                "gives a learning rate: set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"
             )
             raise ConfigurationError(message)
         return made
@@ -164,7 +164,7 @@ class Settings:
         except ConfigurationError as error:
             # The spec names its field; the user needs the key that filled it.
             culprit = next((setting for field, setting in found.items() if f".{field} " in str(error)), None)
-            raise ConfigurationError(f"{error} (set by {culprit.place})" if culprit else str(error)) from None
+            raise ConfigurationError(f"{error} (set by {culprit.origin.name})" if culprit else str(error)) from None
 
     def store(self, rootdir: Path, environment: Mapping[str, str] = os.environ) -> StoreOptions | None:
         """Return where results are stored and which are believed; None where none are.
@@ -209,28 +209,28 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     Raises:
         ConfigurationError: A value is wrong, or a name is unknown.
     """
-    ini_name = config.inipath.name if config.inipath else "the command line's -o"
     from_ini = ini_values(config, INI_PREFIX)
-    _refuse_unknown_names(environment, from_ini, ini_name)
+    places = _ini_places(config, [*from_ini, *(key.ini for key in KEYS)])
+    _refuse_unknown_names(environment, {name: places[name].name for name in from_ini})
     here = config.invocation_params.dir
     values: dict[str, Setting] = {}
     for key in KEYS:
         candidates = (
-            (config.getoption(key.ini), Place("command line", f"the option {key.option}", here)),
-            (environment.get(key.variable), Place("environment", f"the environment variable {key.variable}", here)),
-            (from_ini.get(key.ini), Place("ini", f"{key.ini} in {ini_name}", config.rootpath)),
+            (config.getoption(key.ini), Origin("command line", f"the option {key.option}", here)),
+            (environment.get(key.variable), Origin("environment", f"the environment variable {key.variable}", here)),
+            (from_ini.get(key.ini), places[key.ini]),
         )
-        for raw, place in candidates:
+        for raw, origin in candidates:
             if raw is not None:
-                values[key.name] = key.read(raw, place)
+                values[key.name] = key.read(raw, origin)
                 break
     settings = Settings(values)
     if "calibrate" in values and "calibration" not in values:
-        message = f"calibrate (set by {values['calibrate'].place}) needs a file to write: set ftguard_calibration"
+        message = f"calibrate (set by {values['calibrate'].origin.name}) needs a file to write: set ftguard_calibration"
         raise ConfigurationError(message)
     if settings.value("require_signed", False) and not environment.get(SIGNING_KEY_VARIABLE):
         message = (
-            f"require_signed (set by {values['require_signed'].place}) needs the key of the signatures: set the "
+            f"require_signed (set by {values['require_signed'].origin.name}) needs the key of the signatures: set the "
             f"environment variable {SIGNING_KEY_VARIABLE}"
         )
         raise ConfigurationError(message)
@@ -239,16 +239,27 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     return settings
 
 
-def _refuse_unknown_names(environment: Mapping[str, str], ini_names: Iterable[str], ini_name: str) -> None:
+def _ini_places(config: pytest.Config, names: Iterable[str]) -> dict[str, Origin]:
+    """Return where keys of the ini file were set: in it or by `-o`. Relative paths of both start at the root folder."""
+    overrides, file = ini_overrides(config), config.inipath.name if config.inipath else "the ini file"
+    return {
+        name: Origin("command line", f"-o {name}=...", config.rootpath)
+        if name in overrides
+        else Origin("ini", f"{name} in {file}", config.rootpath)
+        for name in names
+    }
+
+
+def _refuse_unknown_names(environment: Mapping[str, str], ini_places: Mapping[str, str]) -> None:
     # A misspelt limit that is silently ignored would be a gate that nobody has.
     known_variables = {SIGNING_KEY_VARIABLE, *(key.variable for key in KEYS)}
     known_ini = {key.ini for key in KEYS}
     for name in environment:
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known_variables:
             raise ConfigurationError(f"the environment variable {name} is unknown{_closest(name, known_variables)}")
-    for name in ini_names:
+    for name, place in ini_places.items():
         if name not in known_ini:
-            raise ConfigurationError(f"the key {name} in {ini_name} is unknown{_closest(name, known_ini)}")
+            raise ConfigurationError(f"the key {place} is unknown{_closest(name, known_ini)}")
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
@@ -267,7 +278,7 @@ def marker_problem(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> s
         if name not in MARKER_KEYS:
             return f"the marker ftguard has no keyword {name!r}; it has {', '.join(MARKER_KEYS)}"
         try:
-            MARKER_KEYS[name].read(value, _marker_place(name))
+            MARKER_KEYS[name].read(value, _marker_origin(name))
         except ConfigurationError as error:
             return str(error)
     return None
@@ -278,9 +289,9 @@ def marker_settings(markers: Iterable[Mapping[str, Any]]) -> Settings:
     values: dict[str, Setting] = {}
     for keywords in markers:
         for name, value in keywords.items():
-            values.setdefault(name, MARKER_KEYS[name].read(value, _marker_place(name)))
+            values.setdefault(name, MARKER_KEYS[name].read(value, _marker_origin(name)))
     return Settings(values)
 
 
-def _marker_place(name: str) -> Place:
-    return Place("marker", f"the marker ftguard({name}=...)", Path())
+def _marker_origin(name: str) -> Origin:
+    return Origin("marker", f"the marker ftguard({name}=...)")

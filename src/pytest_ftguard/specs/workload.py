@@ -132,7 +132,7 @@ class Workload(Spec):
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """Numbers of seeds at which a gate in doubt looks again, each about 1.6 times the one before: 3, 5, 8."""
+        """Numbers of seeds at which a gate in doubt looks again, each about 1.6 times the one before (3, 5, 8)."""
         looks = [len(self.seeds)]
         while looks[-1] < self.most_seeds:
             looks.append(min(self.most_seeds, math.ceil(1.6 * looks[-1])))

@@ -22,7 +22,7 @@ from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult, log_digests
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.training import data, machine
-from pytest_ftguard.training.evidence import Integers, Search
+from pytest_ftguard.training.batches import BatchSearch
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import base_of_wrapped, start_of
@@ -110,7 +110,8 @@ class FtguardCallback(TrainerCallback):
             for role, text in self._texts.items()
             if text is not None
         }
-        self._run = _Run(args, kwargs["model"], texts, int(state.max_steps))
+        search = BatchSearch(texts, kwargs.get("processing_class"))
+        self._run = _Run(args, kwargs["model"], texts, search, int(state.max_steps))
         self._run.note_rates(kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -122,6 +123,7 @@ class FtguardCallback(TrainerCallback):
         """Stop them, and measure a point of the curve where one is due."""
         if self._run:
             self._run.recorder.end_step(state.global_step)
+            self._run.search.search()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Note the first loss that is not finite."""
@@ -167,11 +169,17 @@ class _Run:
 
     Attributes:
         recorder: Measures the steps.
+        search: Looks for the texts in the batches: what is trained on is known batch by batch only.
         problem: What showed that the training diverged, if anything did.
     """
 
     def __init__(
-        self, args: TrainingArguments, model: nn.Module, texts: dict[str, data.EvaluationSet], steps: int
+        self,
+        args: TrainingArguments,
+        model: nn.Module,
+        texts: dict[str, data.EvaluationSet],
+        search: BatchSearch,
+        steps: int,
     ) -> None:
         self.problem: str | None = None
         self._args = args
@@ -186,8 +194,7 @@ class _Run:
         is_peft = isinstance(self._variant, Peft)
         self._base = base_of_wrapped(model, self._variant.label, self._losses) if is_peft else self._losses()
         self.recorder = Recorder(model, texts["validation"], self._evaluator, steps, self._device)
-        # What is trained on is known batch by batch only.
-        self._searches = {role: Search(text.excerpts) for role, text in texts.items() if text.excerpts is not None}
+        self.search = search
         self._order = hashlib.sha256()
         self._shape: tuple[int, ...] = ()
         self._knows_batches = True
@@ -199,8 +206,7 @@ class _Run:
         return {role: self._evaluator.losses(self._model, text) for role, text in self._texts.items()}
 
     def _with_trained_on(self, losses: dict[str, SequenceLosses]) -> dict[str, SequenceLosses]:
-        counts = {role: int(search.is_found().sum()) for role, search in self._searches.items()}
-        return {role: replace(measured, trained_on=counts.get(role, 0)) for role, measured in losses.items()}
+        return {role: replace(measured, trained_on=self.search.count(role)) for role, measured in losses.items()}
 
     def note_rates(self, optimizer: Any, scheduler: Any) -> None:
         """Take the learning rate from the optimizer, which may be one of the user's own."""
@@ -225,9 +231,7 @@ class _Run:
             self._order.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
         if "input_ids" in tensors:
             self._shape = max(self._shape, tuple(tensors["input_ids"].shape))
-            rows = _rows(tensors["input_ids"], tensors.get("attention_mask"))
-            for search in self._searches.values():
-                search.see_rows(rows)
+            self.search.note(tensors["input_ids"], tensors.get("attention_mask"))
 
     def finish(self, steps: int, names: dict[str, Any]) -> TrialResult:
         self._hook.remove()
@@ -286,14 +290,6 @@ def _why_not(args: TrainingArguments, state: Any) -> str | None:
     if args.load_best_model_at_end:
         return "it loads its best checkpoint at the end, and variants are compared after the same number of steps"
     return None
-
-
-def _rows(ids: torch.Tensor, mask: torch.Tensor | None) -> list[Integers]:
-    """Return the token ids of each row of a batch, without what fills it up."""
-    rows = ids.detach().cpu().long().reshape(-1, ids.shape[-1])
-    if mask is None or mask.shape != ids.shape:
-        return list(rows.numpy())
-    return [row[kept].numpy() for row, kept in zip(rows, mask.detach().cpu().reshape(rows.shape) > 0, strict=True)]
 
 
 def _inner(wrapped: Any) -> Any:

@@ -17,9 +17,11 @@ from torch.utils.data import Dataset
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, evenly_spaced
-from pytest_ftguard.training.evidence import Excerpts, Integers, Passages, design_effect, folded, joined, origins
+from pytest_ftguard.training.evidence import Excerpts, Places, design_effect, origins
 from pytest_ftguard.training.files import read_text
-from pytest_ftguard.training.tokens import Tokens, tokenized
+from pytest_ftguard.training.passages import Integers, Passages, Row
+from pytest_ftguard.training.tokens import Tokens, decoded, tokenized
+from pytest_ftguard.training.words import folded, spans_of, words_of
 
 __all__ = [
     "EvaluationSet",
@@ -235,7 +237,7 @@ def left_over_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_m
         others = " of other documents" if documents else ""
         copies = f", not counting {repeated} that repeat earlier ones" if repeated else ""
         message = (
-            f"{cut.tokens.text.name} has {len(cut.spans) - repeated} sequences{copies}, of which the gates use "
+            f"{cut.tokens.text.name} has {len(cut.sequences) - repeated} sequences{copies}, of which the gates use "
             f"{len(used)}: a search for a learning rate needs {_LEAST_LEFT_OVER} others{others}, and {len(rest)} are "
             "left; give a longer text, or a smaller validation_sequences"
         )
@@ -249,28 +251,31 @@ class _Cut:
 
     Attributes:
         tokens: The text.
-        row: All its tokens, joined.
-        spans: Start and stop of each sequence in the row.
+        sequences: Token ids of each sequence.
         documents: Number of the document of each sequence.
+        row: The words of the text.
+        places: Where the sequences are among its words.
+        passages: What counts as a passage of it.
         origins: Number of the earlier sequence that each repeats; its own number if it is new.
     """
 
     tokens: Tokens
-    row: Integers
-    spans: Integers
+    sequences: tuple[Integers, ...]
     documents: Integers
+    row: Row
+    places: Places
+    passages: Passages
     origins: Integers
 
     def chosen(self, indices: Sequence[int], repeated: int) -> EvaluationSet:
         """Return some of the sequences."""
-        spans, numbers = self.spans[indices], self.documents[indices].tolist()
-        is_stream = self.tokens.text.is_stream
-        texts = self.tokens.text.documents
-        labels = () if is_stream else tuple(folded(texts[number]) for number in numbers)
+        sequences, numbers = [self.sequences[index] for index in indices], self.documents[indices].tolist()
+        text = self.tokens.text
+        labels = () if text.is_stream else tuple(folded(text.documents[number]) for number in numbers)
         return EvaluationSet(
-            sequences=tuple(torch.from_numpy(self.row[start:stop].copy()) for start, stop in spans.tolist()),
-            documents=None if is_stream else tuple(numbers),
-            excerpts=Excerpts.of(self.row, spans, self.tokens.passages, labels),
+            sequences=tuple(torch.from_numpy(sequence.copy()) for sequence in sequences),
+            documents=None if text.is_stream else tuple(numbers),
+            excerpts=Excerpts.of(self.row, self.places.some(indices), self.passages, sequences, labels),
             repeated=repeated,
             unknown=self.tokens.unknown,
         )
@@ -278,22 +283,40 @@ class _Cut:
 
 def _cut_text(path: str, role: str, tokenizer: Any, block_size: int) -> _Cut:
     tokens = tokenized(read_text(path, role), tokenizer)
-    least = block_size if tokens.text.is_stream else 2
-    spans, documents, offset = [], [], 0
-    for number, document in enumerate(tokens.documents):
-        for start in range(0, len(document) - least + 1, block_size):
-            spans.append((offset + start, offset + min(start + block_size, len(document))))
-            documents.append(number)
-        offset += len(document) + 1
-    if not spans:
-        message = (
-            f"{tokens.text.name} gives no sequence of {block_size} tokens: give a longer text, or a smaller block_size"
-        )
+    text = tokens.text
+    least = block_size if text.is_stream else 2
+    cut = [
+        [document[start : start + block_size] for start in range(0, len(document) - least + 1, block_size)]
+        for document in tokens.documents
+    ]
+    numbers = [number for number, sequences in enumerate(cut) for _ in sequences]
+    if not numbers:
+        message = f"{text.name} gives no sequence of {block_size} tokens: give a longer text, or a smaller block_size"
         raise ConfigurationError(message)
-    row, places = joined(tokens.documents), np.array(spans, dtype=np.int64)
-    labels = None if tokens.text.is_stream else _labels(tokens.text.documents, documents)
-    found = origins(row, places, tokens.passages, labels)
-    return _Cut(tokens, row, places, np.array(documents, dtype=np.int64), found)
+    row = words_of(text.documents)
+    passages = Passages.of_words(int((row.symbols >= 0).sum()), text.size)
+    places = _places(text.documents, cut, row, passages, tokenizer)
+    found = origins(row, places, passages, None if text.is_stream else _labels(text.documents, numbers))
+    sequences = tuple(sequence for sequences in cut for sequence in sequences)
+    return _Cut(tokens, sequences, np.array(numbers, dtype=np.int64), row, places, passages, found)
+
+
+def _places(
+    texts: Sequence[str], cut: Sequence[Sequence[Integers]], row: Row, passages: Passages, tokenizer: Any
+) -> Places:
+    """Return where the sequences of each text are among its words."""
+    stops = np.flatnonzero(row.symbols < 0)
+    starts = np.concatenate([[0], stops[:-1] + 1])
+    wholes = np.stack([starts, stops], axis=1)
+    spans = [
+        whole[None]
+        if len(sequences) == 1 and len(texts) > 1
+        else whole[0] + spans_of(text, decoded(sequences, tokenizer))
+        for text, sequences, whole in zip(texts, cut, wholes, strict=True)
+        if sequences
+    ]
+    documents = np.repeat(wholes, [len(sequences) for sequences in cut], axis=0)
+    return Places.of(np.concatenate(spans), documents, passages)
 
 
 def _labels(texts: Sequence[str], documents: Sequence[int]) -> list[tuple[str, int]]:
@@ -347,15 +370,15 @@ def evaluation_set_of_ids(
         message = f"the {role} sequences are {len(sequences)}, and their documents {len(documents)}: give one for each"
         raise ConfigurationError(message)
     arrays = [np.array(sequence, dtype=np.int64) for sequence in sequences]
-    row, stops = np.concatenate(arrays), np.cumsum([len(array) for array in arrays])
+    ids, stops = np.concatenate(arrays), np.cumsum([len(array) for array in arrays])
     spans = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
-    each = 1 if len(np.unique(row)) <= _CHARACTERS else _BYTES_OF_A_WORD
-    passages = Passages.of_text(len(row), each * len(row))
-    found = origins(row, spans, passages, [array.tobytes() for array in arrays])
+    each = 1 if len(np.unique(ids)) <= _CHARACTERS else _BYTES_OF_A_WORD
+    row, passages, places = Row.of_ids(ids), Passages.of_tokens(len(ids), each * len(ids)), Places(spans, spans, spans)
+    found = origins(row, places, passages, [array.tobytes() for array in arrays])
     chosen, repeated = _independent(found, at_most)
     return EvaluationSet(
         tuple(torch.from_numpy(arrays[index]) for index in chosen),
         documents=None if documents is None else tuple(documents[index] for index in chosen),
-        excerpts=Excerpts.of(row, spans[chosen], passages),
+        excerpts=Excerpts.of(row, places.some(chosen), passages, [arrays[index] for index in chosen], has_words=False),
         repeated=repeated,
     )

@@ -1,111 +1,100 @@
 """What of a text is new: copies of earlier passages are not, nor is what stands in the training text.
 
-A passage is a window of tokens, or a whole sentence or line, which may be shorter. It is found again by its hash.
+Texts are compared as rows of words, sequences of token ids as rows of tokens. A passage is a window of these, or a
+whole sentence or line, which may be shorter.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import unicodedata
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["Excerpts", "Integers", "Passages", "Search", "design_effect", "folded", "joined", "origins"]
+from pytest_ftguard.training.passages import (
+    PART,
+    Flags,
+    Hashes,
+    Integers,
+    Passages,
+    Row,
+    firsts,
+    joined,
+    segments,
+    windows,
+)
+from pytest_ftguard.training.words import folded, words_of
 
-Integers = NDArray[np.int64]
-_Flags = NDArray[np.bool_]
-_Hashes = NDArray[np.uint64]
+__all__ = ["Excerpts", "Places", "Search", "design_effect", "origins"]
 
-# Texts that have nothing else in common share shorter ones. Windows of 48 bytes found 40 % of the 64-byte blocks of
-# sentences made by a small grammar in a training text that held none of these sentences; windows of 64 found 0.2 %.
-_WINDOW_BYTES: Final = 64
-# Half a line of code is often repeated, a whole one seldom.
-_SEGMENT_BYTES: Final = 32
-_LEAST_TOKENS: Final = 4
-# Shorter sequences stand in longer rows by chance.
+# Shorter sequences and documents stand in longer ones by chance.
 _LEAST_WHOLE: Final = 8
-# So many of a sequence's tokens must be known for the sequence to be. A copy that was cut elsewhere loses a few.
-# However long it is, no more than half a segment may be new: behind a long prompt, a short message is all that counts.
-_KNOWN_SHARE: Final = 0.9
+# So much of a sequence may be new, as a few words are where a copy was cut, numbered or named. But no more than half a
+# sentence in one stretch: behind a long prompt, a short message is all that counts.
+_NEW_SHARE: Final = 0.1
 # Windows that follow one another are a passage if they are so many windows long, or nearly the whole sequence. Single
 # ones covered 80 % of the blocks of log lines with lines that none of these blocks was made of.
 _LEAST_RUN: Final = 2
+# Shorter sequences are judged with what stands around them in their document: the end of an answer is often the same.
+_LEAST_WINDOWS: Final = 3
 # Passages that so many of the excerpts have are a form that is filled in: prompts, headers, keys, padding.
 _COMMON_SHARE: Final = 0.02
 _LEAST_COMMON: Final = 4
-# Tokens that are sorted or searched at once, so that long texts take time and not memory.
-_PART: Final = 1 << 22
-_BASE: Final = 0x9E3779B97F4A7C15
+# Shifts that differ by less are as one.
+_SHIFTS: Final = 64
 _FILTER_BITS: Final = 20
-# What a list or a quotation puts before each of its items, and a numbered copy at its end. Other numbers say something.
-_MARKS: Final = re.compile(r"^(?:(?:[-*>#\u2022]+|[(\[]?#?\d+[.)\]]) )+| (?:#\d+|\(#?\d+\))$")
 
 
 @dataclass(frozen=True)
-class Passages:
-    """What counts as a passage of a text.
+class Places:
+    """Where the sequences of a text are in its row; each shape (sequences, 2), of starts and stops.
 
     Attributes:
-        window: Tokens of a passage that may begin anywhere.
-        segment: Least number of tokens of a sentence or line.
-        ends: Tokens that end a sentence or line.
+        spans: The sequences, in order.
+        wider: The same, each with so much of its document around it that it can be judged.
+        documents: The document of each.
     """
 
-    window: int
-    segment: int
-    ends: Integers
+    spans: Integers
+    wider: Integers
+    documents: Integers
 
     @classmethod
-    def of_text(cls, tokens: int, size: int, ends: Iterable[int] = ()) -> Passages:
-        """Return what counts in a text of so many tokens and bytes."""
-        window, segment = (
-            max(_LEAST_TOKENS, math.ceil(length * tokens / max(size, 1))) for length in (_WINDOW_BYTES, _SEGMENT_BYTES)
-        )
-        return cls(window, segment, np.array(sorted(ends), dtype=np.int64))
+    def of(cls, spans: Integers, documents: Integers, passages: Passages) -> Places:
+        """Return them with as much around each as `passages` ask for."""
+        least = _LEAST_WINDOWS * passages.window
+        around = np.maximum(least - (spans[:, 1] - spans[:, 0]) + 1, 0) // 2
+        starts = np.minimum(spans[:, 0] - around, documents[:, 1] - least)
+        stops = np.maximum(spans[:, 1] + around, documents[:, 0] + least)
+        starts, stops = np.minimum(starts, spans[:, 0]), np.maximum(stops, spans[:, 1])
+        wider = np.stack([np.maximum(starts, documents[:, 0]), np.minimum(stops, documents[:, 1])], axis=1)
+        return cls(spans, wider, documents)
+
+    def some(self, indices: Sequence[int]) -> Places:
+        """Return those of some of the sequences."""
+        return Places(self.spans[indices], self.wider[indices], self.documents[indices])
 
 
-def folded(document: str) -> str:
-    """Return what stays of a document if case, spaces, and the marks and numbers of a list are left out.
-
-    Marks are kept if hardly anything else would stay.
-    """
-    text = " ".join(unicodedata.normalize("NFKC", document).casefold().split())
-    bare = _MARKS.sub("", text)
-    return bare if 2 * len(bare) >= len(text) else text
-
-
-def joined(parts: Sequence[Integers]) -> Integers:
-    """Return all tokens in one row, each part followed by a number of its own, so that no passage crosses two parts."""
-    ends = -1 - np.arange(len(parts), dtype=np.int64)
-    pieces = [piece for number, part in enumerate(parts) for piece in (part, ends[number : number + 1])]
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
-
-
-def origins(
-    tokens: Integers, spans: Integers, passages: Passages, labels: Sequence[Hashable] | None = None
-) -> Integers:
+def origins(row: Row, places: Places, passages: Passages, labels: Sequence[Hashable] | None = None) -> Integers:
     """Return for each sequence the number of the earlier one that it repeats; its own number if it is new.
 
     Args:
-        tokens: A whole text, as `joined` makes it.
-        spans: Start and stop of each sequence in it, in order.
+        row: A whole text.
+        places: Where its sequences are.
         passages: What counts as a passage.
-        labels: Of each sequence. Equal ones make the later sequence a copy, whatever its tokens are.
+        labels: Of each sequence. Equal ones make the later sequence a copy, whatever its symbols are.
     """
-    found = _sources(tokens, passages)
-    is_repeated = found != np.arange(len(found))
-    known = _known(is_repeated, spans, passages.segment)
-    result = np.arange(len(spans))
+    found = _sources(row, places, passages)
+    is_new = found == np.arange(len(found))
+    known = _known(is_new, np.zeros_like(is_new), places, passages)
+    result = np.arange(len(places.spans))
     for number in np.flatnonzero(known):
-        start, stop = spans[number]
-        middle = np.median(found[start:stop][is_repeated[start:stop]])
+        start, stop = places.wider[number]
+        middle = np.median(found[start:stop][~is_new[start:stop]])
         # A passage that repeats itself within the first sequence has come from nowhere else.
-        result[number] = min(int(number), max(0, int(np.searchsorted(spans[:, 0], middle, side="right")) - 1))
+        origin = int(np.searchsorted(places.spans[:, 0], middle, side="right")) - 1
+        result[number] = min(int(number), max(0, origin))
     first: dict[Hashable, int] = {}
     for place, label in enumerate(labels or ()):
         result[place] = min(int(result[place]), first.setdefault(label, place))
@@ -121,40 +110,105 @@ def design_effect(origins: Sequence[int] | Integers) -> float:
     return float((counts**2).sum() / counts.sum())
 
 
-def _sources(tokens: Integers, passages: Passages) -> Integers:
-    """Return for each token where its passage stood first; its own place if the passage is new."""
-    places = np.arange(len(tokens))
-    starts, lengths, hashes = _segments(tokens, passages)
-    shifts = np.where(lengths >= passages.segment, starts[_first(hashes)] - starts, 0)
-    found: Integers = places + np.repeat(shifts, lengths)
-    first = _first(_windows(tokens, passages.window))
-    if len(first):
-        numbers = np.arange(len(first))
-        # The last repeated window that begins at or before each token, which may have ended before it.
-        latest = np.full(len(tokens), -1)
-        latest[: len(first)] = np.where(first != numbers, numbers, -1)
-        latest = np.maximum.accumulate(latest)
-        inside = (latest >= 0) & (places - latest < passages.window)
-        found[inside] = (first[latest[inside]] - latest[inside]) + places[inside]
+def _sources(row: Row, places: Places, passages: Passages) -> Integers:
+    """Return for each symbol where its passage stood first; its own place if the passage is new."""
+    numbers = np.arange(len(row.symbols))
+    starts, lengths, hashes = segments(row)
+    shifts = np.where(lengths >= passages.segment, starts[firsts(hashes)] - starts, 0)
+    found: Integers = numbers + np.repeat(shifts, lengths)
+    first = firsts(windows(row.symbols, passages.window))
+    repeated = np.flatnonzero(first != numbers[: len(first)])
+    common = np.zeros(len(row.symbols), dtype=np.bool_)
+    repeated = _in_runs(repeated, first[repeated] - repeated, row, common=common, spans=places.spans, passages=passages)
+    # The last repeated window that begins at or before each symbol, which may have ended before it.
+    latest = np.full(len(row.symbols), -1)
+    latest[repeated] = repeated
+    latest = np.maximum.accumulate(latest)
+    inside = (latest >= 0) & (numbers - latest < passages.window)
+    found[inside] = (first[latest[inside]] - latest[inside]) + numbers[inside]
     return found
 
 
-def _known(marked: _Flags, spans: Integers, segment: int) -> _Flags:
-    """Return for each sequence whether nearly all of its tokens are marked."""
-    lengths = spans[:, 1] - spans[:, 0]
-    known: _Flags = lengths - _count(marked, spans) <= _most_new(lengths, segment)
+def _in_runs(
+    found: Integers, shifts: Integers, row: Row, *, common: Flags, spans: Integers, passages: Passages
+) -> Integers:
+    """Return those of some windows that follow one another, but for a few symbols, in a long passage.
+
+    Args:
+        found: Where the windows begin.
+        shifts: How far each is from where it comes from. A passage comes from one place.
+        row: The text.
+        common: Which symbols prove nothing.
+        spans: The sequences in it.
+        passages: What counts as a passage.
+    """
+    if not len(found):
+        return found
+    # A few symbols more or less, such as a number in front of each paragraph, leave a passage together.
+    kept = [
+        _of_one_shift(found, (shifts + more) // _SHIFTS, row, common=common, spans=spans, passages=passages)
+        for more in (0, _SHIFTS // 2)
+    ]
+    together: Integers = np.union1d(*kept)
+    return together
+
+
+def _of_one_shift(
+    found: Integers, shifts: Integers, row: Row, *, common: Flags, spans: Integers, passages: Passages
+) -> Integers:
+    """Return those of some windows that follow one another with the same shift in a long passage."""
+    order = np.lexsort((found, shifts))
+    found, shifts = found[order], shifts[order]
+    documents = np.cumsum(row.symbols < 0)[found]
+    is_first = np.diff(found, prepend=found[0]) > passages.window + passages.segment // 2
+    is_first |= (np.diff(documents, prepend=-1) != 0) | (np.diff(shifts, prepend=shifts[0]) != 0)
+    starts, stops = found[is_first], found[np.append(is_first[1:], True)] + passages.window
+    own = spans[_numbers(starts, spans)]
+    inside = np.stack([np.maximum(starts, own[:, 0]), np.maximum(np.minimum(stops, own[:, 1]), own[:, 0])], axis=1)
+    is_long = stops - starts >= _LEAST_RUN * passages.window
+    wanted = np.maximum(_count(~common, own), np.minimum(passages.window, own[:, 1] - own[:, 0]))
+    is_long |= _count(~common, inside) >= (1 - _NEW_SHARE) * wanted
+    long: Integers = found[is_long[np.cumsum(is_first) - 1]]
+    return long
+
+
+def _numbers(places: Integers, spans: Integers) -> Integers:
+    """Return in which sequence some places are: the first that does not end before them."""
+    return np.minimum(np.searchsorted(spans[:, 1], places, side="right"), len(spans) - 1)
+
+
+def _known(new: Flags, common: Flags, places: Places, passages: Passages) -> Flags:
+    """Return for each sequence whether hardly any of its symbols are new.
+
+    Args:
+        new: Which symbols are.
+        common: Which ones prove nothing, because many sequences have them.
+        places: Where the sequences are.
+        passages: What counts as a passage.
+    """
+    lengths = places.spans[:, 1] - places.spans[:, 0]
+    alone = _is_known(new, common, places.spans, passages) & (2 * lengths >= 3 * passages.window)
+    known: Flags = alone | _is_known(new, common, places.wider, passages)
     return known
 
 
-def _most_new(lengths: Integers, segment: int) -> NDArray[np.float64]:
-    most: NDArray[np.float64] = np.minimum((1 - _KNOWN_SHARE) * lengths, segment / 2)
-    return most
+def _is_known(new: Flags, common: Flags, spans: Integers, passages: Passages) -> Flags:
+    half = passages.segment // 2
+    new = new & ~common
+    sums = np.concatenate([[0], np.cumsum(new)])
+    stretches = sums[half + 1 :] - sums[: -half - 1] > half
+    last = np.maximum(spans[:, 1] - half, spans[:, 0])
+    is_broken = _count(stretches, np.stack([spans[:, 0], last], axis=1)) > 0
+    own = _count(~common, spans)
+    enough = own >= np.minimum(passages.segment, spans[:, 1] - spans[:, 0])
+    known: Flags = ~is_broken & (_count(new, spans) <= _NEW_SHARE * own) & enough & (own > 0)
+    return known
 
 
-def _count(marked: _Flags, spans: Integers) -> Integers:
-    """Return how many tokens of each sequence are marked."""
+def _count(marked: Flags, spans: Integers) -> Integers:
+    """Return how many symbols of each sequence are marked."""
     sums = np.concatenate([[0], np.cumsum(marked)])
-    counts: Integers = sums[spans[:, 1]] - sums[spans[:, 0]]
+    counts: Integers = sums[np.minimum(spans[:, 1], len(marked))] - sums[np.minimum(spans[:, 0], len(marked))]
     return counts
 
 
@@ -163,25 +217,46 @@ class Excerpts:
     """Sequences of an evaluation text with what stands around them, to be looked for in training data.
 
     Attributes:
-        tokens: Each sequence with nearly a window before and behind it, joined.
-        spans: Start and stop of each sequence.
+        row: Each sequence with what it is judged by and nearly a window before and behind it, joined.
+        places: Where the sequences are.
         passages: What counts as a passage.
+        begins: Where each of them begins in the row.
+        units: The number of the document of each, if the text has documents; otherwise its own.
+        ids: The token ids of each sequence, as bytes.
         labels: The folded document of each sequence, if the text has documents.
+        has_words: Whether the symbols are words.
     """
 
-    tokens: Integers
-    spans: Integers
+    row: Row
+    places: Places
     passages: Passages
+    begins: Integers
+    units: Integers
+    ids: tuple[bytes, ...]
     labels: tuple[str, ...] = ()
+    has_words: bool = True
 
     @classmethod
-    def of(cls, tokens: Integers, spans: Integers, passages: Passages, labels: tuple[str, ...] = ()) -> Excerpts:
-        """Return those of a text that `joined` made."""
+    def of(
+        cls,
+        row: Row,
+        places: Places,
+        passages: Passages,
+        ids: Iterable[Integers] = (),
+        labels: tuple[str, ...] = (),
+        *,
+        has_words: bool = True,
+    ) -> Excerpts:
+        """Return those of a whole text."""
         reach = passages.window - 1
-        starts = np.maximum(spans[:, 0] - reach, 0)
-        parts = [tokens[start : stop + reach] for start, stop in zip(starts, spans[:, 1], strict=True)]
-        places = np.cumsum([0, *(len(part) + 1 for part in parts[:-1])])[: len(parts)]
-        return cls(joined(parts), spans + (places - starts)[:, None], passages, labels)
+        starts = np.maximum(places.wider[:, 0] - reach, 0)
+        parts = [row.part(start, stop + reach) for start, stop in zip(starts, places.wider[:, 1], strict=True)]
+        begins = np.cumsum([0, *(len(part.symbols) + 1 for part in parts[:-1])])[: len(parts)]
+        shifts = (begins - starts)[:, None]
+        shifted = Places(places.spans + shifts, places.wider + shifts, places.documents + shifts)
+        rows = tuple(sequence.tobytes() for sequence in ids)
+        units = np.unique(places.documents[:, 0], return_inverse=True)[1] if labels else np.arange(len(parts))
+        return cls(joined(parts), shifted, passages, begins, units, rows, labels, has_words)
 
 
 class Search:
@@ -189,39 +264,60 @@ class Search:
 
     def __init__(self, excerpts: Excerpts) -> None:
         self._excerpts = excerpts
-        self._windows = _windows(excerpts.tokens, excerpts.passages.window)
-        self._segments = _segments(excerpts.tokens, excerpts.passages)
+        self._windows = windows(excerpts.row.symbols, excerpts.passages.window)
+        self._segments = segments(excerpts.row)
         self._wanted = np.unique(np.concatenate([self._windows, self._segments[2]]))
         self._found = np.zeros(len(self._wanted), dtype=np.bool_)
         self._labels: set[str] = set()
-        self._sequences = set(self._bytes_of_sequences())
+        self._ids = set(excerpts.ids)
         self._rows: set[bytes] = set()
-        self._inside = np.zeros(len(excerpts.spans), dtype=np.bool_)
-        self._short = tuple(_whole(excerpts))
+        # Those that have no window: their content, and how it begins.
+        self._short = dict.fromkeys(_short(excerpts), False)
+        self._lengths = sorted({len(content) // 8 for content in self._short})
+        begins = [
+            windows(np.frombuffer(content, dtype=np.int64)[:_LEAST_WHOLE], _LEAST_WHOLE) for content in self._short
+        ]
+        self._begins = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *begins]))
         # By their first bits most passages of the training data are told to be none of these.
         self._may_be = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
-        for wanted in (self._wanted, *(hashes for _, _, hashes in self._short)):
-            self._may_be[_first_bits(wanted)] = True
+        for hashes in (self._wanted, self._begins):
+            self._may_be[_first_bits(hashes)] = True
 
-    def see(self, tokens: Integers) -> None:
+    @property
+    def has_words(self) -> bool:
+        """Whether it takes texts."""
+        return self._excerpts.has_words
+
+    def see(self, row: Row) -> None:
         """Look for them in one piece of the training data."""
         passages = self._excerpts.passages
-        for start in range(0, len(tokens), _PART):
-            part = tokens[start : start + _PART + passages.window - 1]
-            _, lengths, segments = _segments(part, passages)
-            for hashes in (_windows(part, passages.window), segments[lengths >= passages.segment]):
-                self._found |= np.isin(self._wanted, hashes[self._may_be[_first_bits(hashes)]])
+        for start in range(0, len(row.symbols), PART):
+            part = row.part(start, start + PART + passages.window - 1)
+            _, lengths, hashes = segments(part)
+            for each in (windows(part.symbols, passages.window), hashes[lengths >= passages.segment]):
+                self._found |= np.isin(self._wanted, each[self._may_be[_first_bits(each)]])
+            if self._short:
+                self._see_short(part.symbols)
 
-    def see_rows(self, rows: Sequence[Integers]) -> None:
-        """Look for them in the rows of a batch, which may be whole sequences with others before and behind them."""
-        joint = np.concatenate(rows)
-        self.see(joint)
-        for length, numbers, wanted in self._short:
-            hashes = _windows(joint, length)
-            self._inside[numbers] |= np.isin(wanted, hashes[self._may_be[_first_bits(hashes)]])
+    def _see_short(self, symbols: Integers) -> None:
+        hashes = windows(symbols, _LEAST_WHOLE)
+        for start in np.flatnonzero(self._may_be[_first_bits(hashes)] & np.isin(hashes, self._begins)).tolist():
+            for length in self._lengths:
+                content = symbols[start : start + length].tobytes()
+                if content in self._short:
+                    self._short[content] = True
+
+    def see_rows(self, rows: Sequence[Integers], texts: Sequence[str] = ()) -> None:
+        """Look for them in the rows of a batch, which may be whole sequences with others before and behind them.
+
+        Args:
+            rows: Token ids of each row.
+            texts: The same, decoded, if the excerpts are of words.
+        """
+        self.see(words_of(texts) if self._excerpts.has_words else Row.of_ids(np.concatenate(rows)))
         for row in rows:
             ways = (row, row[1:], row[:-1], row[1:-1])
-            self._rows |= self._sequences.intersection(way.tobytes() for way in ways)
+            self._rows |= self._ids.intersection(way.tobytes() for way in ways)
 
     def see_documents(self, documents: Iterable[str]) -> None:
         """Look for whole documents among those of the training data, and among their lines."""
@@ -229,125 +325,63 @@ class Search:
         for document in documents if wanted else ():
             self._labels |= wanted.intersection(map(folded, (document, *document.split("\n"))))
 
-    def is_found(self) -> _Flags:
+    def is_found(self) -> Flags:
         """Return for each sequence whether it was among what was seen."""
-        spans, segment = self._excerpts.spans, self._excerpts.passages.segment
+        row, places, passages = self._excerpts.row, self._excerpts.places, self._excerpts.passages
         wanted = self._wanted[self._found]
-        starts, lengths, segments = self._segments
-        windows = np.flatnonzero(np.isin(self._windows, wanted))
-        seen = self._covered(*self._runs(windows)) | np.repeat(np.isin(segments, wanted), lengths)
-        often = np.flatnonzero(self._is_common(self._windows, np.arange(len(self._windows))))
-        common = self._covered(often, often + self._excerpts.passages.window)
-        common |= np.repeat(self._is_common(segments, starts) & (lengths >= segment), lengths)
-        own = _count(~common, spans)
-        new = own - _count(seen & ~common, spans)
-        # What stands in many sequences proves nothing, so enough else must have been found.
-        known = (new <= _most_new(own, segment)) & (own >= np.minimum(segment, spans[:, 1] - spans[:, 0]))
-        is_whole = [sequence in self._rows for sequence in self._bytes_of_sequences()]
-        is_document = [label in self._labels for label in self._excerpts.labels] or [False]
-        found: _Flags = known | self._inside | np.array(is_whole) | np.array(is_document)
-        return found
+        starts, lengths, hashes = self._segments
+        common = self._covered(np.flatnonzero(self._is_common(self._windows, np.arange(len(self._windows)))))
+        common |= np.repeat(self._is_common(hashes, starts) & (lengths >= passages.segment), lengths)
+        # A window of a form that reaches a little beyond it stands in many texts.
+        begins = np.arange(len(self._windows))
+        own = _count(~common, np.stack([begins, begins + passages.window], axis=1))
+        found = np.flatnonzero(np.isin(self._windows, wanted) & (2 * own >= passages.window))
+        runs = _in_runs(found, np.zeros_like(found), row, common=common, spans=places.spans, passages=passages)
+        seen = self._covered(runs) | np.repeat(np.isin(hashes, wanted), lengths)
+        result = _known(~seen, common, places, passages)
+        for each, known in ((self._excerpts.ids, self._rows), (self._excerpts.labels, self._labels)):
+            result |= np.array([one in known for one in each] or [False])
+        short = {content for content, is_seen in self._short.items() if is_seen}
+        result |= np.array([content in short for content in _contents(self._excerpts)])
+        return result
 
-    def _runs(self, windows: Integers) -> tuple[Integers, Integers]:
-        """Return starts and stops of the long passages that some windows make up."""
-        window, spans = self._excerpts.passages.window, self._excerpts.spans
-        is_first = np.diff(windows, prepend=-2) > 1
-        starts = windows[is_first]
-        stops = windows[np.append(is_first[1:], True)[: len(windows)]] + window
-        own = spans[self._numbers(starts)]
-        inside = np.minimum(stops, own[:, 1]) - np.maximum(starts, own[:, 0])
-        is_long = (stops - starts >= _LEAST_RUN * window) | (inside >= _KNOWN_SHARE * (own[:, 1] - own[:, 0]))
-        return starts[is_long], stops[is_long]
-
-    def _numbers(self, places: Integers) -> Integers:
-        """Return in which sequence some passages are: the first that does not end before them."""
-        numbers = np.searchsorted(self._excerpts.spans[:, 1], places, side="right")
-        return np.minimum(numbers, len(self._excerpts.spans) - 1)
-
-    def _covered(self, starts: Integers, stops: Integers) -> _Flags:
-        steps = np.zeros(len(self._excerpts.tokens) + 1, dtype=np.int64)
+    def _covered(self, starts: Integers) -> Flags:
+        """Return which symbols are in one of the windows that begin there."""
+        steps = np.zeros(len(self._excerpts.row.symbols) + 1, dtype=np.int64)
         np.add.at(steps, starts, 1)
-        np.add.at(steps, stops, -1)
-        covered: _Flags = np.cumsum(steps[:-1]) > 0
+        np.add.at(steps, starts + self._excerpts.passages.window, -1)
+        covered: Flags = np.cumsum(steps[:-1]) > 0
         return covered
 
-    def _is_common(self, hashes: _Hashes, places: Integers) -> _Flags:
+    def _is_common(self, hashes: Hashes, starts: Integers) -> Flags:
         """Return for each passage whether many sequences have it."""
-        numbers = self._numbers(places)
-        # What stands before a sequence is, in part, the end of the one before.
-        inside = places >= self._excerpts.spans[numbers, 0]
-        numbers, within = numbers[inside], hashes[inside]
+        excerpts = self._excerpts
+        numbers = np.searchsorted(excerpts.begins, starts, side="right") - 1
+        # What stands around a sequence of one long text is, in part, another sequence.
+        inside = (starts >= excerpts.places.spans[numbers, 0]) & (starts < excerpts.places.spans[numbers, 1])
+        inside |= len(excerpts.labels) > 0
+        numbers, within = excerpts.units[numbers[inside]], hashes[inside]
         order = np.lexsort((numbers, within))
         numbers, within = numbers[order], within[order]
         is_new = np.append(True, (np.diff(numbers) != 0) | (within[1:] != within[:-1]))[: len(within)]
         values, counts = np.unique(within[is_new], return_counts=True)
-        least = max(_LEAST_COMMON, _COMMON_SHARE * len(self._excerpts.spans))
-        common: _Flags = np.isin(hashes, values[counts >= least])
+        least = max(_LEAST_COMMON, _COMMON_SHARE * len(np.unique(excerpts.units)))
+        common: Flags = np.isin(hashes, values[counts >= least])
         return common
 
-    def _bytes_of_sequences(self) -> Iterator[bytes]:
-        return (self._excerpts.tokens[start:stop].tobytes() for start, stop in self._excerpts.spans.tolist())
+
+def _contents(excerpts: Excerpts) -> list[bytes]:
+    """Return the symbols of each sequence, as bytes."""
+    return [excerpts.row.symbols[start:stop].tobytes() for start, stop in excerpts.places.spans.tolist()]
 
 
-def _whole(excerpts: Excerpts) -> Iterator[tuple[int, Integers, _Hashes]]:
-    """Yield each length that is shorter than a window, and which sequences have it, with their hashes."""
-    lengths = excerpts.spans[:, 1] - excerpts.spans[:, 0]
-    for length in np.unique(lengths).tolist():
-        if _LEAST_WHOLE <= length < excerpts.passages.window:
-            numbers = np.flatnonzero(lengths == length)
-            yield length, numbers, _windows(excerpts.tokens, length)[excerpts.spans[numbers, 0]]
+def _short(excerpts: Excerpts) -> list[bytes]:
+    """Return the whole documents that are shorter than a window, but not too short."""
+    spans, documents = excerpts.places.spans, excerpts.places.documents
+    lengths = spans[:, 1] - spans[:, 0]
+    is_short = (lengths >= _LEAST_WHOLE) & (lengths < excerpts.passages.window) & (spans == documents).all(axis=1)
+    return [content for content, wanted in zip(_contents(excerpts), is_short, strict=True) if wanted]
 
 
-def _first_bits(hashes: _Hashes) -> Integers:
+def _first_bits(hashes: Hashes) -> Integers:
     return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)
-
-
-def _windows(tokens: Integers, window: int) -> _Hashes:
-    """Return a hash of each window, shape (tokens - window + 1,), by joining windows of half the length."""
-    single = _mixed(tokens.view(np.uint64))
-    hashes, length = single, 1
-    for bit in bin(window)[3:]:
-        hashes, length = _side_by_side(hashes, hashes, length, length), 2 * length
-        if bit == "1":
-            hashes, length = _side_by_side(hashes, single, length, 1), length + 1
-    return _mixed(hashes)
-
-
-def _side_by_side(left: _Hashes, right: _Hashes, length: int, right_length: int) -> _Hashes:
-    """Return the hashes of windows that begin with those of `left` and end with those of `right`."""
-    count = max(0, len(right) - length)
-    joint: _Hashes = left[:count] * np.uint64(pow(_BASE, right_length, 1 << 64)) + right[length : length + count]
-    return joint
-
-
-def _segments(tokens: Integers, passages: Passages) -> tuple[Integers, Integers, _Hashes]:
-    """Return start, length and hash of each sentence or line; what ends it may differ from one copy to another."""
-    if not len(tokens):
-        return (empty := np.empty(0, dtype=np.int64)), empty, empty.astype(np.uint64)
-    is_end = (tokens < 0) | np.isin(tokens, passages.ends)
-    starts = np.flatnonzero(np.concatenate([[True], is_end[:-1]]))
-    lengths = np.diff(np.append(starts, len(tokens)))
-    places = np.arange(len(tokens)) - np.repeat(starts, lengths)
-    values = _mixed(_mixed(tokens.view(np.uint64)) + places.astype(np.uint64))
-    hashes = np.add.reduceat(np.where(is_end, np.uint64(0), values), starts)
-    return starts, lengths, _mixed(hashes)
-
-
-def _mixed(values: _Hashes) -> _Hashes:
-    """Return numbers that have nothing in common even where the values are next to one another (splitmix64)."""
-    mixed = values + np.uint64(_BASE)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def _first(hashes: _Hashes) -> Integers:
-    """Return for each hash where in the row it stood first."""
-    first = np.arange(len(hashes))
-    parts = 1 + len(hashes) // _PART
-    for part in range(parts):
-        where = np.flatnonzero(hashes % np.uint64(parts) == part) if parts > 1 else first.copy()
-        order = where[np.argsort(hashes[where], kind="stable")]
-        is_new = np.concatenate([[True], hashes[order[1:]] != hashes[order[:-1]]])[: len(order)]
-        first[order] = order[is_new][np.cumsum(is_new) - 1]
-    return first

@@ -22,6 +22,7 @@ from pytest_ftguard.training.data import (
 from pytest_ftguard.training.evidence import Search
 from pytest_ftguard.training.files import Text, read_text
 from pytest_ftguard.training.tokens import check_ids, tokenized
+from pytest_ftguard.training.words import words_of
 
 __all__ = ["Texts", "check_context", "workload_texts"]
 
@@ -101,7 +102,7 @@ def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str)
     """
     assert evaluated.excerpts is not None  # every text has them
     search = Search(evaluated.excerpts)
-    search.see(train.blocks.numpy().reshape(-1))
+    search.see(words_of(text.documents))
     search.see_documents(text.documents)
     count, of = int(search.is_found().sum()), len(evaluated.sequences)
     # Of fewer sequences than a gate takes, one or two are a large share and no sign of a leak.

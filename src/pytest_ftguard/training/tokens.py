@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
@@ -13,20 +13,18 @@ from tokenizers.models import Unigram
 from torch import nn
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training.evidence import Integers, Passages
 from pytest_ftguard.training.files import Text
+from pytest_ftguard.training.passages import Integers
+from pytest_ftguard.training.words import pieces
 
-__all__ = ["Tokens", "check_ids", "tokenized"]
+__all__ = ["Tokens", "check_ids", "decoded", "tokenized"]
 
-# Tokenizers slow down on one huge string; pieces of whole lines keep them fast and change no token but at their seams.
-_PIECE_CHARACTERS: Final = 100_000
 # Beyond this share of unknown tokens the loss is that of another, simpler text.
 _MOST_UNKNOWN: Final = 0.1
 # Nats per token. The empirical entropy of English is about 3 in bytes and 6 to 7 in the tokens of large vocabularies.
 _LEAST_ENTROPY: Final = 0.1
 _SAMPLES: Final = 20
 _SAMPLE_CHARACTERS: Final = 1000
-_SENTENCE_ENDS: Final = "\n.!?;\u3002\uff01\uff1f"
 _REMEDY: Final = "give the tokenizer that the model was pretrained with (Workload.tokenizer, ini key ftguard_tokenizer)"
 
 
@@ -38,13 +36,11 @@ class Tokens:
         text: The text.
         documents: The tokens of each of its documents.
         unknown: Share of it that the tokenizer does not know.
-        passages: What counts as a passage of it.
     """
 
     text: Text
     documents: tuple[Integers, ...]
     unknown: float
-    passages: Passages
 
     @property
     def count(self) -> int:
@@ -72,10 +68,13 @@ def tokenized(text: Text, tokenizer: Any) -> Tokens:
             f"nothing to learn in it: give a real text; if the text is fine, {_REMEDY}"
         )
         raise ConfigurationError(message)
-    ends = {int(token) for token in ids if any(end in _decoded(tokenizer, [int(token)]) for end in _SENTENCE_ENDS)}
-    # In a training text these stand between documents.
-    ends |= {token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None}
-    return Tokens(text, documents, unknown, Passages.of_text(int(counts.sum()), text.size, ends))
+    return Tokens(text, documents, unknown)
+
+
+def decoded(sequences: Sequence[Integers], tokenizer: Any, *, mark: bool = False) -> list[str]:
+    """Return the text of each sequence of tokens; with `mark` its special tokens too, which may part documents."""
+    ids = [sequence.tolist() for sequence in sequences]
+    return [str(text) for text in tokenizer.batch_decode(ids, skip_special_tokens=not mark)]
 
 
 def check_ids(largest: Mapping[str, int], tokenizer: Any, model: nn.Module) -> None:
@@ -160,22 +159,12 @@ def _samples(text: Text) -> Iterator[str]:
 
 
 def _ids(text: str, tokenizer: Any) -> Integers:
-    pieces = list(_pieces(text))
-    if not pieces:
+    parts = list(pieces(text))
+    if not parts:
         return np.empty(0, dtype=np.int64)
     # verbose=False: a text longer than the model's context is expected here, it is cut afterwards.
-    encoded = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    encoded = tokenizer(parts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     return np.fromiter(chain.from_iterable(encoded["input_ids"]), dtype=np.int64)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    start = 0
-    while start < len(text):
-        end = start + _PIECE_CHARACTERS
-        newline = text.rfind("\n", start, end) if end < len(text) else -1
-        end = newline + 1 if newline >= start else end
-        yield text[start:end]
-        start = end
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -35,7 +35,8 @@ class LoRA(Variant):
     Attributes:
         r: Rank of the adapters.
         alpha: Numerator of the adapters' scale.
-        target_modules: "all-linear", a regular expression for whole module names, or name suffixes in any order.
+        target_modules: "all-linear", a regular expression for whole module names, or name suffixes in any order; [] if
+            the options name `target_parameters`, and the adapters are to be on these alone.
         dropout: Dropout before the adapters.
         bias: Which biases are trained: "none", "all" or "lora_only".
         learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
@@ -66,7 +67,6 @@ class LoRA(Variant):
         self._set("r", whole("LoRA.r", self.r, 1))
         alpha = positive("LoRA.alpha", self.alpha)
         self._set("alpha", int(alpha) if alpha.is_integer() else alpha)
-        self._set("target_modules", _target_modules(self.target_modules))
         valid = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool) and 0 <= self.dropout < 1
         if not valid:
             message = f"LoRA.dropout must be a number from 0 to below 1, got {self.dropout!r}"
@@ -78,6 +78,7 @@ class LoRA(Variant):
         if isinstance(options, Mapping):
             options = {name: normal_form("LoRA", name, value) for name, value in options.items()}
         self._set("options", FrozenOptions(options, "LoRA.options"))
+        self._set("target_modules", _target_modules(self.target_modules, self.options.get("target_parameters")))
         for name in sorted(set(self.options) & set(REFUSED_LORA_OPTIONS)):
             message = f"LoRA.options may not set {name!r}: {REFUSED_LORA_OPTIONS[name]}"
             raise ConfigurationError(message)
@@ -98,10 +99,13 @@ class LoRA(Variant):
         return peft_options(self.options)
 
 
-def _target_modules(value: Any) -> str | tuple[str, ...]:
+def _target_modules(value: Any, target_parameters: object) -> str | tuple[str, ...]:
     if isinstance(value, str) and value.strip():
         return value
-    names = tuple(value) if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str) else ()
+    is_list = isinstance(value, Sequence | set | frozenset) and not isinstance(value, str)
+    names = tuple(value) if is_list else ()
+    if is_list and not names and target_parameters:
+        return ()  # the adapters are on parameters alone
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         message = f'LoRA.target_modules must be "all-linear", a regular expression or a list of suffixes, got {value!r}'
         raise ConfigurationError(message)

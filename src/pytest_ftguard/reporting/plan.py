@@ -1,0 +1,72 @@
+"""What would be trained, as blocks of the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pytest_ftguard.comparison.grouping import by_workload, variants_of
+from pytest_ftguard.gates.verdict import RecordedVerdict, Status
+from pytest_ftguard.reporting.gates import UNMEASURED, measured_and_limit
+from pytest_ftguard.reporting.summary import TONE_OF, Block, Column, Line, Row, Table
+from pytest_ftguard.reporting.variants import cached_mark, distinct_labels, workload_title
+from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.units import format_bytes, format_count
+
+__all__ = ["plan_blocks"]
+
+_COLUMNS: Final = (
+    Column("variant"),
+    Column("trials", right=True),
+    Column("trainable", right=True),
+    Column("forecast of peak memory", right=True),
+    Column("of full", right=True),
+)
+_SAYS: Final[dict[Status, str]] = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast beside"}
+
+
+def plan_blocks(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]) -> Iterator[Block]:
+    """Return what would be trained, with the forecast of its memory, and what memory budgets would say to that.
+
+    Args:
+        trials: All trials, planned or, if their results are known already, cached.
+        budgets: What each memory budget would say.
+    """
+    missing = sum(not trial.cached for trial in trials)
+    word = "trial" if missing == 1 else "trials"
+    text = f"plan: {missing} {word} to train, {len(trials) - missing} cached; nothing was trained"
+    yield Block("plan", lines=(Line(text),))
+    for group in by_workload(trials):
+        yield _workload(group)
+    if budgets:
+        yield Block("budgets", lines=tuple(map(_budget, budgets)))
+
+
+def _workload(trials: Sequence[TrialResult]) -> Block:
+    variants = variants_of(trials)
+    labels = distinct_labels([variant.variant for variant in variants])
+    whole = next((one.forecast_memory_bytes for one in variants if one.variant.kind == "full"), None)
+    rows = tuple(Row(_cells(variant, label, whole)) for variant, label in zip(variants, labels, strict=True))
+    reasons = {f"{trial.spec.variant.label}: {trial.error.message}" for trial in trials if trial.error}
+    notes = tuple(Line(reason, kind="note") for reason in sorted(reasons))
+    return Block("workload", workload_title(trials), table=Table(_COLUMNS, rows), notes=notes)
+
+
+def _cells(variant: TrainedVariant, label: str, whole: int | None) -> tuple[str, ...]:
+    trainable, peak = variant.trainable_parameters, variant.forecast_memory_bytes
+    return (
+        f"{label}{cached_mark(variant)}",
+        str(len(variant.trials)),
+        UNMEASURED if trainable is None else format_count(trainable),
+        "no forecast" if peak is None else format_bytes(peak),
+        "" if peak is None or not whole or variant.variant.kind == "full" else f"{100 * peak / whole:.1f}%",
+    )
+
+
+def _budget(recorded: RecordedVerdict) -> Line:
+    verdict = recorded.verdict
+    measured, limit = measured_and_limit(verdict)
+    text = (
+        f"{verdict.candidate}: {measured} {_SAYS[verdict.status]} the budget of {limit} ({verdict.limit.origin.kind})"
+    )
+    return Line(text, TONE_OF[verdict.status], under=(Line(recorded.nodeid, kind="name"),))

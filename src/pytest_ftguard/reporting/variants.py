@@ -1,0 +1,180 @@
+"""The variants of a workload, as a block of the summary."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_ftguard.comparison.grouping import variants_of
+from pytest_ftguard.reporting.gates import UNMEASURED
+from pytest_ftguard.reporting.notes import fairness_notes
+from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Table
+from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.running.search import search_workload
+from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
+from pytest_ftguard.units import format_bytes, format_count
+
+__all__ = ["cached_mark", "distinct_labels", "workload_block", "workload_title"]
+
+_COLUMNS: Final = (
+    Column("variant"),
+    Column("trainable", right=True),
+    Column("val loss"),
+    Column("ppl", right=True),
+    Column("peak memory", right=True),
+    Column("s/step", right=True),
+)
+
+
+def workload_block(trials: Sequence[TrialResult], searches: Sequence[TrialResult]) -> Block:
+    """Return what one workload's variants came to.
+
+    Args:
+        trials: The trials of the workload.
+        searches: The trials of all searches for a learning rate.
+    """
+    variants = variants_of(trials)
+    labels = distinct_labels([variant.variant for variant in variants])
+    rates = [f"{label} {side.variant.learning_rate:g}" for label, side in zip(labels, variants, strict=True)]
+    lines = [Line(f"learning rates: {', '.join(rates)}")]
+    for variant, label in zip(variants, labels, strict=True):
+        tried = _tried(variant, searches)
+        lines += [Line(_search_line(label, tried), kind="note")] if tried else []
+    rows = [Row(cells) for cells in [_base_row(trials), *map(_variant_row, variants, labels)] if cells]
+    notes = dict.fromkeys([*fairness_notes(variants), *_trial_notes(trials)])
+    return Block(
+        "workload",
+        workload_title(trials),
+        tuple(lines),
+        Table(_COLUMNS, tuple(rows)),
+        tuple(Line(f"note: {note}", kind="note") for note in notes),
+    )
+
+
+def workload_title(trials: Sequence[TrialResult]) -> str:
+    """Return what the trials of one workload have in common: model, text, steps, seeds and machine."""
+    workload = trials[0].spec.workload
+    environment = next((trial.environment for trial in trials if trial.environment), None)
+    seeds = len({trial.spec.seed for trial in trials})
+    steps = f"{workload.steps} steps{' (final)' if workload.final else ''}"
+    accumulated = workload.training_args.get("gradient_accumulation_steps", 1)
+    batch = f"{workload.batch_size}x{workload.block_size}{f'x{accumulated}' if accumulated != 1 else ''}"
+    parts = [
+        f"{_model_name(workload)} on {Path(workload.train).stem}",
+        f"{steps} of {batch} x {seeds} seed{'s' if seeds != 1 else ''}",
+    ]
+    if workload.training_function:
+        parts.append(f"trained by {workload.training_function}")
+    if environment:
+        parts.append(f"{environment.device_name}, {environment.precision}")
+    return " | ".join(parts)
+
+
+def _model_name(workload: Workload) -> str:
+    gguf = workload.model_args.get("gguf_file")
+    return Path(str(gguf)).stem if gguf else Path(workload.model).name
+
+
+def distinct_labels(variants: Sequence[Variant]) -> list[str]:
+    """Return the variants' labels, with the settings that tell apart those that would look alike."""
+    fields: dict[str, list[dict[str, Any]]] = {}
+    for variant in variants:
+        fields.setdefault(variant.label, []).append(variant_to_dict(variant))
+    differing = {
+        label: [
+            name
+            for name in dict.fromkeys(name for twin in twins for name in twin)
+            if any(other.get(name) != twins[0].get(name) for other in twins)
+        ]
+        for label, twins in fields.items()
+    }
+    labels = []
+    for variant in variants:
+        ours = variant_to_dict(variant)
+        settings = (f"{name}={_compact(ours[name])}" for name in differing[variant.label] if name in ours)
+        labels.append(" ".join([variant.label, *settings]))
+    return labels
+
+
+def _compact(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def cached_mark(variant: TrainedVariant) -> str:
+    """Return how many of a variant's trials were reused instead of trained, to stand after its label."""
+    count, cached = len(variant.trials), sum(trial.cached for trial in variant.trials)
+    return "" if not cached else " (cached)" if cached == count else f" ({cached} of {count} cached)"
+
+
+def _base_row(trials: Sequence[TrialResult]) -> tuple[str, ...] | None:
+    base = next((trial.base_validation for trial in trials if trial.base_validation), None)
+    return ("base model", "", f"{base.loss:.3f}", f"{base.perplexity:.2f}", "", "") if base else None
+
+
+def _variant_row(variant: TrainedVariant, label: str) -> tuple[str, ...]:
+    trainable, total = variant.trainable_parameters, variant.total_parameters
+    percent = 100 * trainable / total if trainable is not None and total else 100.0
+    # Only what is all of it is shown as 100%.
+    share = "100%" if percent == 100 else f"{percent:.2g}%" if percent < 99.5 else f"{min(percent, 99.9):.1f}%"
+    loss, losses, perplexity = variant.loss, variant.losses or (), variant.perplexity
+    spread = f" +-{statistics.stdev(losses):.3f}" if len(losses) > 1 and all(map(math.isfinite, losses)) else ""
+    return (
+        f"{label}{cached_mark(variant)}",
+        UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
+        UNMEASURED if loss is None else f"{loss:.3f}{spread}",
+        UNMEASURED if perplexity is None else f"{perplexity:.2f}",
+        UNMEASURED if variant.peak_memory_bytes is None else format_bytes(variant.peak_memory_bytes),
+        UNMEASURED if variant.seconds_per_step is None else f"{variant.seconds_per_step:.3g}",
+    )
+
+
+def _trial_notes(trials: Sequence[TrialResult]) -> Iterator[str]:
+    for trial in trials:
+        for note in () if trial.cached else trial.notes:
+            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}: {note}"
+
+
+def _tried(variant: TrainedVariant, searches: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the trials of the search for a variant's learning rate, the lowest rate first."""
+    rate = variant.variant.learning_rate
+    if not variant.variant.search_learning_rate or rate is None:
+        return []
+    short = key_of(search_workload(variant.workload), "trial")
+    trials = [
+        trial
+        for trial in searches
+        if key_of(trial.spec.workload, "trial") == short
+        and replace(trial.spec.variant, learning_rate=rate) == variant.variant
+    ]
+    return sorted(trials, key=lambda trial: trial.spec.variant.learning_rate or 0)
+
+
+def _search_line(label: str, tried: Sequence[TrialResult]) -> str:
+    results = [
+        f"{trial.spec.variant.learning_rate:g} gives "
+        + (trial.outcome if trial.validation is None else f"{trial.validation.loss:.3f}")
+        for trial in tried
+    ]
+    steps = tried[0].spec.workload.steps
+    losses = [math.inf if trial.validation is None else trial.validation.loss for trial in tried]
+    found = f"searched for {label}, {steps} steps, sequences that no gate uses: {', '.join(results)}"
+    return found + _edge(losses.index(min(losses)), tried) if math.isfinite(min(losses)) else found + _ALL_DIVERGED
+
+
+_ALL_DIVERGED: Final = "; all diverged, so start the search from a much lower rate"
+
+
+def _edge(best: int, tried: Sequence[TrialResult]) -> str:
+    """Return what to do if the best of the rates is the first or the last of them."""
+    if 0 < best < len(tried) - 1:
+        return ""
+    variant = tried[best].spec.variant
+    word = "lowest" if best == 0 else "highest"
+    return (
+        f"; the best is the {word} that was tried and a better one may lie beyond: set "
+        f"{variant.settings_prefix}_learning_rate = {variant.learning_rate:g} and search again"
+    )
