@@ -155,7 +155,7 @@ def test_methods_of_peft_pass_through_the_same_gates_and_are_found_again(project
     (project.path / "elsewhere" / "adapter_config.json").write_text(json.dumps({**config, "peft_version": "2"}))
     project.makepyfile(test_it=METHODS.replace("./adapter", "elsewhere/adapter_config.json"))
     result = project.runpytest_subprocess("--ftguard-plan")
-    result.assert_outcomes(passed=5)
+    assert result.ret == 0
     result.stdout.fnmatch_lines(["plan: 0 trials to train, 6 cached; nothing was trained"])
 
 
@@ -182,7 +182,7 @@ def test_it(full_variant, lora_variant):
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"])
     result = project.runpytest_subprocess("--ftguard-lora-learning-rate=1e-2", "--ftguard-plan")
-    result.assert_outcomes(passed=1)
+    assert result.ret == 0
     result.stdout.fnmatch_lines(["ia3 *"])
     result = project.runpytest_subprocess("--ftguard-lora-search-learning-rate")
     result.assert_outcomes(passed=1)
@@ -205,7 +205,7 @@ def test_a_file_that_is_none_of_peft_is_a_usage_error(
     if content is not None:
         (project.path / "mine.json").write_text(content)
     ini = (project.path / "tox.ini").read_text().replace("ftguard_lora_r = 4", "ftguard_adapter_config = mine.json")
-    (project.path / "tox.ini").write_text(f"{ini}ftguard_lora_learning_rate = 1e-2\n")
+    (project.path / "tox.ini").write_text(f"{ini}\nftguard_lora_learning_rate = 1e-2\n")
     result = project.runpytest_subprocess()
     assert result.ret == 4
     result.stderr.fnmatch_lines([words])

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import FourierFTConfig, IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from pytest_ftguard import FtguardCallback, read_trainer_runs
 from pytest_ftguard.comparison.pairs import compare, text_problems
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, TrialResult
-from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
 from pytest_ftguard.training.data import TokenBlocks
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
@@ -206,14 +206,30 @@ def test_files_of_different_runs_are_noticed(run: Run) -> None:
         read_trainer_runs(folder / "nowhere")
 
 
-def test_other_adapters_and_a_missing_tokenizer_are_errors_at_the_start(
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_other_methods_of_peft_are_measured_from_their_base_model(run: Run) -> None:
+    """A prompt starts elsewhere, and without it the model is the base; IA3 starts at the base model."""
+    full = read_trainer_runs(run("full"))
+    ia3 = IA3Config(task_type="CAUSAL_LM", target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True)
+    for name, config in (("ia3", ia3), ("prompt", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))):
+        side = read_trainer_runs(run(name, config))
+        assert isinstance(side.variant, Peft)
+        assert side.variant.method == {"ia3": "ia3", "prompt": "prompt_tuning"}[name]
+        (trial,) = side.trials
+        assert trial.base_validation == full.trials[0].base_validation
+        assert trial.start is not None
+        assert (abs(trial.start.base_gap) > 1e-3) is (name == "prompt")
+        assert not compare(side, full, same_learning_rate=True).loss_problems
+
+
+def test_a_base_that_cannot_be_told_and_a_missing_tokenizer_are_errors_at_the_start(
     run: Run, tiny_model: Path, texts: Path, tmp_path: Path
 ) -> None:
     """Better before the training than after it."""
-    with pytest.raises(ConfigurationError, match="IA3Config"):
+    with pytest.raises(ConfigurationError, match=r"cannot tell the base model of fourierft: .* nats per token from"):
         run(
-            "ia3",
-            IA3Config(task_type="CAUSAL_LM", target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True),
+            "fourierft",
+            FourierFTConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], n_frequency=50, fan_in_fan_out=True),
         )
     callback = FtguardCallback(texts / "validation.txt")
     model = AutoModelForCausalLM.from_pretrained(tiny_model)

@@ -20,11 +20,12 @@ from transformers import TrainerCallback, TrainingArguments
 
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult, log_digests
-from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.training import data, machine
 from pytest_ftguard.training.batches import BatchSearch
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
+from pytest_ftguard.training.start import base_of_wrapped, start_of
 from pytest_ftguard.training.texts import check_context
 from pytest_ftguard.training.tokens import check_ids
 
@@ -188,9 +189,10 @@ class _Run:
         self._variant = _variant(model, args)
         self._settings = _settings(args, model, steps)
         self._evaluator = Evaluator(args.per_device_train_batch_size, bf16=bool(args.bf16))
-        # Fresh adapters change nothing, so this is the base model. Without them it would not always be: some ways of
-        # initialising them (PiSSA, OLoRA) take a part of the weights away and give it to the adapters.
-        self._base = self._losses()
+        # Fresh adapters of LoRA change nothing, so this is the base model. Without them it would not always be: some
+        # ways of initialising them (PiSSA, OLoRA) take a part of the weights away and give it to the adapters.
+        is_peft = isinstance(self._variant, Peft)
+        self._base = base_of_wrapped(model, self._variant.label, self._losses) if is_peft else self._losses()
         self.recorder = Recorder(model, texts["validation"], self._evaluator, steps, self._device)
         self.search = search
         self._order = hashlib.sha256()
@@ -271,6 +273,7 @@ class _Run:
             base_validation=base["validation"],
             reference=final.get("reference"),
             base_reference=base.get("reference"),
+            start=start_of(self.recorder, base["validation"], 0.0 if isinstance(self._variant, Peft) else None),
             curve=self.recorder.curve(validation),
             data_order=self._order.hexdigest() if self._knows_batches else None,
             memory=self.recorder.peak if self._owns_memory else None,
@@ -321,15 +324,14 @@ def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
         counts = count_parameters(model)
         if counts.trainable != counts.total:
             message = (
-                f"FtguardCallback measures full fine-tuning and LoRA, and of this model {counts.trainable:,} of "
-                f"{counts.total:,} parameters are trained"
+                f"FtguardCallback measures full fine-tuning and methods of peft, and of this model "
+                f"{counts.trainable:,} of {counts.total:,} parameters are trained"
             )
             raise ConfigurationError(message)
         return Full(learning_rate=args.learning_rate)
     config = model.peft_config[model.active_adapter]
     if not isinstance(config, LoraConfig):
-        message = f"FtguardCallback measures full fine-tuning and LoRA, and the model has {type(config).__name__}"
-        raise ConfigurationError(message)
+        return Peft(config, learning_rate=args.learning_rate)
     targets = config.target_modules
     return LoRA(
         r=config.r,

@@ -16,16 +16,7 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from pytest_ftguard.results import (
-    BaseLosses,
-    Environment,
-    Parameters,
-    SequenceLosses,
-    Start,
-    Timing,
-    TrialError,
-    TrialResult,
-)
+from pytest_ftguard.results import BaseLosses, Environment, Parameters, Timing, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import adapters, data, kept, machine, models
 from pytest_ftguard.training.arguments import training_arguments
@@ -41,6 +32,7 @@ from pytest_ftguard.training.function import Batches, load_function, source_dige
 from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
+from pytest_ftguard.training.start import measure_start
 from pytest_ftguard.training.texts import Texts, check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
@@ -197,7 +189,9 @@ class _Trial:
             check_loss(loaded)
             base = self._measure(loaded, texts)
         # Adapters draw random numbers when they are made, so the seed is set before them, and again for the training.
-        before = kept.digests_of(loaded) if self._may_change_base else None
+        # Weights of the base may have to be kept with those of an adapter.
+        may_change = self.adapter.changes_base and self.workload.purpose != "timing"
+        before = kept.digests_of(loaded) if may_change else None
         set_seed(self.spec.seed)
         model = adapters.apply_variant(loaded, self.spec.variant)
         set_seed(self.spec.seed)
@@ -207,7 +201,7 @@ class _Trial:
         earlier = measured["steps"] if measured else None
         recorder = Recorder(model, texts.validation, self.evaluator, steps, self.device, earlier=earlier)
         collator = data.OrderedCollator(measured["order"] if measured else "")
-        start = self._start(model, recorder, base.validation)
+        start = measure_start(self.spec, model, recorder, base.validation)
         wait_for_quiet()
         self.report("train", self._first_step, None)
         try:
@@ -244,39 +238,12 @@ class _Trial:
             not_kept=not_kept,
         )
 
-    def _start(self, model: nn.Module, recorder: Recorder, base: SequenceLosses) -> Start | None:
-        """Compare the start with the base model, and, if it differs, once more with the adapter switched off.
-
-        Nothing that was drawn or that is trained may change by it.
-        """
-        expected, tokens = ([values[one] for one in recorder.chosen] for values in (base.nll, base.tokens))
-        gap = math.fsum(a - b for a, b in zip(recorder.start, expected, strict=True)) / sum(tokens)
-        if not math.isfinite(gap):
-            return None
-        if self.spec.variant.starts_at_base or list(recorder.start) == expected:
-            return Start(gap)
-        trained = [parameter.requires_grad for parameter in model.parameters()]
-        context = self.adapter.disabled(model)
-        if context is None:
-            return Start(gap)
-        with context:
-            again = recorder.start_again()
-        for parameter, is_trained in zip(model.parameters(), trained, strict=True):
-            parameter.requires_grad_(is_trained)
-        set_seed(self.spec.seed)
-        return Start(gap, max(abs(a - b) / count for a, b, count in zip(again, expected, tokens, strict=True)))
-
     def timed(self, result: TrialResult, run: str, flop_per_second: float | None) -> Timing | None:
         """Return the times of a result with the run that they are of and what the machine can do."""
         if result.time is None:
             return None
         reached = flop_per_second or machine.flop_per_second(self.device, bf16=self.bf16)
         return replace(result.time, run=run, machine_flop_per_second=reached)
-
-    @property
-    def _may_change_base(self) -> bool:
-        """Whether weights of the base may have to be kept with an adapter's."""
-        return self.adapter.changes_base and self.workload.purpose != "timing"
 
     def _check_shapes(self) -> nn.Module | None:
         """Check what shapes alone can tell, for weights may take minutes to come; return the model without them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, cast
 
 from peft import LoraConfig, PeftConfig
@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.refused import REFUSED_INITIALISATIONS, REFUSED_METHODS
 
-__all__ = ["Named", "check_names", "check_options", "check_targets", "one_line"]
+__all__ = ["Named", "check_names", "check_options", "check_targets", "defaults_of", "one_line"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ def one_line(words: Any) -> str:
     return ", ".join(sorted(words))
 
 
+def defaults_of(kind: type[PeftConfig]) -> dict[str, Any]:
+    """Return what each option of a configuration class is by default: a file that peft wrote names all of them."""
+    return {
+        item.name: item.default if item.default_factory is MISSING else item.default_factory()
+        for item in fields(cast(Any, kind))
+    }
+
+
 def check_options(variant: Named, kind: type[PeftConfig]) -> None:
     """Check that a configuration class of peft knows the options, and that peft applies them in full.
 
@@ -53,9 +61,8 @@ def check_options(variant: Named, kind: type[PeftConfig]) -> None:
         raise ConfigurationError(message)
     if not issubclass(kind, LoraConfig):
         return
-    usual = {item.name: item.default for item in fields(LoraConfig)}
+    usual = defaults_of(LoraConfig)
     for option in sorted(set(options) & set(REFUSED_METHODS)):
-        # A file that peft wrote holds every option, most of them as they are by default.
         if options[option] not in (None, False, usual.get(option)):
             message = f"{owner} may not set {option!r}: it {REFUSED_METHODS[option]}"
             raise ConfigurationError(message)

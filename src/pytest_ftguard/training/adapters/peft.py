@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftType
@@ -14,7 +13,14 @@ from transformers import PreTrainedModel
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Peft
 from pytest_ftguard.specs.refused import REFUSED_PEFT_OPTIONS
-from pytest_ftguard.training.adapters.checks import Named, check_names, check_options, check_targets, one_line
+from pytest_ftguard.training.adapters.checks import (
+    Named,
+    check_names,
+    check_options,
+    check_targets,
+    defaults_of,
+    one_line,
+)
 from pytest_ftguard.training.adapters.lora import WrappedByPeft, without_initialisation
 
 __all__ = ["PeftAdapter"]
@@ -30,7 +36,7 @@ class PeftAdapter(WrappedByPeft):
         kind = _config_class(variant)
         named = Named("Peft", variant.peft_options)
         check_options(named, kind)
-        usual = {item.name: item.default for item in fields(cast(Any, kind))}
+        usual = defaults_of(kind)
         for option in sorted(set(variant.options) & set(REFUSED_PEFT_OPTIONS)):
             if variant.options[option] not in (None, usual[option]):
                 message = f"Peft.options may not set {option!r}: it {REFUSED_PEFT_OPTIONS[option]}"
