@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from transformers import Trainer, TrainerCallback
 
-__all__ = ["CheckpointSaver", "CheckpointedTrainer", "newest_complete", "without_checkpoints"]
+__all__ = ["CheckpointSaver", "CheckpointedTrainer", "can_make", "newest_complete", "without_checkpoints"]
 
 _OUR_FILE: Final = "ftguard_measured.json"
 # A pickle, which the Trainer writes and nobody reads. The others that are not safetensors or JSON (optimizer, schedule,
@@ -161,3 +161,18 @@ def _files(folder: Path) -> list[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def can_make(folder: Path, note: Callable[[str], None]) -> bool:
+    """Return whether the folder of checkpoints is there, made again if the store was removed meanwhile.
+
+    Args:
+        folder: The folder.
+        note: Told what is wrong if it is not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        note(without_checkpoints(error))
+        return False
+    return True

@@ -7,9 +7,11 @@ too, so those that are no longer what they were before are kept in a file of the
 from __future__ import annotations
 
 import hashlib
+import shutil
+import traceback
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,8 +22,10 @@ from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import models
 from pytest_ftguard.training.adapters import Adapter, find_adapter
+from pytest_ftguard.training.parameters import count_parameters
+from pytest_ftguard.units import format_bytes
 
-__all__ = ["Digests", "base_changes", "digests_of", "load_trained", "save_trained"]
+__all__ = ["Digests", "Kept", "base_changes", "digests_of", "keep", "load_trained", "no_room", "save_trained"]
 
 _CHANGES: Final = "base_changes.safetensors"
 _ADAPTER: Final = "adapter_model.safetensors"
@@ -61,6 +65,54 @@ def _digest(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     content: Any = flat.view(torch.uint8).numpy()
     return hashlib.sha256(content).hexdigest()
+
+
+class Kept(NamedTuple):
+    """What became of trained weights: their folder, or why there is none."""
+
+    folder: str | None
+    problem: str | None
+
+
+def no_room(
+    adapter: Adapter, model: nn.Module, changes: Mapping[str, Tensor], folder: Path, at_most_bytes: int | None
+) -> str | None:
+    """Return why the weights of a trained model cannot be kept; None if they can.
+
+    Args:
+        adapter: How the model was adapted.
+        model: The model.
+        changes: What has changed in its base.
+        folder: The folder that would hold them, made now if it is not there.
+        at_most_bytes: Their largest size; None is no bound.
+    """
+    of_base = sum(tensor.nbytes for tensor in changes.values())
+    size = (4 * count_parameters(model).trainable if adapter.saves else 0) + of_base
+    also = ", with the weights of the base that the method has changed" if of_base and adapter.saves else ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # a cleaner of temporary files may have been there
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"their folder cannot be written ({error.strerror or error})"
+    # A model that fills the disk would take the results of the other trials with it.
+    if size > free / 2:
+        return f"they take {format_bytes(size)} of the {format_bytes(free)} that the disk has left{also}"
+    if at_most_bytes is not None and size > at_most_bytes:
+        return (
+            f"they take {format_bytes(size)}{also}, more than keep_models allows: set ftguard_keep_models = yes in "
+            "the ini file, or pass --ftguard-keep-models=yes, and run again"
+        )
+    return None
+
+
+def keep(adapter: Adapter, model: nn.Module, tokenizer: Any, changes: Mapping[str, Tensor], folder: Path) -> Kept:
+    """Write a trained model to a folder; one that cannot be saved has still been measured, which is what was asked."""
+    try:
+        save_trained(adapter, model, tokenizer, changes, folder)
+    except Exception as error:  # any code may be in a model
+        traceback.print_exc()
+        return Kept(None, f"saving them failed with {type(error).__name__}: {error}")
+    return Kept(str(folder), None)
 
 
 def save_trained(

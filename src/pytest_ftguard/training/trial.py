@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
-from pytest_ftguard.results import BaseLosses, Environment, Parameters, Timing, TrialError, TrialResult
+from pytest_ftguard.results import BaseLosses, Environment, Timing, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import adapters, data, kept, machine, models
 from pytest_ftguard.training.arguments import training_arguments
@@ -24,8 +22,8 @@ from pytest_ftguard.training.behaviour import check_causality, check_loss, check
 from pytest_ftguard.training.checkpoints import (
     CheckpointedTrainer,
     CheckpointSaver,
+    can_make,
     newest_complete,
-    without_checkpoints,
 )
 from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
@@ -103,9 +101,10 @@ def run_trial(
     environment = machine.describe(device, precision=machine.resolve_precision(spec.workload.precision, device))
     try:
         trial = _Trial(spec, folder, report, environment, device)
-        hopeless = trial.will_not_fit() if foretell else None
+        report("load", 0, None)
+        hopeless = _will_not_fit(spec, environment, device) if foretell else None
         result = hopeless or trial.run(base, wait_for_quiet)
-        timed = trial.timed(result, run, flop_per_second)
+        timed = _timed(result, run, flop_per_second, device)
         return replace(result, time=timed, notes=tuple(trial.notes))
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
@@ -116,12 +115,54 @@ def run_trial(
         return TrialResult(spec=spec, outcome="out_of_memory", environment=environment, error=TrialError(message))
 
 
+def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device) -> TrialResult | None:
+    """Return the outcome of a training whose forecast exceeds the device's memory; None if it may fit."""
+    available = machine.memory_bytes(device)
+    try:
+        if available is None or surely_fits(spec, available):
+            return None
+        foretold = forecast(spec)
+    except NoForecastError:
+        return None  # it is never guessed
+    peak = foretold.forecast_bytes
+    if peak is None or peak <= _CLEARLY * available:
+        return None
+    message = (
+        f"its peak memory is forecast at {format_bytes(peak)}, and {environment.device_name} has "
+        f"{format_bytes(available)}, so it was not started (ftguard_forecast = no starts it all the same)"
+    )
+    return TrialResult(
+        spec=spec,
+        outcome="out_of_memory",
+        memory=foretold,
+        environment=environment,
+        error=TrialError(message),
+    )
+
+
+def _timed(result: TrialResult, run: str, flop_per_second: float | None, device: torch.device) -> Timing | None:
+    """Return the times of a result with the run that they are of and what the machine can do."""
+    if result.time is None or result.environment is None:
+        return None
+    reached = flop_per_second or machine.flop_per_second(device, bf16=result.environment.precision == "bf16")
+    return replace(result.time, run=run, machine_flop_per_second=reached)
+
+
 def _what_was_lacking(text: str) -> str:
     """Return the allocator's message in one line; that of the CPU's hides the size between an assertion and a code."""
     asked = re.search(r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes", text)
     if asked:
         return f"the CPU's allocator could not get {format_bytes(int(asked[1]))}"
     return text.splitlines()[0] if text else "the process could not get more memory"
+
+
+class _Loaded(NamedTuple):
+    """What a training begins with."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    texts: Texts
+    phases: PhasePeaks
 
 
 class _Trial:
@@ -142,83 +183,35 @@ class _Trial:
         self.earlier: tuple[Path, dict[str, Any]] | None = None
         self.notes: list[str] = []
 
-    def will_not_fit(self) -> TrialResult | None:
-        """Return the outcome of a training whose forecast exceeds the device's memory; None where it may fit."""
-        available = machine.memory_bytes(self.device)
-        self.report("load", 0, None)
-        try:
-            if available is None or surely_fits(self.spec, available):
-                return None
-            foretold = forecast(self.spec)
-        except NoForecastError:
-            return None  # it is never guessed
-        peak = foretold.forecast_bytes
-        if peak is None or peak <= _CLEARLY * available:
-            return None
-        message = (
-            f"its peak memory is forecast at {format_bytes(peak)}, and {self.environment.device_name} has "
-            f"{format_bytes(available)}, so it was not started (ftguard_forecast = no starts it all the same)"
-        )
-        return TrialResult(
-            spec=self.spec,
-            outcome="out_of_memory",
-            memory=foretold,
-            environment=self.environment,
-            error=TrialError(message),
-        )
-
     def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
         self.report("load", 0, None)
         train = self._trainer() if self.workload.training_function is None else self._function()
-        shapes = self._check_shapes()
-        tokenizer = models.load_tokenizer(self.workload)
-        texts = workload_texts(self.workload, tokenizer)
-        if shapes is not None:
-            texts.check_ids(tokenizer, shapes)
-        phases = PhasePeaks(self.device)
-        loaded = models.load_base(self.workload)
-        adapters.check_variant(loaded, self.spec.variant)
-        if shapes is None:
-            self._check_context(loaded)
-            texts.check_ids(tokenizer, loaded)
-        cast(nn.Module, loaded).to(self.device)
-        phases.end("load")
-        if base is None:
-            self.report("evaluate", 0, None)
-            check_causality(loaded)
-            check_loss(loaded)
-            base = self._measure(loaded, texts)
-        # Adapters draw random numbers when they are made, so the seed is set before them, and again for the training.
+        loaded = self._load()
+        base = base or self._base(loaded)
         # Weights of the base may have to be kept with those of an adapter.
         may_change = self.adapter.changes_base and self.workload.purpose != "timing"
-        before = kept.digests_of(loaded) if may_change else None
+        before = kept.digests_of(loaded.model) if may_change else None
+        # Adapters draw random numbers when they are made, so the seed is set before them, and again for the training.
         set_seed(self.spec.seed)
-        model = adapters.apply_variant(loaded, self.spec.variant)
+        model = adapters.apply_variant(loaded.model, self.spec.variant)
         set_seed(self.spec.seed)
-        phases.end("evaluate")
+        loaded.phases.end("evaluate")
         measured = self.earlier[1] if self.earlier else None
-        steps = self.workload.steps
-        earlier = measured["steps"] if measured else None
-        recorder = Recorder(model, texts.validation, self.evaluator, steps, self.device, earlier=earlier)
+        steps, earlier = self.workload.steps, measured["steps"] if measured else None
+        recorder = Recorder(model, loaded.texts.validation, self.evaluator, steps, self.device, earlier=earlier)
         collator = data.OrderedCollator(measured["order"] if measured else "")
         start = measure_start(self.spec, model, recorder, base.validation)
         wait_for_quiet()
         self.report("train", self._first_step, None)
         try:
-            train(model, texts.train, collator, recorder)
+            train(model, loaded.texts.train, collator, recorder)
         finally:
             recorder.close()
-        phases.end("train")
-        self.report("evaluate", self.workload.steps, None)
-        final = self._measure(model, texts)
-        phases.end("evaluate")
-        if not all(map(math.isfinite, final.validation.nll)):
-            message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
-            raise _DivergedError(message)
-        if not self.spec.variant.starts_at_base:
-            check_still_causal(model, loaded.config.get_text_config().vocab_size, self.spec.variant.label)
+        loaded.phases.end("train")
+        final = self._final(model, loaded)
         changes = kept.base_changes(model, before, self.adapter.saved(model)) if before is not None else {}
-        model_dir, not_kept = self._keep(model, tokenizer, changes)
+        model_dir, not_kept = self._keep(model, loaded.tokenizer, changes)
+        function = self.workload.training_function
         return TrialResult(
             spec=self.spec,
             outcome="ok",
@@ -230,20 +223,54 @@ class _Trial:
             start=start,
             curve=recorder.curve(final.validation),
             data_order=collator.order,
-            code=source_digest(self.workload.training_function) if self.workload.training_function else None,
-            memory=phases.with_training(recorder.peak),
+            code=source_digest(function) if function else None,
+            memory=loaded.phases.with_training(recorder.peak),
             time=recorder.timing,
             environment=self.environment,
             model_dir=model_dir,
             not_kept=not_kept,
         )
 
-    def timed(self, result: TrialResult, run: str, flop_per_second: float | None) -> Timing | None:
-        """Return the times of a result with the run that they are of and what the machine can do."""
-        if result.time is None:
-            return None
-        reached = flop_per_second or machine.flop_per_second(self.device, bf16=self.bf16)
-        return replace(result.time, run=run, machine_flop_per_second=reached)
+    def _load(self) -> _Loaded:
+        """Return the base model on the device and the texts, all of it checked."""
+        shapes = self._check_shapes()
+        tokenizer = models.load_tokenizer(self.workload)
+        texts = workload_texts(self.workload, tokenizer)
+        if shapes is not None:
+            texts.check_ids(tokenizer, shapes)
+        phases = PhasePeaks(self.device)
+        model = models.load_base(self.workload)
+        adapters.check_variant(model, self.spec.variant)
+        if shapes is None:
+            self._check_context(model)
+            texts.check_ids(tokenizer, model)
+        cast(nn.Module, model).to(self.device)
+        phases.end("load")
+        return _Loaded(model, tokenizer, texts, phases)
+
+    def _base(self, loaded: _Loaded) -> BaseLosses:
+        """Return the losses of the base model, which must be those of a causal language model."""
+        self.report("evaluate", 0, None)
+        check_causality(loaded.model)
+        check_loss(loaded.model)
+        return self._measure(loaded.model, loaded.texts)
+
+    def _final(self, model: nn.Module, loaded: _Loaded) -> BaseLosses:
+        """Return the losses of the trained model.
+
+        Raises:
+            _DivergedError: They are not finite.
+        """
+        self.report("evaluate", self.workload.steps, None)
+        final = self._measure(model, loaded.texts)
+        loaded.phases.end("evaluate")
+        if not all(map(math.isfinite, final.validation.nll)):
+            message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
+            raise _DivergedError(message)
+        if not self.spec.variant.starts_at_base:
+            vocabulary = loaded.model.config.get_text_config().vocab_size
+            check_still_causal(model, vocabulary, self.spec.variant.label)
+        return final
 
     def _check_shapes(self) -> nn.Module | None:
         """Check what shapes alone can tell, for weights may take minutes to come; return the model without them."""
@@ -279,7 +306,7 @@ class _Trial:
                 return {"steps": record.measured(), "order": order, "environment": asdict(self.environment)}
 
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
-            if checkpoints is not None and not self._can_make(checkpoints):
+            if checkpoints is not None and not can_make(checkpoints, self._note):
                 arguments.output_dir = str(self.folder.path / "trainer")
             elif checkpoints is not None:
                 trainable = count_parameters(model).trainable
@@ -291,15 +318,6 @@ class _Trial:
             trainer.train(resume_from_checkpoint=str(self.earlier[0]) if self.earlier else None)
 
         return train
-
-    def _can_make(self, checkpoints: Path) -> bool:
-        """Return whether the folder of checkpoints is there, made again if the store was removed meanwhile."""
-        try:
-            checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            self._note(without_checkpoints(error))
-            return False
-        return True
 
     @property
     def _first_step(self) -> int:
@@ -326,6 +344,15 @@ class _Trial:
         reference = losses(model, texts.reference) if texts.reference else None
         return BaseLosses(losses(model, texts.validation), reference)
 
+    def _keep(self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]) -> kept.Kept:
+        if self.workload.purpose == "timing":
+            return kept.Kept(None, "it was trained for the time of its steps only")
+        problem = kept.no_room(self.adapter, model, changes, self.folder.path, self.folder.keep_at_most_bytes)
+        if problem:
+            return kept.Kept(None, problem)
+        self.report("save", self.workload.steps, None)
+        return kept.keep(self.adapter, model, tokenizer, changes, self.folder.path / "model")
+
     @property
     def lower_rate(self) -> str:
         """What to do about a training that diverged."""
@@ -333,39 +360,6 @@ class _Trial:
         function = self.workload.training_function
         also = f", and look for what {function} may divide by or overflow" if function else ""
         return f"try a lower learning rate than {variant.learning_rate:g} for {variant.label}{also}"
-
-    def _keep(
-        self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]
-    ) -> tuple[str | None, str | None]:
-        """Keep the trained weights; return their folder, or why there is none."""
-        if self.workload.purpose == "timing":
-            return None, "it was trained for the time of its steps only"
-        parameters: Parameters = count_parameters(model)
-        of_base = sum(tensor.nbytes for tensor in changes.values())
-        size = (4 * parameters.trainable if self.adapter.saves else 0) + of_base
-        also = ", with the weights of the base that the method has changed" if of_base and self.adapter.saves else ""
-        limit = self.folder.keep_at_most_bytes
-        try:
-            self.folder.path.mkdir(parents=True, exist_ok=True)  # a cleaner of temporary files may have been there
-            free = shutil.disk_usage(self.folder.path).free
-        except OSError as error:
-            return None, f"their folder cannot be written ({error.strerror or error})"
-        # A model that fills the disk would take the results of the other trials with it.
-        if size > free / 2:
-            return None, f"they take {format_bytes(size)} of the {format_bytes(free)} that the disk has left{also}"
-        if limit is not None and size > limit:
-            return None, (
-                f"they take {format_bytes(size)}{also}, more than keep_models allows: set ftguard_keep_models = yes in "
-                "the ini file, or pass --ftguard-keep-models=yes, and run again"
-            )
-        self.report("save", self.workload.steps, None)
-        folder = self.folder.path / "model"
-        try:
-            kept.save_trained(self.adapter, model, tokenizer, changes, folder)
-        except Exception as error:  # a model that cannot be saved has still been measured, which is what was asked for
-            traceback.print_exc()
-            return None, f"saving them failed with {type(error).__name__}: {error}"
-        return str(folder), None
 
 
 class _TrainerHooks(TrainerCallback):
