@@ -143,13 +143,7 @@ def gap_interval(
     gap = d.sum() / (k * n_tokens.sum())
     residuals = (d.mean(axis=0) - gap * n_tokens) / n_tokens.mean()
     item_variance = residuals.var(ddof=1) / n
-    if seed_noise is not None:
-        seed_variance, seed_freedom = seed_noise.tau**2 / k, seed_noise.degrees_of_freedom
-    elif k > 1:
-        estimates = [_seed_variance(d, n_tokens), sum(_seed_variance(term, n_tokens) for term in terms)]
-        seed_variance, seed_freedom = max(estimates) / k, k - 1
-    else:
-        seed_variance, seed_freedom = 0.0, 1
+    seed_variance, seed_freedom = _seeds_part(d, n_tokens, terms, seed_noise)
     half_width, freedom = _half_width(item_variance, seed_variance, n - 1, seed_freedom, confidence)
     return Interval(
         value=float(gap),
@@ -159,6 +153,19 @@ def gap_interval(
         seed_variance=float(seed_variance),
         degrees_of_freedom=float(freedom),
     )
+
+
+def _seeds_part(
+    differences: FloatArray, tokens: FloatArray, terms: Sequence[FloatArray], seed_noise: SeedNoise | None
+) -> tuple[float, float]:
+    """Return the seeds' part of the variance of a gap, with its degrees of freedom; see `gap_interval`."""
+    count = len(differences)
+    if seed_noise is not None:
+        return seed_noise.tau**2 / count, seed_noise.degrees_of_freedom
+    if count == 1:
+        return 0.0, 1
+    estimates = [_seed_variance(differences, tokens), sum(_seed_variance(term, tokens) for term in terms)]
+    return max(estimates) / count, count - 1
 
 
 def change_of_gap(

@@ -70,31 +70,28 @@ def assess_regression(
         candidate: The variant that is judged.
         baseline: The variant that it is judged against, and which absorbs what the machine has changed.
         limit: The largest accepted growth: of the loss gap in nats per token, or of memory or time as a share.
-        rule: How it is judged; a calibrated noise is not used, for it is that of one gap and not of two.
+        rule: How it is judged; a calibrated noise is that of one gap and not of two, so it is not used.
         metric: What is judged.
         file: What was accepted.
         on_missing: What a missing accepted result does to the test, "fail" or "warn".
     """
     history, problems = file.history, pair_problems(candidate, baseline, limit, rule, metric)
-    if history is None:
-        problems.append(missing(file, on_missing))
+    problems += [] if history else [missing(file, on_missing)]
     if problems or history is None:
         return invalid("regression", candidate, baseline, limit, problems)
     now, measure = _record(candidate, baseline, rule), MEASURES[metric]
-    changes = [change_since(now, history.accepted, _LAST, limit=limit, rule=rule, measure=measure)]
-    if history.anchor != history.accepted:
-        changes.append(change_since(now, history.anchor, _ANCHOR, limit=limit, rule=rule, measure=measure))
+    held = {_LAST: history.accepted, **({_ANCHOR: history.anchor} if history.anchor != history.accepted else {})}
+    changes = [change_since(now, then, name, limit=limit, rule=rule, measure=measure) for name, then in held.items()]
     worst = max(changes, key=lambda change: change.gravity)
-    passed = [*_better(now, changes[0], limit), *_changed(now, history.accepted)] if worst.status == "PASS" else []
-    asked = [*passed, *measure.notes(now, history.accepted, limit)]
+    passed = [*_better(now, changes[0], limit), *_changed(now, history.accepted)]
+    asked = [*(passed if worst.status == "PASS" else []), *measure.notes(now, history.accepted, limit)]
     rates = unsettled(candidate, baseline) if measure.depends_on_rates else []
-    advice = _advice(now, worst, changes[-1], limit=limit, rule=rule, measure=measure, file=file)
     lines = [
         f"regression {worst.status}: {measure.standing(now, history.accepted)}",
         *rates,
         *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
         f"Allowed: a growth of at most {limit}, set by {limit.origin.name}. The accepted result is {file}.",
-        *advice,
+        *_advice(now, worst, changes[-1], limit=limit, rule=rule, measure=measure, file=file),
         *asked,
     ]
     return give(
@@ -134,12 +131,8 @@ def accept(
         A verdict, PASS or INVALID, and what the file is to hold, which it may hold already; None where it is refused.
     """
     problems = [*refusals, *pair_problems(candidate, baseline, limit, rule, metric)]
-    history, seeds, measure = file.history, len(candidate.trials), MEASURES[metric]
-    if seeds < MINIMUM_SEEDS:
-        problems.append(
-            f"{candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}, and what later commits are "
-            f"held to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
-        )
+    problems += _few_seeds(candidate)
+    history, measure = file.history, MEASURES[metric]
     now = None if problems else _record(candidate, baseline, rule)
     notes: list[str] = []
     if now and history:
@@ -154,7 +147,7 @@ def accept(
         if history and updated != history:
             notes = [*_replaced(now, history.accepted, limit, rule, measure), *notes]
         lines = [f"regression PASS: {_accepted(now, history, updated)}", f"The file is {file}.", *notes]
-    verdict = give(
+    return give(
         "regression",
         "INVALID" if problems else "PASS",
         candidate=candidate,
@@ -163,8 +156,17 @@ def accept(
         limit=limit,
         message="\n".join(lines),
         note=None if problems else " ".join(notes) or None,
-    )
-    return verdict, updated
+    ), updated
+
+
+def _few_seeds(candidate: TrainedVariant) -> list[str]:
+    seeds = len(candidate.trials)
+    if seeds >= MINIMUM_SEEDS:
+        return []
+    return [
+        f"{candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}, and what later commits are held "
+        f"to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
+    ]
 
 
 def _refused_by_anchor(change: Change, limit: Limit, file: AcceptedFile) -> list[str]:

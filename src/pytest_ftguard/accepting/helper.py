@@ -6,7 +6,16 @@ from pytest_ftguard.accepting.gate import Metric, accept, assess_regression, pai
 from pytest_ftguard.accepting.metrics import MEASURES
 from pytest_ftguard.accepting.missing import missing_in_plan
 from pytest_ftguard.errors import ConfigurationError, hide_our_frames
-from pytest_ftguard.gates.asking import Reaction, check_pair, conclude, find_test, limit_of, rule_of, value_of
+from pytest_ftguard.gates.asking import (
+    ActiveTest,
+    Reaction,
+    check_pair,
+    conclude,
+    find_test,
+    limit_of,
+    rule_of,
+    value_of,
+)
 from pytest_ftguard.gates.limits import GROWTH, Limit
 from pytest_ftguard.gates.timed_pair import TimedPair, timed, with_times
 from pytest_ftguard.gates.verdict import Verdict
@@ -28,54 +37,55 @@ def assert_no_regression(
     same_learning_rate: bool = False,
     on_missing: Reaction | None = None,
 ) -> Verdict:
-    """Fail the test unless the candidate, beside its baseline, is about as good as when it was accepted.
+    """Fail the test unless the candidate, compared with its baseline, is about as good as when it was accepted.
 
-    What is judged is the growth of the difference between both, so that the baseline absorbs what the machine has
-    changed. Seconds that cannot be compared are measured again, as `assert_time_budget` does. Under `--ftguard-update`
-    nothing is judged: the result is accepted, and written to the file that belongs to the test once the test has
-    passed, with every gate that it asked.
+    The growth of the difference between both is judged, so that the baseline absorbs what the machine has changed.
+    Seconds that cannot be compared are measured again. Under `--ftguard-update` nothing is judged: the result is
+    accepted, and written to the test's file once the test has passed with every gate that it asked.
 
     Args:
-        candidate: The variant that is judged, usually LoRA. Its settings may have changed: they are on trial.
-        baseline: The variant that it is judged against, usually full fine-tuning, with the settings it had.
+        candidate: The variant that is judged. Its settings may have changed: they are on trial.
+        baseline: The variant that it is judged against, with the settings it had.
         metric: "loss_gap", "memory" or "time".
-        at_most: The largest accepted growth: of the loss gap in nats per token (0.01), or of memory or time as a share
-            ("5%"); by default `max_regression` of marker, option, environment or ini.
+        at_most: The largest accepted growth, 0.01 (nats per token) or "5%" (of memory or time); see `max_regression`.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
         on_missing: What a missing accepted result does, "fail" or "warn"; by default `on_missing`, or "fail".
 
     Returns:
-        The verdict: PASS; or INCONCLUSIVE, or INVALID for want of an accepted result, where that only warns.
+        The verdict: PASS; or INCONCLUSIVE, or INVALID for want of an accepted result, if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.
         GateFailure: The verdict is INVALID or INCONCLUSIVE, or the result was not accepted.
-        ConfigurationError: There is no limit, no running test, an argument is wrong, or the file is damaged.
+        ConfigurationError: There is no limit or no running test, an argument is wrong, or the file is damaged.
     """
     check_pair("assert_no_regression", candidate, baseline)
     limit = _limit(metric, at_most)
     rule, choice = rule_of(confidence, same_learning_rate), value_of("on_missing", on_missing, "fail")
-    test = find_test()
-    if test is None:
-        raise ConfigurationError("assert_no_regression finds what was accepted by the test's name: call it in a test")
+    test, updates = _test(), value_of("update", None, False)
     file = test.accepted.find(candidate, baseline)
-    updates = value_of("update", None, False)
     if test.is_planned and file.history is None and not updates:
         test.note(missing_in_plan(file, choice))
     pair = timed(candidate, baseline) if metric == "time" else TimedPair(candidate, baseline)
-    ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
-    # A pair that is unsound by itself fails also where there is nothing to compare it with.
-    missing = file.history is None and not pair_problems(ours, theirs, limit, rule, metric)
+    sides = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
     if updates:
-        verdict, updated = accept(ours, theirs, limit, rule, metric=metric, file=file, refusals=test.refusals())
+        verdict, updated = accept(*sides, limit, rule, metric=metric, file=file, refusals=test.refusals())
         if updated is not None:
             test.accepted.queue(file, updated)
         return conclude(pair.explain(verdict), on_inconclusive, candidate, baseline)
-    verdict = assess_regression(ours, theirs, limit, rule, metric=metric, file=file, on_missing=choice)
-    verdict = pair.explain(verdict)
-    return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=missing and choice == "warn")
+    verdict = pair.explain(assess_regression(*sides, limit, rule, metric=metric, file=file, on_missing=choice))
+    # A pair that is unsound by itself fails also if there is nothing to compare it with.
+    warns = choice == "warn" and file.history is None and not pair_problems(*sides, limit, rule, metric)
+    return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=warns)
+
+
+def _test() -> ActiveTest:
+    test = find_test()
+    if test is None:
+        raise ConfigurationError("assert_no_regression finds what was accepted by the test's name: call it in a test")
+    return test
 
 
 def _limit(metric: str, argument: float | str | None) -> Limit:

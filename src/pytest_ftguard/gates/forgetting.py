@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pytest_ftguard.comparison.pairs import compare, reference_losses, text_problems
 from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.gates import explain
@@ -27,6 +29,17 @@ __all__ = [
 ]
 
 __tracebackhide__ = hide_our_frames
+
+_ADVICE: Final = {
+    "FAIL": (
+        "The whole interval is beyond the limit. What to do: lower the learning rate, train for fewer steps, lower the "
+        "rank, or mix general text into the training data."
+    ),
+    "INCONCLUSIVE": (
+        "The interval contains the limit: undecided. What to do: give a longer reference text (and raise "
+        "validation_sequences, which counts for it too), or train more seeds."
+    ),
+}
 
 
 def assert_forgetting(
@@ -97,16 +110,7 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         *notes,
         f"Allowed: at most {limit}, set by {limit.origin.name}.",
     ]
-    if status == "FAIL":
-        lines.append(
-            "The whole interval is beyond the limit. What to do: lower the learning rate, train for fewer steps, lower "
-            "the rank, or mix general text into the training data."
-        )
-    elif status == "INCONCLUSIVE":
-        lines.append(
-            "The interval contains the limit: undecided. What to do: give a longer reference text (and raise "
-            "validation_sequences, which counts for it too), or train more seeds."
-        )
+    lines += [_ADVICE[status]] if status in _ADVICE else []
     return give(
         "forgetting",
         status,

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
 from pytest_ftguard.files import write_all
+from pytest_ftguard.plugin.forks import forked
 from pytest_ftguard.plugin.properties import Properties, without_ours
 from pytest_ftguard.plugin.xdist import name_of
 from pytest_ftguard.settings.markers import limits_of
@@ -126,13 +127,7 @@ class TestRecord:
         found = self._refused_by()
         if self.call_is_over:
             found.append("the test is over, and a result is accepted only with a test that passes: ask before it ends")
-        ci = os.environ.get("CI", "").strip()
-        if ci.lower() not in _FALSE and not self._settings.value("update_in_ci", False):
-            found.append(
-                f"the environment variable CI is {ci!r}, and nobody reviews what such a run accepts: accept on a "
-                "machine of yours and commit the file, or add --ftguard-update-in-ci"
-            )
-        return found
+        return found + ([] if self._settings.value("update_in_ci", False) else _refused_in_ci())
 
     def _refused_by(self) -> list[str]:
         return [
@@ -195,13 +190,7 @@ class TestRecord:
     def _refuse_forked_process(self) -> None:
         if os.getpid() != self._process:
             self._session.forks.mark(self._number)
-            raise self._forked()
-
-    def _forked(self) -> ConfigurationError:
-        return ConfigurationError(
-            f"a helper was called in a process that {self} has forked, from which no verdict comes back: call it "
-            "in the test itself, or in a thread"
-        )
+            raise forked(self)
 
     def note(self, text: str) -> None:
         """Have the summary say something, once."""
@@ -236,7 +225,7 @@ class TestRecord:
         if self._unhandled:
             raise self._unhandled.pop(0)
         if self._session.forks.take(self._number) and not self._has_reported["unpassed"]:
-            raise self._forked()
+            raise forked(self)
 
     def news(self) -> dict[str, Any]:
         """Return what the test came to since the last call, as values that travel between processes."""
@@ -246,6 +235,16 @@ class TestRecord:
             "planned": [verdict.to_dict() for verdict in planned],
             **self._new_accepted(),
         }
+
+
+def _refused_in_ci() -> list[str]:
+    ci = os.environ.get("CI", "").strip()
+    if ci.lower() in _FALSE:
+        return []
+    return [
+        f"the environment variable CI is {ci!r}, and nobody reviews what such a run accepts: accept on a machine of "
+        "yours and commit the file, or add --ftguard-update-in-ci"
+    ]
 
 
 def _emptied(verdicts: list[Verdict]) -> list[Verdict]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 
-__all__ = ["Forks"]
+from pytest_ftguard.errors import ConfigurationError
+
+__all__ = ["Forks", "forked"]
 
 
 class Forks:
@@ -24,3 +26,11 @@ class Forks:
             return False
         self._test[:] = bytes(8)
         return True
+
+
+def forked(test: object) -> ConfigurationError:
+    """Return the error of a helper that was called in a process that a test has forked."""
+    return ConfigurationError(
+        f"a helper was called in a process that {test} has forked, from which no verdict comes back: call it in the "
+        "test itself, or in a thread"
+    )

@@ -121,11 +121,14 @@ class Session:
         if self.is_planned:
             self.show([trained])
             return trained
+        self._check_device(trained)
+        is_of_settings = any(chosen is made for made in self.specs_of_settings)
+        return replace(trained, rate=rate_source(chosen, "settings" if is_of_settings else "code"))
+
+    def _check_device(self, trained: TrainedVariant) -> None:
         on_cpu = any(trial.environment is not None and trial.environment.device == "cpu" for trial in trained.trials)
         if on_cpu and self.settings.value("require_gpu", False):
             pytest.fail("ftguard: require_gpu is set, but the trial was trained on the CPU", pytrace=False)
-        is_of_settings = any(chosen is made for made in self.specs_of_settings)
-        return replace(trained, rate=rate_source(chosen, "settings" if is_of_settings else "code"))
 
     def show(self, variants: Iterable[TrainedVariant]) -> None:
         """Have the summary show the trials of variants, which may come from a report."""
