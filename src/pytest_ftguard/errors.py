@@ -1,4 +1,4 @@
-"""The exceptions of pytest-ftguard, and how pytest shows them; this module imports nothing."""
+"""The exceptions of pytest-ftguard; this module imports nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ __all__ = [
     "FtguardWarning",
     "GateFailure",
     "LimitExceeded",
-    "hide_our_frames",
 ]
 
 
@@ -39,12 +38,3 @@ class LimitExceeded(GateFailure):
 
 class FtguardWarning(UserWarning):
     """Something a user should know that does not change a verdict."""
-
-
-def hide_our_frames(excinfo: object) -> bool:
-    """Return whether pytest should leave a frame out of a traceback: where the error is the user's to mend.
-
-    A module sets it as `__tracebackhide__`. The frames of any other error are shown, for it is ours.
-    """
-    is_instance = getattr(excinfo, "errisinstance", None)
-    return is_instance is not None and bool(is_instance((FtguardError, GateFailure)))

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 
 __all__ = ["ENVIRONMENT_PREFIX", "INI_PREFIX", "Key", "Origin", "Setting", "choice_of", "number_of", "text_of"]
-
-__tracebackhide__ = hide_our_frames
 
 ENVIRONMENT_PREFIX: Final = "FTGUARD_"
 INI_PREFIX: Final = "ftguard_"

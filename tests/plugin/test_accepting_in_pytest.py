@@ -301,7 +301,7 @@ def test_a_result_in_doubt_beside_the_anchor_is_accepted_with_a_note_in_the_summ
         ]
     )
     (verdict,) = json.loads((made_up.path / "r.json").read_text())["verdicts"]
-    assert "Beside the anchor, which was accepted first, this result is INCONCLUSIVE" in verdict["note"]
+    assert "Compared with the anchor, which was accepted first, this result is INCONCLUSIVE" in verdict["note"]
     later = made_up.runpytest_inprocess(others)
     later.assert_outcomes(failed=1)
     later.stdout.fnmatch_lines(["regression * INCONCLUSIVE"])
@@ -347,7 +347,7 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
                 f"note: {UNUSED}",
             ]
         )
-        assert result.stdout.str().count("\nnote: '") == 2
+        assert str(unwrapped(result)).count("\nnote: '") == 2
     for place in old:
         content = place.read_text()
         assert content.count('"test": "test_it.py::test_it"') == 1

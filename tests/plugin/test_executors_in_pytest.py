@@ -68,8 +68,11 @@ def test_weights(lora_variant):
 
 
 @pytest.mark.parametrize("workers", [[], ["-n2", "--dist=load"]], ids=["alone", "xdist"])
-def test_an_executor_of_ones_own_trains(project: pytest.Pytester, workers: list[str]) -> None:
+def test_an_executor_of_ones_own_trains(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: list[str]
+) -> None:
     """Found by its import path, it trains each trial once, also for two workers; the next run finds the results."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of the run that this test is part of
     project.makepyfile(far=EXECUTOR, test_it=TEST)
     options = ["-o", "ftguard_executor=far:Far", "--ftguard-json=r.json", *workers]
     project.runpytest_subprocess(*options).assert_outcomes(passed=2)

@@ -7,46 +7,30 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = """
+EXECUTOR = """
 import os
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_ftguard.results import Memory, TrialError, TrialResult
-from pytest_ftguard.running.local import workers
-from tests.plain.builders import ENVIRONMENT, losses, trial
+from pytest_ftguard.running.executor import Answer, Failure
+from tests.plain.builders import trial
+from tests.plain.executors import FakeExecutor
 
 HERE = Path(__file__).parent
 
-class Made:
-    has_ended = False
+class Made(FakeExecutor):
+    def __init__(self, options):
+        super().__init__()
 
-    def __init__(self, *_):
-        pass
-
-    def describe(self, *_):
-        return ENVIRONMENT
-
-    def forecast(self, specs, texts=False):
-        return [TrialResult(spec=spec, outcome="planned", memory=Memory(None, "forecast")) for spec in specs]
-
-    def run(self, job, *_):
+    def train(self, job):
         spec = job.spec
         with (HERE / "trained.txt").open("a") as file:
             file.write(f"{spec.variant.kind} {spec.seed}\\n")
         if f"{spec.variant.kind} {spec.seed}" in os.environ.get("FAILS", ""):
-            error = TrialError("its process was ended by SIGKILL, in phase 'train'. Perhaps", "the log")
-            return TrialResult(spec=spec, outcome="crashed", error=error, environment=ENVIRONMENT)
+            message = "its process was ended by SIGKILL, in phase 'train'. Perhaps"
+            return Answer(failure=Failure(kind="crashed", message=message, log_tail="the log", phase="train"))
         nll = [20.0 + 0.01 * number for number in range(64)]
         return replace(trial(spec.variant, nll, seed=spec.seed), spec=spec)
-
-    def is_quiet(self):
-        return True
-
-    def close(self):
-        pass
-
-workers.Worker = Made
 """
 BOTH = """
 from pytest_ftguard import assert_loss_gap, assert_memory_budget
@@ -65,12 +49,13 @@ def failing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{Path(__file__).parents[2] / 'src'}")
     for name in ("m/config.json", "t", "v"):
         (pytester.path / name).parent.mkdir(exist_ok=True)
-        (pytester.path / name).write_text(name)
+        (pytester.path / name).write_text("{}")
     pytester.makeini(
         f"[pytest]\nftguard_model = {pytester.path / 'm'}\nftguard_train = t\nftguard_validation = v\n"
-        "ftguard_seeds = 0, 1\nftguard_full_learning_rate = 1e-4\nftguard_gain_factor = 0\n"
+        "ftguard_executor = made_up:Made\nftguard_seeds = 0, 1\nftguard_full_learning_rate = 1e-4\nftguard_gain_factor = 0\n"
     )
-    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(made_up=EXECUTOR)
+    pytester.makeconftest("")
     return pytester
 
 

@@ -145,7 +145,7 @@ def test_what_is_no_variant_or_workload_is_one_error(pytester: pytest.Pytester) 
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(failed=2)
     output = result.stdout.str()
-    assert "ftguard: a variant must be Full(...) or LoRA(...), got <class" in output
+    assert "ftguard: a variant must be Full(...), LoRA(...), Peft(...) or one of your own, got <class" in output
     assert "ftguard: a workload must be Workload(...), got 'validation.txt'" in output
     assert "Traceback" not in output
 

@@ -8,13 +8,10 @@ from typing import Any, NamedTuple
 
 from pytest_ftguard.accepting.history import AcceptedFile, History, read_history, write_history
 from pytest_ftguard.accepting.names import file_name, read_test
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 
 __all__ = ["AcceptedFiles"]
-
-
-__tracebackhide__ = hide_our_frames
 
 
 class _Queued(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression, pair_problems
 from pytest_ftguard.accepting.metrics import MEASURES
 from pytest_ftguard.accepting.missing import missing_in_plan
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.asking import (
     ActiveTest,
     Reaction,
@@ -22,8 +22,6 @@ from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import TrainedVariant
 
 __all__ = ["assert_no_regression"]
-
-__tracebackhide__ = hide_our_frames
 
 
 def assert_no_regression(

@@ -10,14 +10,12 @@ from typing import Any, Final
 
 from pytest_ftguard.accepting.headline import headline
 from pytest_ftguard.accepting.record import PairRecord
-from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.specs import (
     readable_json,
 )
 
 __all__ = ["AcceptedFile", "History", "read_history", "write_history"]
-
-__tracebackhide__ = hide_our_frames
 
 _SCHEMA: Final = 1
 

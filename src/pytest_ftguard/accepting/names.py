@@ -7,11 +7,7 @@ import json
 import re
 from typing import Final
 
-from pytest_ftguard.errors import hide_our_frames
-
 __all__ = ["file_name", "file_number", "read_test"]
-
-__tracebackhide__ = hide_our_frames
 
 _LONGEST_NAME: Final = 120
 

@@ -9,7 +9,6 @@ from datetime import date
 from typing import Any, Final, Self
 
 from pytest_ftguard import __version__
-from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult, checked
 from pytest_ftguard.specs import (
     Variant,
@@ -22,9 +21,6 @@ from pytest_ftguard.specs import (
 )
 
 __all__ = ["WORK", "PairRecord", "SideRecord", "record_pair"]
-
-
-__tracebackhide__ = hide_our_frames
 
 
 WORK: Final = fields_of(Workload, "training", places=False, resolved=False)

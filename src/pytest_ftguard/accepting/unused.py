@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_ftguard.accepting.names import file_name, file_number, read_test
-from pytest_ftguard.errors import hide_our_frames
 
 __all__ = ["UnusedFile", "find_unused", "unused_note"]
-
-__tracebackhide__ = hide_our_frames
 
 
 @dataclass(frozen=True)

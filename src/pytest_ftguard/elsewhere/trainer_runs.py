@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_ftguard.comparison.grouping import trained_variants
-from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.results import (
     TRAINER_RUN_FILE,
     TrainedVariant,
@@ -18,8 +18,6 @@ from pytest_ftguard.results import (
 )
 
 __all__ = ["read_trainer_runs"]
-
-__tracebackhide__ = hide_our_frames
 
 _STATE_FILE = "trainer_state.json"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded
 from pytest_ftguard.gates.catalogue import argument_of, argument_setting
 from pytest_ftguard.gates.current import active_test, find_test
 from pytest_ftguard.gates.limits import Limit
@@ -34,9 +34,6 @@ __all__ = [
     "rule_of",
     "value_of",
 ]
-
-
-__tracebackhide__ = hide_our_frames
 
 
 DEFAULT_CONFIDENCE = 0.95

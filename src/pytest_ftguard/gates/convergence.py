@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_ftguard.comparison.pairs import text_problems, trend_of
-from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.asking import (
     Reaction,
@@ -25,8 +24,6 @@ __all__ = [
     "assert_converged",
     "assess_convergence",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 
 def assert_converged(

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from pytest_ftguard.errors import ConfigurationError, FtguardError, GateFailure, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardError, GateFailure
 
 if TYPE_CHECKING:
     from pytest_ftguard.gates.asking import ActiveTest
 
 __all__ = ["RunningTests", "active_test", "find_test", "running"]
-
-__tracebackhide__ = hide_our_frames
 
 
 active_test: ContextVar[ActiveTest | None] = ContextVar("ftguard_active_test")

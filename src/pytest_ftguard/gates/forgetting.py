@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_ftguard.comparison.pairs import compare, reference_losses, text_problems
-from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.asking import (
     Reaction,
@@ -27,8 +26,6 @@ __all__ = [
     "assert_forgetting",
     "assess_forgetting",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 _ADVICE: Final = {
     "FAIL": (

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.units import format_bytes, parse_bytes, parse_share
 
@@ -24,8 +24,6 @@ __all__ = [
     "parse_regression_limit",
     "parse_share_limit",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 NATS_PER_TOKEN: Final = "nats per token"
 PERPLEXITY: Final = "perplexity"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pytest_ftguard.comparison.pairs import compare
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.asking import (
     check_pair,
     check_variant,
@@ -25,8 +25,6 @@ __all__ = [
     "foretell_memory",
     "memory_problems",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 
 def assert_memory_budget(

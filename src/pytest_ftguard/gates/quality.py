@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_ftguard.comparison.pairs import Comparison, compare
-from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.asking import (
     Reaction,
@@ -32,8 +31,6 @@ __all__ = [
     "assess_perplexity_gap",
     "assess_retention",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 
 def assert_loss_gap(

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from pytest_ftguard.comparison.pairs import compare
-from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.gates.explain import measured_elsewhere, name_of
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
@@ -21,9 +20,6 @@ __all__ = [
     "time_problems",
     "why_time_again",
 ]
-
-
-__tracebackhide__ = hide_our_frames
 
 
 # One seed does not show how much a ratio of times moves.

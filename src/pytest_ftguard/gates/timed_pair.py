@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pytest_ftguard.errors import FtguardError, hide_our_frames
+from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.gates.asking import (
     Reaction,
     check_pair,
@@ -26,8 +26,6 @@ __all__ = [
     "timed",
     "with_times",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 
 # A fourth one would have next to no error left to spend.

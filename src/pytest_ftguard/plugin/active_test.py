@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, GateFailure
 from pytest_ftguard.files import write_all
 from pytest_ftguard.plugin.forks import forked
 from pytest_ftguard.plugin.properties import Properties, without_ours
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from pytest_ftguard.statistics import SeedNoise
 
 __all__ = ["TestRecord"]
-
-__tracebackhide__ = hide_our_frames
 
 # What the environment variable CI holds where this is no CI.
 _FALSE: Final = ("", "0", "false", "no", "off")

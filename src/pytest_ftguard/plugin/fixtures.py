@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.plugin.session import SESSION, Session
 from pytest_ftguard.settings.markers import limits_of, memory_budget
 from pytest_ftguard.settings.reading import Settings
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pytest_ftguard.specs import Full, Variant, Workload
 
 __all__ = ["Ftguard", "ftguard", "ftguard_full", "ftguard_lora", "ftguard_workload", "full_variant", "lora_variant"]
-
-__tracebackhide__ = hide_our_frames
 
 Spec = TypeVar("Spec")
 

@@ -10,18 +10,16 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.gates.current import active_test, running
 from pytest_ftguard.plugin.on_demand import FIXTURES, Accepting, Collector, Plan
 from pytest_ftguard.plugin.outputs import check_outputs, print_summary, write_outputs
 from pytest_ftguard.plugin.session import SESSION, Session
+from pytest_ftguard.plugin.tracebacks import hide_our_frames
 from pytest_ftguard.plugin.xdist import is_worker
 from pytest_ftguard.settings.markers import find_problem, memory_budget
 from pytest_ftguard.settings.reading import add_options, read_settings
-
-__tracebackhide__ = hide_our_frames
-
 
 _MARKER: Final = (
     f"ftguard({', '.join(f'{name}=None' for name in MARKER_KEYS)}): limits of this test's gates (pytest-ftguard)"
@@ -183,6 +181,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach what was trained and decided to the report, which travels from xdist's workers to the controller."""
+    if call.excinfo is not None:
+        hide_our_frames(call.excinfo)
     report = yield
     ours = item.config.stash[SESSION]
     if ours.test is not None:

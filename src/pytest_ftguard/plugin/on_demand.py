@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, GateFailure, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, GateFailure
 from pytest_ftguard.settings.markers import find_problem
 
 if TYPE_CHECKING:
     from pytest_ftguard.plugin.session import Session
 
 __all__ = ["FIXTURES", "Accepting", "Collector", "Plan"]
-
-__tracebackhide__ = hide_our_frames
 
 FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.files import write_whole
 from pytest_ftguard.plugin.calibrating import calibrate_seeds
 from pytest_ftguard.reporting.registry import RENDERERS, find_renderer
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pytest_ftguard.reporting.summary import Summary
 
 __all__ = ["check_outputs", "print_summary", "write_outputs"]
-
-__tracebackhide__ = hide_our_frames
 
 _STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.limits import SHARE, Limit
 from pytest_ftguard.gates.memory import foretell_memory
@@ -20,8 +20,6 @@ from pytest_ftguard.settings.reading import Settings
 from pytest_ftguard.specs import Full, Variant, Workload, with_learning_rate
 
 __all__ = ["Policy", "absolute", "with_absolute_paths"]
-
-__tracebackhide__ = hide_our_frames
 
 # A forecast must miss a budget by this factor before the training is not even tried.
 _CLEARLY: Final = 1.1

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_ftguard.errors import hide_our_frames
-
 if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import RecordedVerdict
     from pytest_ftguard.results import TrialResult
@@ -14,8 +12,6 @@ if TYPE_CHECKING:
     from pytest_ftguard.specs import Places, Variant
 
 __all__ = ["Received", "identity"]
-
-__tracebackhide__ = hide_our_frames
 
 
 class Received:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.plugin.active_test import TestRecord
 from pytest_ftguard.plugin.forks import Forks
 from pytest_ftguard.plugin.outbox import Outbox
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pytest_ftguard.specs import Full, Variant, Workload
 
 __all__ = ["SESSION", "Session"]
-
-__tracebackhide__ = hide_our_frames
 
 
 class Session:

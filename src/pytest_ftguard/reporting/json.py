@@ -13,15 +13,13 @@ from typing import Any, Final
 
 from pytest_ftguard import __version__
 from pytest_ftguard.comparison.grouping import trained_variants
-from pytest_ftguard.errors import ConfigurationError, FtguardError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 from pytest_ftguard.reporting.summary import Summary
 from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult
 from pytest_ftguard.specs import readable_json, variant_to_dict
 
 __all__ = ["json_report", "read_report", "render"]
-
-__tracebackhide__ = hide_our_frames
 
 
 def render(summary: Summary) -> str:

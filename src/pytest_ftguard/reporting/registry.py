@@ -24,7 +24,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     Renderer = Callable[[Summary], str]
 
 __all__ = ["GROUP", "RENDERERS", "RendererRow", "find_renderer"]
-
-__tracebackhide__ = hide_our_frames
 
 GROUP: Final = "pytest_ftguard.renderers"
 

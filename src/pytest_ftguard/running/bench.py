@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import BaseLosses, Environment, TrialError, TrialResult
 from pytest_ftguard.running.alternatives import with_advice
 from pytest_ftguard.running.clock import Progress, ProgressClock
@@ -19,8 +19,6 @@ from pytest_ftguard.specs import TrialSpec, key_of
 from pytest_ftguard.store.notes import Notes
 
 __all__ = ["CHECKPOINT_SECONDS", "Bench", "LabOptions"]
-
-__tracebackhide__ = hide_our_frames
 
 CHECKPOINT_SECONDS: Final = 60.0
 """Time between two checkpoints of a training."""

@@ -7,13 +7,11 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any, Final
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.running.executor import Executor, ExecutorOptions
 from pytest_ftguard.running.local.executor import LocalExecutor
 
 __all__ = ["DEFAULT_EXECUTOR", "GROUP", "make_executor"]
-
-__tracebackhide__ = hide_our_frames
 
 DEFAULT_EXECUTOR: Final = "local"
 GROUP: Final = "pytest_ftguard.executors"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_ftguard.errors import FtguardError, hide_our_frames
+from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import TrainedVariant, TrialError, TrialResult
 from pytest_ftguard.running.bench import Bench, LabOptions
 from pytest_ftguard.running.clock import Progress
@@ -22,8 +22,6 @@ from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of
 from pytest_ftguard.store.store import Store, StoreOptions
 
 __all__ = ["Lab", "LabOptions", "Reason"]
-
-__tracebackhide__ = hide_our_frames
 
 
 @dataclass(frozen=True)

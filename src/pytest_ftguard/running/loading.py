@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.errors import FtguardError, hide_our_frames
+from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import TrialResult
 from pytest_ftguard.running import work
 from pytest_ftguard.running.bench import Bench
@@ -17,8 +17,6 @@ from pytest_ftguard.store.store import Store
 from pytest_ftguard.store.weights import has_weights
 
 __all__ = ["ModelLoader"]
-
-__tracebackhide__ = hide_our_frames
 
 # Two machines round differently, and training lets that grow; seeds differ by more.
 _SAME_LOSS: Final = 0.01

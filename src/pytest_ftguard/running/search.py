@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Variant, Workload
 
 __all__ = ["find_learning_rate", "next_rate", "search_workload"]
-
-__tracebackhide__ = hide_our_frames
 
 _FACTOR: Final = 3.0
 _MOST_RATES: Final = 5

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant, TrialResult
 from pytest_ftguard.running.shelf import Identity, Shelf
 from pytest_ftguard.specs import TrialSpec, Workload
@@ -19,8 +19,6 @@ from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.store import Store
 
 __all__ = ["PairTimer", "Retiming", "timing_workload"]
-
-__tracebackhide__ = hide_our_frames
 
 # Three steps warm up, and the median of the other 37 moves by about a fifth of what a single step does.
 _LEAST_STEPS: Final = 40

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload, places_of
 
 __all__ = ["UnchangedFiles", "refuse_missing_texts"]
-
-__tracebackhide__ = hide_our_frames
 
 
 class UnchangedFiles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import pytest
 
 __all__ = ["ini_overrides", "ini_values"]
-
-__tracebackhide__ = hide_our_frames
 
 
 def ini_values(config: pytest.Config, prefix: str) -> dict[str, Any]:

@@ -8,16 +8,12 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.keys import Key, Origin, choice_of, number_of, text_of
 from pytest_ftguard.reporting.registry import RENDERERS
 
 __all__ = ["BY_NAME", "KEYS", "SIGNING_KEY_VARIABLE"]
-
-
-__tracebackhide__ = hide_our_frames
 
 
 # A secret: no option and no ini key, which would be seen by others.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.keys import Setting
 from pytest_ftguard.settings.reading import Settings, marker_problem, marker_settings
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import pytest
 
 __all__ = ["closest_first", "find_problem", "limits_of", "memory_budget"]
-
-__tracebackhide__ = hide_our_frames
 
 _NAME = "ftguard"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Origin, Setting
 from pytest_ftguard.settings.ini import ini_overrides, ini_values
@@ -31,9 +31,6 @@ __all__ = [
     "marker_settings",
     "read_settings",
 ]
-
-
-__tracebackhide__ = hide_our_frames
 
 
 _KEEP_AUTO_BYTES: Final = 2 * 1000**3

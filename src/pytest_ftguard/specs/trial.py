@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import TRIAL, key_of
 from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.methods.variants import variant_from_dict, variant_to_dict
@@ -15,8 +15,6 @@ from pytest_ftguard.specs.values import Spec, text_value, whole
 from pytest_ftguard.specs.workload import Workload
 
 __all__ = ["TrialSpec"]
-
-__tracebackhide__ = hide_our_frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pytest_ftguard.specs.identity import Row
@@ -29,8 +29,6 @@ __all__ = [
     "whole",
     "without_folders",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 # A list of numbers that json.dumps has spread over lines; a line break inside of a string is escaped, so none matches.
 _SPREAD_NUMBERS: Final = re.compile(r"\[\n\s*([^\[\]{}\"]*?)\n\s*\]")

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import WORKLOAD
 from pytest_ftguard.specs.refused import REFUSED_MODEL_ARGS, REFUSED_TRAINING_ARGS
 from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, text_value, whole
 
 __all__ = ["PRECISIONS", "Places", "Workload"]
-
-__tracebackhide__ = hide_our_frames
 
 Precision = Literal["auto", "fp32", "bf16"]
 Task = Literal["causal-lm"]

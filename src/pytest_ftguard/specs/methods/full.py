@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from pytest_ftguard.errors import hide_our_frames
 from pytest_ftguard.specs.identity import FULL
 from pytest_ftguard.specs.methods.base import Variant
 
 __all__ = ["FULL_LEARNING_RATE", "Full"]
-
-__tracebackhide__ = hide_our_frames
 
 FULL_LEARNING_RATE: Final = 5e-5
 

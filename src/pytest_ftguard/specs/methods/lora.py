@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_args
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import LORA
 from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, one_of, positive, whole
 
 __all__ = ["LORA_LEARNING_RATE_FACTOR", "LoRA", "normal_form", "peft_options"]
-
-__tracebackhide__ = hide_our_frames
 
 Bias = Literal["none", "all", "lora_only"]
 

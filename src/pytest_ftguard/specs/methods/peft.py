@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import PEFT
 from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.methods.lora import normal_form, peft_options
@@ -18,8 +18,6 @@ from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, text_value
 
 __all__ = ["CONFIG_FILE", "Peft"]
-
-__tracebackhide__ = hide_our_frames
 
 CONFIG_FILE: Final = "adapter_config.json"
 """What peft calls the file of a configuration."""

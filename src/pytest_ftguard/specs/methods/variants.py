@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, TypeVar
 
-from pytest_ftguard.errors import ConfigurationError, hide_our_frames
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.methods.full import FULL_LEARNING_RATE, Full
 from pytest_ftguard.specs.methods.lora import LORA_LEARNING_RATE_FACTOR, LoRA
@@ -22,8 +22,6 @@ __all__ = [
     "variant_to_dict",
     "with_learning_rate",
 ]
-
-__tracebackhide__ = hide_our_frames
 
 _OURS: Final[Mapping[str, type[Variant]]] = {kind.kind: kind for kind in (Full, LoRA, Peft)}
 _KINDS: Final[dict[str, type[Variant]]] = dict(_OURS)
