@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist import workermanage
 
 from pytest_ftguard.running.local import process
 from tests.warm import started_server, warm_subprocess
@@ -84,6 +85,8 @@ def imported() -> None:
     Pytester forgets what such a run has imported, and numpy cannot be imported twice.
     """
     import_ours(with_torch=False)
+    # xdist gives its workers the path that Python started with, on which the tests were not yet.
+    workermanage._sys_path = list(sys.path)
 
 
 @pytest.fixture(scope="session")

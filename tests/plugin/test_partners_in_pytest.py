@@ -52,7 +52,8 @@ def failing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
         (pytester.path / name).write_text("{}")
     pytester.makeini(
         f"[pytest]\nftguard_model = {pytester.path / 'm'}\nftguard_train = t\nftguard_validation = v\n"
-        "ftguard_executor = made_up:Made\nftguard_seeds = 0, 1\nftguard_full_learning_rate = 1e-4\nftguard_gain_factor = 0\n"
+        "ftguard_executor = made_up:Made\nftguard_seeds = 0, 1\nftguard_full_learning_rate = 1e-4\n"
+        "ftguard_gain_factor = 0\n"
     )
     pytester.makepyfile(made_up=EXECUTOR)
     pytester.makeconftest("")
