@@ -92,7 +92,7 @@ class Shelf:
         if self._store is None:
             return False
         try:
-            now = contents_of(identity.spec.workload, self._store.notes.digests)
+            now = contents_of(identity.spec, self._store.notes.digests)
         except UnknownContentError:
             return identity.is_complete
         return not identity.is_complete or any(now != one.contents for one in identity.candidates)

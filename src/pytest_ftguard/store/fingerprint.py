@@ -118,26 +118,32 @@ def fingerprint_of(
     parts |= content.pop("workload")
     variant = content.pop("variant")
     parts["kind"] = variant.pop("kind")
-    rows = rows_of(type(spec.variant))
-    parts |= {
-        f"{spec.variant.kind}_{name}": _with_contents(value, known) if rows[name].names_files else value
-        for name, value in variant.items()
-    }
+    parts |= {f"{spec.variant.kind}_{name}": value for name, value in variant.items()}
     parts |= {**content, "device": device, "precision": precision}
-    contents = contents_of(spec.workload, known) | _sources_of(spec.variant, known)
+    contents = contents_of(spec, known)
     return Fingerprint(parts | contents, contents=contents)
 
 
-def contents_of(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
+def contents_of(spec: TrialSpec, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
     """Return the parts of a fingerprint that depend on files, which may change while a trial is trained.
 
     Args:
-        workload: What is held fixed.
+        spec: What is trained.
         known: Digests of large files; see `contents.file_digest`.
 
     Raises:
         UnknownContentError: What decides the trial is not known in full.
     """
+    variant, rows = content_of(spec.variant, "result", places="left out"), rows_of(type(spec.variant))
+    named = {
+        f"{spec.variant.kind}_{name}": _with_contents(value, known)
+        for name, value in variant.items()
+        if name in rows and rows[name].names_files
+    }
+    return _of_workload(spec.workload, known) | named | _sources_of(spec.variant, known)
+
+
+def _of_workload(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
     arguments = {
         name: _by_content(value, known)
         for name, value in workload.training_args.items()
