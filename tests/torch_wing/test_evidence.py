@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pytest_ftguard.training.evidence import Excerpts, Places, Search, design_effect, origins
-from pytest_ftguard.training.passages import Passages, Row
+from pytest_ftguard.training.evidence import Excerpts, Search, design_effect, origins
+from pytest_ftguard.training.passages import Passages, Places, Row
 from pytest_ftguard.training.words import folded, spans_of, words_of
 
 BLOCK = 12

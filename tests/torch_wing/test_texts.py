@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -225,3 +226,56 @@ def test_a_plan_refuses_what_a_training_would(tmp_path: Path, tiny_model: Path) 
     work = work_on(tmp_path, sentences(100), sentences(100), model=str(tiny_model), precision="fp32")
     with pytest.raises(ConfigurationError, match="are also in the training text"):
         plan_trial(TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=0, device="cpu"), texts=True)
+
+
+def sayings(count: int, seed: int, length: int = 12) -> list[str]:
+    """Lines of words that are drawn at random."""
+    draw = random.Random(seed)
+    stock = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrt"]
+    return [" ".join(draw.choices(stock, k=length)) for _ in range(count)]
+
+
+def cut(folder: Path, train: str, validation: str, suffix: str = ".txt", block_size: int = 64) -> Any:
+    """The texts of a workload, written to a folder."""
+    for role, content in (("train", train), ("validation", validation)):
+        (folder / f"{role}{suffix}").write_text(content)
+    paths = {role: str(folder / f"{role}{suffix}") for role in ("train", "validation")}
+    return workload_texts(Workload(model="m", block_size=block_size, batch_size=1, steps=1, **paths), BYTES)
+
+
+MARKS = {
+    "editor": lambda number, line: f"{number}: {line}",
+    "cat -n": lambda number, line: f"{number:6}\t{line}",
+    "transcript": lambda number, line: f"[00:{number // 60:02}:{number % 60:02}] {line}",
+}
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_text_is_found_under_the_numbers_and_times_of_its_lines(tmp_path: Path, name: str) -> None:
+    """A validation text whose lines the training text counts, or gives a time, was trained on."""
+    lines = sayings(200, 1)
+    marked = "\n".join(MARKS[name](number, line) for number, line in enumerate(lines, 1))
+    with pytest.raises(ConfigurationError, match="are also in"):
+        cut(tmp_path, "\n".join(sayings(200, 2)) + "\n" + "\n".join(sayings(20, 3)) + "\n" + marked, "\n".join(lines))
+
+
+def test_numbers_that_count_no_lines_still_tell_texts_apart(tmp_path: Path) -> None:
+    """A column of figures in front of few words is what a table says, and no mark of its lines."""
+    draw = random.Random(4)
+    rows = [f"{draw.randrange(1000)} {draw.randrange(1000)} {draw.randrange(1000)} kg" for _ in range(1000)]
+    texts = cut(tmp_path, "\n".join(rows[:500]), "\n".join(rows[500:]))
+    assert texts.validation.trained_on == 0
+    assert texts.validation.repeated == 0
+
+
+@pytest.mark.parametrize("block_size", [64, 256])
+def test_a_long_prompt_that_all_documents_share_is_no_leak(tmp_path: Path, block_size: int) -> None:
+    """Its blocks in all documents but one are copies, and the one that stays says nothing of the training text."""
+    prompt, answers = ". ".join(sayings(60, 5)), sayings(470, 6, length=15)
+    train, validation = (
+        "\n".join(json.dumps({"text": f"{prompt}\n{answer}"}) for answer in part)
+        for part in (answers[70:], answers[:70])
+    )
+    texts = cut(tmp_path, train, validation, ".jsonl", block_size)
+    assert texts.validation.trained_on <= 0.02 * len(texts.validation.sequences)
+    assert len(set(texts.validation.documents or ())) == 70

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, evenly_spaced
-from pytest_ftguard.training.evidence import Excerpts, Places, design_effect, origins
+from pytest_ftguard.training.evidence import Excerpts, common_symbols, design_effect, origins
 from pytest_ftguard.training.files import read_text
-from pytest_ftguard.training.passages import Integers, Passages, Row
+from pytest_ftguard.training.passages import Flags, Integers, Passages, Places, Row
 from pytest_ftguard.training.tokens import Tokens, decoded, tokenized
 from pytest_ftguard.training.words import folded, spans_of, words_of
 
@@ -257,6 +257,7 @@ class _Cut:
         places: Where the sequences are among its words.
         passages: What counts as a passage of it.
         origins: Number of the earlier sequence that each repeats; its own number if it is new.
+        common: Which words many sequences or documents share.
     """
 
     tokens: Tokens
@@ -266,6 +267,7 @@ class _Cut:
     places: Places
     passages: Passages
     origins: Integers
+    common: Flags
 
     def chosen(self, indices: Sequence[int], repeated: int) -> EvaluationSet:
         """Return some of the sequences."""
@@ -275,7 +277,9 @@ class _Cut:
         return EvaluationSet(
             sequences=tuple(torch.from_numpy(sequence.copy()) for sequence in sequences),
             documents=None if text.is_stream else tuple(numbers),
-            excerpts=Excerpts.of(self.row, self.places.some(indices), self.passages, sequences, labels),
+            excerpts=Excerpts.of(
+                self.row, self.places.some(indices), self.passages, sequences, labels, common=self.common
+            ),
             repeated=repeated,
             unknown=self.tokens.unknown,
         )
@@ -298,7 +302,10 @@ def _cut_text(path: str, role: str, tokenizer: Any, block_size: int) -> _Cut:
     places = _places(text.documents, cut, row, passages, tokenizer)
     found = origins(row, places, passages, None if text.is_stream else _labels(text.documents, numbers))
     sequences = tuple(sequence for sequences in cut for sequence in sequences)
-    return _Cut(tokens, sequences, np.array(numbers, dtype=np.int64), row, places, passages, found)
+    documents = np.array(numbers, dtype=np.int64)
+    units = np.arange(len(documents)) if text.is_stream else documents
+    common = common_symbols(row, places, passages, units)
+    return _Cut(tokens, sequences, documents, row, places, passages, found, common)
 
 
 def _places(

@@ -7,7 +7,7 @@ whole sentence or line, which may be shorter.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -18,62 +18,46 @@ from pytest_ftguard.training.passages import (
     Hashes,
     Integers,
     Passages,
+    Places,
     Row,
+    covered,
     firsts,
     joined,
     segments,
+    shared_by,
     windows,
 )
 from pytest_ftguard.training.words import folded, words_of
 
-__all__ = ["Excerpts", "Places", "Search", "design_effect", "origins"]
+__all__ = ["Excerpts", "Search", "common_symbols", "design_effect", "origins"]
+
 
 # Shorter sequences and documents stand in longer ones by chance.
 _LEAST_WHOLE: Final = 8
+
+
 # So much of a sequence may be new, as a few words are where a copy was cut, numbered or named. But no more than half a
 # sentence in one stretch: behind a long prompt, a short message is all that counts.
 _NEW_SHARE: Final = 0.1
+
+
 # Windows that follow one another are a passage if they are so many windows long, or nearly the whole sequence. Single
 # ones covered 80 % of the blocks of log lines with lines that none of these blocks was made of.
 _LEAST_RUN: Final = 2
-# Shorter sequences are judged with what stands around them in their document: the end of an answer is often the same.
-_LEAST_WINDOWS: Final = 3
+
+
 # Passages that so many of the excerpts have are a form that is filled in: prompts, headers, keys, padding.
 _COMMON_SHARE: Final = 0.02
+
+
 _LEAST_COMMON: Final = 4
+
+
 # Shifts that differ by less are as one.
 _SHIFTS: Final = 64
+
+
 _FILTER_BITS: Final = 20
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the sequences of a text are in its row; each shape (sequences, 2), of starts and stops.
-
-    Attributes:
-        spans: The sequences, in order.
-        wider: The same, each with so much of its document around it that it can be judged.
-        documents: The document of each.
-    """
-
-    spans: Integers
-    wider: Integers
-    documents: Integers
-
-    @classmethod
-    def of(cls, spans: Integers, documents: Integers, passages: Passages) -> Places:
-        """Return them with as much around each as `passages` ask for."""
-        least = _LEAST_WINDOWS * passages.window
-        around = np.maximum(least - (spans[:, 1] - spans[:, 0]) + 1, 0) // 2
-        starts = np.minimum(spans[:, 0] - around, documents[:, 1] - least)
-        stops = np.maximum(spans[:, 1] + around, documents[:, 0] + least)
-        starts, stops = np.minimum(starts, spans[:, 0]), np.maximum(stops, spans[:, 1])
-        wider = np.stack([np.maximum(starts, documents[:, 0]), np.minimum(stops, documents[:, 1])], axis=1)
-        return cls(spans, wider, documents)
-
-    def some(self, indices: Sequence[int]) -> Places:
-        """Return those of some of the sequences."""
-        return Places(self.spans[indices], self.wider[indices], self.documents[indices])
 
 
 def origins(row: Row, places: Places, passages: Passages, labels: Sequence[Hashable] | None = None) -> Integers:
@@ -99,6 +83,29 @@ def origins(row: Row, places: Places, passages: Passages, labels: Sequence[Hasha
     for place, label in enumerate(labels or ()):
         result[place] = min(int(result[place]), first.setdefault(label, place))
     return result
+
+
+def common_symbols(row: Row, places: Places, passages: Passages, units: Integers) -> Flags:
+    """Return which symbols of a whole text are in passages that many of its sequences or documents share.
+
+    Args:
+        row: The text.
+        places: Where its sequences are.
+        passages: What counts as a passage.
+        units: The number of the document of each sequence, if the text has documents; otherwise its own.
+    """
+    hashes, (starts, lengths, whole) = windows(row.symbols, passages.window), segments(row)
+    begins = np.arange(len(hashes))
+    least = max(_LEAST_COMMON, _COMMON_SHARE * len(np.unique(units)))
+    spans = places.spans
+
+    def shared(values: Hashes, at: Integers) -> Flags:
+        numbers = np.minimum(np.searchsorted(spans[:, 1], at, side="right"), len(spans) - 1)
+        return shared_by(values, units[numbers], least, np.ones_like(at, dtype=np.bool_))
+
+    common = covered(begins[shared(hashes, begins)], passages.window, len(row.symbols))
+    common |= np.repeat(shared(whole, starts) & (lengths >= passages.segment), lengths)
+    return common
 
 
 def design_effect(origins: Sequence[int] | Integers) -> float:
@@ -225,6 +232,7 @@ class Excerpts:
         ids: The token ids of each sequence, as bytes.
         labels: The folded document of each sequence, if the text has documents.
         has_words: Whether the symbols are words.
+        common: Which symbols many sequences of the whole text share, those that are not among these included.
     """
 
     row: Row
@@ -235,6 +243,7 @@ class Excerpts:
     ids: tuple[bytes, ...]
     labels: tuple[str, ...] = ()
     has_words: bool = True
+    common: Flags = field(default_factory=lambda: np.zeros(1, dtype=np.bool_))
 
     @classmethod
     def of(
@@ -246,6 +255,7 @@ class Excerpts:
         labels: tuple[str, ...] = (),
         *,
         has_words: bool = True,
+        common: Flags | None = None,
     ) -> Excerpts:
         """Return those of a whole text."""
         reach = passages.window - 1
@@ -256,7 +266,10 @@ class Excerpts:
         shifted = Places(places.spans + shifts, places.wider + shifts, places.documents + shifts)
         rows = tuple(sequence.tobytes() for sequence in ids)
         units = np.unique(places.documents[:, 0], return_inverse=True)[1] if labels else np.arange(len(parts))
-        return cls(joined(parts), shifted, passages, begins, units, rows, labels, has_words)
+        whole = np.zeros(len(row.symbols), dtype=np.bool_) if common is None else common
+        pieces = [whole[start : start + len(part.symbols)] for start, part in zip(starts, parts, strict=True)]
+        shared = np.concatenate([np.append(piece, False) for piece in pieces]) if pieces else whole
+        return cls(joined(parts), shifted, passages, begins, units, rows, labels, has_words, shared)
 
 
 class Search:
@@ -332,6 +345,7 @@ class Search:
         starts, lengths, hashes = self._segments
         common = self._covered(np.flatnonzero(self._is_common(self._windows, np.arange(len(self._windows)))))
         common |= np.repeat(self._is_common(hashes, starts) & (lengths >= passages.segment), lengths)
+        common |= self._excerpts.common  # also of sequences that were left out as copies
         # A window of a form that reaches a little beyond it stands in many texts.
         begins = np.arange(len(self._windows))
         own = _count(~common, np.stack([begins, begins + passages.window], axis=1))
@@ -346,12 +360,7 @@ class Search:
         return result
 
     def _covered(self, starts: Integers) -> Flags:
-        """Return which symbols are in one of the windows that begin there."""
-        steps = np.zeros(len(self._excerpts.row.symbols) + 1, dtype=np.int64)
-        np.add.at(steps, starts, 1)
-        np.add.at(steps, starts + self._excerpts.passages.window, -1)
-        covered: Flags = np.cumsum(steps[:-1]) > 0
-        return covered
+        return covered(starts, self._excerpts.passages.window, len(self._excerpts.row.symbols))
 
     def _is_common(self, hashes: Hashes, starts: Integers) -> Flags:
         """Return for each passage whether many sequences have it."""
@@ -360,14 +369,8 @@ class Search:
         # What stands around a sequence of one long text is, in part, another sequence.
         inside = (starts >= excerpts.places.spans[numbers, 0]) & (starts < excerpts.places.spans[numbers, 1])
         inside |= len(excerpts.labels) > 0
-        numbers, within = excerpts.units[numbers[inside]], hashes[inside]
-        order = np.lexsort((numbers, within))
-        numbers, within = numbers[order], within[order]
-        is_new = np.append(True, (np.diff(numbers) != 0) | (within[1:] != within[:-1]))[: len(within)]
-        values, counts = np.unique(within[is_new], return_counts=True)
         least = max(_LEAST_COMMON, _COMMON_SHARE * len(np.unique(excerpts.units)))
-        common: Flags = np.isin(hashes, values[counts >= least])
-        return common
+        return shared_by(hashes, excerpts.units[numbers], least, inside)
 
 
 def _contents(excerpts: Excerpts) -> list[bytes]:

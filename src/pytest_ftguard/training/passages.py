@@ -10,7 +10,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PART", "Flags", "Hashes", "Integers", "Passages", "Row", "firsts", "joined", "segments", "windows"]
+__all__ = [
+    "PART",
+    "Flags",
+    "Hashes",
+    "Integers",
+    "Passages",
+    "Places",
+    "Row",
+    "covered",
+    "firsts",
+    "joined",
+    "segments",
+    "shared_by",
+    "windows",
+]
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -79,6 +93,40 @@ class Passages:
         return cls(max(window, math.ceil(_WINDOW_BYTES * share)), max(segment, math.ceil(_SEGMENT_BYTES * share)))
 
 
+# Shorter sequences are judged with what stands around them in their document: the end of an answer is often the same.
+_LEAST_WINDOWS: Final = 3
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the sequences of a text are in its row; each shape (sequences, 2), of starts and stops.
+
+    Attributes:
+        spans: The sequences, in order.
+        wider: The same, each with so much of its document around it that it can be judged.
+        documents: The document of each.
+    """
+
+    spans: Integers
+    wider: Integers
+    documents: Integers
+
+    @classmethod
+    def of(cls, spans: Integers, documents: Integers, passages: Passages) -> Places:
+        """Return them with as much around each as `passages` ask for."""
+        least = _LEAST_WINDOWS * passages.window
+        around = np.maximum(least - (spans[:, 1] - spans[:, 0]) + 1, 0) // 2
+        starts = np.minimum(spans[:, 0] - around, documents[:, 1] - least)
+        stops = np.maximum(spans[:, 1] + around, documents[:, 0] + least)
+        starts, stops = np.minimum(starts, spans[:, 0]), np.maximum(stops, spans[:, 1])
+        wider = np.stack([np.maximum(starts, documents[:, 0]), np.minimum(stops, documents[:, 1])], axis=1)
+        return cls(spans, wider, documents)
+
+    def some(self, indices: Sequence[int]) -> Places:
+        """Return those of some of the sequences."""
+        return Places(self.spans[indices], self.wider[indices], self.documents[indices])
+
+
 def joined(parts: Sequence[Row]) -> Row:
     """Return one row, each part followed by a number of its own, so that no passage crosses two parts."""
     marks = -1 - np.arange(len(parts), dtype=np.int64)
@@ -137,3 +185,23 @@ def firsts(hashes: Hashes) -> Integers:
         is_new = np.concatenate([[True], hashes[order[1:]] != hashes[order[:-1]]])[: len(order)]
         first[order] = order[is_new][np.cumsum(is_new) - 1]
     return first
+
+
+def shared_by(hashes: Hashes, numbers: Integers, least: float, inside: Flags) -> Flags:
+    """Return which hashes so many units have, of those places that count."""
+    numbers, within = numbers[inside], hashes[inside]
+    order = np.lexsort((numbers, within))
+    numbers, within = numbers[order], within[order]
+    is_new = np.append(True, (np.diff(numbers) != 0) | (within[1:] != within[:-1]))[: len(within)]
+    values, counts = np.unique(within[is_new], return_counts=True)
+    shared: Flags = np.isin(hashes, values[counts >= least])
+    return shared
+
+
+def covered(starts: Integers, window: int, size: int) -> Flags:
+    """Return which symbols are in one of the windows that begin there."""
+    steps = np.zeros(size + 1, dtype=np.int64)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, starts + window, -1)
+    marked: Flags = np.cumsum(steps[:-1]) > 0
+    return marked

@@ -6,7 +6,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Final
 
 import numpy as np
@@ -33,6 +33,10 @@ _BETWEEN: Final = "\0"
 _HYPHEN: Final = re.compile(r"(?<=\w)[-\u00ad\u2010\u2011](?:[ \t]*\n[ \t>|#*/]*)?(?=\w)")
 # The number of an item in a list. Its other marks are no words.
 _ITEM: Final = re.compile(r"^[ \t>*#+\u2022-]*[(\[]?(?:\d{1,4}|[a-z])[.)\]][ \t]+", re.MULTILINE)
+# The number of a line, as editors and `cat -n` show it, and the time of a line in a transcript.
+_LINE_NUMBER: Final = re.compile(r"^[ \t]*(\d{1,7})(?::|[ \t])[ \t]*", re.MULTILINE)
+_TIME: Final = re.compile(r"^[ \t]*[\[(]?\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,3})?)?[\])]?[ \t]+", re.MULTILINE)
+_LEAST_NUMBERED: Final = 5
 # What a list or a quotation puts before each of its items, and a numbered copy at its end. Other numbers say something.
 _MARKS: Final = re.compile(r"^(?:(?:[-*>#\u2022]+|[(\[]?#?\d+[.)\]]) )+| (?:#\d+|\(#?\d+\))$")
 # A sequence is looked for so many letters around the place where it should be: some tokenizers lose a few.
@@ -120,7 +124,21 @@ def _parts(documents: Iterable[str]) -> Iterator[list[str]]:
 def _items(text: str) -> list[str]:
     """Return the words of a text, and what ends its sentences and lines."""
     text = unicodedata.normalize("NFKC", html.unescape(text)).casefold()
-    items = _WORD.findall(_ITEM.sub("", _HYPHEN.sub("", text)))
+    items = _WORD.findall(_ITEM.sub("", _HYPHEN.sub("", _without_line_marks(text))))
     if max(map(len, items), default=0) > _LONGEST:
         items = list(chain.from_iterable(item if len(item) > _LONGEST else (item,) for item in items))
     return items
+
+
+def _without_line_marks(text: str) -> str:
+    """Return a text without the times of its lines, and without numbers that count lines one after the other."""
+    text = _TIME.sub("", text)
+    found = list(_LINE_NUMBER.finditer(text))
+    numbers = [int(one[1]) for one in found]
+    counts = [later - earlier == 1 for earlier, later in pairwise(numbers)]
+    ends = [0, *(place + 1 for place, goes_on in enumerate(counts) if not goes_on), len(found)]
+    marks = [one for start, stop in pairwise(ends) if stop - start >= _LEAST_NUMBERED for one in found[start:stop]]
+    if not marks:
+        return text
+    bounds = [0, *(bound for mark in marks for bound in mark.span()), len(text)]
+    return "".join(text[start:stop] for start, stop in zip(bounds[::2], bounds[1::2], strict=True))
