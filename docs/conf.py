@@ -29,7 +29,8 @@ html_title = f"pytest-ftguard {release}"
 html_extra_path = ["reference/report.schema.json"]
 
 # Only the callback's base class comes from these, and they take a gigabyte: nobody needs them to build the pages.
-autodoc_mock_imports = [name for name in ("accelerate", "peft", "torch", "transformers") if find_spec(name) is None]
+_LARGE = ("accelerate", "peft", "safetensors", "tokenizers", "torch", "transformers")
+autodoc_mock_imports = [name for name in _LARGE if find_spec(name) is None]
 autodoc_class_signature = "separated"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -46,7 +47,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(collections|os|pathlib|numpy|peft|torch|transformers|pytest)\..*"),
     (r"py:.*", r"pytest_ftguard\.\w+\..*"),
-    (r"py:class", r"Variant|Loaded"),
+    (r"py:class", r"Bias|Loaded|Precision|Purpose|Task|Variant"),
 ]
 
 
