@@ -11,11 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist import workermanage
 
+from pytest_ftguard.gates import catalogue
 from pytest_ftguard.running.local import process
 from tests.warm import started_server, warm_subprocess
 
@@ -52,6 +54,17 @@ os.environ.pop("GITHUB_STEP_SUMMARY", None)
 # A shared machine is at times slow, which says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+
+@pytest.fixture
+def gates_restored() -> Iterator[None]:
+    """The gates that a test adds in this process are gone after it."""
+    registries: tuple[dict[str, Any], ...] = (catalogue._gates, catalogue._limits)
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, content in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(content)
 
 
 @pytest.fixture(scope="session")

@@ -248,6 +248,7 @@ def test_each_name_of_a_setting_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     known = {name for key in KEYS for name in (key.ini, key.option, key.variable)}
     known |= {"ftguard_workload", "ftguard_full", "ftguard_lora", "ftguard_trial", "ftguard_noise", "ftguard_baselines"}
+    known |= {"ftguard_max_hard_gap", "--ftguard-max-hard-gap", "FTGUARD_MAX_HARD_GAP"}  # of a gate of one's own
     known |= {"FTGUARD_SIGNING_KEY", "ftguard_some_name", "--ftguard-some-name", "FTGUARD_SOME_NAME"}
     found = re.findall(r"(?<![\w.])(?:ftguard_|FTGUARD_|--ftguard-)[a-zA-Z][\w-]*", text)
     assert {name.rstrip("-") for name in found} - known == set()

@@ -1,11 +1,19 @@
-"""Every gate and what it can be told: option, ini key, marker keyword, title and public name follow from a row here."""
+"""Every gate and what it can be told: option, ini key, marker keyword, title and public name follow from a row here.
+
+A package adds a gate of its own with `add_gate`, called when one of its modules is imported. `ftguard_gates` names that
+module, so that the keys are known when settings are read; docs/how-to/write-a-gate.md is the recipe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.limits import (
     NATS_PER_TOKEN,
     OF_GAIN,
@@ -19,7 +27,20 @@ from pytest_ftguard.gates.limits import (
 )
 from pytest_ftguard.keys import Key, Origin, Setting, choice_of, number_of
 
-__all__ = ["GATES", "MARKER_KEYS", "GateRow", "argument_of", "argument_setting"]
+__all__ = [
+    "GATES",
+    "MARKER_KEYS",
+    "GateRow",
+    "Key",
+    "add_gate",
+    "added_keys",
+    "argument_of",
+    "argument_setting",
+    "number_limit",
+    "row_of",
+    "share_limit",
+    "title_of",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +51,8 @@ class GateRow:
         name: What JSON calls it.
         title: What people read.
         limit: The key of its limit. "min_" begins the name of a smallest accepted value, "max_" that of a largest.
-        helper: The public function that a test calls, and the module that it lives in.
+        helper: The public function that a test calls, and the module that it lives in: one of ours without the name of
+            the package, one of yours with it.
     """
 
     name: str
@@ -44,11 +66,23 @@ class GateRow:
         return self.limit.name.startswith("min_")
 
 
-def _number(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
+def number_limit(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
+    """Return what reads a limit that is a number.
+
+    Args:
+        what: What is limited, as its error message calls it.
+        unit: The unit of the number, for example "nats per token".
+    """
     return lambda value, origin: parse_number_limit(value, what, unit, origin)
 
 
-def _share(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
+def share_limit(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
+    """Return what reads a limit that is a percentage: "80%" is 0.8.
+
+    Args:
+        what: What is limited, as its error message calls it.
+        unit: What it is a share of: "of baseline" or "of the gain" (`gates.limits` has names for them).
+    """
     return lambda value, origin: parse_share_limit(value, what, unit, origin)
 
 
@@ -78,31 +112,31 @@ _ROWS: Final = (
     GateRow(
         "loss_gap",
         "loss gap",
-        Key("max_loss_gap", _number("loss gap", NATS_PER_TOKEN), "largest accepted loss gap, in nats per token"),
+        Key("max_loss_gap", number_limit("loss gap", NATS_PER_TOKEN), "largest accepted loss gap, in nats per token"),
         ("assert_loss_gap", "gates.quality"),
     ),
     GateRow(
         "perplexity_gap",
         "perplexity gap",
-        Key("max_perplexity_gap", _number("perplexity gap", PERPLEXITY), "largest accepted perplexity gap"),
+        Key("max_perplexity_gap", number_limit("perplexity gap", PERPLEXITY), "largest accepted perplexity gap"),
         ("assert_perplexity_gap", "gates.quality"),
     ),
     GateRow(
         "retention",
         "retention",
-        Key("min_retention", _share("retention", OF_GAIN), "smallest accepted share of full's gain: '90%%'"),
+        Key("min_retention", share_limit("retention", OF_GAIN), "smallest accepted share of full's gain: '90%%'"),
         ("assert_retention", "gates.quality"),
     ),
     GateRow(
         "forgetting",
         "forgetting",
-        Key("max_forgetting", _number("forgetting", NATS_PER_TOKEN), "largest growth of the reference loss"),
+        Key("max_forgetting", number_limit("forgetting", NATS_PER_TOKEN), "largest growth of the reference loss"),
         ("assert_forgetting", "gates.forgetting"),
     ),
     GateRow(
         "convergence",
         "convergence",
-        Key("max_improvement", _number("convergence", NATS_PER_TOKEN), "what doubling the steps may still gain"),
+        Key("max_improvement", number_limit("convergence", NATS_PER_TOKEN), "what doubling the steps may still gain"),
         ("assert_converged", "gates.convergence"),
     ),
     GateRow(
@@ -114,7 +148,7 @@ _ROWS: Final = (
     GateRow(
         "time_budget",
         "step time",
-        Key("max_time", _share("step time", SHARE), "largest share of the baseline's step time: '80%%'"),
+        Key("max_time", share_limit("step time", SHARE), "largest share of the baseline's step time: '80%%'"),
         ("assert_time_budget", "gates.timed_pair"),
     ),
     GateRow(
@@ -124,7 +158,9 @@ _ROWS: Final = (
         ("assert_no_regression", "accepting.helper"),
     ),
 )
-GATES: Final[Mapping[str, GateRow]] = {row.name: row for row in _ROWS}
+_gates: Final = {row.name: row for row in _ROWS}
+GATES: Final[Mapping[str, GateRow]] = MappingProxyType(_gates)
+"""Every gate by name: ours, and those that were added since."""
 
 _RULES: Final = (
     Key("confidence", _confidence, "one-sided confidence of each bound (0.95)"),
@@ -134,8 +170,87 @@ _RULES: Final = (
 )
 """What can be told to more than one gate."""
 
-MARKER_KEYS: Final[Mapping[str, Key]] = {key.name: key for key in (*(row.limit for row in _ROWS), *_RULES)}
-"""What a marker can set, and a helper's argument."""
+_limits: Final = {row.limit.name: row.limit for row in _ROWS}
+MARKER_KEYS: Final = ChainMap({key.name: key for key in _RULES}, _limits)
+"""What a marker can set, and a helper's argument: the limits, also those that were added since, and then the rules."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def add_gate(row: GateRow) -> None:
+    """Make a gate of your own known: its option, ini key, environment variable, marker keyword and title.
+
+    Call it when your module is imported, and name that module in the ini key `ftguard_gates`. If the module is imported
+    again, the row of the same gate and helper is replaced.
+
+    Args:
+        row: The gate. Its limit is read by `number_limit(...)`, `share_limit(...)`, or a function of yours that returns
+            an `Amount`.
+
+    Raises:
+        ConfigurationError: Something in the row is wrong, or is taken by another gate.
+    """
+    if not (isinstance(row, GateRow) and isinstance(row.limit, Key)):
+        message = f"add_gate takes a GateRow(name, title, Key(...), (helper, module)), got {row!r}"
+        raise ConfigurationError(message)
+    problem = next(_problems(row), None)
+    if problem is not None:
+        message = f"the gate {row.name!r} of {'.'.join(row.helper[::-1])} cannot be added: {problem}"
+        raise ConfigurationError(message)
+    if row.name in _gates:
+        del _limits[_gates[row.name].limit.name]
+    _gates[row.name] = row
+    _limits[row.limit.name] = row.limit
+
+
+def _problems(row: GateRow) -> Iterator[str]:
+    key = row.limit
+    for what, name in (("name of a gate", row.name), ("name of a key", key.name)):
+        if not _NAME.fullmatch(name):
+            yield f"the {what} must be made of lower-case letters, digits and underscores, got {name!r}"
+    if not key.name.startswith(("max_", "min_")):
+        yield (
+            f"the key of its limit is {key.name!r}, which must begin with max_ (the limit is the largest accepted "
+            "value) or min_ (the smallest)"
+        )
+    if not (row.title.strip() and row.title.isprintable()):
+        yield f"its title must be a line of text, got {row.title!r}"
+    if "%" in key.help.replace("%%", ""):
+        yield f"the help of its key must have %% where % is meant, got {key.help!r}"
+    if key.flag:
+        yield f"its key {key.name} is a flag, and a limit has a value"
+    for other in _gates.values():
+        whose = f"the gate {other.name!r} of {'.'.join(other.helper[::-1])}"
+        if (other.name, other.helper) == (row.name, row.helper) and other not in _ROWS:
+            continue  # its module was imported again
+        if other.name == row.name:
+            yield f"there is {whose} already"
+        if other.limit.name == key.name:
+            yield f"the key {key.name} (option {key.option}) belongs to {whose}"
+        if other.title == row.title:
+            yield f"the title {row.title!r} belongs to {whose}"
+
+
+def added_keys() -> tuple[Key, ...]:
+    """Return the keys of the gates that were added."""
+    return tuple(row.limit for row in _gates.values() if row not in _ROWS)
+
+
+def row_of(gate: str) -> GateRow:
+    """Return the row of a gate.
+
+    Raises:
+        ConfigurationError: There is no such gate.
+    """
+    if gate not in _gates:
+        message = f"there is no gate {gate!r}: call add_gate(...) first; known are {', '.join(_gates)}"
+        raise ConfigurationError(message)
+    return _gates[gate]
+
+
+def title_of(gate: str) -> str:
+    """Return what people call a gate; one that is not known here, as in a report from elsewhere, has its name only."""
+    return _gates[gate].title if gate in _gates else gate
 
 
 def argument_of(name: str) -> str:

@@ -62,8 +62,8 @@ class Limit:
 
     Attributes:
         value: The number, in `unit`.
-        unit: "nats per token", "perplexity", "bytes"; or, if it is a share (0.6 is 60 %), "of baseline", "of the
-            gain" or "of the accepted result".
+        unit: "nats per token", "perplexity", "bytes", or that of a gate of your own; or, if it is a share (0.6 is
+            60 %), "of baseline", "of the gain" or "of the accepted result".
         origin: Where it was set.
     """
 
@@ -73,8 +73,18 @@ class Limit:
 
     @classmethod
     def of(cls, setting: Setting) -> Limit:
-        """Return the limit that a setting makes."""
-        amount: Amount = setting.value
+        """Return the limit that a setting makes.
+
+        Raises:
+            ConfigurationError: What a gate of a user's own reads its limit with gave no finite amount.
+        """
+        amount = setting.value
+        if not (isinstance(amount, Amount) and math.isfinite(amount.value)):
+            message = (
+                f"a limit was read as {amount!r} (set by {setting.origin.name}), which is no finite amount: the parser "
+                "of its key must return an Amount, as number_limit(...) and share_limit(...) do"
+            )
+            raise ConfigurationError(message)
         return cls(amount.value, amount.unit, setting.origin)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from pytest_ftguard.gates.catalogue import GATES
+from pytest_ftguard.gates.catalogue import row_of, title_of
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
@@ -26,8 +26,8 @@ class Verdict:
     """The answer of a gate.
 
     Attributes:
-        gate: "loss_gap", "perplexity_gap", "retention", "forgetting", "convergence", "memory_budget", "time_budget" or
-            "regression".
+        gate: "loss_gap", "perplexity_gap", "retention", "forgetting", "convergence", "memory_budget", "time_budget",
+            "regression", or the name of a gate of your own.
         status: "PASS", "FAIL", "INCONCLUSIVE" or "INVALID".
         candidate: Label of the variant that was judged.
         baseline: Label of the variant that it was judged against, where there was one.
@@ -55,7 +55,7 @@ class Verdict:
     @property
     def title(self) -> str:
         """What the summary calls the gate."""
-        return GATES[self.gate].title
+        return title_of(self.gate)
 
     @property
     def is_acceptance(self) -> bool:
@@ -66,7 +66,7 @@ class Verdict:
         """Return the verdict as it is where the test did not pass."""
         if not self.is_acceptance:
             return self
-        message = f"{GATES[self.gate].title} INVALID: the result was not accepted, since the test did not pass."
+        message = f"{title_of(self.gate)} INVALID: the result was not accepted, since the test did not pass."
         return replace(self, status="INVALID", message=message, note=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,10 +114,13 @@ def decide(gate: str, interval: Interval, limit: float) -> Status:
     """Return PASS where both bounds are within the limit, FAIL where both are beyond it, or else INCONCLUSIVE.
 
     An estimate or bound that is not finite is INVALID: every comparison is false for NaN.
+
+    Raises:
+        ConfigurationError: There is no such gate.
     """
     if not interval.is_finite:
         return "INVALID"
-    if GATES[gate].is_at_least:
+    if row_of(gate).is_at_least:
         within, beyond = interval.lower >= limit, interval.upper < limit
     else:
         within, beyond = interval.upper <= limit, interval.lower > limit
@@ -173,5 +176,5 @@ def invalid(
     """
     reasons = "\n".join(f"- {problem}" for problem in problems) or "- it was not measured"
     where = f"The limit, {limit}, was set by {limit.origin.name}."
-    message = f"{GATES[gate].title} INVALID: nothing may be concluded.\n{reasons}\n{where}"
+    message = f"{row_of(gate).title} INVALID: nothing may be concluded.\n{reasons}\n{where}"
     return give(gate, "INVALID", candidate=candidate, baseline=baseline, measured=None, limit=limit, message=message)

@@ -11,19 +11,20 @@ from typing import Any, Final
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError
-from pytest_ftguard.gates.catalogue import MARKER_KEYS
+from pytest_ftguard.gates.catalogue import MARKER_KEYS, added_keys
 from pytest_ftguard.gates.current import active_test, running
+from pytest_ftguard.keys import Key
 from pytest_ftguard.plugin.on_demand import FIXTURES, Accepting, Collector, Plan
 from pytest_ftguard.plugin.outputs import check_outputs, print_summary, write_outputs
 from pytest_ftguard.plugin.session import SESSION, Session
 from pytest_ftguard.plugin.tracebacks import hide_our_frames
 from pytest_ftguard.plugin.xdist import is_worker
+from pytest_ftguard.settings.keys import KEYS
 from pytest_ftguard.settings.markers import find_problem, memory_budget
+from pytest_ftguard.settings.own_gates import declare_added, import_gates
 from pytest_ftguard.settings.reading import add_options, read_settings
 
-_MARKER: Final = (
-    f"ftguard({', '.join(f'{name}=None' for name in MARKER_KEYS)}): limits of this test's gates (pytest-ftguard)"
-)
+_DECLARED: Final[pytest.StashKey[tuple[pytest.Parser, tuple[Key, ...]]]] = pytest.StashKey()
 
 
 _LEFT_OVER: Final = "ftguard_left_over"
@@ -35,12 +36,37 @@ _MAY_TRAIN: Final = FIXTURES | {"request"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
-    add_options(parser)
+    added = {key.name for key in added_keys()}
+    add_options(parser, (key for key in KEYS if key.name not in added))
+
+
+def _import_gates(config: pytest.Config) -> None:
+    try:
+        import_gates(config)
+    except ConfigurationError as error:
+        raise pytest.UsageError(f"ftguard: {error}") from None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, object, object]:
+    """Learn of gates of the user's own before options are parsed, behind conftest.py: modules are found next to it."""
+    result = yield
+    _import_gates(early_config)
+    early_config.stash[_DECLARED] = parser, declare_added(parser, ())
+    return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check every setting before anything is collected."""
-    config.addinivalue_line("markers", _MARKER)
+    if _DECLARED in config.stash:
+        # A worker of xdist imports what -p names only now.
+        declare_added(*config.stash[_DECLARED])
+    else:  # so it does with this plugin, if that is named by -p too
+        _import_gates(config)
+    limits = ", ".join(f"{name}=None" for name in MARKER_KEYS)
+    config.addinivalue_line("markers", f"ftguard({limits}): limits of this test's gates (pytest-ftguard)")
     try:
         ours = Session(config, read_settings(config))
     except ConfigurationError as error:

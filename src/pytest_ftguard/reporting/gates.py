@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pytest_ftguard.gates.catalogue import GATES
+from pytest_ftguard.gates.catalogue import GATES, title_of
 from pytest_ftguard.gates.limits import BYTES, GROWTH, SHARE
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 from pytest_ftguard.reporting.summary import TONE_OF, Block, Column, Line, Row, Table
@@ -34,8 +34,9 @@ def gates_block(verdicts: Sequence[RecordedVerdict]) -> Block:
 
 def _cells(verdict: Verdict) -> tuple[str, ...]:
     measured, limit = measured_and_limit(verdict)
-    sign = ">=" if GATES[verdict.gate].is_at_least else "<="
-    return GATES[verdict.gate].title, measured, f"{sign} {limit}  ({verdict.limit.origin.kind})", verdict.status
+    row = GATES.get(verdict.gate)  # nothing tells the side of the limit of a gate that is not known in this process
+    sign = "" if row is None else ">= " if row.is_at_least else "<= "
+    return title_of(verdict.gate), measured, f"{sign}{limit}  ({verdict.limit.origin.kind})", verdict.status
 
 
 def measured_and_limit(verdict: Verdict) -> tuple[str, str]:

@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["ini_overrides", "ini_values"]
+__all__ = ["early_value", "ini_overrides", "ini_values"]
+
+
+def early_value(config: pytest.Config, name: str) -> Any:
+    """Return what the ini file or `-o` sets, before pytest has parsed its options; None if neither does.
+
+    It is quick, since every pytest run asks: of a TOML file, it takes the types that pytest makes of its own.
+    """
+    overrides = _overrides(config.known_args_namespace.override_ini)
+    from_file = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
+    return overrides[name] if name in overrides else _value(config, name, ()) if name in from_file else None
 
 
 def ini_values(config: pytest.Config, prefix: str) -> dict[str, Any]:
@@ -33,7 +43,11 @@ def ini_values(config: pytest.Config, prefix: str) -> dict[str, Any]:
 
 def ini_overrides(config: pytest.Config) -> dict[str, str]:
     """Return what `-o` sets, on the command line, in PYTEST_ADDOPTS or in addopts, by key."""
-    return dict(_assignment(text) for text in config.getoption("override_ini") or ())
+    return _overrides(config.getoption("override_ini"))
+
+
+def _overrides(texts: Iterable[str] | None) -> dict[str, str]:
+    return dict(_assignment(text) for text in texts or ())
 
 
 def _is_meant(name: str, prefix: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import ChainMap
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.keys import Key, Origin, choice_of, number_of, text_of
 from pytest_ftguard.reporting.registry import RENDERERS
 
-__all__ = ["BY_NAME", "KEYS", "SIGNING_KEY_VARIABLE"]
+__all__ = ["BY_NAME", "KEYS", "OWN_GATES", "SIGNING_KEY_VARIABLE"]
 
 
 # A secret: no option and no ini key, which would be seen by others.
@@ -182,7 +183,17 @@ def _update(value: Any, origin: Origin) -> bool:
     return wanted
 
 
-KEYS: Final = (
+def _modules(value: Any, origin: Origin) -> tuple[str, ...]:
+    names = _items(value)
+    if not all(part.isidentifier() for name in names for part in name.split(".")):
+        raise ValueError("each must be the name of a module, for example my_package.gates")
+    return tuple(names)
+
+
+OWN_GATES: Final = Key("gates", _modules, "modules that add gates of your own, for example my_package.gates")
+"""What is read before all others, because the keys of these gates are settings too."""
+
+_TRAINING: Final = (
     Key("model", _model, "hub id or folder of the base model"),
     Key("revision", text_of, "revision of the model on the hub"),
     Key("tokenizer", _model, "hub id or folder of the tokenizer, if it is not the model's own"),
@@ -223,7 +234,9 @@ KEYS: Final = (
         "search LoRA's learning rate around that one, with short trials",
         flag=True,
     ),
-    *MARKER_KEYS.values(),
+)
+_RUN: Final = (
+    OWN_GATES,
     Key("device", text_of, "auto, cpu, cuda, ..."),
     Key("require_gpu", _flag, "fail where there is no accelerator", flag=True),
     Key("executor", text_of, "who starts a trial's process: local, or module:function of your own (local)"),
@@ -256,4 +269,8 @@ KEYS: Final = (
 )
 
 
-BY_NAME: Final = {key.name: key for key in KEYS}
+# The last is the first that is gone through.
+BY_NAME: Final = ChainMap({key.name: key for key in _RUN}, MARKER_KEYS, {key.name: key for key in _TRAINING})
+"""Every setting by name, also those of gates that were added since."""
+KEYS: Final = BY_NAME.values()
+"""The same in order: what is trained, the limits and rules, and the run."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
-from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Origin, Setting
-from pytest_ftguard.settings.ini import ini_overrides, ini_values
+from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Key, Origin, Setting
+from pytest_ftguard.settings.ini import early_value, ini_overrides, ini_values
 from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "add_options",
     "marker_problem",
     "marker_settings",
+    "read_early",
     "read_settings",
 ]
 
@@ -40,6 +42,9 @@ _CACHE_FOLDER: Final = ".ftguard_cache"
 
 
 _CACHE_BYTES: Final = 1000**3
+
+
+_OF_ONES_OWN: Final = "; the limit of a gate of your own is known once ftguard_gates names the gate's module"
 
 
 _LORA_ALONE: Final = ("r", "alpha", "dropout", "target_modules")
@@ -190,10 +195,10 @@ class Settings:
         return {"auto": _KEEP_AUTO_BYTES, "yes": None, "no": 0}[self.value("keep_models", "auto")]
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """Declare every option and its ini twin."""
+def add_options(parser: pytest.Parser, keys: Iterable[Key]) -> None:
+    """Declare the option of each key, and its ini twin."""
     group = parser.getgroup("ftguard", "full fine-tuning against LoRA (pytest-ftguard)")
-    for key in KEYS:
+    for key in keys:
         # default=None: an option that was not given must not hide the ini key.
         action = {"action": "store_true"} if key.flag else {"action": "store", "metavar": key.name.upper()}
         group.addoption(key.option, dest=key.ini, default=None, help=key.help, **action)
@@ -212,15 +217,10 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     here = config.invocation_params.dir
     values: dict[str, Setting] = {}
     for key in KEYS:
-        candidates = (
-            (config.getoption(key.ini), Origin("command line", f"the option {key.option}", here)),
-            (environment.get(key.variable), Origin("environment", f"the environment variable {key.variable}", here)),
-            (from_ini.get(key.ini), places[key.ini]),
-        )
-        for raw, origin in candidates:
-            if raw is not None:
-                values[key.name] = key.read(raw, origin)
-                break
+        option = config.getoption(key.ini, None)
+        setting = _first(key, option, environment.get(key.variable), here) or _read(key, from_ini, places)
+        if setting is not None:
+            values[key.name] = setting
     settings = Settings(values)
     if "calibrate" in values and "calibration" not in values:
         message = f"calibrate (set by {values['calibrate'].origin.name}) needs a file to write: set ftguard_calibration"
@@ -234,6 +234,34 @@ def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.env
     if values:
         settings.check_specs()
     return settings
+
+
+def read_early(config: pytest.Config, key: Key, environment: Mapping[str, str] = os.environ) -> Setting | None:
+    """Return one setting before pytest has parsed its options, from the same places; None if none of them sets it.
+
+    Raises:
+        ConfigurationError: The value is wrong.
+    """
+    options, here = config.known_args_namespace, config.invocation_params.dir
+    setting = _first(key, getattr(options, key.ini, None), environment.get(key.variable), here)
+    if setting is None and (raw := early_value(config, key.ini)) is not None:
+        file = config.inipath.name if config.inipath else "the ini file"
+        setting = key.read(raw, Origin("ini", f"{key.ini} in {file}", config.rootpath))
+    return setting
+
+
+def _first(key: Key, option: Any, variable: str | None, here: Path) -> Setting | None:
+    """Return the setting that the command line makes, or else the environment."""
+    if option is not None:
+        return key.read(option, Origin("command line", f"the option {key.option}", here))
+    if variable is not None:
+        return key.read(variable, Origin("environment", f"the environment variable {key.variable}", here))
+    return None
+
+
+def _read(key: Key, from_ini: Mapping[str, Any], places: Mapping[str, Origin]) -> Setting | None:
+    raw = from_ini.get(key.ini)
+    return None if raw is None else key.read(raw, places[key.ini])
 
 
 def _ini_places(config: pytest.Config, names: Iterable[str]) -> dict[str, Origin]:
@@ -262,7 +290,9 @@ def _refuse_unknown_names(environment: Mapping[str, str], ini_places: Mapping[st
 def _closest(name: str, known: Iterable[str]) -> str:
     by_folded = {one.lower(): one for one in known}
     matches = difflib.get_close_matches(name.lower().replace("-", "_"), list(by_folded), n=1)
-    return f"; did you mean {by_folded[matches[0]]}?" if matches else "; pytest --help lists the keys of pytest-ftguard"
+    hint = f"; did you mean {by_folded[matches[0]]}?" if matches else "; pytest --help lists the keys of pytest-ftguard"
+    limit = re.match(r"(ftguard_)?(max|min)_", name.lower().replace("-", "_"))
+    return f"{hint}{_OF_ONES_OWN if limit else ''}"
 
 
 def marker_problem(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str | None:
@@ -273,7 +303,8 @@ def marker_problem(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> s
         )
     for name, value in keywords.items():
         if name not in MARKER_KEYS:
-            return f"the marker ftguard has no keyword {name!r}; it has {', '.join(MARKER_KEYS)}"
+            hint = _OF_ONES_OWN if name.startswith(("max_", "min_")) else ""
+            return f"the marker ftguard has no keyword {name!r}; it has {', '.join(MARKER_KEYS)}{hint}"
         try:
             MARKER_KEYS[name].read(value, _marker_origin(name))
         except ConfigurationError as error:
