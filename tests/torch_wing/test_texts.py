@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,11 +239,12 @@ def cut(folder: Path, train: str, validation: str, suffix: str = ".txt", block_s
     """The texts of a workload, written to a folder."""
     for role, content in (("train", train), ("validation", validation)):
         (folder / f"{role}{suffix}").write_text(content)
-    paths = {role: str(folder / f"{role}{suffix}") for role in ("train", "validation")}
-    return workload_texts(Workload(model="m", block_size=block_size, batch_size=1, steps=1, **paths), BYTES)
+    paths = [str(folder / f"{role}{suffix}") for role in ("train", "validation")]
+    work = Workload(model="m", train=paths[0], validation=paths[1], block_size=block_size, batch_size=1, steps=1)
+    return workload_texts(work, BYTES)
 
 
-MARKS = {
+MARKS: Mapping[str, Callable[[int, str], str]] = {
     "editor": lambda number, line: f"{number}: {line}",
     "cat -n": lambda number, line: f"{number:6}\t{line}",
     "transcript": lambda number, line: f"[00:{number // 60:02}:{number % 60:02}] {line}",
