@@ -192,6 +192,18 @@ def test_each_way_of_naming_the_module_makes_its_keys_known(
     run("--ftguard-max-other=0.7", *options, *workers).assert_outcomes(passed=1)
 
 
+def test_the_module_is_imported_too_if_conftest_names_the_plugin(
+    light: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then pytest tells the plugin of its options later; a marker may set the limit all the same."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "")
+    (light.path / "pytest.ini").write_text("[pytest]\nftguard_gates = light")
+    light.makeconftest('pytest_plugins = ["pytest_ftguard.plugin"]')
+    light.makepyfile(test_it="import pytest\n\n@pytest.mark.ftguard(max_worst=1)\ndef test_it(): pass")
+    light.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_a_toml_file_may_hold_a_list_of_modules(light: pytest.Pytester) -> None:
     """A list and a number, in the types of TOML."""
     (light.path / "pytest.ini").unlink()
@@ -201,13 +213,14 @@ def test_a_toml_file_may_hold_a_list_of_modules(light: pytest.Pytester) -> None:
 
 def test_pytest_lists_the_names_of_a_gate(light: pytest.Pytester) -> None:
     """Among the options, the ini keys and the keywords of the marker; without the module none of them."""
-    light.makeini("[pytest]")
+    write_ini(light)
     for options, count in (([], 0), (["--ftguard-gates=light"], 2)):
         text = light.runpytest("--help", *options).stdout.str()
         assert (
             len(re.findall(r"^ +(?:--ftguard-max-worst=MAX_WORST|ftguard_max_worst \(string\):)", text, re.M)) == count
         )
         markers = light.runpytest("--markers", *options).stdout.str()
+        assert "ftguard(max_loss_gap=None, " in markers
         assert ("max_worst=None" in markers) is bool(count)
 
 

@@ -13,7 +13,6 @@ import pytest
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.catalogue import MARKER_KEYS, added_keys
 from pytest_ftguard.gates.current import active_test, running
-from pytest_ftguard.keys import Key
 from pytest_ftguard.plugin.on_demand import FIXTURES, Accepting, Collector, Plan
 from pytest_ftguard.plugin.outputs import check_outputs, print_summary, write_outputs
 from pytest_ftguard.plugin.session import SESSION, Session
@@ -21,11 +20,8 @@ from pytest_ftguard.plugin.tracebacks import hide_our_frames
 from pytest_ftguard.plugin.xdist import is_worker
 from pytest_ftguard.settings.keys import KEYS
 from pytest_ftguard.settings.markers import find_problem, memory_budget
-from pytest_ftguard.settings.own_gates import declare_added, import_gates
+from pytest_ftguard.settings.own_gates import import_gates
 from pytest_ftguard.settings.reading import add_options, read_settings
-
-_DECLARED: Final[pytest.StashKey[tuple[pytest.Parser, tuple[Key, ...]]]] = pytest.StashKey()
-
 
 _LEFT_OVER: Final = "ftguard_left_over"
 
@@ -54,17 +50,13 @@ def pytest_load_initial_conftests(
     """Learn of gates of the user's own before options are parsed, behind conftest.py: modules are found next to it."""
     result = yield
     _import_gates(early_config)
-    early_config.stash[_DECLARED] = parser, declare_added(parser, ())
+    add_options(parser, added_keys())
     return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check every setting before anything is collected."""
-    if _DECLARED in config.stash:
-        # A worker of xdist imports what -p names only now.
-        declare_added(*config.stash[_DECLARED])
-    else:  # so it does with this plugin, if that is named by -p too
-        _import_gates(config)
+    _import_gates(config)  # if a conftest.py names this plugin, pytest has not called the hook above
     limits = ", ".join(f"{name}=None" for name in MARKER_KEYS)
     config.addinivalue_line("markers", f"ftguard({limits}): limits of this test's gates (pytest-ftguard)")
     try:

@@ -1,4 +1,4 @@
-"""The gates of a user's own: their modules are imported and their keys declared before any setting is read."""
+"""The gates of a user's own: their modules are imported before any other setting is read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError
-from pytest_ftguard.gates.catalogue import added_keys
 from pytest_ftguard.settings.keys import OWN_GATES
-from pytest_ftguard.settings.reading import add_options, read_early
+from pytest_ftguard.settings.reading import read_early
 
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_ftguard.keys import Key
-
-__all__ = ["declare_added", "import_gates"]
+__all__ = ["import_gates"]
 
 
 def import_gates(config: pytest.Config) -> None:
@@ -35,19 +32,3 @@ def import_gates(config: pytest.Config) -> None:
             assert setting is not None
             message = f"{OWN_GATES.ini} names the module {name!r} (set by {setting.origin.name}), but {what}{error}"
             raise ConfigurationError(message) from error
-
-
-def declare_added(parser: pytest.Parser, declared: tuple[Key, ...]) -> tuple[Key, ...]:
-    """Declare the options and ini keys of the gates that were added.
-
-    Args:
-        parser: Where they are declared.
-        declared: Those that it has already.
-
-    Returns:
-        Those that it has now.
-    """
-    names = {key.name for key in declared}
-    new = tuple(key for key in added_keys() if key.name not in names)
-    add_options(parser, new)
-    return (*declared, *new)
