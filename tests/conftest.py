@@ -67,6 +67,11 @@ def gates_restored() -> Iterator[None]:
         registry.update(content)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest and shares its trainings within one worker, so that no worker ends alone with it."""
+    items.sort(key=lambda item: "test_mutants.py" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.txt and validation.txt, disjoint parts of a module's source."""
