@@ -68,7 +68,7 @@ def gates_restored() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest and shares its trainings within one worker, so that no worker ends alone with it."""
+    """Begin with what takes longest and is trained by one worker, so that no worker ends alone with it."""
     items.sort(key=lambda item: "test_mutants.py" not in item.nodeid)
 
 
