@@ -17,7 +17,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.keys import Origin
-from pytest_ftguard.results import Memory, Timing, TrainedVariant
+from pytest_ftguard.results import Memory, Timing, TrainedVariant, TrialError
 from pytest_ftguard.specs import Workload, fields_of, places_of
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
@@ -275,3 +275,13 @@ def test_the_time_gate_names_the_arithmetic() -> None:
     )
     message = assess_time(ours, LIMIT, theirs, 0.95).message
     assert "takes 7 GFLOP, 70 % of full's 10; they reach 18 % and 20 % of what this machine can do" in message
+
+
+def test_a_failure_is_told_before_what_it_has_prevented() -> None:
+    """A candidate that was not trained because the baseline crashed is told after the crash."""
+    spared = trial(LORA, [1.0], outcome="not_trained", error=TrialError("its partner full crashed"))
+    crashed = trial(FULL, [1.0], outcome="crashed", error=TrialError("it ended by SIGKILL"))
+    sides = (TrainedVariant(WORKLOAD, one.spec.variant, (one,)) for one in (spared, crashed))
+    first, second = compare(*sides).loss_problems
+    assert "ended by SIGKILL" in first
+    assert "its partner" in second

@@ -13,7 +13,7 @@ _LONGEST_NAME: Final = 120
 
 
 def file_name(test: str, number: int) -> str:
-    """Return the name of the file for the so-manieth pair of variants that a test asks about, from 1.
+    """Return the file name for the test's n-th pair of variants, counting from 1.
 
     It shows the test's name as far as a file's name can, and holds a digest of all of it.
     """

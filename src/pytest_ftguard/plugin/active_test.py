@@ -227,12 +227,8 @@ class TestRecord:
 
     def news(self) -> dict[str, Any]:
         """Return what the test came to since the last call, as values that travel between processes."""
-        verdicts, planned = _emptied(self.verdicts), _emptied(self.planned)
-        return {
-            "verdicts": [verdict.to_dict() for verdict in verdicts],
-            "planned": [verdict.to_dict() for verdict in planned],
-            **self._new_accepted(),
-        }
+        verdicts, planned = ([verdict.to_dict() for verdict in _emptied(one)] for one in (self.verdicts, self.planned))
+        return {"verdicts": verdicts, "planned": planned, **self._new_accepted()}
 
 
 def _refused_in_ci() -> list[str]:

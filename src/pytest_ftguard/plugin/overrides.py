@@ -23,7 +23,7 @@ class Overrides:
     """Sees to it that a variant of the session is not taken for that of a test with other specs.
 
     pytest keeps the value of a session's fixture for all tests, although the fixtures that it asks for while it runs
-    depend on the test. What was trained is remembered by its spec, so making the fixture anew costs nothing twice.
+    depend on the test. What was trained is remembered by its spec, so making the fixture again costs nothing twice.
     """
 
     def __init__(self) -> None:

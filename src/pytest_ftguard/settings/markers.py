@@ -30,7 +30,7 @@ def closest_first(item: pytest.Item) -> list[pytest.Mark]:
     5. the class, then its base classes in the order in which Python looks up methods; then the classes around it
     6. module, package, session
 
-    The markers are read anew each time, because a test or a fixture may add some while it runs.
+    The markers are read again each time, because a test or a fixture may add some while it runs.
     """
     return [mark for node in item.iter_parents() for mark in _of_node(node)]
 

@@ -169,7 +169,7 @@ class Store:
             with suppress(OSError):
                 os.utime(place)
         except (DamagedWeightsError, OSError) as error:
-            if not isinstance(error, OtherWeightsError):  # another run may have trained it anew, and need them
+            if not isinstance(error, OtherWeightsError):  # another run may have trained it again, and need them
                 remove(place)
             self.complain(f"the stored weights {str(place)!r} are not used, and trained again: {error}")
             return False
