@@ -161,7 +161,9 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
     """
     candidate, baseline = (replace(side, trials=_by_seed(side)) for side in (candidate, baseline))
-    failed = [problem for side in (candidate, baseline) for problem in (*_failed(side), *_repeated(side))]
+    # What was not trained because something else failed comes after its cause.
+    sides = sorted((candidate, baseline), key=lambda side: any(one.outcome == "not_trained" for one in side.trials))
+    failed = [problem for side in sides for problem in (*_failed(side), *_repeated(side))]
     different = [
         *different_workload(candidate, baseline),
         *different_arithmetic(candidate, baseline),
@@ -193,25 +195,26 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
         variants: The variants whose losses are to be judged.
         text: Which text.
     """
-    problems = [f"{variant.label} has no trial" for variant in variants if not variant.trials]
-    pairs = [(variant, trial) for variant in variants for trial in variant.trials]
-    # A trial that was not trained because another one failed comes after its cause.
-    for variant, trial in sorted(pairs, key=lambda pair: pair[1].outcome == "not_trained"):
-        trained, base = getattr(trial, text), getattr(trial, f"base_{text}")
-        where = f"{variant.label}, seed {trial.spec.seed}"
-        if trial.failure is not None:
-            problems.append(trial.failure)
-        elif not (_is_finite(trained) and _is_finite(base)):
-            hint = (
-                "; set ftguard_reference to a general text (for a Trainer run: FtguardCallback(..., reference=...))"
-                if text == "reference"
-                else ""
-            )
-            problems.append(f"the {text} loss of {where}, was not measured, or is not finite{hint}")
-        elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
-            problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
-        else:
-            problems += _no_evidence(trained, text, variant.workload)
+    problems: list[str] = []
+    for variant in variants:
+        if not variant.trials:
+            problems.append(f"{variant.label} has no trial")
+        for trial in variant.trials:
+            trained, base = getattr(trial, text), getattr(trial, f"base_{text}")
+            where = f"{variant.label}, seed {trial.spec.seed}"
+            if trial.failure is not None:
+                problems.append(trial.failure)
+            elif not (_is_finite(trained) and _is_finite(base)):
+                hint = (
+                    "; set ftguard_reference to a general text (for a Trainer run: FtguardCallback(..., reference=...))"
+                    if text == "reference"
+                    else ""
+                )
+                problems.append(f"the {text} loss of {where}, was not measured, or is not finite{hint}")
+            elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
+                problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
+            else:
+                problems += _no_evidence(trained, text, variant.workload)
     measured = [getattr(trial, text) for variant in variants for trial in variant.trials]
     if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
         problems.append(f"not all trials were evaluated on the same {text} sequences")
