@@ -103,7 +103,7 @@ def one(what: str, folder: Path, name: str, kind: str, checkpointing: bool) -> d
         from pytest_ftguard.training.trial import TrialFolder, run_trial
 
         with tempfile.TemporaryDirectory() as scratch:
-            memory = run_trial(spec, TrialFolder(Path(scratch), 0), lambda *_: None).memory
+            memory = run_trial(spec, TrialFolder(Path(scratch), 0), lambda *_: None).measured.memory
         return {"bytes": memory.peak_bytes if memory else None}
     from pytest_ftguard.training.forecast import forecast
 

@@ -16,7 +16,7 @@ from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap,
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.keys import Origin
-from pytest_ftguard.results import CurvePoint, Environment, SequenceLosses, TrainedVariant, TrialResult
+from pytest_ftguard.results import CurvePoint, Environment, Measured, SequenceLosses, TrainedVariant, Trial
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
 SEEDS, SEQUENCES, CURVE = 8, 2000, 200
@@ -39,14 +39,16 @@ def trained(variant: Variant, loss: float) -> TrainedVariant:
             CurvePoint(step, loss, losses(values[:CURVE] + 0.1 / max(step, 1)).nll) for step in (0, 62, 125, 250, 500)
         )
         trials.append(
-            TrialResult(
-                spec=TrialSpec(workload=WORKLOAD, variant=variant, seed=seed),
-                outcome="ok",
-                validation=losses(values),
-                base_validation=losses(np.full(SEQUENCES, 3.0)),
-                curve=(CurvePoint(0, 3.0, (1.0,)), *curve[1:]),
-                data_order=f"order {seed}",
-                environment=Environment("cpu", "a processor", "fp32", 2, "Linux", {}),
+            Trial(
+                TrialSpec(workload=WORKLOAD, variant=variant, seed=seed),
+                Measured(
+                    outcome="ok",
+                    validation=losses(values),
+                    base_validation=losses(np.full(SEQUENCES, 3.0)),
+                    curve=(CurvePoint(0, 3.0, (1.0,)), *curve[1:]),
+                    data_order=f"order {seed}",
+                    environment=Environment("cpu", "a processor", "fp32", 2, "Linux", {}),
+                ),
             )
         )
     return TrainedVariant(WORKLOAD, variant, tuple(trials))

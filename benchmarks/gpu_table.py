@@ -89,10 +89,13 @@ def measure(contender: str, spec: TrialSpec, folder: Path) -> dict[str, Any]:
         from pytest_ftguard.training.trial import TrialFolder, run_trial
 
         result = run_trial(spec, TrialFolder(folder, 0), lambda *_: None)
-        if result.memory is None or result.time is None:
-            raise SystemExit(f"{spec.variant.label} ended {result.outcome}: {result.error}")
-        shares = {"share": result.time.share_of_machine, "gflop": (result.time.flop_per_step or 0) / 1e9}
-        return {"seconds": result.time.seconds_per_step, "bytes": result.memory.peak_bytes, **shares}
+        if result.measured.memory is None or result.measured.time is None:
+            raise SystemExit(f"{spec.variant.label} ended {result.measured.outcome}: {result.measured.error}")
+        shares = {
+            "share": result.measured.time.share_of_machine,
+            "gflop": (result.measured.time.flop_per_step or 0) / 1e9,
+        }
+        return {"seconds": result.measured.time.seconds_per_step, "bytes": result.measured.memory.peak_bytes, **shares}
     return without_plugin(contender, spec, folder)
 
 

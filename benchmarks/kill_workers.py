@@ -107,16 +107,16 @@ def play(workload: Workload, seconds: float, rng: random.Random) -> str:
     finally:
         Worker.run = real  # type: ignore[method-assign]
         lab.close()
-    crashed = {label: trial for label, trial in results.items() if trial.outcome != "ok"}
+    crashed = {label: trial for label, trial in results.items() if trial.measured.outcome != "ok"}
     victim = str(killed.get("label", "nothing, all had ended"))
     # A process that was killed when its result was on disk already has lost nothing.
     assert set(crashed) <= {victim}, f"killed {victim}, but {sorted(crashed)} failed"
     for trial in crashed.values():
-        assert trial.outcome == "crashed"
-        assert trial.error is not None
-        assert "SIGKILL" in trial.error.message
+        assert trial.measured.outcome == "crashed"
+        assert trial.measured.error is not None
+        assert "SIGKILL" in trial.measured.error.message
     for trial in results.values():
-        assert trial.outcome == "crashed" or trial.validation is not None
+        assert trial.measured.outcome == "crashed" or trial.measured.validation is not None
     time.sleep(0.2)
     assert not workers(), "a process is left"
     return f"killed after {seconds:4.1f} s: {victim:24s} lost: {', '.join(crashed) or 'nothing'}"

@@ -59,7 +59,7 @@ def losses(folder: Path, variant: Variant, steps: int, seed: int) -> NDArray[np.
     )
     spec = TrialSpec(workload=workload, variant=variant, seed=seed, device="cpu")
     with patch.object(checked_texts, "MOST_TRAINED_ON", 1.0):  # the check that this measures the reason of
-        measured = run_trial(spec, TrialFolder(folder, 0), lambda *_: None).validation
+        measured = run_trial(spec, TrialFolder(folder, 0), lambda *_: None).measured.validation
     assert measured is not None
     nll, tokens = (np.array(values, dtype=np.float64) for values in (measured.nll, measured.tokens))
     loss: NDArray[np.float64] = nll / tokens

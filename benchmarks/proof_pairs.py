@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
@@ -45,7 +45,7 @@ def job(texts: Path) -> Workload:
     )
 
 
-def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[TrialResult, TrialResult, float]:
+def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[Trial, Trial, float]:
     """Return both trials of a seed, and for the first one the standard deviation of their difference over tokens."""
     import torch
 
@@ -60,12 +60,12 @@ def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[TrialResult, Tr
             result = run_trial(spec, TrialFolder(Path(folder), None), lambda *_: None)
             results.append(result)
             if seed == first_seed:
-                model, tokenizer = kept.load_trained(spec, str(result.model_dir))
+                model, tokenizer = kept.load_trained(spec, str(result.provenance.model_dir))
                 size = {"block_size": workload.block_size, "at_most": SEQUENCES}
                 sequences = data.evaluation_set(workload.validation, "validation", tokenizer, **size).sequences
                 per_token.append(token_losses(model, torch.stack(sequences)))
     deviation = float((per_token[1] - per_token[0]).std()) if per_token else float("nan")
-    print(f"seed {seed}: {', '.join(result.outcome for result in results)}", flush=True)
+    print(f"seed {seed}: {', '.join(result.measured.outcome for result in results)}", flush=True)
     return results[0], results[1], deviation
 
 
@@ -96,7 +96,7 @@ def main(pairs: int, path: Path, first_seed: int) -> None:
                 executor.map(partial(train_pair, Path(name), first_seed), range(first_seed, first_seed + pairs))
             )
     full, lora = [pair[0] for pair in trained], [pair[1] for pair in trained]
-    base = full[0].base_validation
+    base = full[0].measured.base_validation
     assert base is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
@@ -106,21 +106,21 @@ def main(pairs: int, path: Path, first_seed: int) -> None:
         base=np.array(base.nll, dtype=np.float32),
         tokens=np.array(base.tokens, dtype=np.int32),
         token_sd=np.array(trained[0][2]),
-        curve_steps=np.array([point.step for point in full[0].curve]),
+        curve_steps=np.array([point.step for point in full[0].measured.curve]),
         full_curves=curves(full),
         lora_curves=curves(lora),
     )
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-def losses(trials: list[TrialResult]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def losses(trials: list[Trial]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Return the summed losses, shape (seeds, sequences)."""
-    return np.array([trial.validation.nll for trial in trials if trial.validation], dtype=np.float32)
+    return np.array([trial.measured.validation.nll for trial in trials if trial.measured.validation], dtype=np.float32)
 
 
-def curves(trials: list[TrialResult]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
+def curves(trials: list[Trial]) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
     """Return the summed losses along training, shape (seeds, points, sequences of the curve)."""
-    return np.array([[point.nll for point in trial.curve] for trial in trials], dtype=np.float32)
+    return np.array([[point.nll for point in trial.measured.curve] for trial in trials], dtype=np.float32)
 
 
 if __name__ == "__main__":

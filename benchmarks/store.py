@@ -19,11 +19,12 @@ from typing import Final
 from pytest_ftguard.results import (
     CurvePoint,
     Environment,
+    Measured,
     Memory,
     Parameters,
     SequenceLosses,
     Timing,
-    TrialResult,
+    Trial,
 )
 from pytest_ftguard.specs import Full, TrialSpec, Workload
 from pytest_ftguard.store.fingerprint import Fingerprint
@@ -36,7 +37,7 @@ PAIRS: Final = 7
 AT_ONCE: Final = 8
 
 
-def result() -> TrialResult:
+def result() -> Trial:
     """A result with as many losses as the default of 256 sequences gives."""
     losses = SequenceLosses(
         nll=tuple(300.123456789 + number / 7 for number in range(256)),
@@ -44,20 +45,22 @@ def result() -> TrialResult:
         documents=None,
         digest="text",
     )
-    return TrialResult(
-        spec=TrialSpec(
+    return Trial(
+        TrialSpec(
             workload=Workload(model="model", train="train", validation="validation"),
             variant=Full(learning_rate=5e-5),
             seed=0,
         ),
-        outcome="ok",
-        parameters=Parameters(1, 1),
-        validation=losses,
-        base_validation=losses,
-        curve=tuple(CurvePoint(step, 2.0, losses.nll) for step in range(8)),
-        memory=Memory(1, "live tensors"),
-        time=Timing(0.1, 1, 1.0, run="earlier"),
-        environment=Environment("cpu", "processor", "fp32", 2, "Linux", {}),
+        Measured(
+            outcome="ok",
+            parameters=Parameters(1, 1),
+            validation=losses,
+            base_validation=losses,
+            curve=tuple(CurvePoint(step, 2.0, losses.nll) for step in range(8)),
+            memory=Memory(1, "live tensors"),
+            time=Timing(0.1, 1, 1.0, run="earlier"),
+            environment=Environment("cpu", "processor", "fp32", 2, "Linux", {}),
+        ),
     )
 
 
@@ -81,7 +84,7 @@ def look_up() -> None:
             for name in wanted:
                 fresh = Store(options, "now")
                 start = time.perf_counter()
-                found = fresh.find(name, kept.spec, kept.environment)
+                found = fresh.find(name, kept.spec, kept.measured.environment)
                 times.append(1e3 * (time.perf_counter() - start))
                 assert (found is not None) == (what == "found")
             print(f"  {what}: median {statistics.median(times):.2f} ms, longest {max(times):.2f} ms")

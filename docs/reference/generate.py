@@ -129,7 +129,7 @@ def _type(item: Mapping[str, Any]) -> str:
 def _python() -> str:
     """Return what autodoc needs to show every public name, in groups; nothing heavy is imported for it."""
     names = pytest_ftguard.__all__
-    results = {"Ftguard", "TrainedVariant", "TrialResult", "Verdict"}
+    results = {"Ftguard", "TrainedVariant", "Trial", "Verdict"}
     groups: dict[str, list[str]] = {
         "Workload and variants": [name for name in names if name in specs.__all__ and name not in results],
         "Assertion helpers": [name for name in names if name.startswith("assert_")],

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.plugin.fixtures import Ftguard
     from pytest_ftguard.reporting.json import read_report
     from pytest_ftguard.reporting.summary import Summary
-    from pytest_ftguard.results import TrainedVariant, TrialResult
+    from pytest_ftguard.results import TrainedVariant, Trial
     from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
     from pytest_ftguard.training.callback import FtguardCallback
 
@@ -48,7 +48,7 @@ __all__ = [
     "Peft",
     "Summary",
     "TrainedVariant",
-    "TrialResult",
+    "Trial",
     "TrialSpec",
     "Verdict",
     "Workload",
@@ -84,7 +84,7 @@ _HOMES = {
     "plugin.fixtures": ("Ftguard",),
     "reporting.json": ("read_report",),
     "reporting.summary": ("Summary",),
-    "results": ("TrainedVariant", "TrialResult"),
+    "results": ("TrainedVariant", "Trial"),
     "specs": ("Full", "LoRA", "Peft", "TrialSpec", "Workload"),
     "training.callback": ("FtguardCallback",),
 }

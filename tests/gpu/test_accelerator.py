@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training.forecast import forecast
 from pytest_ftguard.training.trial import TrialFolder, run_trial
@@ -47,7 +47,7 @@ def workload(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Workload:
     )
 
 
-def train(workload: Workload, variant: Variant, folder: Path) -> TrialResult:
+def train(workload: Workload, variant: Variant, folder: Path) -> Trial:
     spec = TrialSpec(workload=workload, variant=variant, seed=0)
     return run_trial(spec, TrialFolder(folder, 0), lambda *_: None)
 
@@ -60,9 +60,9 @@ def test_memory_is_the_allocators_and_the_forecast_comes_close(
     """Allocated and reserved bytes, no retries, the parts, the phases; and the forecast within a tenth."""
     work = replace(workload, training_args={"gradient_checkpointing": True} if checkpointing else {})
     result = train(work, variant, tmp_path)
-    memory = result.memory
-    assert result.environment is not None
-    assert result.environment.device != "cpu"
+    memory = result.measured.memory
+    assert result.measured.environment is not None
+    assert result.measured.environment.device != "cpu"
     assert memory is not None
     assert memory.peak_bytes is not None
     assert (memory.method, memory.allocator_retries) == ("allocator", 0)
@@ -81,7 +81,7 @@ def test_memory_is_the_allocators_and_the_forecast_comes_close(
 def test_the_forecast_knows_bf16_on_the_accelerator(workload: Workload, tmp_path: Path, variant: Variant) -> None:
     """Autocast keeps other tensors there than on the CPU, where the forecast is made."""
     work = replace(workload, precision="bf16")
-    memory = train(work, variant, tmp_path).memory
+    memory = train(work, variant, tmp_path).measured.memory
     assert memory is not None
     foretold = forecast(TrialSpec(workload=work, variant=variant, seed=0))
     assert foretold.forecast_bytes == pytest.approx(memory.peak_bytes, rel=0.15, abs=128e6)
@@ -90,9 +90,9 @@ def test_the_forecast_knows_bf16_on_the_accelerator(workload: Workload, tmp_path
 def test_steps_are_synchronised_and_their_arithmetic_is_counted(workload: Workload, tmp_path: Path) -> None:
     """No step is faster than its arithmetic on this machine allows."""
     result = train(workload, FULL, tmp_path)
-    assert result.time is not None
-    assert result.time.share_of_machine is not None
-    assert 0 < result.time.share_of_machine < 1.05
+    assert result.measured.time is not None
+    assert result.measured.time.share_of_machine is not None
+    assert 0 < result.measured.time.share_of_machine < 1.05
 
 
 def test_bf16_is_chosen_where_the_hardware_has_it(workload: Workload, tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_bf16_is_chosen_where_the_hardware_has_it(workload: Workload, tmp_path: 
     if torch.accelerator.current_accelerator() != torch.device("cuda"):
         pytest.skip("only CUDA says whether it has bf16 units")
     mixed = train(replace(workload, precision="auto"), FULL, tmp_path)
-    assert mixed.environment is not None
+    assert mixed.measured.environment is not None
     has_units = torch.cuda.is_bf16_supported(including_emulation=False)
-    assert mixed.environment.precision == ("bf16" if has_units else "fp32")
+    assert mixed.measured.environment.precision == ("bf16" if has_units else "fp32")
 
 
 def test_a_full_device_is_an_outcome(workload: Workload, tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_a_full_device_is_an_outcome(workload: Workload, tmp_path: Path) -> None
     large = tmp_path / "large.txt"
     large.write_text(text.read_text() * 8)
     result = train(replace(workload, train=str(large), batch_size=1024), FULL, tmp_path / "a")
-    assert result.outcome == "out_of_memory"
+    assert result.measured.outcome == "out_of_memory"
     torch.accelerator.empty_cache()
-    assert train(workload, LORA, tmp_path / "b").outcome == "ok"
+    assert train(workload, LORA, tmp_path / "b").measured.outcome == "ok"
 
 
 def test_a_poisoned_device_ends_its_trial_only(project: pytest.Pytester) -> None:

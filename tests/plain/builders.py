@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from pytest_ftguard.reporting.terminal import terminal_lines
 from pytest_ftguard.results import (
     CurvePoint,
     Environment,
+    Measured,
     Memory,
     Parameters,
+    Provenance,
     SequenceLosses,
     Timing,
     TrainedVariant,
-    TrialResult,
+    Trial,
 )
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
@@ -38,7 +41,7 @@ def losses(nll: Sequence[float], **changes: Any) -> SequenceLosses:
 
 def trial(
     variant: Variant, nll: Sequence[float], *, seed: int = 0, workload: Workload = WORKLOAD, **changes: Any
-) -> TrialResult:
+) -> Trial:
     """A trial that ended ok."""
     values: dict[str, Any] = {
         "outcome": "ok",
@@ -51,7 +54,15 @@ def trial(
         "time": Timing(0.5, 97, 50.0),
         "environment": ENVIRONMENT,
     }
-    return TrialResult(spec=TrialSpec(workload=workload, variant=variant, seed=seed), **{**values, **changes})
+    spec = TrialSpec(workload=workload, variant=variant, seed=seed)
+    return changed(Trial(spec, Measured(outcome="ok")), **{**values, **changes})
+
+
+def changed(trial: Trial, **changes: Any) -> Trial:
+    """A trial with other values in what it measured, or in how it was come by."""
+    come_by = {item.name for item in fields(Provenance)}
+    measured = {name: value for name, value in changes.items() if name not in come_by}
+    return trial.remeasured(**measured).come_by(**{name: changes[name] for name in come_by & set(changes)})
 
 
 class GivenSource:
@@ -62,7 +73,7 @@ class GivenSource:
         *,
         more_seeds: Callable[[int], TrainedVariant] | None = None,
         time_beside: Callable[..., tuple[TrainedVariant, TrainedVariant]] | None = None,
-        load: Callable[[TrialResult], tuple[Any, Any]] | None = None,
+        load: Callable[[Trial], tuple[Any, Any]] | None = None,
     ) -> None:
         self._more_seeds, self._time_beside, self._load = more_seeds, time_beside, load
 
@@ -76,12 +87,12 @@ class GivenSource:
         assert self._time_beside is not None
         return self._time_beside(candidate, baseline, why, look)
 
-    def load(self, trial: TrialResult) -> tuple[Any, Any]:
+    def load(self, trial: Trial) -> tuple[Any, Any]:
         assert self._load is not None
         return self._load(trial)
 
 
-def trained(variant: Variant, *trials: TrialResult) -> TrainedVariant:
+def trained(variant: Variant, *trials: Trial) -> TrainedVariant:
     """The trials as a trained variant, on their own workload."""
     return TrainedVariant(trials[0].spec.workload if trials else WORKLOAD, variant, trials)
 
@@ -92,13 +103,13 @@ def unwrapped(result: pytest.RunResult) -> pytest.LineMatcher:
 
 
 def summary_lines(
-    trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict] = (), not_run: Sequence[str] = ()
+    trials: Sequence[Trial], verdicts: Sequence[RecordedVerdict] = (), not_run: Sequence[str] = ()
 ) -> list[str]:
     """What a terminal shows of a run."""
     return [line.text for line in terminal_lines(run_summary(trials, verdicts, not_run))]
 
 
-def plan_lines(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict] = ()) -> list[str]:
+def plan_lines(trials: Sequence[Trial], budgets: Sequence[RecordedVerdict] = ()) -> list[str]:
     """What a terminal shows of a plan."""
     return [line.text for line in terminal_lines(plan_summary(trials, budgets))]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_ftguard.results import Environment, Memory, Timing, TrialError, TrialResult
+from pytest_ftguard.results import Environment, Measured, Memory, Timing, Trial, TrialError
 from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, Job, TrainJob
 from pytest_ftguard.specs import TrialSpec
 
@@ -47,9 +47,9 @@ class FakeExecutor:
         """What was trained."""
         return [job.spec for job in self.trained]
 
-    def train(self, job: TrainJob) -> TrialResult | Answer:
+    def train(self, job: TrainJob) -> Trial | Answer:
         """Return what becomes of a trial."""
-        return replace(trial(FULL, [1.0]), spec=job.spec, time=Timing(0.5, 97, 50.0, run=job.run))
+        return replace(trial(FULL, [1.0]), spec=job.spec).remeasured(time=Timing(0.5, 97, 50.0, run=job.run))
 
     def run(self, job: Job, on_event: Callable[[Event], None], *, more_to_come: bool = False) -> Answer:
         match job:
@@ -59,7 +59,7 @@ class FakeExecutor:
             case ForecastJob():
                 self.forecast += job.specs
                 memory = Memory(None, "forecast")
-                planned = (TrialResult(spec=spec, outcome="planned", memory=memory) for spec in job.specs)
+                planned = (Trial(spec, Measured(outcome="planned", memory=memory)) for spec in job.specs)
                 return Answer(forecasts=tuple(planned))
             case TrainJob():
                 self.trained.append(job)
@@ -86,6 +86,6 @@ class FakeExecutor:
 class Hopeless(FakeExecutor):
     """Finds each training too large to be started."""
 
-    def train(self, job: TrainJob) -> TrialResult | Answer:
+    def train(self, job: TrainJob) -> Trial | Answer:
         memory = Memory(None, "forecast", forecast_bytes=10**12)
-        return TrialResult(spec=job.spec, outcome="out_of_memory", memory=memory, error=TrialError("too large"))
+        return Trial(job.spec, Measured(outcome="out_of_memory", memory=memory, error=TrialError("too large")))

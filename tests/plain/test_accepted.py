@@ -16,7 +16,7 @@ from pytest_ftguard.accepting.history import History, read_history, write_histor
 from pytest_ftguard.accepting.names import file_name
 from pytest_ftguard.accepting.record import PairRecord, record_pair
 from pytest_ftguard.accepting.unused import find_unused, unused_note
-from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.files import write_all
 from pytest_ftguard.plugin.collected import Collected
 from pytest_ftguard.results import TrainedVariant
@@ -132,9 +132,9 @@ def test_digits_far_below_the_noise_are_left_out() -> None:
     """A hundredth of a thousandth of a nat in a sequence changes no line of the file."""
     ours, theirs = pair()
     moved = [
-        replace(one, validation=losses([nll + 1e-6 for nll in one.validation.nll]))
+        one.remeasured(validation=losses([nll + 1e-6 for nll in one.measured.validation.nll]))
         for one in ours.trials
-        if one.validation
+        if one.measured.validation
     ]
     assert record_pair(trained(LORA, *moved), theirs).differences == record().differences
 
@@ -443,7 +443,7 @@ def test_differences_that_are_not_those_of_the_losses_are_no_record(tmp_path: Pa
     """A hand that loosens the gate in one place of the file is noticed by the other."""
     values = record().to_dict()
     values["differences"] = [[value + 10 for value in row] for row in values["differences"]]
-    with pytest.raises(ValueError, match="nats per token with losses of"):
+    with pytest.raises(FtguardError, match="nats per token with losses of"):
         PairRecord.from_dict(values)
 
 

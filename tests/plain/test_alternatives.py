@@ -8,26 +8,26 @@ from dataclasses import replace
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import Memory, TrialError, TrialResult
+from pytest_ftguard.results import Measured, Memory, Trial, TrialError
 from pytest_ftguard.running.alternatives import alternatives, with_advice
 from pytest_ftguard.running.executor import Answer, Failure
 from pytest_ftguard.specs import LoRA, TrialSpec
-from tests.plain.builders import FULL, LORA, WORKLOAD, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, changed, trial
 
 NLL = (20.0,) * 64
 
 
-def planned(specs: Sequence[TrialSpec]) -> list[TrialResult]:
+def planned(specs: Sequence[TrialSpec]) -> list[Trial]:
     """Forecasts of 4, 2, 3, 4 GB; none for the third."""
     memories = [Memory(None, "forecast", forecast_bytes=1000**3 * size) for size in (4, 2, 3, 4)[: len(specs)]]
     return [
-        TrialResult(spec=spec, outcome="planned", memory=None if number == 2 else memory)
+        Trial(spec, Measured(outcome="planned", memory=None if number == 2 else memory))
         for number, (spec, memory) in enumerate(zip(specs, memories, strict=True))
     ]
 
 
-def lost(**changes: object) -> TrialResult:
-    return replace(trial(FULL, NLL, outcome="out_of_memory", error=TrialError("no room")), **changes)  # type: ignore[arg-type]
+def lost(**changes: object) -> Trial:
+    return changed(trial(FULL, NLL, outcome="out_of_memory", error=TrialError("no room")), **changes)
 
 
 def test_each_alternative_does_the_same_work_with_less_memory() -> None:
@@ -45,7 +45,7 @@ def test_each_alternative_does_the_same_work_with_less_memory() -> None:
 
 def test_the_advice_names_what_is_known() -> None:
     """A way without a forecast is left out, and so is one that takes no less."""
-    error = with_advice(lost(), planned).error
+    error = with_advice(lost(), planned).measured.error
     assert error is not None
     assert error.message == (
         "no room. Forecast of the peak memory: as it is: 4.00 GB; batch_size = 2 with gradient_accumulation_steps=2: "
@@ -56,12 +56,13 @@ def test_the_advice_names_what_is_known() -> None:
 def test_a_forecast_that_fails_changes_nothing() -> None:
     """The user must see why the trial ended, not why its advice could not be had."""
 
-    def fail(specs: Sequence[TrialSpec]) -> list[TrialResult]:
+    def fail(specs: Sequence[TrialSpec]) -> list[Trial]:
         raise ConfigurationError("no such model")
 
     assert with_advice(lost(), fail) == lost()
-    assert with_advice(lost(), lambda specs: [replace(one, memory=None) for one in planned(specs)]) == lost()
-    own = lost(spec=TrialSpec(workload=replace(WORKLOAD, training_function="a:b"), variant=FULL, seed=0))
+    assert with_advice(lost(), lambda specs: [one.remeasured(memory=None) for one in planned(specs)]) == lost()
+    function = replace(WORKLOAD, training_function="a:b")
+    own = replace(lost(), spec=TrialSpec(workload=function, variant=FULL, seed=0))
     assert with_advice(own, fail) == own
 
 

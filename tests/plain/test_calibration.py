@@ -69,12 +69,12 @@ def test_a_calibration_serves_the_same_work_with_fewer_seeds() -> None:
 
 
 def other_text(side: TrainedVariant) -> TrainedVariant:
-    changed = [replace(one, validation=losses(tuple(NLL), digest="other")) for one in side.trials]
+    changed = [one.remeasured(validation=losses(tuple(NLL), digest="other")) for one in side.trials]
     return replace(side, trials=tuple(changed))
 
 
 def other_batches(side: TrainedVariant) -> TrainedVariant:
-    return replace(side, trials=tuple(replace(one, data_order="other") for one in side.trials))
+    return replace(side, trials=tuple(one.remeasured(data_order="other") for one in side.trials))
 
 
 def test_other_work_finds_no_calibration() -> None:

@@ -26,9 +26,9 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.keys import Origin
-from pytest_ftguard.results import CurvePoint, Memory, Timing, TrainedVariant, TrialResult
+from pytest_ftguard.results import CurvePoint, Memory, Timing, TrainedVariant, Trial
 from pytest_ftguard.specs import LoRA
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, changed, losses, trained, trial
 
 N = 64
 NLL = tuple(20.0 + 0.01 * i for i in range(N))
@@ -75,7 +75,7 @@ def curve(nll: tuple[float, ...]) -> tuple[CurvePoint, ...]:
     return tuple(CurvePoint(step, 3.0, nll if step else BASE.nll) for step in (0, 25, 50, 100))
 
 
-def one(variant: Any, seed: int, nll: tuple[float, ...] = NLL, **changes: Any) -> TrialResult:
+def one(variant: Any, seed: int, nll: tuple[float, ...] = NLL, **changes: Any) -> Trial:
     texts = {"reference": losses(nll), "base_reference": losses(NLL), "base_validation": BASE, "curve": curve(nll)}
     return trial(variant, nll, seed=seed, workload=SEEDS, **{**texts, **changes})
 
@@ -87,12 +87,12 @@ def sound() -> Sides:
 
 def lora(**changes: Any) -> Callable[[], Sides]:
     """The candidate's second seed is broken."""
-    return lambda: (trained(LORA, one(LORA, 0), replace(one(LORA, 1), **changes)), sound()[1])
+    return lambda: (trained(LORA, one(LORA, 0), changed(one(LORA, 1), **changes)), sound()[1])
 
 
 def full(**changes: Any) -> Callable[[], Sides]:
     """The baseline's second seed is broken."""
-    return lambda: (sound()[0], trained(FULL, one(FULL, 0), replace(one(FULL, 1), **changes)))
+    return lambda: (sound()[0], trained(FULL, one(FULL, 0), changed(one(FULL, 1), **changes)))
 
 
 def bad_losses(value: float, **also: Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def repeated() -> Sides:
 
 
 def short(count: int, repeated: int = 0) -> Sides:
-    def cut(variant: Any, seed: int) -> TrialResult:
+    def cut(variant: Any, seed: int) -> Trial:
         nll = NLL[:count]
         texts = {"base_validation": losses(BASE.nll[:count]), "base_reference": losses(nll)}
         texts |= {name: losses(nll, repeated=repeated) for name in ("validation", "reference")}

@@ -22,7 +22,7 @@ from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.keys import Origin, Setting
-from pytest_ftguard.results import CurvePoint, Memory, TrainedVariant, TrialError, TrialResult
+from pytest_ftguard.results import CurvePoint, Memory, TrainedVariant, Trial, TrialError
 from pytest_ftguard.specs import Full, LoRA, Variant
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
@@ -134,9 +134,9 @@ INVALID: dict[str, tuple[Callable[[], tuple[TrainedVariant, TrainedVariant]], st
         ),
         "not evaluated on the same validation sequences",
     ),
-    "other curve": (broken_loss(curve=trial(LORA, BASE).curve[:3]), "not measured at the same steps"),
+    "other curve": (broken_loss(curve=trial(LORA, BASE).measured.curve[:3]), "not measured at the same steps"),
     "NaN in the curve": (
-        broken_loss(curve=(*trial(LORA, BASE).curve[:3], CurvePoint(100, 2.0, (math.nan, 20.0)))),
+        broken_loss(curve=(*trial(LORA, BASE).measured.curve[:3], CurvePoint(100, 2.0, (math.nan, 20.0)))),
         "not measured at the same steps of both, or is not finite",
     ),
     "one run repeated": (lambda: (one_run(LORA), one_run(FULL)), "seeds 0 and 1 of full saw the same batches"),
@@ -160,7 +160,7 @@ def test_64_sequences_are_enough() -> None:
 
 def test_another_precision_or_device_is_not_the_same_work() -> None:
     """fp32 against bf16, or the CPU against a GPU, is INVALID."""
-    environment = trial(LORA, BASE).environment
+    environment = trial(LORA, BASE).measured.environment
     assert environment is not None
     for change in ({"precision": "bf16"}, {"device": "cuda"}):
         verdict = judge(*pair(0.0, environment=replace(environment, **change)), at_most=99)  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def memory(at_most: str, candidate: TrainedVariant, of: TrainedVariant | None = 
     return assess_memory(candidate, Limit.of(Setting(parse_memory_limit(at_most, origin), origin)), of)
 
 
-def with_peak(peak: Memory | None) -> TrialResult:
+def with_peak(peak: Memory | None) -> Trial:
     return trial(LORA, BASE, memory=peak)
 
 

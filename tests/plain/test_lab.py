@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
-from pytest_ftguard.results import Memory, Timing, TrialError, TrialResult
+from pytest_ftguard.results import Measured, Memory, Timing, Trial, TrialError
 from pytest_ftguard.running.executor import Answer, Failure, Job, TrainJob
 from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.settings.reading import Settings
@@ -48,9 +48,9 @@ def test_results_of_a_gpu_serve_where_there_is_none(tmp_path: Path, precision: s
     there.keep(fingerprint_of(spec, "cuda", precision, {}), trial(FULL, [1.0], environment=environment))
     ours = Lab(LabOptions(device="cuda"), AbsentDevice(), lambda _: None, Store(options, "here"))
     (found,) = ours.train(workload, FULL).trials
-    assert found.cached
-    assert found.environment == environment
-    assert "a machine without that device" in str(found.measured_elsewhere)
+    assert found.provenance.cached
+    assert found.measured.environment == environment
+    assert "a machine without that device" in str(found.provenance.measured_elsewhere)
     with pytest.raises(DeviceUnavailableError):
         ours.train(replace(workload, steps=7), FULL)
     ours.close()
@@ -97,7 +97,7 @@ def test_a_result_that_nobody_can_find_again_ends_with_its_run(tmp_path: Path) -
     known = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
     executor = FakeExecutor()
 
-    def train(workload: Workload, run: str, root: Path | None) -> TrialResult:
+    def train(workload: Workload, run: str, root: Path | None) -> Trial:
         store = Store(StoreOptions(tmp_path / "store"), run)
         if root is not None:
             root.mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ def test_a_result_that_nobody_can_find_again_ends_with_its_run(tmp_path: Path) -
         ("two", tmp_path / "two", 2),
         ("three", None, 3),
     ):
-        assert not train(unknown, run, root).cached
+        assert not train(unknown, run, root).provenance.cached
         assert len(executor.trained) == trained
     assert not list((tmp_path / "store").rglob("results/*/*.json"))
     train(known, "four", tmp_path / "four")
@@ -145,7 +145,7 @@ def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path) -> None:
     workload = Workload(model="m", train="t", validation="v", seeds=(0, 1, 2))
     trained = ours.train(workload, Full(learning_rate=5e-5))
     ours.close()
-    assert [trial.outcome for trial in trained.trials] == ["out_of_memory"] * 3
+    assert [trial.measured.outcome for trial in trained.trials] == ["out_of_memory"] * 3
     assert [trial.spec.seed for trial in trained.trials] == [0, 1, 2]
     assert [spec.seed for spec in executor.specs] == [0]
 
@@ -163,9 +163,9 @@ def test_who_signs_believes_nothing_that_is_unsigned(tmp_path: Path, key: str | 
 class Failing(FakeExecutor):
     """Stands for a machine on which one seed fails."""
 
-    def train(self, job: TrainJob) -> TrialResult | Answer:
+    def train(self, job: TrainJob) -> Trial | Answer:
         if job.spec.seed == 1:
-            return TrialResult(spec=job.spec, outcome="diverged", error=TrialError("the loss is nan at step 3"))
+            return Trial(job.spec, Measured(outcome="diverged", error=TrialError("the loss is nan at step 3")))
         return super().train(job)
 
 
@@ -175,23 +175,25 @@ def test_no_further_seed_of_a_variant_with_a_failed_one_is_trained() -> None:
     workload = Workload(model="m", train="t", validation="v", seeds=(0, 1, 2, 3))
     ours = Lab(LabOptions(device="cpu"), executor, lambda _: None)
     found = ours.train(workload, FULL)
-    assert [one.outcome for one in found.trials] == ["ok", "diverged", "not_trained", "not_trained"]
+    assert [one.measured.outcome for one in found.trials] == ["ok", "diverged", "not_trained", "not_trained"]
     assert found.trials[2].failure == (
         "the trial of full, seed 2, was not trained: seed 1 ended diverged, and no gate can judge a variant with a "
         "failed seed"
     )
     assert [spec.seed for spec in executor.specs] == [0, 1]
-    assert [one.outcome for one in ours.train(workload, FULL).trials] == [one.outcome for one in found.trials]
-    assert ours.train(replace(workload, seeds=(2,)), FULL).trials[0].outcome == "ok"
+    assert [one.measured.outcome for one in ours.train(workload, FULL).trials] == [
+        one.measured.outcome for one in found.trials
+    ]
+    assert ours.train(replace(workload, seeds=(2,)), FULL).trials[0].measured.outcome == "ok"
     assert [spec.seed for spec in executor.specs] == [0, 1, 2]
-    assert TrialResult.from_dict(found.trials[2].to_dict()) == found.trials[2]
+    assert Trial.from_dict(found.trials[2].to_dict()) == found.trials[2]
     ours.close()
 
 
 class BrokenOff(FakeExecutor):
     """Stands for a machine whose run is ended from outside."""
 
-    def train(self, job: TrainJob) -> TrialResult:
+    def train(self, job: TrainJob) -> Trial:
         raise KeyboardInterrupt
 
 
@@ -224,10 +226,10 @@ def test_an_answer_that_is_not_about_the_trial_is_a_crash(answer: Answer, messag
     ours = Lab(LabOptions(device="cpu"), Wrong(), lambda _: None)
     (found,) = ours.train(replace(WORKLOAD, seeds=(0,)), FULL).trials
     ours.close()
-    assert found.outcome == "crashed"
-    assert found.validation is None
-    assert found.error is not None
-    assert found.error.message == message
+    assert found.measured.outcome == "crashed"
+    assert found.measured.validation is None
+    assert found.measured.error is not None
+    assert found.measured.error.message == message
 
 
 def test_forecasts_of_other_trials_are_none(tmp_path: Path) -> None:
@@ -240,15 +242,15 @@ def test_forecasts_of_other_trials_are_none(tmp_path: Path) -> None:
         def run(self, job: Job, on_event: Any, *, more_to_come: bool = False) -> Answer:
             spec = TrialSpec(workload=workload, variant=LORA, seed=0, device="cpu")
             memory = Memory(None, "forecast", forecast_bytes=7)
-            return Answer(forecasts=(TrialResult(spec=spec, outcome="planned", memory=memory),))
+            return Answer(forecasts=(Trial(spec, Measured(outcome="planned", memory=memory)),))
 
     ours = Lab(LabOptions(device="cpu"), Wrong(), lambda _: None)
     (wrong,) = ours.plan(workload, FULL).trials
     (right,) = ours.plan(workload, LORA).trials
     ours.close()
-    assert wrong.memory is None
-    assert wrong.error == TrialError("no forecast: the executor gave none, or those of other trials")
-    assert right.memory == Memory(None, "forecast", forecast_bytes=7)
+    assert wrong.measured.memory is None
+    assert wrong.measured.error == TrialError("no forecast: the executor gave none, or those of other trials")
+    assert right.measured.memory == Memory(None, "forecast", forecast_bytes=7)
 
 
 def test_the_speed_of_the_machine_is_measured_once(tmp_path: Path) -> None:
@@ -260,9 +262,9 @@ def test_the_speed_of_the_machine_is_measured_once(tmp_path: Path) -> None:
     workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0, 1), **texts})
 
     class Measuring(FakeExecutor):
-        def train(self, job: TrainJob) -> TrialResult:
+        def train(self, job: TrainJob) -> Trial:
             time = Timing(0.5, 97, 50.0, run=job.run, machine_flop_per_second=job.flop_per_second or 7e9)
-            return replace(trial(FULL, [1.0]), spec=job.spec, time=time)
+            return replace(trial(FULL, [1.0]), spec=job.spec).remeasured(time=time)
 
     told = []
     for run, variant, work in (
@@ -315,8 +317,8 @@ def test_what_was_trained_elsewhere_than_was_said_is_not_stored(
     workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
 
     class Elsewhere(FakeExecutor):
-        def train(self, job: TrainJob) -> TrialResult:
-            return replace(trial(FULL, [1.0]), spec=job.spec, environment=replace(ENVIRONMENT, **trained_on))
+        def train(self, job: TrainJob) -> Trial:
+            return replace(trial(FULL, [1.0]), spec=job.spec).remeasured(environment=replace(ENVIRONMENT, **trained_on))
 
     store = Store(StoreOptions(tmp_path / "store"), "now")
     ours = Lab(LabOptions(), Elsewhere(), lambda _: None, store)
@@ -346,13 +348,13 @@ def test_only_a_training_that_was_cut_short_leaves_its_checkpoints(tmp_path: Pat
     workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
 
     class Ending(FakeExecutor):
-        def train(self, job: TrainJob) -> TrialResult | Answer:
+        def train(self, job: TrainJob) -> Trial | Answer:
             assert job.checkpoints is not None
             (job.checkpoints / "checkpoint-5").mkdir()
             if kind == "ok":
                 return super().train(job)
             if kind == "diverged":
-                return TrialResult(spec=job.spec, outcome="diverged", error=TrialError("the loss is nan at step 3"))
+                return Trial(job.spec, Measured(outcome="diverged", error=TrialError("the loss is nan at step 3")))
             return Answer(failure=Failure(kind=kind, message="it ended"))
 
     ours = Lab(LabOptions(), Ending(), lambda _: None, Store(StoreOptions(tmp_path / "store"), "now"))
@@ -372,13 +374,13 @@ def test_a_training_of_a_changed_file_does_not_go_on_from_a_checkpoint(tmp_path:
     workload = Workload.from_dict({"model": str(tmp_path / "model"), "seeds": (0,), **texts})
 
     class Killed(FakeExecutor):
-        def train(self, job: TrainJob) -> TrialResult | Answer:
+        def train(self, job: TrainJob) -> Trial | Answer:
             assert job.checkpoints is not None
             (job.checkpoints / "checkpoint-5").mkdir()
             return Answer(failure=Failure(kind="killed", message="by someone"))
 
     class Resumed(FakeExecutor):
-        def train(self, job: TrainJob) -> TrialResult | Answer:
+        def train(self, job: TrainJob) -> Trial | Answer:
             if changes:
                 (tmp_path / "train").write_text("changed")
             return super().train(job)

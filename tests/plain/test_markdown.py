@@ -22,7 +22,7 @@ from pytest_ftguard.reporting.github import append_summary
 from pytest_ftguard.reporting.markdown import MOST_BYTES, render
 from pytest_ftguard.reporting.summary import Summary
 from pytest_ftguard.reporting.visible import visible
-from pytest_ftguard.results import TrialError, TrialResult
+from pytest_ftguard.results import Measured, Trial, TrialError
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, trial
 
@@ -132,7 +132,7 @@ def test_any_text_is_shown_letter_by_letter(text: str) -> None:
 def test_names_labels_and_errors_are_literal_text_in_the_whole_summary(name: str) -> None:
     """Wherever a name may stand: test, label, model, error, note, reason, problem, message."""
     ours = replace(WORKLOAD, model=f"models/{name.replace('/', '-')}".replace("\x00", ""))
-    failed = replace(trial(LORA, NLL, workload=ours), outcome="crashed", error=TrialError(name), notes=(name,))
+    failed = trial(LORA, NLL, workload=ours).remeasured(outcome="crashed", error=TrialError(name), notes=(name,))
     share = Limit(0.02, SHARE, Origin("ini", name))
     one = verdict("FAIL", baseline=name, limit=share, value=0.6, interval=None, message=f"why: {name}")
     noted = verdict("PASS", note=name)
@@ -171,7 +171,7 @@ def test_the_worst_verdicts_come_first_and_say_why() -> None:
 
 def test_trials_failures_skipped_tests_and_notes_are_there() -> None:
     """The page says what the terminal says."""
-    failed = replace(trial(LORA, NLL, seed=1), outcome="diverged", error=TrialError("the loss is nan"))
+    failed = trial(LORA, NLL, seed=1).remeasured(outcome="diverged", error=TrialError("the loss is nan"))
     text = render(
         run_summary([trial(FULL, NLL), failed], [], ["no GPU"], Remarks(notes=["note: so"], problems=["not written"]))
     )
@@ -198,7 +198,7 @@ def test_a_command_in_a_note_is_code() -> None:
 
 def test_a_plan_is_a_page_too() -> None:
     """It says that nothing was trained, and lists the trials."""
-    planned = TrialResult(spec=trial(LORA, NLL).spec, outcome="planned")
+    planned = Trial(trial(LORA, NLL).spec, Measured(outcome="planned"))
     text = render(plan_summary([planned], [RecordedVerdict("t.py::test_it", verdict("FAIL"))]))
     assert text.startswith("## ftguard plan\n")
     assert "- plan: 1 trial to train, 0 cached; nothing was trained" in text
@@ -252,7 +252,7 @@ def test_of_20_000_verdicts_those_that_failed_are_shown_and_the_rest_is_counted(
 @pytest.mark.parametrize("room", [0, 999, 1500, 2000, 4000, 8000, 16_000, 32_000])
 def test_no_room_is_too_small_to_be_kept(room: int) -> None:
     """The text is never longer; what matters less is never shown before all that matters more."""
-    failed = replace(trial(LORA, NLL), outcome="crashed", error=TrialError("\N{ROCKET}" * 100))
+    failed = trial(LORA, NLL).remeasured(outcome="crashed", error=TrialError("\N{ROCKET}" * 100))
     remarks = Remarks(notes=["note: so"], problems=["not written"])
     summary = run_summary([trial(FULL, NLL), failed], recorded(["PASS", "FAIL"] * 50), [], remarks)
     whole, text = render(summary), render(summary, room)

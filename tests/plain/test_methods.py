@@ -12,7 +12,7 @@ import pytest
 
 from pytest_ftguard.comparison.same_work import step_0
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import CurvePoint, Start, TrialResult
+from pytest_ftguard.results import CurvePoint, Start, Trial
 from pytest_ftguard.specs import (
     Full,
     LoRA,
@@ -198,11 +198,11 @@ def workload(tmp_path: Path) -> Workload:
     )
 
 
-def started(variant: Variant, loss: float, start: Start | None) -> TrialResult:
+def started(variant: Variant, loss: float, start: Start | None) -> Trial:
     """Return a trial that starts at a loss, next to a base model at 2.0."""
     nll = [20.0] * 64
     made = trial(variant, nll, base_validation=losses(nll))
-    return replace(made, curve=(CurvePoint(0, loss, (10 * loss,) * 64), *made.curve[1:]), start=start)
+    return made.remeasured(curve=(CurvePoint(0, loss, (10 * loss,) * 64), *made.measured.curve[1:]), start=start)
 
 
 @pytest.mark.parametrize(

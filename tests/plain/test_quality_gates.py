@@ -17,7 +17,7 @@ from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap,
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.keys import Origin
-from pytest_ftguard.results import CurvePoint, TrainedVariant, TrialResult
+from pytest_ftguard.results import CurvePoint, TrainedVariant, Trial
 from pytest_ftguard.statistics import SeedNoise
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
@@ -45,11 +45,11 @@ def curve(*changes: float, noise: float = 0.0) -> tuple[CurvePoint, ...]:
 FLAT = curve(0, 0, 0)
 
 
-def full(loss: float = FULL_LOSS, **changes: Any) -> TrialResult:
+def full(loss: float = FULL_LOSS, **changes: Any) -> Trial:
     return trial(FULL, nll(loss), **{"curve": FLAT, **changes})
 
 
-def lora(gap: float, noise: float = 0.0, **changes: Any) -> TrialResult:
+def lora(gap: float, noise: float = 0.0, **changes: Any) -> Trial:
     return trial(LORA, nll(FULL_LOSS + gap, noise, seed=9), **{"curve": FLAT, **changes})
 
 
@@ -57,7 +57,7 @@ def limit(value: float, unit: str = NATS_PER_TOKEN) -> Limit:
     return Limit(value, unit, Origin("ini", "ftguard_limit in pytest.ini"))
 
 
-def judge(candidate: TrialResult, baseline: TrialResult, at_most: float, **rule: Any) -> Verdict:
+def judge(candidate: Trial, baseline: Trial, at_most: float, **rule: Any) -> Verdict:
     return assess_loss_gap(trained(LORA, candidate), trained(FULL, baseline), limit(at_most), Rule(**rule))
 
 
@@ -240,9 +240,9 @@ def test_retention_beside_a_baseline_without_gain_is_invalid() -> None:
         assert assess_retention(*pair, limit(0.5, OF_GAIN), RULE).status == "INVALID"
 
 
-def with_reference(candidate: TrialResult, loss: float, noise: float = 0.0) -> TrialResult:
+def with_reference(candidate: Trial, loss: float, noise: float = 0.0) -> Trial:
     texts = {"reference": losses(nll(loss, noise, 5), digest="r"), "base_reference": losses(nll(1.0), digest="r")}
-    return replace(candidate, **texts)  # type: ignore[arg-type]
+    return candidate.remeasured(**texts)
 
 
 def test_forgetting_is_judged_against_the_base_model_or_against_full() -> None:
@@ -263,8 +263,8 @@ def test_forgetting_without_a_reference_text_says_what_to_set() -> None:
     assert verdict.status == "INVALID"
     assert "ftguard_reference" in verdict.message
     other = with_reference(lora(0.0), 1.0)
-    assert other.reference is not None
-    mixed = replace(other, reference=replace(other.reference, digest="else"))
+    assert other.measured.reference is not None
+    mixed = other.remeasured(reference=replace(other.measured.reference, digest="else"))
     assert assess_forgetting(trained(LORA, mixed), limit(9), RULE, None).status == "INVALID"
 
 
@@ -287,7 +287,9 @@ def test_a_text_of_which_more_than_a_tenth_was_trained_on_is_invalid(count: int,
     counted = losses(nll(FULL_LOSS), trained_on=count)
     one, other = lora(0.0), full()
     one, other = (
-        (replace(one, validation=counted), other) if side == "candidate" else (one, replace(other, validation=counted))
+        (one.remeasured(validation=counted), other)
+        if side == "candidate"
+        else (one, other.remeasured(validation=counted))
     )
     verdict = assess_loss_gap(trained(LORA, one), trained(FULL, other), limit(0.05), RULE)
     assert verdict.status == status
@@ -297,9 +299,9 @@ def test_a_text_of_which_more_than_a_tenth_was_trained_on_is_invalid(count: int,
 def test_copies_that_were_left_out_are_in_the_message() -> None:
     """Too few different documents are not called too few documents."""
     few = losses(nll(FULL_LOSS), documents=tuple(number % 8 for number in range(N)), repeated=248)
-    sides = (replace(lora(0.0), validation=few), replace(full(), validation=few))
+    sides = (lora(0.0).remeasured(validation=few), full().remeasured(validation=few))
     base = losses(nll(BASE_LOSS), documents=few.documents)
-    one, other = (replace(side, base_validation=base) for side in sides)
+    one, other = (side.remeasured(base_validation=base) for side in sides)
     verdict = assess_loss_gap(trained(LORA, one), trained(FULL, other), limit(0.05), RULE)
     assert verdict.status == "INVALID"
     assert "8 different validation documents are too few" in verdict.message

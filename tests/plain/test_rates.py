@@ -18,7 +18,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.notes import fairness_notes
-from pytest_ftguard.results import CurvePoint, Parameters, TrainedVariant, TrialResult
+from pytest_ftguard.results import CurvePoint, Parameters, TrainedVariant, Trial
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant, rate_source, with_learning_rate
 from tests.plain.builders import FULL, LORA, WORKLOAD, GivenSource, losses, trained, trial
 
@@ -231,7 +231,7 @@ def test_a_search_of_one_side_names_no_setting() -> None:
     )
 
 
-def one(variant: Variant) -> TrialResult:
+def one(variant: Variant) -> Trial:
     return trial(variant, nll(2.0))
 
 

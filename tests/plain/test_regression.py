@@ -461,7 +461,7 @@ def test_peaks_that_were_measured_in_another_way_are_not_compared() -> None:
 
 def timed(shares: tuple[float, ...], **both: Any) -> Pair:
     one, other = pair(**both)
-    ours = [replace(t, time=Timing(0.5 * share, 97, 1.0)) for t, share in zip(one.trials, shares, strict=True)]
+    ours = [t.remeasured(time=Timing(0.5 * share, 97, 1.0)) for t, share in zip(one.trials, shares, strict=True)]
     return replace(one, trials=tuple(ours)), other
 
 

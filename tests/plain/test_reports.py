@@ -25,7 +25,7 @@ from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.reporting.registry import RENDERERS, find_renderer
 from pytest_ftguard.reporting.terminal import terminal_lines
-from pytest_ftguard.results import Breakdown, Memory, Parameters, Timing, TrialError, TrialResult
+from pytest_ftguard.results import Breakdown, Measured, Memory, Parameters, Provenance, Timing, Trial, TrialError
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.settings.keys import BY_NAME
 from pytest_ftguard.specs import TrialSpec
@@ -46,7 +46,7 @@ VERDICT = Verdict(
 )
 
 
-def trials() -> list[TrialResult]:
+def trials() -> list[Trial]:
     return [trial(FULL, NLL, seed=s, **BIG) for s in (0, 1)] + [
         trial(LORA, [x + s for x in NLL], seed=s) for s in (0, 1)
     ]
@@ -139,7 +139,7 @@ def test_a_verdict_goes_from_process_to_process_as_it_is() -> None:
 def test_a_failed_trial_is_shown_with_its_reason_and_without_figures() -> None:
     """An average over the surviving seeds would flatter the variant."""
     spec = TrialSpec(workload=WORKLOAD, variant=LORA, seed=1)
-    failed = TrialResult(spec=spec, outcome="diverged", error=TrialError("the training loss is nan at step 7"))
+    failed = Trial(spec, Measured(outcome="diverged", error=TrialError("the training loss is nan at step 7")))
     lines = summary_lines([trial(LORA, NLL), failed], [], [])
     row = next(line for line in lines if line.startswith("lora r=16"))
     assert row.split()[-1] == "-"
@@ -233,7 +233,7 @@ def test_the_json_report_names_places_from_the_root_folder(tmp_path: Path) -> No
     path.write_text(json_report([trial(FULL, NLL, workload=work)], [], Path("/p/q")), encoding="utf-8")
     (read,) = read_report(path)
     assert read.workload.train == "data/train.txt"
-    assert read.loss == trial(FULL, NLL).validation.loss  # type: ignore[union-attr]
+    assert read.loss == trial(FULL, NLL).measured.validation.loss  # type: ignore[union-attr]
 
 
 def test_the_json_report_is_strict_and_complete() -> None:
@@ -291,11 +291,11 @@ def test_a_report_is_read_back_as_variants(tmp_path: Path) -> None:
     path.write_text(json_report([third, first, second], []), encoding="utf-8")
     full, lora = read_report(path)
     assert (full.label, full.workload.seeds) == ("full", (0, 2))
-    assert full.trials == (replace(first, cached=True), replace(second, cached=True))
+    assert full.trials == (first.come_by(cached=True), second.come_by(cached=True))
     assert (lora.variant, lora.trials[0].spec.fingerprint) == (LORA, third.fingerprint)
-    assert lora.trials[0].validation is not None
-    assert math.isnan(lora.trials[0].validation.nll[0])
-    assert lora.trials[0].validation.nll[1:] == tuple(NLL[1:])
+    assert lora.trials[0].measured.validation is not None
+    assert math.isnan(lora.trials[0].measured.validation.nll[0])
+    assert lora.trials[0].measured.validation.nll[1:] == tuple(NLL[1:])
     with pytest.raises(FtguardError, match="not trained in this run"):
         full.load()
 
@@ -304,12 +304,12 @@ def test_what_the_texts_hold_is_read_back_and_may_be_missing(tmp_path: Path) -> 
     """Reports of earlier versions say nothing of it."""
     path, counts = tmp_path / "ftguard.json", {"repeated": 3, "trained_on": 2, "unknown": 0.01}
     path.write_text(json_report([trial(FULL, NLL, validation=losses(NLL, **counts))], []), encoding="utf-8")
-    assert read_report(path)[0].trials[0].validation == losses(NLL, **counts)
+    assert read_report(path)[0].trials[0].measured.validation == losses(NLL, **counts)
     report = json.loads(path.read_text(encoding="utf-8"))
     for name in counts:
         del report["trials"][0]["validation"][name]
     path.write_text(json.dumps(report), encoding="utf-8")
-    assert read_report(path)[0].trials[0].validation == losses(NLL)
+    assert read_report(path)[0].trials[0].measured.validation == losses(NLL)
 
 
 def test_a_report_of_a_run_that_asked_for_more_seeds_still_owes_its_looks(tmp_path: Path) -> None:
@@ -365,11 +365,11 @@ def test_a_file_that_is_no_report_is_one_clear_error(tmp_path: Path, text: str |
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"parameters": {"total": "x", "trainable": 1}}, "Parameters.total cannot be 'x'"),
+        ({"parameters": {"total": "x", "trainable": 1}}, r"Expected `int`, got `str` - at `\$.parameters.total`"),
         ({"settings": {"kind": "full", "learning_rate": 10**400}}, "Full.learning_rate must be a finite number"),
         ({"workload": 3}, "TrialSpec.workload must be a workload, got 3"),
-        ({"curve": [{"step": 0, "loss": "x", "nll": []}]}, "CurvePoint.loss cannot be 'x'"),
-        ({"cached": [], "notes": [3]}, r"TrialResult.notes cannot be \(3,\)"),
+        ({"curve": [{"step": 0, "loss": "x", "nll": []}]}, r"Expected `float`, got `str` - at `\$.curve\[0\].loss`"),
+        ({"cached": [], "notes": [3]}, r"Expected `str`, got `int` - at `\$.notes\[0\]`"),
     ],
 )
 def test_a_report_with_a_wrong_value_is_no_report(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -401,7 +401,7 @@ def test_a_trial_that_two_workers_trained_counts_once() -> None:
 def test_a_result_survives_json() -> None:
     """What a worker writes is what pytest reads."""
     for one in trials():
-        assert TrialResult.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+        assert Trial.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 def places_of_values(values: Any, *place: Any) -> Iterator[tuple[Any, ...]]:
@@ -422,7 +422,7 @@ def test_a_result_with_a_wrong_value_is_refused_or_can_be_shown(value: Any) -> N
     timing = Timing(0.5, 97, 50.0, "run", 0.1, 2e3, 10**9, 1e12, "a neighbour")
     documents = losses(NLL, documents=tuple(range(len(NLL))))
     one = trial(LORA, NLL, memory=memory, time=timing, reference=documents, error=TrialError("why"), notes=("note",))
-    assert TrialResult.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+    assert Trial.from_dict(json.loads(json.dumps(one.to_dict()))) == one
     places = list(places_of_values(one.to_dict()))[1:]
     shown = 0
     for place in places:
@@ -432,7 +432,7 @@ def test_a_result_with_a_wrong_value_is_refused_or_can_be_shown(value: Any) -> N
             owner = owner[name]
         owner[place[-1]] = value
         with suppress(FtguardError, ValueError):
-            read = TrialResult.from_dict(values)
+            read = Trial.from_dict(values)
             shown += 1
             assert summary_lines([read, trial(FULL, NLL)], [], [])
             assert json_report([read], [])
@@ -450,13 +450,12 @@ def test_the_progress_line_names_variant_seed_step_loss_and_time() -> None:
     assert "loading" in progress_line(Progress(spec, "load", 0, None, 2.0, None)).text
 
 
-def planned(variant: Any, forecast: int | None, **changes: Any) -> TrialResult:
+def planned(variant: Any, forecast: int | None, **changes: Any) -> Trial:
     memory = None if forecast is None else Memory(None, "forecast", forecast_bytes=forecast)
     error = TrialError("no forecast: it looks at its values") if forecast is None else None
     spec = TrialSpec(workload=WORKLOAD, variant=variant, seed=0)
-    return TrialResult(
-        spec=spec, outcome="planned", parameters=Parameters(1000, 100), memory=memory, error=error, **changes
-    )
+    measured = Measured(outcome="planned", parameters=Parameters(1000, 100), memory=memory, error=error)
+    return Trial(spec, measured, Provenance(**changes))
 
 
 def test_what_was_trained_beside_others_is_not_called_changed() -> None:
@@ -519,7 +518,7 @@ def test_each_line_has_a_tone_which_is_not_read_from_its_text() -> None:
     """A test that passes is green whatever its name ends with; all that lets a test fail is red."""
     statuses: tuple[Status, ...] = ("PASS", "FAIL", "INVALID", "INCONCLUSIVE")
     verdicts = [RecordedVerdict(f"t.py::test_{one}_FAIL", replace(VERDICT, status=one)) for one in statuses]
-    failed = replace(trial(LORA, NLL), outcome="crashed", error=TrialError("it ends with PASS"))
+    failed = trial(LORA, NLL).remeasured(outcome="crashed", error=TrialError("it ends with PASS"))
     summary = run_summary([failed], verdicts, [], Remarks(notes=["note: FAIL"], problems=["so: PASS"]))
     tones = {line.text.split()[-1]: line.tone for line in terminal_lines(summary) if line.text.startswith("loss gap")}
     assert tones == {"PASS": "good", "FAIL": "bad", "INVALID": "bad", "INCONCLUSIVE": "bad"}

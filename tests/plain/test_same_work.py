@@ -194,7 +194,7 @@ def test_forgetting_is_judged_on_one_reference_text() -> None:
 
 def with_base_reference(ours: TrainedVariant, theirs: TrainedVariant) -> tuple[TrainedVariant, TrainedVariant]:
     return tuple(  # type: ignore[return-value]
-        replace(side, trials=tuple(replace(one, base_reference=one.reference) for one in side.trials))
+        replace(side, trials=tuple(one.remeasured(base_reference=one.measured.reference) for one in side.trials))
         for side in (ours, theirs)
     )
 
@@ -202,7 +202,7 @@ def with_base_reference(ours: TrainedVariant, theirs: TrainedVariant) -> tuple[T
 def test_a_helper_refuses_a_variant_beside_its_own_copy_from_a_report() -> None:
     """Such a gate cannot fail, whether or not one side is marked as cached."""
     _, full = pair()
-    copy = replace(full, trials=tuple(replace(one, cached=True) for one in full.trials))
+    copy = replace(full, trials=tuple(one.come_by(cached=True) for one in full.trials))
     with pytest.raises(ConfigurationError, match="cannot fail"):
         assert_loss_gap(copy, full, at_most=0.1)
 
@@ -269,7 +269,7 @@ def test_the_time_gate_names_the_arithmetic() -> None:
     theirs = replace(
         pair()[1],
         trials=tuple(
-            replace(one, time=Timing(0.5, 97, 50.0, flop_per_step=10**10, machine_flop_per_second=1e11))
+            one.remeasured(time=Timing(0.5, 97, 50.0, flop_per_step=10**10, machine_flop_per_second=1e11))
             for one in pair()[1].trials
         ),
     )

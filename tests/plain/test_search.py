@@ -14,7 +14,7 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.progress import progress_line
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.search import find_learning_rate, search_workload
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
@@ -119,7 +119,7 @@ def test_the_trials_are_short_and_are_not_judged_on_the_gates_sequences() -> Non
         assert search_workload(replace(WORKLOAD, steps=steps)).steps == short
 
 
-def searched() -> list[TrialResult]:
+def searched() -> list[Trial]:
     short = search_workload(WORKLOAD)
     full = Full(learning_rate=3e-4, search_learning_rate=True)
     tries = [

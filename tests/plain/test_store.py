@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_ftguard.locks import held
-from pytest_ftguard.results import Breakdown, Timing, TrialResult
+from pytest_ftguard.results import Breakdown, Timing, Trial
 from pytest_ftguard.running.local.leases import Neighbours, leased
 from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.store import Store, StoreOptions
@@ -37,7 +37,7 @@ def store(folder: Path, run: str = "now", **options: Any) -> Store:
     return Store(StoreOptions(folder, **options), run)
 
 
-def find(where: Store, environment: Any = ENVIRONMENT) -> TrialResult | None:
+def find(where: Store, environment: Any = ENVIRONMENT) -> Trial | None:
     return where.find(PARTS, RESULT.spec, environment)
 
 
@@ -49,13 +49,13 @@ def entry(folder: Path) -> Path:
 def test_what_was_kept_is_found_by_another_run_and_called_cached(tmp_path: Path) -> None:
     """All of it but the folder of the weights, which lives no longer than its run; the spec is the one asked for."""
     earlier = store(tmp_path, "earlier")
-    earlier.keep(PARTS, replace(RESULT, model_dir="/weights"))
+    earlier.keep(PARTS, RESULT.come_by(model_dir="/weights"))
     assert earlier.problems == [f"weights were not stored in {str(tmp_path)!r}: No such file or directory"]
     found = find(store(tmp_path))
     assert found is not None
-    assert found.cached
-    assert found.model_dir is None
-    assert replace(found, cached=False, not_kept=None) == RESULT
+    assert found.provenance.cached
+    assert found.provenance.model_dir is None
+    assert found.come_by(cached=False, not_kept=None) == RESULT
     moved = replace(RESULT.spec, workload=replace(RESULT.spec.workload, train="elsewhere.txt"))
     again = store(tmp_path).find(PARTS, moved, ENVIRONMENT)
     assert again is not None
@@ -65,7 +65,7 @@ def test_what_was_kept_is_found_by_another_run_and_called_cached(tmp_path: Path)
 
 def test_what_this_run_has_trained_is_not_called_cached(tmp_path: Path) -> None:
     """Another process of the run finds it as if it had trained it, weights included, in protected mode as well."""
-    kept = replace(RESULT, model_dir="/weights")
+    kept = RESULT.come_by(model_dir="/weights")
     store(tmp_path, "earlier").keep(PARTS, kept)
     assert find(store(tmp_path, "earlier", reads=False)) == kept
     later = store(tmp_path, "later", reads=False)
@@ -79,17 +79,17 @@ def test_another_machines_result_says_so_and_ones_own_is_preferred(tmp_path: Pat
     store(tmp_path).keep(PARTS, RESULT)
     elsewhere = find(store(tmp_path), other)
     assert elsewhere is not None
-    assert elsewhere.measured_elsewhere == (
+    assert elsewhere.provenance.measured_elsewhere == (
         "it was trained on a processor with 2 threads, and this is another processor with 2 threads"
     )
     nowhere = find(store(tmp_path), None)
     assert nowhere is not None
-    assert "a machine without that device" in str(nowhere.measured_elsewhere)
-    store(tmp_path).keep(PARTS, replace(RESULT, environment=other))
+    assert "a machine without that device" in str(nowhere.provenance.measured_elsewhere)
+    store(tmp_path).keep(PARTS, RESULT.remeasured(environment=other))
     for machine in (ENVIRONMENT, other):
         found = find(store(tmp_path), machine)
         assert found is not None
-        assert (found.environment, found.measured_elsewhere) == (machine, None)
+        assert (found.measured.environment, found.provenance.measured_elsewhere) == (machine, None)
 
 
 @given(position=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
@@ -104,7 +104,7 @@ def test_a_byte_that_was_changed_never_gives_another_result(tmp_path: Path, posi
     path.write_bytes(content)
     ours = store(place)
     found = find(ours)
-    assert found is None or replace(found, cached=False, not_kept=None) == RESULT
+    assert found is None or found.come_by(cached=False, not_kept=None) == RESULT
     assert (found is None) == ("is damaged" in " ".join(ours.problems))
     assert (found is None) == (not path.exists())
 
@@ -130,22 +130,22 @@ def test_what_is_no_entry_is_set_aside_and_named(tmp_path: Path, content: bytes)
     [
         ("spec.variant.learning_rate", 10**400),
         ("spec.workload", []),
-        ("parameters.total", "x"),
-        ("parameters.trainable", True),
-        ("validation.nll", [20.0, None]),
-        ("validation.nll", [20.0, 10**400]),
-        ("validation.tokens", [10.5, 10]),
-        ("validation.tokens", [0, 0]),
-        ("curve", [{"step": 0, "loss": "2", "nll": []}]),
-        ("memory.peak_bytes", {}),
-        ("memory.breakdown", asdict(Breakdown(1, 1, 1, 1, peak_stage=3))),  # type: ignore[arg-type]
-        ("memory.phases", {"load": "x"}),
-        ("time.seconds_per_step", "x"),
-        ("time.run", 3),
-        ("environment.threads", "2"),
-        ("environment.versions", ["torch"]),
-        ("notes", [1]),
-        ("cached", 1),
+        ("measured.parameters.total", "x"),
+        ("measured.parameters.trainable", True),
+        ("measured.validation.nll", [20.0, None]),
+        ("measured.validation.nll", [20.0, 10**400]),
+        ("measured.validation.tokens", [10.5, 10]),
+        ("measured.validation.tokens", [0, 0]),
+        ("measured.curve", [{"step": 0, "loss": "2", "nll": []}]),
+        ("measured.memory.peak_bytes", {}),
+        ("measured.memory.breakdown", asdict(Breakdown(1, 1, 1, 1, peak_stage=3))),  # type: ignore[arg-type]
+        ("measured.memory.phases", {"load": "x"}),
+        ("measured.time.seconds_per_step", "x"),
+        ("measured.time.run", 3),
+        ("measured.environment.threads", "2"),
+        ("measured.environment.versions", ["torch"]),
+        ("measured.notes", [1]),
+        ("provenance.cached", 1),
     ],
 )  # fmt: skip
 def test_a_wrong_value_under_a_right_checksum_is_set_aside(tmp_path: Path, place: str, value: Any) -> None:
@@ -174,8 +174,8 @@ def test_a_result_whose_losses_are_not_finite_is_no_damage(tmp_path: Path, loss:
     found = find(ours)
     assert ours.problems == []
     assert found is not None
-    assert found.validation is not None
-    assert not math.isfinite(found.validation.loss)
+    assert found.measured.validation is not None
+    assert not math.isfinite(found.measured.validation.loss)
 
 
 def test_nothing_is_set_aside_through_a_link(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_result_under_the_name_of_another_is_not_taken_for_it(tmp_path: Path) 
 @pytest.mark.parametrize("outcome", ["diverged", "crashed", "timed_out", "out_of_memory"])
 def test_failures_are_kept_for_the_processes_of_their_run_only(tmp_path: Path, outcome: Any) -> None:
     """Another run tries again, also one that waited for it; what nobody signs is believed by nobody who is careful."""
-    failed = replace(RESULT, outcome=outcome)
+    failed = RESULT.remeasured(outcome=outcome)
     ours = store(tmp_path)
     ours.keep(PARTS, failed)
     assert not list(tmp_path.rglob("*.json"))
@@ -240,7 +240,7 @@ def test_failures_are_kept_for_the_processes_of_their_run_only(tmp_path: Path, o
 def test_what_is_no_failure_is_not_taken_for_one(tmp_path: Path, outcome: Any) -> None:
     """Whoever wrote it there: a result is found by its checksum, or not at all."""
     ours = store(tmp_path)
-    ours.failures.keep(PARTS, replace(RESULT, outcome=outcome))
+    ours.failures.keep(PARTS, RESULT.remeasured(outcome=outcome))
     assert ours.failures.find(PARTS, RESULT.spec) is None
 
 
@@ -452,7 +452,7 @@ def test_nothing_outside_the_folder_is_removed_through_a_link(tmp_path: Path) ->
         (folder / place).symlink_to(work)
     ours = store(folder, limit_bytes=1)
     ours.keep(PARTS, RESULT)
-    ours.failures.keep(PARTS, replace(RESULT, outcome="crashed"))
+    ours.failures.keep(PARTS, RESULT.remeasured(outcome="crashed"))
     assert ours.checkpoints(PARTS) is None
     assert all(path.exists() for path in names)
 
@@ -539,7 +539,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_entries(tmp_path: Path) -> N
     ours = store(tmp_path)
     found = [ours.find(Fingerprint({**PARTS.parts, "seed": seed}), RESULT.spec, ENVIRONMENT) for seed in range(5)]
     assert any(found)
-    assert all(one is None or replace(one, cached=False, not_kept=None) == RESULT for one in found)
+    assert all(one is None or one.come_by(cached=False, not_kept=None) == RESULT for one in found)
     assert ours.problems == []
     assert not (tmp_path / "damaged").exists()
 
@@ -683,7 +683,7 @@ def test_the_folder_keeps_itself_out_of_git_and_backups(tmp_path: Path) -> None:
 def test_the_store_holds_nothing_that_could_run(tmp_path: Path) -> None:
     """Entries are JSON: reading one that names code does not run it."""
     ours = store(tmp_path)
-    ours.keep(PARTS, replace(RESULT, not_kept="__import__('os').abort()"))
+    ours.keep(PARTS, RESULT.come_by(not_kept="__import__('os').abort()"))
     with suppress(OSError):
         ours.keep(Fingerprint({"kind": "lora"}), trial(LORA, [1.0]))
     for path in (tmp_path / "results").rglob("*.json"):

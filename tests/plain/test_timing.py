@@ -32,11 +32,12 @@ from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.results import (
+    Measured,
     Memory,
     Timing,
     TrainedVariant,
+    Trial,
     TrialError,
-    TrialResult,
 )
 from pytest_ftguard.running.bench import Bench
 from pytest_ftguard.running.clock import Progress
@@ -77,11 +78,11 @@ class TimedExecutor(FakeExecutor):
     jobs: list[TrainJob] = []  # noqa: RUF012 - of all labs of a test; the fixture empties it
     failing = ""
 
-    def train(self, job: TrainJob) -> TrialResult:
+    def train(self, job: TrainJob) -> Trial:
         self.jobs.append(job)
         kind = job.spec.variant
         if job.spec.workload.purpose == "timing" and kind.kind == self.failing:
-            return TrialResult(spec=job.spec, outcome="crashed", error=TrialError("it broke"))
+            return Trial(job.spec, Measured(outcome="crashed", error=TrialError("it broke")))
         seconds = (1.0 if kind.kind == "full" else 0.8) * (1 + 0.01 * job.spec.seed**2 * (kind.kind == "full"))
         time = Timing(seconds, 37, 40.0, run=job.run)
         return replace(trial(kind, NLL, seed=job.spec.seed, workload=job.spec.workload, time=time), spec=job.spec)
@@ -149,7 +150,7 @@ def test_a_pair_is_timed_once(tmp_path: Path, work: Workload) -> None:
     assert turns()[6 + 3 :] == ["lora 0", "full 0", "full 1", "lora 1", "lora 2", "full 2"]
     timed = [one for one in ours.results if one.spec.workload.purpose == "timing"]
     assert len({one.fingerprint for one in timed}) == len(timed) == 12
-    assert not any(one.cached for one in timed)
+    assert not any(one.provenance.cached for one in timed)
     ours.close()
     TimedExecutor.jobs.clear()
     again = open_lab(tmp_path, "again")
@@ -160,7 +161,7 @@ def test_a_pair_is_timed_once(tmp_path: Path, work: Workload) -> None:
     assert verdict.value == first.value
     assert not TimedExecutor.jobs
     assert [one.cached for one in again.retimings] == [True]
-    assert all(one.cached for one in again.results)
+    assert all(one.provenance.cached for one in again.results)
     again.close()
 
 
@@ -251,7 +252,7 @@ def test_seconds_of_a_shared_device_are_not_taken_from_the_store(
     """The gate is INVALID in the run that measured them, and judges by others in the next one."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     train = TimedExecutor.train
-    monkeypatch.setattr(TimedExecutor, "train", lambda *job: replace(train(*job), memory=memory))
+    monkeypatch.setattr(TimedExecutor, "train", lambda *job: train(*job).remeasured(memory=memory))
     with pytest.raises(GateFailure, match="INVALID"):
         assert_time_budget(lora, at_most="90%", of=full)
     ours.close()
@@ -265,13 +266,13 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the steps of full take from a third to three times as long as they do."""
     train = TimedExecutor.train
 
-    def disturbed(executor: TimedExecutor, job: TrainJob) -> TrialResult:
+    def disturbed(executor: TimedExecutor, job: TrainJob) -> Trial:
         result = train(executor, job)
-        assert result.time is not None
-        assert result.time.seconds_per_step is not None
-        seconds = result.time.seconds_per_step * 3.0 ** (job.spec.seed - 1)
+        assert result.measured.time is not None
+        assert result.measured.time.seconds_per_step is not None
+        seconds = result.measured.time.seconds_per_step * 3.0 ** (job.spec.seed - 1)
         is_full = job.spec.variant.kind == "full"
-        return replace(result, time=replace(result.time, seconds_per_step=seconds)) if is_full else result
+        return result.remeasured(time=replace(result.measured.time, seconds_per_step=seconds)) if is_full else result
 
     monkeypatch.setattr(TimedExecutor, "train", disturbed)
 
@@ -285,7 +286,7 @@ def judged_later(tmp_path: Path, work: Workload, run: str, **options: Any) -> tu
         warnings.simplefilter("ignore")
         verdict = assert_time_budget(lora, at_most="99%", of=full, on_inconclusive="warn")
     later.close()
-    cached = [one.cached for one in later.results if one.spec.workload.purpose == "timing"]
+    cached = [one.provenance.cached for one in later.results if one.spec.workload.purpose == "timing"]
     return verdict, cached, len(TimedExecutor.jobs)
 
 
@@ -357,7 +358,7 @@ def test_short_trials_of_unknown_content_are_told_apart_by_their_specs(
     for run in ("one", "another"):
         ours = open_lab(tmp_path, run, root=tmp_path / root / run if root else None)
         full = ours.train(work, FULL)
-        old = replace(full, trials=tuple(replace(one, time=replace(NOW, run="earlier")) for one in full.trials))
+        old = replace(full, trials=tuple(one.remeasured(time=replace(NOW, run="earlier")) for one in full.trials))
         for rank in (4, 8):
             assert_time_budget(ours.train(work, LoRA(r=rank, learning_rate=1e-3)), at_most="99%", of=old)
         known.append([one.fingerprint for one in ours.results if one.spec.workload.purpose == "timing"])
@@ -384,7 +385,7 @@ def test_seconds_of_a_changed_text_are_not_kept(
     before = set((tmp_path / "store" / "results").rglob("*.json"))
     train = TimedExecutor.train
 
-    def change(executor: TimedExecutor, job: TrainJob) -> TrialResult:
+    def change(executor: TimedExecutor, job: TrainJob) -> Trial:
         Path(work.validation).write_text(f"changed {len(TimedExecutor.jobs)}")
         return train(executor, job)
 
@@ -482,7 +483,7 @@ def test_bytes_of_another_machine_are_not_accepted_with_seconds_of_this_one() ->
     }
     there = variant(LORA, **other, memory=Memory(600, "allocator"))
     here = with_times(there, variant(LORA, work=timing_workload(WORK, WORK.seeds, 0.5)))
-    assert all(trial.environment == ENVIRONMENT for trial in here.trials)
+    assert all(trial.measured.environment == ENVIRONMENT for trial in here.trials)
     assert here.losses == there.losses
     assert here.peak_memory_bytes is None
     assert there.peak_memory_bytes == 600
@@ -545,12 +546,12 @@ def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
     trained_specs: list[TrialSpec] = []
     executor = FakeExecutor()
 
-    def timed(run: str) -> tuple[Sequence[TrialResult], ...]:
-        def train(spec: TrialSpec, more_to_come: bool) -> TrialResult:
+    def timed(run: str) -> tuple[Sequence[Trial], ...]:
+        def train(spec: TrialSpec, more_to_come: bool) -> Trial:
             trained_specs.append(spec)
             assert more_to_come is (len(trained_specs) % 6 > 0)
             if spec.variant.kind == failing:
-                return TrialResult(spec=spec, outcome="crashed", error=TrialError("it broke"))
+                return Trial(spec, Measured(outcome="crashed", error=TrialError("it broke")))
             time = Timing(1.0 + len(trained_specs), 37, 40.0, run=run)
             return trial(spec.variant, NLL, seed=spec.seed, workload=spec.workload, time=time)
 
@@ -677,7 +678,7 @@ def test_what_was_not_trained_in_this_run_is_not_timed_in_it(tmp_path: Path, wor
     ours.close()
 
 
-def timed_trials() -> list[TrialResult]:
+def timed_trials() -> list[Trial]:
     short = timing_workload(WORK, WORK.seeds, 0.5)
     whole = [*variant(FULL).trials, *variant(LORA).trials]
     return [*whole, *variant(FULL, work=short).trials, *variant(LORA, work=short).trials]

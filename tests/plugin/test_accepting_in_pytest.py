@@ -390,12 +390,12 @@ def test_names_with_groups_of_xdist_are_those_of_tests(made_up: pytest.Pytester)
 
 
 PLAN = """
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Measured, Trial
 from pytest_ftguard.specs import TrialSpec
 
 def plan(self, workload, variant):
     specs = [TrialSpec(workload=workload, variant=variant, seed=seed) for seed in workload.seeds]
-    return TrainedVariant(workload, variant, tuple(TrialResult(spec=spec, outcome="planned") for spec in specs))
+    return TrainedVariant(workload, variant, tuple(Trial(spec, Measured(outcome="planned")) for spec in specs))
 
 lab.Lab.plan = plan
 """

@@ -94,7 +94,7 @@ def test_each_variant_is_trained_once_and_can_be_loaded(project: pytest.Pytester
             assert ftguard.train(LoRA(r=4)).trials[0] is lora_variant.trials[0]
             other = ftguard.train(LoRA(r=2))
             assert other.trainable_parameters * 2 == lora_variant.trainable_parameters
-            assert other.trials[0].base_validation == full_variant.trials[0].base_validation
+            assert other.trials[0].measured.base_validation == full_variant.trials[0].measured.base_validation
             model, tokenizer = other.load()
             assert type(model).__name__ == "PeftModelForCausalLM"
             assert full_variant.trials[0].spec.variant.learning_rate == 1e-3
@@ -381,5 +381,5 @@ def test_what_launchers_leave_in_the_environment_does_not_reach_a_trial(
         "MASTER_PORT": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    project.makepyfile("def test_it(full_variant): assert full_variant.trials[0].outcome == 'ok'")
+    project.makepyfile("def test_it(full_variant): assert full_variant.trials[0].measured.outcome == 'ok'")
     project.runpytest_subprocess("--ftguard-timeout=100 s", timeout=300).assert_outcomes(passed=1)

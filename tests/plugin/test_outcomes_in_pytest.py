@@ -164,8 +164,8 @@ def test_a_timeout_shows_where_the_trial_stood(project: pytest.Pytester) -> None
         from pytest_ftguard import assert_memory_budget
 
         def test_budget(full_variant):
-            assert full_variant.trials[0].outcome == "timed_out"
-            assert "most recent call first" in full_variant.trials[0].error.log_tail
+            assert full_variant.trials[0].measured.outcome == "timed_out"
+            assert "most recent call first" in full_variant.trials[0].measured.error.log_tail
             assert_memory_budget(full_variant, at_most="99 GB")
 
         def test_other():

@@ -115,13 +115,13 @@ def test_a_test_of_one_variant_trains_it(failing: pytest.Pytester, monkeypatch: 
         raise
 
 def test_again(full_variant, lora_variant):
-    assert [trial.outcome for trial in lora_variant.trials] == ["not_trained"] * 2
+    assert [trial.measured.outcome for trial in lora_variant.trials] == ["not_trained"] * 2
 
 def test_alone(lora_variant):
     assert_memory_budget(lora_variant, at_most="1 GB")
 
 def test_afterwards(full_variant, lora_variant):
-    assert full_variant.trials[1].outcome == "crashed"
+    assert full_variant.trials[1].measured.outcome == "crashed"
     assert lora_variant.ok
 
 from pathlib import Path

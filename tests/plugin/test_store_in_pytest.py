@@ -389,7 +389,7 @@ LOAD = """
         with torch.no_grad():
             loss = float(model(input_ids=ids[None], labels=ids[None]).loss)
         (trial,) = variant.trials
-        assert loss * (len(ids) - 1) == pytest.approx(trial.validation.nll[0], rel=1e-4)
+        assert loss * (len(ids) - 1) == pytest.approx(trial.measured.validation.nll[0], rel=1e-4)
         assert len(trained) == EXPECTED
 
     TRAIN = Bench.train

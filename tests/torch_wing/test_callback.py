@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCa
 from pytest_ftguard import FtguardCallback, read_trainer_runs
 from pytest_ftguard.comparison.pairs import compare, text_problems
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
-from pytest_ftguard.results import TRAINER_RUN_FILE, TrialResult
+from pytest_ftguard.results import TRAINER_RUN_FILE, Trial
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
 from pytest_ftguard.training.data import TokenBlocks
 from pytest_ftguard.training.trial import TrialFolder, run_trial
@@ -91,7 +91,7 @@ def test_two_runs_of_the_users_own_can_be_compared(run: Run) -> None:
         assert side.workload.steps == 12
         assert side.workload.seeds == (7,)
         assert side.cached
-        assert [point.step for point in side.trials[0].curve] == [0, 1, 3, 6, 12]
+        assert [point.step for point in side.trials[0].measured.curve] == [0, 1, 3, 6, 12]
         assert side.peak_memory_bytes is not None
         assert side.seconds_per_step is not None
     assert adapted.trainable_parameters is not None
@@ -113,10 +113,10 @@ def test_it_measures_what_the_plugins_own_trial_measures(
         **SIZE,
     )
     spec = TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=7, device="cpu")
-    theirs = run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).base_validation
-    assert mine.base_validation is not None
+    theirs = run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None).measured.base_validation
+    assert mine.measured.base_validation is not None
     assert theirs is not None
-    assert (mine.base_validation.nll, mine.base_validation.digest) == (theirs.nll, theirs.digest)
+    assert (mine.measured.base_validation.nll, mine.measured.base_validation.digest) == (theirs.nll, theirs.digest)
 
 
 @pytest.mark.parametrize("change", [{"data_seed": 8}, {"gradient_accumulation_steps": 2}, {"weight_decay": 0.1}])
@@ -142,11 +142,11 @@ def test_sequences_of_token_ids_and_a_reference_text(run: Run, texts: Path) -> N
     ids = [[1, 2, 3 + number % 200, 4] for number in range(70)]
     callback = FtguardCallback(ids, reference=texts / "validation.txt", block_size=32, validation_sequences=66)
     (trial,) = read_trainer_runs(run("ids", callback=callback)).trials
-    assert trial.validation is not None
-    assert (len(trial.validation.nll), set(trial.validation.tokens)) == (66, {3})
-    assert trial.reference is not None
-    assert trial.base_reference is not None
-    assert trial.reference.loss != trial.base_reference.loss
+    assert trial.measured.validation is not None
+    assert (len(trial.measured.validation.nll), set(trial.measured.validation.tokens)) == (66, {3})
+    assert trial.measured.reference is not None
+    assert trial.measured.base_reference is not None
+    assert trial.measured.reference.loss != trial.measured.base_reference.loss
     for wrong in ([], [[1]]):
         with pytest.raises(ConfigurationError, match="at least two token ids"):
             run("wrong", callback=FtguardCallback(wrong))
@@ -157,9 +157,9 @@ def test_a_run_that_diverged_says_so(run: Run) -> None:
     (trial,) = read_trainer_runs(
         run("wild", learning_rate=1e30, optim="sgd", max_grad_norm=0.0, logging_steps=1, logging_nan_inf_filter=False)
     ).trials
-    assert trial.outcome == "diverged"
-    assert trial.error is not None
-    assert "step" in trial.error.message
+    assert trial.measured.outcome == "diverged"
+    assert trial.measured.error is not None
+    assert "step" in trial.measured.error.message
 
 
 def test_a_log_that_is_not_this_runs_is_noticed(run: Run) -> None:
@@ -200,7 +200,7 @@ def test_files_of_different_runs_are_noticed(run: Run) -> None:
     with pytest.raises(ConfigurationError, match="is damaged"):
         read_trainer_runs(folder)
     (folder / TRAINER_RUN_FILE).write_text('{"trial": {"schema": 99}}')
-    with pytest.raises(ConfigurationError, match="schema 99"):
+    with pytest.raises(ConfigurationError, match="its schema is 99"):
         read_trainer_runs(folder)
     with pytest.raises(ConfigurationError, match="there is no folder"):
         read_trainer_runs(folder / "nowhere")
@@ -216,9 +216,9 @@ def test_other_methods_of_peft_are_measured_from_their_base_model(run: Run) -> N
         assert isinstance(side.variant, Peft)
         assert side.variant.method == {"ia3": "ia3", "prompt": "prompt_tuning"}[name]
         (trial,) = side.trials
-        assert trial.base_validation == full.trials[0].base_validation
-        assert trial.start is not None
-        assert (abs(trial.start.base_gap) > 1e-3) is (name == "prompt")
+        assert trial.measured.base_validation == full.trials[0].measured.base_validation
+        assert trial.measured.start is not None
+        assert (abs(trial.measured.start.base_gap) > 1e-3) is (name == "prompt")
         assert not compare(side, full, same_learning_rate=True).loss_problems
 
 
@@ -242,7 +242,7 @@ def test_a_base_that_cannot_be_told_and_a_missing_tokenizer_are_errors_at_the_st
 def test_a_trial_that_is_read_has_no_weights_of_ours(run: Run) -> None:
     """The user has them; the reader makes no claim to."""
     trained = read_trainer_runs(run("full"))
-    assert isinstance(trained.trials[0], TrialResult)
+    assert isinstance(trained.trials[0], Trial)
     assert trained.source is None
 
 
@@ -356,8 +356,8 @@ def test_the_documents_of_token_ids_are_kept(run: Run) -> None:
     callback = FtguardCallback(ids, documents=[number // 2 for number in range(70)], final=True)
     trained = read_trainer_runs(run("ids", callback=callback))
     assert trained.workload.final
-    assert trained.trials[0].validation is not None
-    assert trained.trials[0].validation.documents == tuple(number // 2 for number in range(70))
+    assert trained.trials[0].measured.validation is not None
+    assert trained.trials[0].measured.validation.documents == tuple(number // 2 for number in range(70))
     with pytest.raises(ConfigurationError, match="are 70, and their documents 1"):
         run("wrong", callback=FtguardCallback(ids, documents=[0]))
 
@@ -393,7 +393,7 @@ def test_a_validation_text_that_was_trained_on_is_invalid(run: Run, texts: Path,
         ids = [byte + 3 for byte in content.encode()]
         callback = FtguardCallback([ids[start : start + 32] for start in range(0, len(ids) - 32, 32)])
     trained = read_trainer_runs(run("full", callback=callback, block=32 if form == "token ids" else 64, max_steps=40))
-    validation = trained.trials[0].validation
+    validation = trained.trials[0].measured.validation
     assert validation is not None
     assert validation.trained_on > 0.5 * len(validation.nll)
     (problem, *_) = text_problems([trained], "validation")

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_ftguard.results import Memory, TrialResult
+from pytest_ftguard.results import Memory, Trial
 from pytest_ftguard.running.executor import Event, TrainJob
 from pytest_ftguard.running.local.process import Worker
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
@@ -40,7 +40,7 @@ def work(workload: Workload, warm_workers: None) -> Workload:
 
 def run(
     work: Workload, variant: Variant, folder: Path, checkpoints: Path | None, *, kill_at: int | None = None
-) -> tuple[TrialResult, Losses]:
+) -> tuple[Trial, Losses]:
     """Train in a worker, which is killed when it reports so many steps; return its result and its training losses."""
     folder.mkdir(parents=True, exist_ok=True)
     worker = Worker(folder, folder)
@@ -60,25 +60,25 @@ def run(
 @pytest.fixture(scope="module", params=[FULL, LORA], ids=["full", "lora"])
 def whole(
     request: pytest.FixtureRequest, work: Workload, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Variant, TrialResult, Losses]:
+) -> tuple[Variant, Trial, Losses]:
     """The uninterrupted training, without checkpoints."""
     result, losses = run(work, request.param, tmp_path_factory.mktemp("whole"), None)
-    assert result.outcome == "ok"
+    assert result.measured.outcome == "ok"
     assert sorted(losses) == list(range(1, 101))
     return request.param, result, losses
 
 
-def assert_equal(ours: TrialResult, theirs: TrialResult) -> None:
+def assert_equal(ours: Trial, theirs: Trial) -> None:
     """Everything that was measured of the model is equal, to the last bit."""
-    assert ours.outcome == "ok", ours.failure
-    assert ours.validation == theirs.validation
-    assert ours.curve == theirs.curve
-    assert ours.data_order == theirs.data_order
-    assert ours.parameters == theirs.parameters
+    assert ours.measured.outcome == "ok", ours.failure
+    assert ours.measured.validation == theirs.measured.validation
+    assert ours.measured.curve == theirs.measured.curve
+    assert ours.measured.data_order == theirs.measured.data_order
+    assert ours.measured.parameters == theirs.measured.parameters
 
 
 def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
-    work: Workload, tmp_path: Path, whole: tuple[Variant, TrialResult, Losses]
+    work: Workload, tmp_path: Path, whole: tuple[Variant, Trial, Losses]
 ) -> None:
     """Killed three times, at whatever it was doing, it ends with the losses, curve and data order of one process."""
     variant, expected, expected_losses = whole
@@ -87,7 +87,7 @@ def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
     started = []
     for number, kill_at in enumerate((7, 48, 90)):
         result, seen = run(work, variant, tmp_path / f"killed{number}", checkpoints, kill_at=kill_at)
-        assert result.outcome == "crashed"
+        assert result.measured.outcome == "crashed"
         assert checkpoints.exists()
         losses |= seen
         started.append(min(seen))
@@ -98,20 +98,20 @@ def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
     assert started[0] == 1
     assert all(later > 4 for later in started[1:]), started  # each went on, and did not begin again
     assert started == sorted(started)
-    assert result.time is not None
-    assert result.time.disturbance is not None
-    assert "was resumed at step" in result.time.disturbance
-    assert "a training that was killed went on from checkpoint-" in result.notes[-1]
-    assert result.memory is not None
-    assert expected.memory is not None
-    assert result.memory.peak_bytes == pytest.approx(expected.memory.peak_bytes, rel=0.02)
-    assert expected.time is not None
-    assert result.time.flop_per_step == expected.time.flop_per_step
-    assert expected.time.disturbance is None
+    assert result.measured.time is not None
+    assert result.measured.time.disturbance is not None
+    assert "was resumed at step" in result.measured.time.disturbance
+    assert "a training that was killed went on from checkpoint-" in result.measured.notes[-1]
+    assert result.measured.memory is not None
+    assert expected.measured.memory is not None
+    assert result.measured.memory.peak_bytes == pytest.approx(expected.measured.memory.peak_bytes, rel=0.02)
+    assert expected.measured.time is not None
+    assert result.measured.time.flop_per_step == expected.measured.time.flop_per_step
+    assert expected.measured.time.disturbance is None
 
 
 def test_what_makes_it_equal_is_in_the_checkpoint(
-    work: Workload, tmp_path: Path, whole: tuple[Variant, TrialResult, Losses]
+    work: Workload, tmp_path: Path, whole: tuple[Variant, Trial, Losses]
 ) -> None:
     """Without the optimizer's state, or with other random numbers where there is dropout, the losses are others."""
     variant, expected, _ = whole
@@ -126,8 +126,8 @@ def test_what_makes_it_equal_is_in_the_checkpoint(
         del content["files"][name]
         (folder / "ftguard_measured.json").write_text(json.dumps(content))
         result, _ = run(work, variant, tmp_path / f"last {name}", checkpoints)
-        assert result.outcome == "ok"
-        assert result.validation != expected.validation
+        assert result.measured.outcome == "ok"
+        assert result.measured.validation != expected.measured.validation
 
 
 def test_another_machines_checkpoint_is_left_alone(work: Workload, tmp_path: Path, full_checkpoint: Path) -> None:
@@ -141,11 +141,11 @@ def test_another_machines_checkpoint_is_left_alone(work: Workload, tmp_path: Pat
     content["measured"]["environment"]["device_name"] = "another processor"
     path.write_text(json.dumps(content))
     result, losses = run(work, FULL, tmp_path / "here", root)
-    assert result.outcome == "ok"
+    assert result.measured.outcome == "ok"
     assert min(losses) == 1
-    assert result.time is not None
-    assert result.time.disturbance is None
-    assert result.notes == (f"its {found[0].name} is another machine's, so the training started again",)
+    assert result.measured.time is not None
+    assert result.measured.time.disturbance is None
+    assert result.measured.notes == (f"its {found[0].name} is another machine's, so the training started again",)
 
 
 def damage(path: Path, how: str) -> None:
@@ -292,9 +292,9 @@ def test_a_full_disk_costs_the_checkpoints_and_not_the_training(
             resource.prlimit(worker._process.pid, resource.RLIMIT_FSIZE, (120_000, 120_000))
 
     result = worker.run(job, take, lambda: True).trial(spec)
-    assert result.outcome == "ok", result.failure
-    assert [note.partition(" (")[0] for note in result.notes] == ["checkpoints could not be written"]
-    assert result.validation == run(short, FULL, tmp_path / "whole", None)[0].validation
+    assert result.measured.outcome == "ok", result.failure
+    assert [note.partition(" (")[0] for note in result.measured.notes] == ["checkpoints could not be written"]
+    assert result.measured.validation == run(short, FULL, tmp_path / "whole", None)[0].measured.validation
 
 
 def test_a_store_that_goes_away_costs_at_most_the_checkpoints(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ FULL, LORA = Full(learning_rate=1e-3), LoRA(r=4, learning_rate=1e-2)
 
 def both(workload: Workload, variant: Variant, folder: Path) -> tuple[Memory, Memory]:
     spec = TrialSpec(workload=replace(workload, steps=4), variant=variant, seed=0, device="cpu")
-    measured = run_trial(spec, TrialFolder(folder, 0), lambda *_: None).memory
+    measured = run_trial(spec, TrialFolder(folder, 0), lambda *_: None).measured.memory
     assert measured is not None
     return forecast(spec), measured
 
@@ -127,12 +127,12 @@ def test_a_model_that_needs_its_weights_is_trained_without_a_forecast(
     monkeypatch.setattr(AutoModelForCausalLM, "from_config", curious)
     spec = TrialSpec(workload=workload, variant=FULL, seed=0, device="cpu")
     planned = plan_trial(spec)
-    assert planned.memory is None
-    assert planned.error is not None
-    assert "no forecast" in planned.error.message
-    assert "cannot be built without its weights" in planned.error.message
+    assert planned.measured.memory is None
+    assert planned.measured.error is not None
+    assert "no forecast" in planned.measured.error.message
+    assert "cannot be built without its weights" in planned.measured.error.message
     trained = run_trial(spec, TrialFolder(tmp_path, 0), lambda *_: None, foretell=True)
-    assert trained.outcome == "ok", trained.error
+    assert trained.measured.outcome == "ok", trained.measured.error
 
 
 def test_what_it_answers_for_transformers_is_taken_back(workload: Workload) -> None:

@@ -75,12 +75,14 @@ def test_the_loaded_model_has_the_measured_loss(
     """Whatever random numbers were drawn in between; the base is kept only if the method has changed it."""
     spec = trial_spec(workloads[name], LoRA(r=4, learning_rate=1e-2, **values))
     result = run_trial(spec, TrialFolder(tmp_path, None), lambda *_: None)
-    folder = str(result.model_dir)
+    folder = str(result.provenance.model_dir)
     torch.manual_seed(99)
     model, tokenizer = load_trained(spec, folder)
     sequences = data.evaluation_set(spec.workload.validation, "validation", tokenizer, block_size=32, at_most=8)
-    assert result.validation is not None
-    assert measure_losses(model, sequences, batch_size=4, bf16=False).nll == pytest.approx(result.validation.nll)
+    assert result.measured.validation is not None
+    assert measure_losses(model, sequences, batch_size=4, bf16=False).nll == pytest.approx(
+        result.measured.validation.nll
+    )
     if changes_base is not None:
         assert (Path(folder) / "base_changes.safetensors").exists() is changes_base
 
@@ -88,7 +90,7 @@ def test_the_loaded_model_has_the_measured_loss(
 def test_weights_that_the_model_does_not_have_are_not_loaded(workloads: dict[str, Workload], tmp_path: Path) -> None:
     """They are named, and nothing is given."""
     spec = trial_spec(workloads[GPT2], LoRA(learning_rate=1e-2, options={"init_lora_weights": "pissa"}))
-    folder = str(run_trial(spec, TrialFolder(tmp_path, None), lambda *_: None).model_dir)
+    folder = str(run_trial(spec, TrialFolder(tmp_path, None), lambda *_: None).provenance.model_dir)
     file = Path(folder) / "base_changes.safetensors"
     save_file({**load_file(file), "nothing.weight": torch.zeros(2)}, file)
     with pytest.raises(FtguardError, match=r"'nothing\.weight' of shape"):
@@ -100,5 +102,5 @@ def test_what_the_method_changed_counts_in_the_size(workloads: dict[str, Workloa
     for init, is_kept in (("pissa", False), ("gaussian", True)):
         spec = trial_spec(workloads[GPT2], LoRA(r=1, learning_rate=1e-2, options={"init_lora_weights": init}))
         result = run_trial(spec, TrialFolder(tmp_path, 50_000), lambda *_: None)
-        assert (result.model_dir is not None) is is_kept
-        assert is_kept or "the base that the method has changed" in str(result.not_kept)
+        assert (result.provenance.model_dir is not None) is is_kept
+        assert is_kept or "the base that the method has changed" in str(result.provenance.not_kept)

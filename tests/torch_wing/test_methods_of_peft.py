@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.specs import Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.training import data, models
 from pytest_ftguard.training.adapters import apply_variant, check_variant
@@ -34,7 +34,7 @@ def spec_of(workload: Workload, variant: Variant) -> TrialSpec:
     return TrialSpec(workload=short, variant=variant, seed=0, device="cpu")
 
 
-def train(workload: Workload, variant: Variant, folder: Path) -> TrialResult:
+def train(workload: Workload, variant: Variant, folder: Path) -> Trial:
     return run_trial(spec_of(workload, variant), TrialFolder(folder, None), lambda *_: None)
 
 
@@ -63,19 +63,21 @@ def test_the_start_is_measured_and_the_loaded_model_has_the_measured_loss(
 ) -> None:
     """A start that is not the base model's is explained: with the adapter switched off it is the base model."""
     result = train(workload, variant, tmp_path)
-    assert result.start is not None
-    assert (abs(result.start.base_gap) > 1e-3) is starts_elsewhere
+    assert result.measured.start is not None
+    assert (abs(result.measured.start.base_gap) > 1e-3) is starts_elsewhere
     if starts_elsewhere:
-        assert result.start.disabled_gap == pytest.approx(0, abs=1e-6)
+        assert result.measured.start.disabled_gap == pytest.approx(0, abs=1e-6)
     torch.manual_seed(99)
-    model, tokenizer = load_trained(result.spec, str(result.model_dir))
+    model, tokenizer = load_trained(result.spec, str(result.provenance.model_dir))
     sequences = data.evaluation_set(workload.validation, "validation", tokenizer, block_size=32, at_most=8)
-    assert result.validation is not None
-    assert result.base_validation is not None
-    assert result.validation.digest == result.base_validation.digest
-    assert result.validation.tokens == result.base_validation.tokens
-    assert measure_losses(model, sequences, batch_size=3, bf16=False).nll == pytest.approx(result.validation.nll)
-    assert TrialResult.from_dict(result.to_dict()) == result
+    assert result.measured.validation is not None
+    assert result.measured.base_validation is not None
+    assert result.measured.validation.digest == result.measured.base_validation.digest
+    assert result.measured.validation.tokens == result.measured.base_validation.tokens
+    assert measure_losses(model, sequences, batch_size=3, bf16=False).nll == pytest.approx(
+        result.measured.validation.nll
+    )
+    assert Trial.from_dict(result.to_dict()) == result
 
 
 def test_measuring_the_start_changes_nothing_that_is_trained(workload: Workload, tmp_path: Path) -> None:
@@ -84,9 +86,9 @@ def test_measuring_the_start_changes_nothing_that_is_trained(workload: Workload,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pytest_ftguard.training.trial.measure_start", lambda *_: None)
         plain = train(workload, PROMPT, tmp_path / "b")
-    assert plain.start is None
-    assert measured.validation == plain.validation
-    assert measured.parameters == plain.parameters
+    assert plain.measured.start is None
+    assert measured.measured.validation == plain.measured.validation
+    assert measured.measured.parameters == plain.measured.parameters
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
@@ -108,8 +110,8 @@ def test_virtual_tokens_must_fit_into_the_models_positions(workload: Workload, t
     spec = spec_of(workload, Peft("prompt_tuning", num_virtual_tokens=tokens, learning_rate=1e-2))
     if fits:
         planned = plan_trial(spec, texts=True)
-        assert planned.memory is not None
-        assert planned.memory.forecast_bytes is not None
+        assert planned.measured.memory is not None
+        assert planned.measured.memory.forecast_bytes is not None
         return
     with pytest.raises(ConfigurationError, match=r"takes 33 more for its virtual tokens.*set block_size to 31 or less"):
         plan_trial(spec, texts=True)
@@ -122,9 +124,9 @@ def test_the_forecast_of_a_prompt_is_that_of_its_training(workload: Workload, tm
     spec = spec_of(workload, PROMPT)
     spec = replace(spec, workload=replace(spec.workload, steps=4))
     planned, result = plan_trial(spec), run_trial(spec, TrialFolder(tmp_path, None), lambda *_: None)
-    assert planned.memory is not None
-    assert result.memory is not None
-    assert planned.memory.forecast_bytes == pytest.approx(result.memory.peak_bytes, rel=0.01)
+    assert planned.measured.memory is not None
+    assert result.measured.memory is not None
+    assert planned.measured.memory.forecast_bytes == pytest.approx(result.measured.memory.peak_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize(

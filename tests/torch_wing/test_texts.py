@@ -216,8 +216,8 @@ def test_a_plan_says_that_gates_would_be_invalid(tmp_path: Path, tiny_model: Pat
     """With 63 documents it does, with 64 it does not; the memory is foretold in both cases."""
     work = work_on(tmp_path, sentences(100, 1000), sentences(count), model=str(tiny_model), precision="fp32")
     planned = plan_trial(TrialSpec(workload=work, variant=Full(learning_rate=5e-5), seed=0, device="cpu"), texts=True)
-    assert planned.memory is not None
-    message = planned.error.message if planned.error else ""
+    assert planned.measured.memory is not None
+    message = planned.measured.error.message if planned.measured.error else ""
     assert ("they need 64 validation documents, and there are 63" in message) is doubted
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from tests.warm import PLACE, WarmProcess
 
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.running.executor import Event, TrainJob
 from pytest_ftguard.running.local import process
 from pytest_ftguard.running.local.process import Worker
 from pytest_ftguard.specs import LoRA, TrialSpec, Workload
 
 
-def run(workload: Workload, folder: Path, *, kind: type[object], killed: bool = False) -> TrialResult:
+def run(workload: Workload, folder: Path, *, kind: type[object], killed: bool = False) -> Trial:
     """Train LoRA in a worker, the process of which is of a kind; it may be killed when its training begins."""
     folder.mkdir()
     worker = Worker(folder, folder)
@@ -41,15 +41,15 @@ def test_a_forked_worker_measures_what_a_new_one_does(
     killed = run(workload, tmp_path / "killed", kind=WarmProcess, killed=True)
     monkeypatch.setattr(process, "subprocess", subprocess)
     theirs = run(workload, tmp_path / "cold", kind=subprocess.Popen)
-    assert ours.outcome == theirs.outcome == "ok"
-    assert ours.validation == theirs.validation
-    assert ours.curve == theirs.curve
-    assert ours.data_order == theirs.data_order
-    assert ours.parameters == theirs.parameters
-    assert ours.environment == theirs.environment
-    assert ours.memory is not None
-    assert theirs.memory is not None
-    assert ours.memory.peak_bytes == theirs.memory.peak_bytes
-    assert killed.outcome == "crashed"
-    assert killed.error is not None
-    assert "its process was ended by SIGKILL" in killed.error.message
+    assert ours.measured.outcome == theirs.measured.outcome == "ok"
+    assert ours.measured.validation == theirs.measured.validation
+    assert ours.measured.curve == theirs.measured.curve
+    assert ours.measured.data_order == theirs.measured.data_order
+    assert ours.measured.parameters == theirs.measured.parameters
+    assert ours.measured.environment == theirs.measured.environment
+    assert ours.measured.memory is not None
+    assert theirs.measured.memory is not None
+    assert ours.measured.memory.peak_bytes == theirs.measured.memory.peak_bytes
+    assert killed.measured.outcome == "crashed"
+    assert killed.measured.error is not None
+    assert "its process was ended by SIGKILL" in killed.measured.error.message

@@ -170,5 +170,5 @@ class AcceptedFiles:
 def _is_same_text(held: History, baseline: TrainedVariant) -> bool:
     """Return whether a result was trained and judged on the texts of a pair's baseline."""
     trial, record = baseline.trials[0], held.accepted
-    base = trial.base_validation
-    return base is not None and base.digest == record.base.digest and trial.data_order in record.data_orders
+    base = trial.measured.base_validation
+    return base is not None and base.digest == record.base.digest and trial.measured.data_order in record.data_orders

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Final, Self
 
 from pytest_ftguard import __version__
-from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, TrialResult, checked
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, Trial, from_plain, to_plain
 from pytest_ftguard.specs import (
     Variant,
     Workload,
@@ -116,13 +117,9 @@ class PairRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as values that JSON can hold, the long lists of numbers last."""
-        sides = {
-            name: {**asdict(side), "variant": variant_to_dict(side.variant)}
-            for name, side in (("candidate", self.candidate), ("baseline", self.baseline))
-        }
-        rest = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        plain = {"base": asdict(self.base), "environment": asdict(self.environment), "work": dict(self.work)}
-        values = {**rest, **sides, **plain}
+        values = to_plain(self)
+        for name, side in (("candidate", self.candidate), ("baseline", self.baseline)):
+            values[name]["variant"] = variant_to_dict(side.variant)
         return {name: values[name] for name in sorted(values, key=lambda name: (name in _LONG, name))}
 
     @classmethod
@@ -130,37 +127,55 @@ class PairRecord:
         """Return the record that `to_dict` wrote.
 
         Raises:
-            ValueError: A value is not what it should be; other errors tell of one that is missing or unknown.
+            FtguardError: A value is missing, unknown or of another type, or is not what it should be.
         """
-        rest = dict(values)
-        base = SequenceLosses.from_dict(rest.pop("base"))
-        seeds = _numbers(rest.pop("seeds"), "seeds", above=-1, whole=True)
-        sequences = len(_numbers(base.tokens, "tokens", above=0, whole=True))
-        _numbers(base.nll, "losses of the base model", sequences)
-        if base.documents is not None:
-            _numbers(base.documents, "documents", sequences, whole=True)
-        rows, orders = rest.pop("differences"), rest.pop("data_orders")
-        environment = checked(Environment(**rest.pop("environment")))
-        sides = {name: _read_side(rest.pop(name), len(seeds)) for name in ("candidate", "baseline")}
-        if not len(set(seeds)) == len(seeds) == len(orders) == len(rows) or sequences < 2:
-            raise ValueError("there is not one row of differences and one data order for each seed, or no sequence")
-        texts = (*orders, *(rest.get(name) or "" for name in ("code", "model", "accepted_on")))
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a data order, the code, the model or the day is not a text")
-        bounds = rest.pop("bounds", None)
-        for row, ours, theirs in zip(rows, sides["candidate"].losses, sides["baseline"].losses, strict=True):
-            gap = math.fsum(_numbers(row, "differences", sequences)) / sum(base.tokens)
-            if not abs(gap - (ours - theirs)) <= _ROUNDING:
-                raise ValueError(f"differences of {gap:.6f} nats per token with losses of {ours} and {theirs}")
-        return cls(
-            base=base,
-            seeds=seeds,
-            differences=tuple(_numbers(row, "differences", sequences) for row in rows),
-            data_orders=tuple(orders),
-            environment=environment,
-            bounds=None if bounds is None else _numbers(bounds, "bounds of the gap", 2),
-            **{**rest, **sides, "work": dict(rest["work"])},
-        )
+        record = from_plain(values, cls, _read_variant)
+        _check(record)
+        return record
+
+
+def _read_variant(kind: Any, values: Any) -> Variant:
+    assert kind is Variant  # all else in a record is plain
+    return variant_from_dict(values)
+
+
+def _check(record: PairRecord) -> None:
+    """Refuse a record that no pair of variants can have measured.
+
+    Raises:
+        FtguardError: It is one.
+    """
+    seeds, sequences = len(record.seeds), len(record.base.nll)
+    if not len(set(record.seeds)) == seeds == len(record.data_orders) == len(record.differences) or sequences < 2:
+        raise FtguardError("there is not one row of differences and one data order for each seed, or no sequence")
+    _check_numbers(record.seeds, "seeds", above=-1)
+    _check_numbers(record.base.tokens, "tokens", above=0)
+    _check_numbers(record.base.nll, "losses of the base model")
+    _check_numbers(record.bounds or (0.0, 0.0), "bounds of the gap", count=2)
+    for side in (record.candidate, record.baseline):
+        _check_numbers(side.losses, "losses", count=seeds)
+        _check_numbers(side.seconds_per_step or (1.0,) * seeds, "seconds of a step", count=seeds, above=0)
+        _check_numbers((1 if side.peak_bytes is None else side.peak_bytes,), "peak of memory", above=0)
+    for row, ours, theirs in zip(record.differences, record.candidate.losses, record.baseline.losses, strict=True):
+        _check_numbers(row, "differences", count=sequences)
+        gap = math.fsum(row) / sum(record.base.tokens)
+        if not abs(gap - (ours - theirs)) <= _ROUNDING:
+            message = f"differences of {gap:.6f} nats per token with losses of {ours} and {theirs}"
+            raise FtguardError(message)
+
+
+def _check_numbers(values: Sequence[float], what: str, *, count: int | None = None, above: float = -math.inf) -> None:
+    """Refuse numbers that are not finite and above a bound, or not so many.
+
+    Raises:
+        FtguardError: They are.
+    """
+    if len(values) != (len(values) if count is None else count):
+        message = f"the {what} must be {count} numbers, and are {len(values)}"
+        raise FtguardError(message)
+    if not all(math.isfinite(one) and one > above for one in values):
+        message = f"the {what} are not all finite and above {above:g}"
+        raise FtguardError(message)
 
 
 def record_pair(
@@ -183,10 +198,10 @@ def record_pair(
     sound = {"sound_memory": sound_memory, "sound_time": sound_time}
     ours, theirs = (sorted(side.trials, key=lambda trial: trial.spec.seed) for side in (candidate, baseline))
     pairs = [(_validation(one), _validation(other)) for one, other in zip(ours, theirs, strict=True)]
-    base, environment = theirs[0].base_validation, theirs[0].environment
+    base, environment = theirs[0].measured.base_validation, theirs[0].measured.environment
     assert base is not None  # what was not measured is not comparable
     assert environment is not None
-    methods = {trial.memory.method for trial in (*ours, *theirs) if trial.memory is not None}
+    methods = {trial.measured.memory.method for trial in (*ours, *theirs) if trial.measured.memory is not None}
     work = content_of(baseline.workload, "training")
     return PairRecord(
         candidate=_record_side(candidate, ours, **sound),
@@ -196,21 +211,19 @@ def record_pair(
             tuple(_rounded(a - b) for a, b in zip(one.nll, other.nll, strict=True)) for one, other in pairs
         ),
         base=replace(base, nll=tuple(map(_rounded, base.nll))),
-        data_orders=tuple(str(trial.data_order) for trial in theirs),
+        data_orders=tuple(str(trial.measured.data_order) for trial in theirs),
         work=without_folders({name: work[name] for name in WORK}),
         memory_method=methods.pop() if len(methods) == 1 else None,
         environment=environment,
-        code=theirs[0].code,
+        code=theirs[0].measured.code,
         model=without_folders(baseline.workload.model),
         accepted_on=date.today().isoformat(),
         bounds=None if bounds is None else (_rounded(bounds[0]), _rounded(bounds[1])),
     )
 
 
-def _record_side(
-    side: TrainedVariant, trials: Sequence[TrialResult], *, sound_memory: bool, sound_time: bool
-) -> SideRecord:
-    seconds = [trial.time.seconds_per_step if trial.time else None for trial in trials]
+def _record_side(side: TrainedVariant, trials: Sequence[Trial], *, sound_memory: bool, sound_time: bool) -> SideRecord:
+    seconds = [trial.measured.time.seconds_per_step if trial.measured.time else None for trial in trials]
     measured = tuple(float(f"{value:.6g}") for value in seconds if value is not None and 0 < value < math.inf)
     return SideRecord(
         variant=side.variant,
@@ -220,37 +233,10 @@ def _record_side(
     )
 
 
-def _validation(trial: TrialResult) -> SequenceLosses:
-    assert trial.validation is not None  # what was not measured is not comparable
-    return trial.validation
+def _validation(trial: Trial) -> SequenceLosses:
+    assert trial.measured.validation is not None  # what was not measured is not comparable
+    return trial.measured.validation
 
 
 def _rounded(value: float) -> float:
     return round(value, _DECIMALS) + 0.0  # no -0.0
-
-
-def _read_side(values: Mapping[str, Any], seeds: int) -> SideRecord:
-    side = SideRecord(**{**values, "variant": variant_from_dict(values["variant"])})
-    peak, seconds = side.peak_bytes, side.seconds_per_step
-    if peak is not None:
-        _numbers([peak], "peak of memory", above=0, whole=True)
-    return replace(
-        side,
-        losses=_numbers(side.losses, "losses", seeds),
-        seconds_per_step=None if seconds is None else _numbers(seconds, "seconds of a step", seeds, above=0),
-    )
-
-
-def _numbers(
-    values: Any, what: str, count: int | None = None, *, above: float = -math.inf, whole: bool = False
-) -> tuple[Any, ...]:
-    """Return numbers of a file, each of which is finite and above a bound."""
-    kinds = int if whole else (int, float)
-    valid = isinstance(values, list | tuple) and count in (None, len(values))
-    if not valid or not all(isinstance(one, kinds) and not isinstance(one, bool) for one in values):
-        message = f"the {what} must be {count or ''} {'whole ' if whole else ''}numbers, and are not"
-        raise ValueError(message)
-    if not all(math.isfinite(one) and one > above for one in values):
-        message = f"the {what} are not all finite and above {above:g}"
-        raise ValueError(message)
-    return tuple(values)

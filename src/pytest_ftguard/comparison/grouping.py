@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_ftguard.comparison.same_work import same_base, same_sequences
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.specs import Workload, key_of
 
 __all__ = ["by_baseline", "by_workload", "trained_variants", "variants_of"]
 
 
-def variants_of(trials: Iterable[TrialResult]) -> list[TrainedVariant]:
+def variants_of(trials: Iterable[Trial]) -> list[TrainedVariant]:
     """Return the variants of one workload, full fine-tuning first, the others in the order of their first trials.
 
     Seeds from the store and seeds that were trained now are one variant. Those of a report, which does not say what
@@ -21,9 +21,11 @@ def variants_of(trials: Iterable[TrialResult]) -> list[TrainedVariant]:
     Args:
         trials: Trials of one workload; of two with one variant and seed the first counts.
     """
-    groups: dict[tuple[str, bool], dict[int, TrialResult]] = {}
+    groups: dict[tuple[str, bool], dict[int, Trial]] = {}
     for trial in trials:
-        is_of_report = trial.cached and trial.content is None and trial.outcome != "planned"
+        is_of_report = (
+            trial.provenance.cached and trial.provenance.content is None and trial.measured.outcome != "planned"
+        )
         groups.setdefault((key_of(trial.spec.variant, "trial"), is_of_report), {}).setdefault(trial.spec.seed, trial)
     found = []
     for by_seed in groups.values():
@@ -32,18 +34,18 @@ def variants_of(trials: Iterable[TrialResult]) -> list[TrainedVariant]:
     return sorted(found, key=lambda one: one.variant.kind != "full")
 
 
-def _declared(trials: Sequence[TrialResult]) -> Workload:
+def _declared(trials: Sequence[Trial]) -> Workload:
     """Return the workload of one variant's trials, with the seeds that it had before a gate in doubt asked for more."""
     work = min((trial.spec.workload for trial in trials), key=lambda workload: len(workload.seeds))
     return work if work.most_seeds else replace(work, seeds=tuple(trial.spec.seed for trial in trials))
 
 
-def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...]:
+def trained_variants(trials: Iterable[Trial]) -> tuple[TrainedVariant, ...]:
     """Return one variant for each workload and way of adapting the weights, in the order of their first trials.
 
     Those of a search for a learning rate and of a timing are left out: they are not the variant that gates judge.
     """
-    groups: dict[str, list[TrialResult]] = {}
+    groups: dict[str, list[Trial]] = {}
     place: dict[tuple[str, str], int] = {}
     for number, trial in enumerate(trials):
         if trial.spec.workload.purpose == "gates":
@@ -57,7 +59,7 @@ def trained_variants(trials: Iterable[TrialResult]) -> tuple[TrainedVariant, ...
     return tuple(one for _, one in sorted(found, key=lambda pair: pair[0]))
 
 
-def by_baseline(trials: Iterable[TrialResult]) -> list[tuple[TrainedVariant, list[TrainedVariant]]]:
+def by_baseline(trials: Iterable[Trial]) -> list[tuple[TrainedVariant, list[TrainedVariant]]]:
     """Return for each workload its full variants, each with the variants that are judged against it."""
     trained = trained_variants(trials)
     return [
@@ -67,7 +69,7 @@ def by_baseline(trials: Iterable[TrialResult]) -> list[tuple[TrainedVariant, lis
     ]
 
 
-def by_workload(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:
+def by_workload(trials: Iterable[Trial]) -> list[list[Trial]]:
     """Return the trials of each workload on one device, for people to read.
 
     A workload whose texts are the same and only lie elsewhere, as on another machine, is the same one here.
@@ -93,31 +95,35 @@ class _Group:
         device: What they were measured on; None if none of them says so.
     """
 
-    first: TrialResult
-    trials: list[TrialResult] = field(default_factory=list)
-    of_seed: dict[int, TrialResult] = field(default_factory=dict)
+    first: Trial
+    trials: list[Trial] = field(default_factory=list)
+    of_seed: dict[int, Trial] = field(default_factory=dict)
     device: tuple[str, str] | None = None
 
-    def add(self, trial: TrialResult) -> None:
+    def add(self, trial: Trial) -> None:
         self.trials.append(trial)
         self.of_seed.setdefault(trial.spec.seed, trial)
         self.device = self.device or _device(trial)
 
-    def takes(self, trial: TrialResult) -> bool:
+    def takes(self, trial: Trial) -> bool:
         device = _device(trial)
         if device is not None and self.device is not None and device != self.device:
             return False  # one heading names one device
         ours, theirs = trial.spec.workload, self.first.spec.workload
         twin = self.of_seed.get(trial.spec.seed)
-        if twin is None or trial.data_order is None or twin.data_order is None:
+        if twin is None or trial.measured.data_order is None or twin.measured.data_order is None:
             return key_of(ours, "trial") == key_of(theirs, "trial")
         return (
             key_of(ours, "trial", places="named") == key_of(theirs, "trial", places="named")
-            and trial.data_order == twin.data_order
-            and same_sequences(trial.validation, twin.validation)
+            and trial.measured.data_order == twin.measured.data_order
+            and same_sequences(trial.measured.validation, twin.measured.validation)
             and same_base(trial, twin)
         )
 
 
-def _device(trial: TrialResult) -> tuple[str, str] | None:
-    return (trial.environment.device_name, trial.environment.precision) if trial.environment else None
+def _device(trial: Trial) -> tuple[str, str] | None:
+    return (
+        (trial.measured.environment.device_name, trial.measured.environment.precision)
+        if trial.measured.environment
+        else None
+    )

@@ -25,7 +25,7 @@ from pytest_ftguard.results import (
     CurvePoint,
     SequenceLosses,
     TrainedVariant,
-    TrialResult,
+    Trial,
     evenly_spaced,
 )
 from pytest_ftguard.specs import TrialSpec, Workload
@@ -119,12 +119,12 @@ class Comparison:
     @property
     def units(self) -> int:
         """Number of evaluation sequences, or of documents where several sequences were cut from one."""
-        return _units(self.candidate.trials[0].validation)
+        return _units(self.candidate.trials[0].measured.validation)
 
     @property
     def unit_name(self) -> str:
         """What is counted: "sequences" or "documents"."""
-        return _unit_name(self.candidate.trials[0].validation)
+        return _unit_name(self.candidate.trials[0].measured.validation)
 
     @property
     def losses(self) -> PairedLosses:
@@ -136,8 +136,8 @@ class Comparison:
         if self.loss_problems:
             message = f"no losses can be compared: {self.loss_problems[0]}"
             raise ValueError(message)
-        sides = [_stack(trial.validation for trial in side.trials) for side in (self.candidate, self.baseline)]
-        return _paired(sides[0], sides[1], self.baseline.trials[0].base_validation)
+        sides = [_stack(trial.measured.validation for trial in side.trials) for side in (self.candidate, self.baseline)]
+        return _paired(sides[0], sides[1], self.baseline.trials[0].measured.base_validation)
 
     def trend(self, confidence: float) -> Trend | None:
         """Return how the gap moves with the steps; None where too few points along training were measured.
@@ -149,7 +149,11 @@ class Comparison:
             message = f"no trend can be computed: {self.loss_problems[0]}"
             raise ValueError(message)
         pairs = zip(self.candidate.trials, self.baseline.trials, strict=True)
-        return _trend([_difference(ours.curve, theirs.curve) for ours, theirs in pairs], self.baseline, confidence)
+        return _trend(
+            [_difference(ours.measured.curve, theirs.measured.curve) for ours, theirs in pairs],
+            self.baseline,
+            confidence,
+        )
 
 
 def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learning_rate: bool = False) -> Comparison:
@@ -162,7 +166,9 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     """
     candidate, baseline = (replace(side, trials=_by_seed(side)) for side in (candidate, baseline))
     # What was not trained because something else failed comes after its cause.
-    sides = sorted((candidate, baseline), key=lambda side: any(one.outcome == "not_trained" for one in side.trials))
+    sides = sorted(
+        (candidate, baseline), key=lambda side: any(one.measured.outcome == "not_trained" for one in side.trials)
+    )
     failed = [problem for side in sides for problem in (*_failed(side), *_repeated(side))]
     different = [
         *different_workload(candidate, baseline),
@@ -200,7 +206,7 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
         if not variant.trials:
             problems.append(f"{variant.label} has no trial")
         for trial in variant.trials:
-            trained, base = getattr(trial, text), getattr(trial, f"base_{text}")
+            trained, base = getattr(trial.measured, text), getattr(trial.measured, f"base_{text}")
             where = f"{variant.label}, seed {trial.spec.seed}"
             if trial.failure is not None:
                 problems.append(trial.failure)
@@ -215,7 +221,7 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
                 problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
             else:
                 problems += _no_evidence(trained, text, variant.workload)
-    measured = [getattr(trial, text) for variant in variants for trial in variant.trials]
+    measured = [getattr(trial.measured, text) for variant in variants for trial in variant.trials]
     if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
         problems.append(f"not all trials were evaluated on the same {text} sequences")
     return list(dict.fromkeys(problems))
@@ -223,13 +229,13 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
 
 def reference_losses(candidate: TrainedVariant, baseline: TrainedVariant) -> PairedLosses:
     """Return the losses on the reference text; there must be no `text_problems`."""
-    sides = [_stack(trial.reference for trial in side.trials) for side in (candidate, baseline)]
-    return _paired(sides[0], sides[1], candidate.trials[0].base_reference)
+    sides = [_stack(trial.measured.reference for trial in side.trials) for side in (candidate, baseline)]
+    return _paired(sides[0], sides[1], candidate.trials[0].measured.base_reference)
 
 
 def trend_of(variant: TrainedVariant, confidence: float) -> Trend | None:
     """Return how a variant's validation loss moves with the steps; None where too few points were measured."""
-    return _trend([trial.curve for trial in variant.trials], variant, confidence)
+    return _trend([trial.measured.curve for trial in variant.trials], variant, confidence)
 
 
 def _stack(sides: Iterator[SequenceLosses | None]) -> list[SequenceLosses]:
@@ -265,7 +271,7 @@ def _trend(curves: list[tuple[CurvePoint, ...]], variant: TrainedVariant, confid
 
     The slope is a weighted sum of the points, so per sequence it is one number, and the interval of gaps judges it.
     """
-    validation = variant.trials[0].validation if variant.trials else None
+    validation = variant.trials[0].measured.validation if variant.trials else None
     steps = tuple(point.step for point in curves[0] if point.step > 0)[-_TREND_POINTS:] if curves else ()
     values = [[point.nll for point in curve if point.step in steps] for curve in curves]
     sizes = {(len(points), len(nll)) for points in values for nll in points}
@@ -326,7 +332,7 @@ def _too_few(losses: SequenceLosses, text: str, workload: Workload) -> str:
     )
 
 
-def _by_seed(variant: TrainedVariant) -> tuple[TrialResult, ...]:
+def _by_seed(variant: TrainedVariant) -> tuple[Trial, ...]:
     return tuple(sorted(variant.trials, key=lambda trial: trial.spec.seed))
 
 
@@ -336,9 +342,9 @@ def _failed(variant: TrainedVariant) -> Iterator[str]:
     for trial in variant.trials:
         if trial.failure is not None:
             yield trial.failure
-        elif trial.validation is None or not trial.validation.nll:
+        elif trial.measured.validation is None or not trial.measured.validation.nll:
             yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, was not measured"
-        elif not all(map(math.isfinite, trial.validation.nll)):
+        elif not all(map(math.isfinite, trial.measured.validation.nll)):
             yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, is not finite"
 
 
@@ -346,10 +352,10 @@ def _repeated(variant: TrainedVariant) -> Iterator[str]:
     """Yield which seeds stand for one run: with the same batches in the same order a seed changes next to nothing."""
     first: dict[str, int] = {}
     for trial in variant.trials:
-        seed = trial.spec.seed
-        if trial.data_order is not None and first.setdefault(trial.data_order, seed) != seed:
+        seed, order = trial.spec.seed, trial.measured.data_order
+        if order is not None and first.setdefault(order, seed) != seed:
             yield (
-                f"seeds {first[trial.data_order]} and {seed} of {variant.label} saw the same batches in the same "
+                f"seeds {first[order]} and {seed} of {variant.label} saw the same batches in the same "
                 "order, so they are one run repeated and not two: shuffle the training data with each seed"
             )
 
@@ -366,24 +372,26 @@ def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[s
         yield f"a seed occurs twice among {ours}: a repeated seed adds no evidence"
 
 
-def _not_comparable(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
-    assert ours.validation is not None  # a missing loss is among the problems already found
-    assert theirs.validation is not None
+def _not_comparable(ours: Trial, theirs: Trial) -> Iterator[str]:
+    assert ours.measured.validation is not None  # a missing loss is among the problems already found
+    assert theirs.measured.validation is not None
     seed = ours.spec.seed
-    if not same_sequences(theirs.base_validation, theirs.validation):
+    if not same_sequences(theirs.measured.base_validation, theirs.measured.validation):
         yield f"seed {seed}: the base model was not evaluated on the same validation sequences"
-    paired = same_sequences(ours.validation, theirs.validation)
+    paired = same_sequences(ours.measured.validation, theirs.measured.validation)
     if not paired:
         yield f"seed {seed}: the two variants were not evaluated on the same validation sequences"
     yield from step_0(ours, theirs)
-    points = [(point, other) for point in ours.curve for other in theirs.curve if point.step == other.step]
-    measured = len(ours.curve) == len(points) == len(theirs.curve)
+    points = [
+        (point, other) for point in ours.measured.curve for other in theirs.measured.curve if point.step == other.step
+    ]
+    measured = len(ours.measured.curve) == len(points) == len(theirs.measured.curve)
     if not measured or not all(map(math.isfinite, chain.from_iterable((one.nll + other.nll) for one, other in points))):
         yield f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
     if paired:
-        yield from _no_evidence(ours.validation, "validation", ours.spec.workload)
-        if theirs.validation.trained_on != ours.validation.trained_on:
-            yield from _no_evidence(theirs.validation, "validation", theirs.spec.workload)
+        yield from _no_evidence(ours.measured.validation, "validation", ours.spec.workload)
+        if theirs.measured.validation.trained_on != ours.measured.validation.trained_on:
+            yield from _no_evidence(theirs.measured.validation, "validation", theirs.spec.workload)
 
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from pytest_ftguard.results import SequenceLosses, TrainedVariant, TrialResult
+from pytest_ftguard.results import SequenceLosses, TrainedVariant, Trial
 from pytest_ftguard.specs import Workload, content_of, fields_of, without_folders
 
 __all__ = [
@@ -35,7 +35,7 @@ def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> I
     differing = [name for name in names if not _is_same(name, left[name], right[name])]
     settings = [name for name in differing if name not in _PLACES]
     # With other settings, or without results, the contents of two places cannot be told apart, nor need they be.
-    comparable = not settings and all(trial.outcome == "ok" for trial in (*candidate.trials, *baseline.trials))
+    comparable = not settings and all(trial.measured.outcome == "ok" for trial in (*candidate.trials, *baseline.trials))
     places = [name for name in differing if comparable and name in _PLACES]
     for name in (*settings, *(name for name in places if not _same_content(name, candidate, baseline))):
         ours, theirs = left[name], right[name]
@@ -67,19 +67,19 @@ def _same_content(name: str, candidate: TrainedVariant, baseline: TrainedVariant
     return bool(pairs) and all(_PLACES[name](ours, their) for ours, their in pairs)
 
 
-def _same_training(ours: TrialResult, theirs: TrialResult) -> bool:
-    return ours.data_order is not None and ours.data_order == theirs.data_order
+def _same_training(ours: Trial, theirs: Trial) -> bool:
+    return ours.measured.data_order is not None and ours.measured.data_order == theirs.measured.data_order
 
 
-def _same_validation(ours: TrialResult, theirs: TrialResult) -> bool:
-    return same_sequences(ours.validation, theirs.validation)
+def _same_validation(ours: Trial, theirs: Trial) -> bool:
+    return same_sequences(ours.measured.validation, theirs.measured.validation)
 
 
-def _same_reference(ours: TrialResult, theirs: TrialResult) -> bool:
-    return same_sequences(ours.reference, theirs.reference)
+def _same_reference(ours: Trial, theirs: Trial) -> bool:
+    return same_sequences(ours.measured.reference, theirs.measured.reference)
 
 
-def _same_tokens(ours: TrialResult, theirs: TrialResult) -> bool:
+def _same_tokens(ours: Trial, theirs: Trial) -> bool:
     return _same_training(ours, theirs) and _same_validation(ours, theirs)
 
 
@@ -90,9 +90,9 @@ def same_sequences(ours: SequenceLosses | None, theirs: SequenceLosses | None) -
     return (ours.digest, ours.tokens, ours.documents) == (theirs.digest, theirs.tokens, theirs.documents)
 
 
-def same_base(ours: TrialResult, theirs: TrialResult) -> bool:
+def same_base(ours: Trial, theirs: Trial) -> bool:
     """Return whether the base models say the same of every single sequence, but for rounding."""
-    return same_losses(ours.base_validation, theirs.base_validation, _precision(ours))
+    return same_losses(ours.measured.base_validation, theirs.measured.base_validation, _precision(ours))
 
 
 def same_losses(one: SequenceLosses | None, other: SequenceLosses | None, precision: str) -> bool:
@@ -105,8 +105,8 @@ def same_losses(one: SequenceLosses | None, other: SequenceLosses | None, precis
     )
 
 
-def _precision(trial: TrialResult) -> str:
-    return trial.environment.precision if trial.environment else "fp32"
+def _precision(trial: Trial) -> str:
+    return trial.measured.environment.precision if trial.measured.environment else "fp32"
 
 
 def _tolerance(by_precision: Mapping[str, float], precision: str) -> float:
@@ -114,7 +114,7 @@ def _tolerance(by_precision: Mapping[str, float], precision: str) -> float:
 
 
 # The same text, model or tokenizer may lie elsewhere on another machine; what was measured tells.
-_PLACES: Final[Mapping[str, Callable[[TrialResult, TrialResult], bool]]] = {
+_PLACES: Final[Mapping[str, Callable[[Trial, Trial], bool]]] = {
     "model": same_base,
     "revision": same_base,
     "tokenizer": _same_tokens,
@@ -131,18 +131,18 @@ def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> It
     if candidate.trials and baseline.trials and not common:
         yield "the two variants have no seed in common, so nothing shows that they did the same work"
     for ours, other in common:
-        if ours.outcome != "ok" or other.outcome != "ok":
+        if ours.measured.outcome != "ok" or other.measured.outcome != "ok":
             continue
         where = f"seed {ours.spec.seed}"
-        if ours.data_order is None or other.data_order is None:
+        if ours.measured.data_order is None or other.measured.data_order is None:
             yield f"{where}: it is not known which batches the two variants were trained on"
-        elif ours.data_order != other.data_order:
+        elif ours.measured.data_order != other.measured.data_order:
             yield f"{where}: the two variants were not trained on the same batches in the same order"
-        if ours.code != other.code:
+        if ours.measured.code != other.measured.code:
             yield f"{where}: the source of the training function was not the same for the two variants"
-        if ours.base_validation is None or other.base_validation is None:
+        if ours.measured.base_validation is None or other.measured.base_validation is None:
             yield f"{where}: the loss of the base model, which shows what was learnt, was not measured"
-        elif not same_sequences(ours.base_validation, other.base_validation):
+        elif not same_sequences(ours.measured.base_validation, other.measured.base_validation):
             yield f"{where}: the two variants were not evaluated on the same validation sequences"
         elif not same_base(ours, other):
             yield f"{where}: the two variants do not start from the same base model, as its losses on one text show"
@@ -151,7 +151,7 @@ def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> It
 def different_arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
     """Yield why losses cannot be compared: another kind of device or another precision rounds otherwise."""
     for trial in (*candidate.trials, *baseline.trials):
-        if trial.outcome == "ok" and trial.environment is None:
+        if trial.measured.outcome == "ok" and trial.measured.environment is None:
             yield f"the device and precision of {trial.spec.variant.label}, seed {trial.spec.seed}, were not recorded"
     for name in ("device", "precision"):
         ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
@@ -185,18 +185,24 @@ def _different(*names: str, sides: tuple[TrainedVariant, TrainedVariant]) -> Ite
 
 
 def _environment_values(variant: TrainedVariant, name: str) -> set[str]:
-    values = (getattr(trial.environment, name) for trial in variant.trials if trial.environment is not None)
+    values = (
+        getattr(trial.measured.environment, name) for trial in variant.trials if trial.measured.environment is not None
+    )
     texts = ((", ".join(f"{key} {value[key]}" for key in value) if name == "versions" else value) for value in values)
     return set(map(str, texts))
 
 
-def step_0(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
+def step_0(ours: Trial, theirs: Trial) -> Iterator[str]:
     """Yield why two trials do not start from the same model.
 
     A method that adds something at once, such as a prompt, starts elsewhere. If the model is the base model as soon as
     its adapter is switched off, the method explains the difference, which is then left out.
     """
-    starts = [trial.curve[0] for trial in (ours, theirs) if trial.curve and trial.curve[0].step == 0]
+    starts = [
+        trial.measured.curve[0]
+        for trial in (ours, theirs)
+        if trial.measured.curve and trial.measured.curve[0].step == 0
+    ]
     if len(starts) != 2:
         yield f"seed {ours.spec.seed}: the loss before training was not measured for both variants"
         return
@@ -209,20 +215,20 @@ def step_0(ours: TrialResult, theirs: TrialResult) -> Iterator[str]:
         )
 
 
-def _explained(trial: TrialResult) -> float:
+def _explained(trial: Trial) -> float:
     """Return the part of a trial's start that its method explains, in nats per token."""
-    start, base = trial.start, trial.base_validation
+    start, base = trial.measured.start, trial.measured.base_validation
     if start is None or start.disabled_gap is None or base is None:
         return 0.0
     tolerance = _tolerance(_STEP_0_TOLERANCE, _precision(trial))
     return start.base_gap if start.disabled_gap <= tolerance * max(1.0, base.loss) else 0.0
 
 
-def _off(*trials: TrialResult) -> str:
+def _off(*trials: Trial) -> str:
     """Return what was found with the adapters switched off."""
     return "".join(
         f"; with the adapter of {trial.spec.variant.label} switched off, a sequence is still "
-        f"{trial.start.disabled_gap:.4f} nats per token from the base model"
+        f"{trial.measured.start.disabled_gap:.4f} nats per token from the base model"
         for trial in trials
-        if trial.start is not None and trial.start.disabled_gap is not None and not _explained(trial)
+        if trial.measured.start is not None and trial.measured.start.disabled_gap is not None and not _explained(trial)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.results import (
     TRAINER_RUN_FILE,
     TrainedVariant,
-    TrialResult,
+    Trial,
     log_digests,
 )
 
@@ -46,7 +45,7 @@ def read_trainer_runs(*folders: str | os.PathLike[str]) -> TrainedVariant:
         )
         raise ConfigurationError(message)
     found = trained_variants(trials)
-    if len({trial.parameters for trial in trials if trial.parameters}) > 1:
+    if len({trial.measured.parameters for trial in trials if trial.measured.parameters}) > 1:
         message = f"the runs in {_names(folders)} trained different numbers of parameters: read each variant by itself"
         raise ConfigurationError(message)
     if len(found) > 1:
@@ -69,13 +68,13 @@ def _names(folders: tuple[str | os.PathLike[str], ...]) -> str:
     return ", ".join(repr(os.fspath(folder)) for folder in folders)
 
 
-def _read_run(folder: Path) -> TrialResult:
+def _read_run(folder: Path) -> Trial:
     if not folder.is_dir():
         message = f"there is no folder {str(folder.absolute())!r}: give the output_dir of a Trainer run"
         raise ConfigurationError(message)
     content = _read_json(folder / TRAINER_RUN_FILE, "add FtguardCallback to the callbacks of the Trainer")
     try:
-        trial = replace(TrialResult.from_dict(content["trial"]), cached=True)
+        trial = Trial.from_dict(content["trial"]).come_by(cached=True)
         digests = list(content["log"])
     except (FtguardError, KeyError, TypeError, ValueError) as error:
         message = f"{str(folder / TRAINER_RUN_FILE)!r} cannot be used: {error}; train again"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.comparison.pairs import compare
-from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.errors import ConfigurationError, FtguardError
+from pytest_ftguard.results import TrainedVariant, from_plain, to_plain
 from pytest_ftguard.specs import Workload, canonical_json, content_of, variant_to_dict
 from pytest_ftguard.statistics import SeedNoise
 
@@ -63,7 +63,7 @@ def calibrate(candidate: TrainedVariant, baseline: TrainedVariant) -> Calibratio
         raise ConfigurationError(message)
     losses = comparison.losses
     gaps = (losses.candidate - losses.baseline).sum(axis=1) / losses.tokens.sum()
-    orders = {str(trial.spec.seed): str(trial.data_order) for trial in baseline.trials}
+    orders = {str(trial.spec.seed): str(trial.measured.data_order) for trial in baseline.trials}
     tau = float(gaps.std(ddof=1))
     return Calibration(_key(candidate, baseline), candidate.label, baseline.label, tau, len(gaps) - 1, orders)
 
@@ -79,7 +79,7 @@ def find_seed_noise(
         baseline: The variant that it is judged against.
     """
     key = _key(candidate, baseline)
-    orders = {str(trial.spec.seed): trial.data_order for trial in baseline.trials}
+    orders = {str(trial.spec.seed): trial.measured.data_order for trial in baseline.trials}
     for calibration in calibrations:
         shared = orders.keys() & calibration.data_orders.keys()
         same_data = bool(shared) and all(orders[seed] == calibration.data_orders[seed] for seed in shared)
@@ -92,8 +92,12 @@ def _key(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
     # Paths differ from machine to machine: the texts are told apart by their digests.
     work = content_of(baseline.workload, "result", places="left out")
     usual = {item.name: item.default for item in fields(Workload)}
-    validations = {trial.validation.digest for trial in baseline.trials if trial.validation is not None}
-    precisions = {trial.environment.precision for trial in baseline.trials if trial.environment is not None}
+    validations = {
+        trial.measured.validation.digest for trial in baseline.trials if trial.measured.validation is not None
+    }
+    precisions = {
+        trial.measured.environment.precision for trial in baseline.trials if trial.measured.environment is not None
+    }
     content = {
         **{name: value for name, value in work.items() if name not in _LATER or value != usual[name]},
         "model": Path(baseline.workload.model).name,
@@ -108,7 +112,7 @@ def _key(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
 
 def write_calibrations(calibrations: Iterable[Calibration]) -> str:
     """Return the text of a file of calibrations; the last one of a key counts."""
-    by_key = {calibration.key: asdict(calibration) for calibration in calibrations}
+    by_key = {calibration.key: to_plain(calibration) for calibration in calibrations}
     return json.dumps({"schema": _SCHEMA, "calibrations": list(by_key.values())}, indent=2, allow_nan=False) + "\n"
 
 
@@ -127,10 +131,10 @@ def read_calibrations(text: str, place: str) -> tuple[Calibration, ...]:
         if content["schema"] != _SCHEMA:
             message = f"{place} has schema {content['schema']!r}, and this version reads {_SCHEMA}: calibrate again"
             raise ConfigurationError(message)
-        found = tuple(Calibration(**values) for values in content["calibrations"])
+        found = tuple(from_plain(values, Calibration) for values in content["calibrations"])
         if not all(calibration.tau >= 0 and calibration.degrees_of_freedom >= 1 for calibration in found):
             raise ValueError("a noise below 0, or without degrees of freedom")
-    except (ValueError, KeyError, TypeError) as error:
+    except (FtguardError, ValueError, KeyError, TypeError) as error:
         message = f"{place} is not a file of calibrations ({type(error).__name__}: {error}): calibrate again"
         raise ConfigurationError(message) from None
     return found

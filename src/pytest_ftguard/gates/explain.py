@@ -12,7 +12,7 @@ from pytest_ftguard.gates.margin import Margin
 from pytest_ftguard.gates.rates import how_to_search
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Status
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import Effort, Interval, effort_to_settle
 from pytest_ftguard.units import decimals_apart
 
@@ -293,11 +293,12 @@ def about_seeds(comparison: Comparison, rule: Rule) -> list[str]:
     return ["One seed: the verdict is about these two checkpoints, not about the next training run."]
 
 
-def measured_elsewhere(trial: TrialResult) -> str:
+def measured_elsewhere(trial: Trial) -> str:
     """Return why bytes and seconds of a stored trial do not count here."""
-    return f"{name_of(trial)}, comes from the store: {trial.measured_elsewhere}; --ftguard-no-cache trains it here"
+    why = trial.provenance.measured_elsewhere
+    return f"{name_of(trial)}, comes from the store: {why}; --ftguard-no-cache trains it here"
 
 
-def name_of(trial: TrialResult) -> str:
+def name_of(trial: Trial) -> str:
     """Return what a sentence calls a trial."""
     return f"{trial.spec.variant.label}, seed {trial.spec.seed}"

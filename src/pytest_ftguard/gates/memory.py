@@ -144,15 +144,17 @@ def _memory_problems(variant: TrainedVariant) -> list[str]:
     for trial in variant.trials:
         if trial.failure is not None:
             problems.append(trial.failure)
-        elif trial.memory is None or not (trial.memory.peak_bytes or 0) > 0:
+        elif trial.measured.memory is None or not (trial.measured.memory.peak_bytes or 0) > 0:
             problems.append(f"the peak memory of {variant.label}, seed {trial.spec.seed}, was not measured")
-        elif trial.measured_elsewhere is not None and trial.memory.method == "allocator":
+        elif trial.provenance.measured_elsewhere is not None and trial.measured.memory.method == "allocator":
             problems.append(measured_elsewhere(trial))
     return problems
 
 
 def _different_methods(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
-    methods = {trial.memory.method for side in (candidate, baseline) for trial in side.trials if trial.memory}
+    methods = {
+        trial.measured.memory.method for side in (candidate, baseline) for trial in side.trials if trial.measured.memory
+    }
     if len(methods) == 1:
         return []
     return [f"the peaks were measured in different ways ({', '.join(sorted(methods))}), which cannot be compared"]
@@ -163,7 +165,7 @@ def _explain_memory(
 ) -> str:
     peak = candidate.peak_memory_bytes
     assert peak is not None  # an unmeasured peak is INVALID
-    memory = candidate.trials[0].memory
+    memory = candidate.trials[0].measured.memory
     method = f" ({memory.method})" if memory else ""
     if baseline is None or baseline.peak_memory_bytes is None:
         size, allowed = format_bytes_apart(value, limit.value)

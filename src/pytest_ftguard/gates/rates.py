@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pytest_ftguard.comparison.same_work import same_sequences
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import Interval, cluster, gap_interval
 
 __all__ = ["how_to_search", "learned_nothing", "unsettled"]
@@ -73,9 +73,9 @@ def learned_nothing(variant: TrainedVariant, confidence: float) -> list[str]:
     ]
 
 
-def _gain(trial: TrialResult, confidence: float) -> Interval | None:
+def _gain(trial: Trial, confidence: float) -> Interval | None:
     """Return what a trial gained over the base model, in nats per token; None if it was not measured."""
-    ours, base = trial.validation, trial.base_validation
+    ours, base = trial.measured.validation, trial.measured.base_validation
     if ours is None or base is None or not same_sequences(ours, base):
         return None
     row, tokens = np.subtract([base.nll], [ours.nll]), np.array(base.tokens, dtype=np.float64)

@@ -10,7 +10,7 @@ from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.gates.explain import measured_elsewhere, name_of
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import mean_log_ratio
 from pytest_ftguard.units import decimals_apart, format_bytes
 
@@ -142,7 +142,7 @@ def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
 
 def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
     """Say what the arithmetic of a step alone would allow."""
-    ours, theirs = (side.trials[0].time for side in (candidate, baseline))
+    ours, theirs = (side.trials[0].measured.time for side in (candidate, baseline))
     if ours is None or theirs is None or not (ours.flop_per_step and theirs.flop_per_step):
         return []
     shares = [f"{100 * one.share_of_machine:.0f} %" for one in (ours, theirs) if one.share_of_machine is not None]
@@ -165,11 +165,11 @@ def _disturbed(variant: TrainedVariant, again: str) -> list[str]:
     ]
 
 
-def _disturbances(variant: TrainedVariant) -> list[tuple[TrialResult, str]]:
+def _disturbances(variant: TrainedVariant) -> list[tuple[Trial, str]]:
     return [
-        (trial, trial.time.disturbance)
+        (trial, trial.measured.time.disturbance)
         for trial in variant.trials
-        if trial.time is not None and trial.time.disturbance is not None
+        if trial.measured.time is not None and trial.measured.time.disturbance is not None
     ]
 
 
@@ -177,15 +177,15 @@ def _short_of_memory(variant: TrainedVariant) -> list[str]:
     """Say what an accelerator's memory was short of while its steps were timed."""
     problems = []
     for trial in variant.trials:
-        where = name_of(trial)
-        if trial.memory is not None and trial.memory.allocator_retries:
+        where, memory = name_of(trial), trial.measured.memory
+        if memory is not None and memory.allocator_retries:
             problems.append(
-                f"{where}: the allocator ran out of room {trial.memory.allocator_retries} times and had to give back "
+                f"{where}: the allocator ran out of room {memory.allocator_retries} times and had to give back "
                 "its cache, which takes time: use a smaller batch_size, or a larger device"
             )
-        if trial.memory is not None and trial.memory.is_shared:
+        if memory is not None and memory.is_shared:
             problems.append(
-                f"{where}: other processes had {format_bytes(trial.memory.others_bytes or 0)} of the device, so it was "
+                f"{where}: other processes had {format_bytes(memory.others_bytes or 0)} of the device, so it was "
                 "shared: run where nothing else does"
             )
     return problems
@@ -202,11 +202,13 @@ def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list
 
 
 def _runs(*sides: TrainedVariant) -> set[str]:
-    return {trial.time.run for side in sides for trial in side.trials if trial.time}
+    return {trial.measured.time.run for side in sides for trial in side.trials if trial.measured.time}
 
 
 def _seconds(variant: TrainedVariant) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.array([trial.time.seconds_per_step for trial in variant.trials if trial.time], dtype=np.float64)
+    return np.array(
+        [trial.measured.time.seconds_per_step for trial in variant.trials if trial.measured.time], dtype=np.float64
+    )
 
 
 def _unmeasured(variant: TrainedVariant) -> list[str]:
@@ -214,7 +216,7 @@ def _unmeasured(variant: TrainedVariant) -> list[str]:
         return [f"{variant.label} has no trial"]
     problems = []
     for trial in variant.trials:
-        seconds = trial.time.seconds_per_step if trial.time else None
+        seconds = trial.measured.time.seconds_per_step if trial.measured.time else None
         if trial.failure is not None:
             problems.append(trial.failure)
         elif seconds is None or not 0 < seconds < float("inf"):
@@ -222,6 +224,8 @@ def _unmeasured(variant: TrainedVariant) -> list[str]:
     return problems
 
 
-def _foreign(variant: TrainedVariant) -> list[TrialResult]:
+def _foreign(variant: TrainedVariant) -> list[Trial]:
     """Return the trials whose seconds are another machine's."""
-    return [trial for trial in variant.trials if trial.failure is None and trial.measured_elsewhere is not None]
+    return [
+        trial for trial in variant.trials if trial.failure is None and trial.provenance.measured_elsewhere is not None
+    ]

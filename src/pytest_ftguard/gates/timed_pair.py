@@ -17,7 +17,7 @@ from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rule import confidence_at_timing
 from pytest_ftguard.gates.step_time import assess_time, why_time_again
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 
 __all__ = [
     "TimedPair",
@@ -154,12 +154,15 @@ def with_times(variant: TrainedVariant, short: TrainedVariant) -> TrainedVariant
     return replace(variant, trials=tuple(_with_time(trial, by_seed.get(trial.spec.seed)) for trial in variant.trials))
 
 
-def _with_time(trial: TrialResult, short: TrialResult | None) -> TrialResult:
+def _with_time(trial: Trial, short: Trial | None) -> Trial:
     if short is None or short is trial:  # after one that failed there are no more
         return trial
-    if short.outcome != "ok":
+    if short.measured.outcome != "ok":
         return short
-    is_foreign = trial.measured_elsewhere is not None
+    is_foreign = trial.provenance.measured_elsewhere is not None
     # The sum of live tensors is the same on every processor.
-    memory = None if is_foreign and trial.memory is not None and trial.memory.method == "allocator" else trial.memory
-    return replace(trial, time=short.time, environment=short.environment, memory=memory, measured_elsewhere=None)
+    memory = trial.measured.memory
+    if is_foreign and memory is not None and memory.method == "allocator":
+        memory = None
+    timed = trial.remeasured(time=short.measured.time, environment=short.measured.environment, memory=memory)
+    return timed.come_by(measured_elsewhere=None)

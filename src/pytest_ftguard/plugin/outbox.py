@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin.active_test import TestRecord
     from pytest_ftguard.plugin.workshop import Workshop
-    from pytest_ftguard.results import TrialResult
+    from pytest_ftguard.results import Trial
 
 __all__ = ["Outbox"]
 
@@ -45,14 +45,14 @@ class Outbox:
         self._told_origins: dict[str, set[str]] = {"made_of_settings": set(), "overridden": set()}
         self._told_remarks = (0, 0, 0, 0)
         self._told_trials: set[tuple[str, bool, bool, str]] = set()
-        self._shown: dict[tuple[str, bool, bool, str], TrialResult] = {}
+        self._shown: dict[tuple[str, bool, bool, str], Trial] = {}
 
     def note(self, text: str) -> None:
         """Have the summary say something, once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def show(self, trials: Iterable[TrialResult]) -> None:
+    def show(self, trials: Iterable[Trial]) -> None:
         """Keep trials for the summary, among which may be some that were not trained in this run."""
         for trial in trials:
             self._shown.setdefault(identity(trial), trial)
@@ -93,7 +93,7 @@ class Outbox:
         self._sent[parcel["number"]] = parcel
         return parcel
 
-    def _new_trials(self) -> list[TrialResult]:
+    def _new_trials(self) -> list[Trial]:
         trained = self._workshop.lab.results if self._workshop.lab else ()
         known = set(map(identity, trained))
         results = [*trained, *(trial for name, trial in self._shown.items() if name not in known)]
@@ -137,7 +137,7 @@ class Outbox:
         return left
 
 
-def _classes_of(trials: Sequence[TrialResult]) -> list[str]:
+def _classes_of(trials: Sequence[Trial]) -> list[str]:
     """Return where the user's own classes of variants are imported from: xdist's controller has seen no test."""
     if not trials:
         return []

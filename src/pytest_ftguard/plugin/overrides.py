@@ -67,10 +67,12 @@ class Overrides:
         """
         others = self._together if variant in self._together else ()
         found = (self._trained[name] for name in others if name != variant and name in self._trained)
-        failed = next((trial for other in found for trial in other.trials if trial.outcome not in _NO_FAILURES), None)
+        failed = next(
+            (trial for other in found for trial in other.trials if trial.measured.outcome not in _NO_FAILURES), None
+        )
         if failed is None:
             return None
-        reason = failed.error.message.partition("\n")[0].partition(". ")[0] if failed.error else ""
+        reason = failed.measured.error.message.partition("\n")[0].partition(". ")[0] if failed.measured.error else ""
         return (
             f"its partner {failed.spec.variant.label}, seed {failed.spec.seed}, {failed.ending}"
             f"{f' ({reason})' if reason else ''}, so no gate can compare the two; a test that asks for {variant} alone "

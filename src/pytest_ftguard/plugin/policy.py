@@ -13,7 +13,7 @@ from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.limits import SHARE, Limit
 from pytest_ftguard.gates.memory import foretell_memory
 from pytest_ftguard.keys import Setting
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.lab import Lab
 from pytest_ftguard.running.search import find_learning_rate
 from pytest_ftguard.settings.reading import Settings
@@ -144,7 +144,7 @@ def absolute(workload: Workload, root: Path) -> Workload:
     return found
 
 
-def with_absolute_paths(trials: Iterable[TrialResult], root: Path) -> list[TrialResult]:
+def with_absolute_paths(trials: Iterable[Trial], root: Path) -> list[Trial]:
     """Return trials with absolute paths; those of a report start at the folder of its project."""
     return [
         trial

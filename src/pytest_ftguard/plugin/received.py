@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import RecordedVerdict
-    from pytest_ftguard.results import TrialResult
+    from pytest_ftguard.results import Trial
     from pytest_ftguard.running.timing import Retiming
     from pytest_ftguard.specs import Places, Variant
 
@@ -32,7 +32,7 @@ class Received:
     """
 
     def __init__(self) -> None:
-        self.trials: dict[tuple[str, bool, bool, str], TrialResult] = {}
+        self.trials: dict[tuple[str, bool, bool, str], Trial] = {}
         self.not_run: list[str] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -69,7 +69,7 @@ class Received:
         if not trials:
             return
         from pytest_ftguard.errors import ConfigurationError
-        from pytest_ftguard.results import TrialResult
+        from pytest_ftguard.results import Trial
         from pytest_ftguard.specs import find_variant_class
 
         try:
@@ -79,7 +79,7 @@ class Received:
             self.problems.append(f"ftguard: {error}, so its trials are missing from the summary")
             return
         for values in trials:
-            trial = TrialResult.from_dict(values)
+            trial = Trial.from_dict(values)
             kept = self.trials.setdefault(identity(trial), trial)
             ours, theirs = (self._first(one.spec.workload.places) for one in (trial, kept))
             if ours != theirs:
@@ -113,16 +113,16 @@ class Received:
         return not (self.trials or self._verdicts or self.not_run or self.problems or self.notes)
 
     @property
-    def reported(self) -> list[TrialResult]:
+    def reported(self) -> list[Trial]:
         """The trials, those of one workload with the same files, of which a worker of xdist may have had its own.
 
         One that a test was spared counts only if no other test had it trained.
         """
-        trained = {_asked_for(trial) for trial in self.trials.values() if trial.outcome != "not_trained"}
+        trained = {_asked_for(trial) for trial in self.trials.values() if trial.measured.outcome != "not_trained"}
         found = (
             trial
             for trial in self.trials.values()
-            if trial.outcome != "not_trained" or _asked_for(trial) not in trained
+            if trial.measured.outcome != "not_trained" or _asked_for(trial) not in trained
         )
         return [self._with_places(trial) for trial in found]
 
@@ -145,7 +145,7 @@ class Received:
             for one in last
         ]
 
-    def _with_places(self, trial: TrialResult) -> TrialResult:
+    def _with_places(self, trial: Trial) -> Trial:
         from dataclasses import replace
 
         work = trial.spec.workload
@@ -157,7 +157,7 @@ class Received:
         return places
 
 
-def identity(trial: TrialResult) -> tuple[str, bool, bool, str]:
+def identity(trial: Trial) -> tuple[str, bool, bool, str]:
     """Tell a trial from its twins: that of a report, one that was left out, and that of another workload like it.
 
     Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
@@ -165,10 +165,10 @@ def identity(trial: TrialResult) -> tuple[str, bool, bool, str]:
     from pytest_ftguard.specs import key_of
 
     work = key_of(trial.spec.workload, "trial", places="named")
-    return trial.fingerprint, trial.cached, trial.outcome == "not_trained", work
+    return trial.fingerprint, trial.provenance.cached, trial.measured.outcome == "not_trained", work
 
 
-def _asked_for(trial: TrialResult) -> tuple[str, Variant, int]:
+def _asked_for(trial: Trial) -> tuple[str, Variant, int]:
     from pytest_ftguard.specs import key_of
 
     return key_of(trial.spec.workload, "trial", places="named"), trial.spec.variant, trial.spec.seed

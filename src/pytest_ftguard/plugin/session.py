@@ -124,7 +124,10 @@ class Session:
         return replace(trained, rate=rate_source(chosen, "settings" if is_of_settings else "code"))
 
     def _check_device(self, trained: TrainedVariant) -> None:
-        on_cpu = any(trial.environment is not None and trial.environment.device == "cpu" for trial in trained.trials)
+        on_cpu = any(
+            trial.measured.environment is not None and trial.measured.environment.device == "cpu"
+            for trial in trained.trials
+        )
         if on_cpu and self.settings.value("require_gpu", False):
             pytest.fail("ftguard: require_gpu is set, but the trial was trained on the CPU", pytrace=False)
 

@@ -12,7 +12,7 @@ from pytest_ftguard.reporting.gates import gates_block
 from pytest_ftguard.reporting.plan import plan_blocks
 from pytest_ftguard.reporting.summary import Block, Line, Summary
 from pytest_ftguard.reporting.variants import workload_block
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.running.timing import Retiming
 
 __all__ = ["Remarks", "plan_summary", "remark_lines", "run_summary"]
@@ -48,7 +48,7 @@ _NOTHING = Remarks()
 
 
 def run_summary(
-    trials: Sequence[TrialResult],
+    trials: Sequence[Trial],
     verdicts: Sequence[RecordedVerdict],
     not_run: Sequence[str] = (),
     remarks: Remarks = _NOTHING,
@@ -65,9 +65,7 @@ def run_summary(
     return Summary(tuple(blocks), tuple(remark_lines(remarks)), tuple(trials), tuple(verdicts))
 
 
-def plan_summary(
-    trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict], remarks: Remarks = _NOTHING
-) -> Summary:
+def plan_summary(trials: Sequence[Trial], budgets: Sequence[RecordedVerdict], remarks: Remarks = _NOTHING) -> Summary:
     """Return what would be trained.
 
     Args:
@@ -80,7 +78,7 @@ def plan_summary(
 
 
 def _run_blocks(
-    trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], not_run: Sequence[str]
+    trials: Sequence[Trial], verdicts: Sequence[RecordedVerdict], not_run: Sequence[str]
 ) -> Iterator[Block]:
     searches = [trial for trial in trials if trial.spec.workload.purpose == "search"]
     for group in by_workload(trial for trial in trials if trial.spec.workload.purpose == "gates"):
@@ -97,12 +95,12 @@ def _run_blocks(
         yield Block("not run", lines=(Line(f"{tests} not asked:", under=reasons),))
 
 
-def _failures(trials: Sequence[TrialResult]) -> Iterator[Line]:
+def _failures(trials: Sequence[Trial]) -> Iterator[Line]:
     for trial in trials:
         # A search tries rates that are too high; that they diverged is said where it lists them.
-        expected = trial.spec.workload.purpose == "search" and trial.outcome == "diverged"
-        if trial.outcome != "ok" and not expected:
-            detail = f": {trial.error.message}" if trial.error else ""
+        expected = trial.spec.workload.purpose == "search" and trial.measured.outcome == "diverged"
+        if trial.measured.outcome != "ok" and not expected:
+            detail = f": {trial.measured.error.message}" if trial.measured.error else ""
             timed = "timed again, " if trial.spec.workload.purpose == "timing" else ""
             text = f"{trial.spec.variant.label}, seed {trial.spec.seed}, {timed}{trial.ending}{detail}"
             yield Line(text, "bad")

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +16,12 @@ from pytest_ftguard.comparison.grouping import trained_variants
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 from pytest_ftguard.reporting.summary import Summary
-from pytest_ftguard.results import SCHEMA, SequenceLosses, TrainedVariant, TrialResult
-from pytest_ftguard.specs import readable_json, variant_to_dict
+from pytest_ftguard.results import Measured, Provenance, SequenceLosses, TrainedVariant, Trial, from_plain, to_plain
+from pytest_ftguard.specs import TrialSpec, readable_json, variant_to_dict
 
 __all__ = ["json_report", "read_report", "render"]
+
+_SCHEMA: Final = 1
 
 
 def render(summary: Summary) -> str:
@@ -27,7 +29,7 @@ def render(summary: Summary) -> str:
     return json_report(summary.trials, summary.verdicts, summary.root)
 
 
-def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdict], root: Path | None = None) -> str:
+def json_report(trials: Sequence[Trial], verdicts: Sequence[RecordedVerdict], root: Path | None = None) -> str:
     """Return the text of the report.
 
     Args:
@@ -35,11 +37,11 @@ def json_report(trials: Sequence[TrialResult], verdicts: Sequence[RecordedVerdic
         verdicts: All verdicts.
         root: The folder from which paths are written if they lie in it; the others, and all if it is None, stay whole.
     """
-    environment = next((trial.environment for trial in trials if trial.environment), None)
+    environment = next((trial.measured.environment for trial in trials if trial.measured.environment), None)
     report = {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "ftguard_version": __version__,
-        "environment": asdict(environment) if environment else None,
+        "environment": to_plain(environment),
         "trials": [_trial(trial) for trial in trials],
         "verdicts": [{"nodeid": recorded.nodeid, **_verdict(recorded.verdict)} for recorded in verdicts],
     }
@@ -71,8 +73,8 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
     place = str(Path(path).absolute())
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
-        if report["schema"] != SCHEMA:
-            message = f"the report {place!r} has schema {report['schema']!r}, and this version reads {SCHEMA}"
+        if report["schema"] != _SCHEMA:
+            message = f"the report {place!r} has schema {report['schema']!r}, and this version reads {_SCHEMA}"
             raise ConfigurationError(message)
         if any(values["outcome"] == "planned" for values in report["trials"]):
             message = (
@@ -101,32 +103,25 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return values
 
 
-def _trial(trial: TrialResult) -> dict[str, Any]:
+_LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
+# The report gives the short names to what most readers want: the sums over the text.
+_ROWS: Final = {"nll": "sequence_nll", "tokens": "sequence_tokens"}
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    spec, measured = trial.spec, trial.measured
     return {
         "fingerprint": trial.fingerprint,
-        "variant": trial.spec.variant.kind,
-        "label": trial.spec.variant.label,
-        "settings": variant_to_dict(trial.spec.variant),
-        "workload": trial.spec.workload.to_dict(),
-        "device": trial.spec.device,
-        "seed": trial.spec.seed,
-        "purpose": trial.spec.workload.purpose,
-        "outcome": trial.outcome,
-        "cached": trial.cached,
-        "parameters": asdict(trial.parameters) if trial.parameters else None,
-        "validation": _losses(trial.validation),
-        "base_validation": _losses(trial.base_validation),
-        "reference": _losses(trial.reference),
-        "base_reference": _losses(trial.base_reference),
-        "start": asdict(trial.start) if trial.start else None,
-        "curve": [asdict(point) for point in trial.curve],
-        "data_order": trial.data_order,
-        "code": trial.code,
-        "memory": asdict(trial.memory) if trial.memory else None,
-        "time": asdict(trial.time) if trial.time else None,
-        "environment": asdict(trial.environment) if trial.environment else None,
-        "error": asdict(trial.error) if trial.error else None,
-        "notes": trial.notes,
+        "variant": spec.variant.kind,
+        "label": spec.variant.label,
+        "settings": variant_to_dict(spec.variant),
+        "workload": spec.workload.to_dict(),
+        "device": spec.device,
+        "seed": spec.seed,
+        "purpose": spec.workload.purpose,
+        "cached": trial.provenance.cached,
+        **to_plain(measured),
+        **{name: _losses(getattr(measured, name)) for name in _LOSSES},
     }
 
 
@@ -138,52 +133,28 @@ def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
         "perplexity": losses.perplexity,
         "sequences": len(losses.nll),
         "tokens": sum(losses.tokens),
-        "sequence_nll": losses.nll,
-        "sequence_tokens": losses.tokens,
-        "documents": losses.documents,
-        "digest": losses.digest,
-        **{name: getattr(losses, name) for name in _OF_THE_TEXT},
+        **{_ROWS.get(name, name): part for name, part in to_plain(losses).items()},
     }
 
 
-def _read_trial(values: Mapping[str, Any]) -> TrialResult:
-    return TrialResult.from_dict(
-        {
-            "schema": SCHEMA,
-            "spec": {
-                "workload": values["workload"],
-                "variant": values["settings"],
-                "seed": values["seed"],
-                "device": values["device"],
-            },
-            **{name: values[name] for name in _AS_THEY_ARE},
-            **{name: _read_losses(values[name]) for name in _LOSSES},
-            "curve": [
-                {**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]
-            ],
-            "start": values.get("start"),
-            "cached": True,
-            "notes": values.get("notes", ()),
-        }
+def _read_trial(values: Mapping[str, Any]) -> Trial:
+    measured = {item.name: values[item.name] for item in fields(Measured) if item.name in values}
+    curve = [{**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]]
+    losses = {name: _read_losses(values[name]) for name in _LOSSES}
+    parts = {"workload": values["workload"], "variant": values["settings"]}
+    return Trial(
+        TrialSpec.from_dict({**parts, "seed": values["seed"], "device": values["device"]}),
+        from_plain({**measured, **losses, "curve": curve}, Measured),
+        Provenance(cached=True),
     )
-
-
-_AS_THEY_ARE: Final = ("outcome", "parameters", "data_order", "code", "memory", "time", "environment", "error")
-# What an earlier version did not write.
-_OF_THE_TEXT: Final = ("repeated", "trained_on", "unknown")
-_LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
 
 
 def _read_losses(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if values is None:
         return None
-    return {
-        "nll": _numbers(values["sequence_nll"]),
-        "tokens": values["sequence_tokens"],
-        "documents": values["documents"],
-        "digest": values["digest"],
-        **{name: values[name] for name in _OF_THE_TEXT if name in values},
-    }
+    names = {item.name: _ROWS.get(item.name, item.name) for item in fields(SequenceLosses)}
+    read = {name: values[given] for name, given in names.items() if given in values}
+    return {**read, "nll": _numbers(read["nll"])}
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

@@ -50,7 +50,7 @@ def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
 def _texts(variants: Sequence[TrainedVariant]) -> Iterator[str]:
     """Look at what was evaluated, which is the same for all variants."""
     for role in ("validation", "reference"):
-        measured = (getattr(trial, role) for variant in variants for trial in variant.trials)
+        measured = (getattr(trial.measured, role) for variant in variants for trial in variant.trials)
         losses: SequenceLosses | None = next((one for one in measured if one is not None), None)
         if losses is None:
             continue
@@ -79,7 +79,11 @@ def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:
 
 def _start(variant: TrainedVariant) -> Iterator[str]:
     """Say how far from the base model a method starts that does not start there."""
-    measured = [trial.start for trial in variant.trials if trial.start and trial.start.disabled_gap is not None]
+    measured = [
+        trial.measured.start
+        for trial in variant.trials
+        if trial.measured.start and trial.measured.start.disabled_gap is not None
+    ]
     starts = [start for start in measured if abs(start.base_gap) >= _STARTS_ELSEWHERE]
     if starts:
         gap = max((start.base_gap for start in starts), key=abs)
@@ -114,11 +118,16 @@ def _seconds_apart(variants: Sequence[TrainedVariant]) -> Iterator[str]:
 
 def _runs(variants: Sequence[TrainedVariant]) -> set[tuple[str, str | None]]:
     """Return in which runs steps were timed, and on which other machines."""
-    return {(one.time.run, one.measured_elsewhere) for each in variants for one in each.trials if one.time}
+    return {
+        (one.measured.time.run, one.provenance.measured_elsewhere)
+        for each in variants
+        for one in each.trials
+        if one.measured.time
+    }
 
 
 def _flop(variant: TrainedVariant) -> int | None:
-    return next((trial.time.flop_per_step for trial in variant.trials if trial.time), None)
+    return next((trial.measured.time.flop_per_step for trial in variant.trials if trial.measured.time), None)
 
 
 def _schedule(variants: Sequence[TrainedVariant]) -> Iterator[str]:
@@ -142,7 +151,7 @@ def _one_sided_search(variants: Sequence[TrainedVariant]) -> Iterator[str]:
 
 def _reach(variant: TrainedVariant) -> Iterator[str]:
     """Judge what was adapted, as the trial measured it, not what was asked for."""
-    counts = next((trial.parameters for trial in variant.trials if trial.parameters), None)
+    counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
     share = counts.adapted_share if counts else None
     if counts is None or share is None or share >= _SMALL_SHARE or not counts.adapted:
         return
@@ -165,7 +174,7 @@ def _capacity(variant: TrainedVariant) -> Iterator[str]:
 
     A higher rank is advised only if the rate was searched, and never for a run that is worse than the base model.
     """
-    base = next((trial.base_validation for trial in variant.trials if trial.base_validation), None)
+    base = next((trial.measured.base_validation for trial in variant.trials if trial.measured.base_validation), None)
     if base is None or variant.trainable_parameters is None or (variant.loss is not None and variant.loss >= base.loss):
         return
     work = variant.workload

@@ -10,7 +10,7 @@ from pytest_ftguard.gates.verdict import RecordedVerdict, Status
 from pytest_ftguard.reporting.gates import UNMEASURED, measured_and_limit
 from pytest_ftguard.reporting.summary import TONE_OF, Block, Column, Line, Row, Table
 from pytest_ftguard.reporting.variants import cached_mark, distinct_labels, workload_title
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.units import format_bytes, format_count
 
 __all__ = ["plan_blocks"]
@@ -25,14 +25,14 @@ _COLUMNS: Final = (
 _SAYS: Final[dict[Status, str]] = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast beside"}
 
 
-def plan_blocks(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict]) -> Iterator[Block]:
+def plan_blocks(trials: Sequence[Trial], budgets: Sequence[RecordedVerdict]) -> Iterator[Block]:
     """Return what would be trained, with the forecast of its memory, and what memory budgets would say to that.
 
     Args:
         trials: All trials, planned or, if their results are known already, cached.
         budgets: What each memory budget would say.
     """
-    missing = sum(not trial.cached for trial in trials)
+    missing = sum(not trial.provenance.cached for trial in trials)
     word = "trial" if missing == 1 else "trials"
     text = f"plan: {missing} {word} to train, {len(trials) - missing} cached; nothing was trained"
     yield Block("plan", lines=(Line(text),))
@@ -42,12 +42,14 @@ def plan_blocks(trials: Sequence[TrialResult], budgets: Sequence[RecordedVerdict
         yield Block("budgets", lines=tuple(map(_budget, budgets)))
 
 
-def _workload(trials: Sequence[TrialResult]) -> Block:
+def _workload(trials: Sequence[Trial]) -> Block:
     variants = variants_of(trials)
     labels = distinct_labels([variant.variant for variant in variants])
     whole = next((one.forecast_memory_bytes for one in variants if one.variant.kind == "full"), None)
     rows = tuple(Row(_cells(variant, label, whole)) for variant, label in zip(variants, labels, strict=True))
-    reasons = {f"{trial.spec.variant.label}: {trial.error.message}" for trial in trials if trial.error}
+    reasons = {
+        f"{trial.spec.variant.label}: {trial.measured.error.message}" for trial in trials if trial.measured.error
+    }
     notes = tuple(Line(reason, kind="note") for reason in sorted(reasons))
     return Block("workload", workload_title(trials), table=Table(_COLUMNS, rows), notes=notes)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 
 __all__ = ["TONE_OF", "Block", "Column", "Kind", "Line", "Row", "Subject", "Summary", "Table", "Tone"]
 
@@ -124,7 +124,7 @@ class Summary:
 
     blocks: tuple[Block, ...] = ()
     notes: tuple[Line, ...] = ()
-    trials: tuple[TrialResult, ...] = ()
+    trials: tuple[Trial, ...] = ()
     verdicts: tuple[RecordedVerdict, ...] = ()
     is_plan: bool = False
     root: Path | None = None

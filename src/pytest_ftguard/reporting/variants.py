@@ -13,7 +13,7 @@ from pytest_ftguard.comparison.grouping import variants_of
 from pytest_ftguard.reporting.gates import UNMEASURED
 from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Table
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
 from pytest_ftguard.units import format_bytes, format_count
@@ -30,7 +30,7 @@ _COLUMNS: Final = (
 )
 
 
-def workload_block(trials: Sequence[TrialResult], searches: Sequence[TrialResult]) -> Block:
+def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
     """Return what one workload's variants came to.
 
     Args:
@@ -55,10 +55,10 @@ def workload_block(trials: Sequence[TrialResult], searches: Sequence[TrialResult
     )
 
 
-def workload_title(trials: Sequence[TrialResult]) -> str:
+def workload_title(trials: Sequence[Trial]) -> str:
     """Return what the trials of one workload have in common: model, text, steps, seeds and machine."""
     workload = trials[0].spec.workload
-    environment = next((trial.environment for trial in trials if trial.environment), None)
+    environment = next((trial.measured.environment for trial in trials if trial.measured.environment), None)
     seeds = len({trial.spec.seed for trial in trials})
     steps = f"{workload.steps} steps{' (final)' if workload.final else ''}"
     accumulated = workload.training_args.get("gradient_accumulation_steps", 1)
@@ -106,12 +106,12 @@ def _compact(value: Any) -> str:
 
 def cached_mark(variant: TrainedVariant) -> str:
     """Return how many of a variant's trials were reused instead of trained, to stand after its label."""
-    count, cached = len(variant.trials), sum(trial.cached for trial in variant.trials)
+    count, cached = len(variant.trials), sum(trial.provenance.cached for trial in variant.trials)
     return "" if not cached else " (cached)" if cached == count else f" ({cached} of {count} cached)"
 
 
-def _base_row(trials: Sequence[TrialResult]) -> tuple[str, ...] | None:
-    base = next((trial.base_validation for trial in trials if trial.base_validation), None)
+def _base_row(trials: Sequence[Trial]) -> tuple[str, ...] | None:
+    base = next((trial.measured.base_validation for trial in trials if trial.measured.base_validation), None)
     return ("base model", "", f"{base.loss:.3f}", f"{base.perplexity:.2f}", "", "") if base else None
 
 
@@ -132,13 +132,13 @@ def _variant_row(variant: TrainedVariant, label: str) -> tuple[str, ...]:
     )
 
 
-def _trial_notes(trials: Sequence[TrialResult]) -> Iterator[str]:
+def _trial_notes(trials: Sequence[Trial]) -> Iterator[str]:
     for trial in trials:
-        for note in () if trial.cached else trial.notes:
+        for note in () if trial.provenance.cached else trial.measured.notes:
             yield f"{trial.spec.variant.label}, seed {trial.spec.seed}: {note}"
 
 
-def _tried(variant: TrainedVariant, searches: Sequence[TrialResult]) -> list[TrialResult]:
+def _tried(variant: TrainedVariant, searches: Sequence[Trial]) -> list[Trial]:
     """Return the trials of the search for a variant's learning rate, the lowest rate first."""
     rate = variant.variant.learning_rate
     if not variant.variant.search_learning_rate or rate is None:
@@ -153,14 +153,14 @@ def _tried(variant: TrainedVariant, searches: Sequence[TrialResult]) -> list[Tri
     return sorted(trials, key=lambda trial: trial.spec.variant.learning_rate or 0)
 
 
-def _search_line(label: str, tried: Sequence[TrialResult]) -> str:
+def _search_line(label: str, tried: Sequence[Trial]) -> str:
     results = [
         f"{trial.spec.variant.learning_rate:g} gives "
-        + (trial.outcome if trial.validation is None else f"{trial.validation.loss:.3f}")
+        + (trial.measured.outcome if trial.measured.validation is None else f"{trial.measured.validation.loss:.3f}")
         for trial in tried
     ]
     steps = tried[0].spec.workload.steps
-    losses = [math.inf if trial.validation is None else trial.validation.loss for trial in tried]
+    losses = [math.inf if trial.measured.validation is None else trial.measured.validation.loss for trial in tried]
     found = f"searched for {label}, {steps} steps, sequences that no gate uses: {', '.join(results)}"
     return found + _edge(losses.index(min(losses)), tried) if math.isfinite(min(losses)) else found + _ALL_DIVERGED
 
@@ -168,7 +168,7 @@ def _search_line(label: str, tried: Sequence[TrialResult]) -> str:
 _ALL_DIVERGED: Final = "; all diverged, so start the search from a much lower rate"
 
 
-def _edge(best: int, tried: Sequence[TrialResult]) -> str:
+def _edge(best: int, tried: Sequence[Trial]) -> str:
     """Return what to do if the best of the rates is the first or the last of them."""
     if 0 < best < len(tried) - 1:
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_ftguard.results.checking import checked
+from pytest_ftguard.results.measured import Measured, Outcome
 from pytest_ftguard.results.parts import (
     MINIMUM_UNITS,
     MOST_TRAINED_ON,
@@ -19,8 +19,9 @@ from pytest_ftguard.results.parts import (
     evenly_spaced,
     log_digests,
 )
+from pytest_ftguard.results.schema import from_plain, from_plain_if_any, to_plain
 from pytest_ftguard.results.trained import TrainedVariant
-from pytest_ftguard.results.trial import SCHEMA, TRAINER_RUN_FILE, Outcome, TrialResult
+from pytest_ftguard.results.trial import SCHEMA, TRAINER_RUN_FILE, Provenance, Trial
 
 __all__ = [
     "MINIMUM_UNITS",
@@ -31,16 +32,20 @@ __all__ = [
     "Breakdown",
     "CurvePoint",
     "Environment",
+    "Measured",
     "Memory",
     "Outcome",
     "Parameters",
+    "Provenance",
     "SequenceLosses",
     "Start",
     "Timing",
     "TrainedVariant",
+    "Trial",
     "TrialError",
-    "TrialResult",
-    "checked",
     "evenly_spaced",
+    "from_plain",
+    "from_plain_if_any",
     "log_digests",
+    "to_plain",
 ]

@@ -7,10 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
-
-from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.results.checking import checked
+from typing import Any, Final
 
 __all__ = [
     "MINIMUM_UNITS",
@@ -89,6 +86,14 @@ class SequenceLosses:
     unknown: float = 0.0
 
     @property
+    def problem(self) -> str | None:
+        """Why no model can have such losses, if they were read from a file; None if one can."""
+        sizes = {len(self.nll), len(self.tokens), len(self.nll if self.documents is None else self.documents)}
+        if len(sizes) != 1:
+            return f"losses, token counts and documents of a text differ in number: {sorted(sizes)}"
+        return "losses of a text are of no tokens" if sum(self.tokens) < 1 else None
+
+    @property
     def loss(self) -> float:
         """Mean loss in nats per token."""
         return math.fsum(self.nll) / sum(self.tokens)
@@ -97,27 +102,6 @@ class SequenceLosses:
     def perplexity(self) -> float:
         """exp(loss); infinity where that is beyond a float."""
         return perplexity_of(self.loss)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the losses that `dataclasses.asdict` wrote."""
-        documents = values["documents"]
-        sizes = {len(values["nll"]), len(values["tokens"]), len(values["nll"] if documents is None else documents)}
-        if len(sizes) != 1:
-            message = f"losses, token counts and documents of a text differ in number: {sorted(sizes)}"
-            raise FtguardError(message)
-        losses = checked(
-            cls(
-                nll=tuple(values["nll"]),
-                tokens=tuple(values["tokens"]),
-                documents=None if documents is None else tuple(documents),
-                digest=values["digest"],
-                **{name: values[name] for name in ("repeated", "trained_on", "unknown") if name in values},
-            )
-        )
-        if sum(losses.tokens) < 1:
-            raise FtguardError("losses of a text are of no tokens")
-        return losses
 
 
 @dataclass(frozen=True)
@@ -131,15 +115,6 @@ class BaseLosses:
 
     validation: SequenceLosses
     reference: SequenceLosses | None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the losses that `dataclasses.asdict` wrote."""
-        reference = values["reference"]
-        return cls(
-            validation=SequenceLosses.from_dict(values["validation"]),
-            reference=None if reference is None else SequenceLosses.from_dict(reference),
-        )
 
 
 def log_digests(entries: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -243,12 +218,6 @@ class Memory:
     def is_shared(self) -> bool:
         """Whether other processes had much of the device."""
         return self.others_bytes is not None and self.others_bytes > _OTHERS_BYTES
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the memory that `dataclasses.asdict` wrote."""
-        breakdown = values.get("breakdown")
-        return checked(cls(**{**values, "breakdown": checked(Breakdown(**breakdown)) if breakdown else None}))
 
 
 @dataclass(frozen=True)

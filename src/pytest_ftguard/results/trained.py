@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.parts import Parameters, perplexity_of
-from pytest_ftguard.results.trial import TrialResult
+from pytest_ftguard.results.trial import Trial
 from pytest_ftguard.specs import RateSource, Variant, Workload
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Source(Protocol):
     ) -> tuple[TrainedVariant, TrainedVariant]:
         """Return short trials of two variants, made in turns; see `TrainedVariant.timed_beside`."""
 
-    def load(self, trial: TrialResult) -> tuple[Any, Any]:
+    def load(self, trial: Trial) -> tuple[Any, Any]:
         """Return the trained model and the tokenizer of a trial."""
 
 
@@ -55,7 +55,7 @@ class TrainedVariant:
 
     workload: Workload
     variant: Variant
-    trials: tuple[TrialResult, ...]
+    trials: tuple[Trial, ...]
     rate: RateSource = field(default=_OF_ANOTHER_RUN, compare=False, kw_only=True)
     source: Source | None = field(default=None, compare=False, kw_only=True)
 
@@ -104,12 +104,12 @@ class TrainedVariant:
     @property
     def ok(self) -> bool:
         """Whether there are trials and all of them ended `ok`."""
-        return bool(self.trials) and all(trial.outcome == "ok" for trial in self.trials)
+        return bool(self.trials) and all(trial.measured.outcome == "ok" for trial in self.trials)
 
     @property
     def losses(self) -> tuple[float, ...] | None:
         """Validation loss of each seed, in nats per token."""
-        losses = [trial.validation.loss for trial in self.trials if trial.validation is not None]
+        losses = [trial.measured.validation.loss for trial in self.trials if trial.measured.validation is not None]
         return tuple(losses) if self.ok and len(losses) == len(self.trials) else None
 
     @property
@@ -125,20 +125,20 @@ class TrainedVariant:
     @property
     def peak_memory_bytes(self) -> int | None:
         """Peak memory of training, the largest over the seeds."""
-        peaks = [trial.memory.peak_bytes for trial in self.trials if trial.memory is not None]
+        peaks = [trial.measured.memory.peak_bytes for trial in self.trials if trial.measured.memory is not None]
         measured = [peak for peak in peaks if peak is not None]
         return max(measured) if self.ok and len(measured) == len(self.trials) else None
 
     @property
     def forecast_memory_bytes(self) -> int | None:
         """Peak memory of training as it was forecast; None where it was not."""
-        forecasts = [trial.memory.forecast_bytes for trial in self.trials if trial.memory is not None]
+        forecasts = [trial.measured.memory.forecast_bytes for trial in self.trials if trial.measured.memory is not None]
         return next((forecast for forecast in forecasts if forecast is not None), None)
 
     @property
     def seconds_per_step(self) -> float | None:
         """Time of an optimizer step, median over the seeds."""
-        times = [trial.time.seconds_per_step for trial in self.trials if trial.time is not None]
+        times = [trial.measured.time.seconds_per_step for trial in self.trials if trial.measured.time is not None]
         measured = [seconds for seconds in times if seconds is not None]
         return statistics.median(measured) if self.ok and len(measured) == len(self.trials) else None
 
@@ -154,12 +154,12 @@ class TrainedVariant:
 
     @property
     def _parameters(self) -> Parameters | None:
-        return next((trial.parameters for trial in self.trials if trial.parameters is not None), None)
+        return next((trial.measured.parameters for trial in self.trials if trial.measured.parameters is not None), None)
 
     @property
     def cached(self) -> bool:
         """Whether every trial was reused instead of trained."""
-        return bool(self.trials) and all(trial.cached for trial in self.trials)
+        return bool(self.trials) and all(trial.provenance.cached for trial in self.trials)
 
     def load(self, seed: int | None = None) -> Loaded:
         """Return the trained model (on the CPU, in evaluation mode) and its tokenizer.
@@ -179,13 +179,13 @@ class TrainedVariant:
         if trial is None:
             message = f"{self.label} has no trial with seed {seed!r}; its seeds are {seeds}"
             raise FtguardError(message)
-        if trial.outcome != "ok":
+        if trial.measured.outcome != "ok":
             message = f"{self.label}, seed {wanted}, has no trained model: the trial {trial.ending}"
             raise FtguardError(message)
         if self.source is None:
             message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"
             raise FtguardError(message)
-        if trial.model_dir is None and not trial.cached:
-            message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.not_kept}"
+        if trial.provenance.model_dir is None and not trial.provenance.cached:
+            message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.provenance.not_kept}"
             raise FtguardError(message)
         return self.source.load(trial)

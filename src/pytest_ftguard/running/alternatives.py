@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.results import TrialError, TrialResult
+from pytest_ftguard.results import Trial, TrialError
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload, with_learning_rate
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["alternatives", "with_advice"]
 
-Forecast = Callable[[Sequence[TrialSpec]], list[TrialResult]]
+Forecast = Callable[[Sequence[TrialSpec]], list[Trial]]
 
 
 def alternatives(spec: TrialSpec) -> dict[str, TrialSpec]:
@@ -34,7 +34,7 @@ def _with(workload: Workload, arguments: Mapping[str, object], **changes: int) -
     return replace(workload, training_args={**workload.training_args, **arguments}, **changes)  # type: ignore[arg-type]
 
 
-def with_advice(result: TrialResult, forecast: Forecast) -> TrialResult:
+def with_advice(result: Trial, forecast: Forecast) -> Trial:
     """Return a trial that lacked memory with what would have taken how much."""
     if result.spec.workload.training_function is not None:
         return result
@@ -43,7 +43,7 @@ def with_advice(result: TrialResult, forecast: Forecast) -> TrialResult:
         planned = forecast(list(ways.values()))
     except FtguardError:
         return result  # the trial's own error is what the user must see
-    peaks = [one.memory.forecast_bytes if one.memory else None for one in planned]
+    peaks = [one.measured.memory.forecast_bytes if one.measured.memory else None for one in planned]
     whole = peaks[0]
     # A way that takes no less is no way out, as LoRA where activations are nearly all.
     known = [
@@ -51,7 +51,7 @@ def with_advice(result: TrialResult, forecast: Forecast) -> TrialResult:
         for number, (name, peak) in enumerate(zip(ways, peaks, strict=True))
         if peak is not None and (number == 0 or whole is None or peak < whole)
     ]
-    if not known or result.error is None:
+    if not known or result.measured.error is None:
         return result
-    message = f"{result.error.message}. Forecast of the peak memory: {'; '.join(known)}"
-    return replace(result, error=TrialError(message, result.error.log_tail))
+    message = f"{result.measured.error.message}. Forecast of the peak memory: {'; '.join(known)}"
+    return result.remeasured(error=TrialError(message, result.measured.error.log_tail))

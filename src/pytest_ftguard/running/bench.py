@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
-from pytest_ftguard.results import BaseLosses, Environment, TrialError, TrialResult
+from pytest_ftguard.results import BaseLosses, Environment, Measured, Trial, TrialError
 from pytest_ftguard.running.alternatives import with_advice
 from pytest_ftguard.running.clock import Progress, ProgressClock
 from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, TrainJob
@@ -72,9 +72,9 @@ class Bench:
         self._speeds: dict[tuple[str, str], float] = {}
         self._errors: dict[str, ConfigurationError | DeviceUnavailableError] = {}
         self._bases: dict[str, BaseLosses] = {}
-        self._hopeless: dict[str, TrialResult] = {}
+        self._hopeless: dict[str, Trial] = {}
 
-    def train(self, spec: TrialSpec, *, checkpoints: Path | None = None, more_to_come: bool) -> TrialResult:
+    def train(self, spec: TrialSpec, *, checkpoints: Path | None = None, more_to_come: bool) -> Trial:
         """Return what became of a trial.
 
         Args:
@@ -98,7 +98,7 @@ class Bench:
             raise
         if self._options.foretell and answer.lacks_memory:
             result = with_advice(result, self.forecast)
-            if result.memory is not None and result.memory.method == "forecast":
+            if result.measured.memory is not None and result.measured.memory.method == "forecast":
                 self._hopeless[key_of(spec, "memory")] = result  # it was not even started, and no other seed would be
         self._remember_speed(result)
         return self.with_base(_disturbed(result, answer.disturbance))
@@ -137,16 +137,16 @@ class Bench:
         noted = self._notes.speed(facts) if self._notes is not None and facts is not None else None
         return self._speeds.get((spec.device, spec.workload.precision), noted)
 
-    def _remember_speed(self, result: TrialResult) -> None:
+    def _remember_speed(self, result: Trial) -> None:
         asked = result.spec.device, result.spec.workload.precision
-        reached = result.time.machine_flop_per_second if result.time else None
+        reached = result.measured.time.machine_flop_per_second if result.measured.time else None
         if reached is None or asked in self._speeds:
             return
         self._speeds[asked] = reached
         if self._notes is not None and (facts := self.facts(result.spec)) is not None:
             self._notes.remember_speed(facts, reached)
 
-    def train_undisturbed(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
+    def train_undisturbed(self, spec: TrialSpec, *, more_to_come: bool) -> Trial:
         """Train a trial for the time of its steps, unless what would disturb it is known beforehand.
 
         Raises:
@@ -160,14 +160,14 @@ class Bench:
         """Return whether a trial is known not to fit into the memory, so that asking for it costs nothing."""
         return key_of(spec, "memory") in self._hopeless
 
-    def with_base(self, result: TrialResult) -> TrialResult:
+    def with_base(self, result: Trial) -> Trial:
         """Keep the base model's losses, which need not be measured again for the next trial."""
-        if result.base_validation is not None:
-            base = BaseLosses(result.base_validation, result.base_reference)
+        if result.measured.base_validation is not None:
+            base = BaseLosses(result.measured.base_validation, result.measured.base_reference)
             self._bases.setdefault(key_of(result.spec, "base"), base)
         return result
 
-    def forecast(self, specs: Sequence[TrialSpec], *, texts: bool = False) -> list[TrialResult]:
+    def forecast(self, specs: Sequence[TrialSpec], *, texts: bool = False) -> list[Trial]:
         """Return what trials would take, without training them; if there is no forecast, the result says why.
 
         Args:
@@ -215,13 +215,18 @@ def _import_path() -> tuple[str, ...]:
     return tuple(str(Path(path).resolve()) for path in sys.path)
 
 
-def _disturbed(result: TrialResult, disturbance: str | None) -> TrialResult:
+def _disturbed(result: Trial, disturbance: str | None) -> Trial:
     """Return a result that says what else has used the processor while its steps were timed."""
-    on_cpu = result.environment is not None and result.environment.device == "cpu"
-    if not on_cpu or disturbance is None or result.time is None or result.time.disturbance is not None:
+    on_cpu = result.measured.environment is not None and result.measured.environment.device == "cpu"
+    if (
+        not on_cpu
+        or disturbance is None
+        or result.measured.time is None
+        or result.measured.time.disturbance is not None
+    ):
         return result
-    return replace(result, time=replace(result.time, disturbance=disturbance))
+    return result.remeasured(time=replace(result.measured.time, disturbance=disturbance))
 
 
-def _without_forecast(spec: TrialSpec, reason: str) -> TrialResult:
-    return TrialResult(spec=spec, outcome="planned", error=TrialError(f"no forecast: {reason}"))
+def _without_forecast(spec: TrialSpec, reason: str) -> Trial:
+    return Trial(spec, Measured(outcome="planned", error=TrialError(f"no forecast: {reason}")))

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
-from pytest_ftguard.results import BaseLosses, Environment, Outcome, TrialError, TrialResult, checked
+from pytest_ftguard.results import (
+    BaseLosses,
+    Environment,
+    Measured,
+    Outcome,
+    Trial,
+    TrialError,
+    from_plain_if_any,
+    to_plain,
+)
 from pytest_ftguard.specs import TrialSpec, find_variant_class, import_paths
 
 __all__ = [
@@ -92,7 +101,7 @@ class TrainJob:
             "job": self.kind,
             "spec": self.spec.to_dict(),
             "folder": str(self.folder),
-            "base": None if self.base is None else asdict(self.base),
+            "base": to_plain(self.base),
             "checkpoints": None if self.checkpoints is None else str(self.checkpoints),
             "import_path": list(self.import_path),
             "variant_classes": import_paths([self.spec.variant]),
@@ -101,11 +110,11 @@ class TrainJob:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the job that `to_dict` wrote."""
-        base, checkpoints = values["base"], values["checkpoints"]
+        checkpoints = values["checkpoints"]
         read = {
             "spec": TrialSpec.from_dict(values["spec"]),
             "folder": Path(values["folder"]),
-            "base": None if base is None else BaseLosses.from_dict(base),
+            "base": from_plain_if_any(values["base"], BaseLosses),
             "checkpoints": None if checkpoints is None else Path(checkpoints),
             "import_path": tuple(values["import_path"]),
         }
@@ -162,7 +171,7 @@ class DescribeJob:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as values that JSON can hold."""
-        return {"job": self.kind, **asdict(self)}
+        return {"job": self.kind, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -225,8 +234,8 @@ class Answer:
         disturbance: What else kept the processor busy while the steps of the trial were timed, if it is known.
     """
 
-    result: TrialResult | None = None
-    forecasts: tuple[TrialResult, ...] = ()
+    result: Trial | None = None
+    forecasts: tuple[Trial, ...] = ()
     environment: Environment | None = None
     failure: Failure | None = None
     disturbance: str | None = None
@@ -235,7 +244,7 @@ class Answer:
     def lacks_memory(self) -> bool:
         """Whether a trial ended, or most likely ended, for lack of memory."""
         if self.failure is None:
-            return self.result is not None and self.result.outcome == "out_of_memory"
+            return self.result is not None and self.result.measured.outcome == "out_of_memory"
         # Before it has loaded anything a process takes little memory, so it was killed for something else.
         killed = self.failure.kind == "killed" and self.failure.phase != "start"
         return self.failure.kind == "out_of_memory" or killed
@@ -257,7 +266,7 @@ class Answer:
         if self.failure is not None and self.failure.kind == "no_device":
             raise DeviceUnavailableError(self.failure.message)
 
-    def trial(self, spec: TrialSpec) -> TrialResult:
+    def trial(self, spec: TrialSpec) -> Trial:
         """Return what became of a trial; an answer that is not about it is a crash, never taken for its result.
 
         Args:
@@ -270,13 +279,13 @@ class Answer:
         self.raise_refusal()
         if self.failure is not None:
             error = TrialError(self.failure.message, self.failure.log_tail)
-            return TrialResult(spec=spec, outcome=_OUTCOMES[self.failure.kind], error=error)
+            return Trial(spec, Measured(outcome=_OUTCOMES[self.failure.kind], error=error))
         if self.result is None:
-            return TrialResult(spec=spec, outcome="crashed", error=TrialError("the executor gave no result"))
+            return Trial(spec, Measured(outcome="crashed", error=TrialError("the executor gave no result")))
         if self.result.spec != spec:
             other = f"{self.result.spec.variant.label}, seed {self.result.spec.seed}"
             message = f"the executor gave the result of another trial ({other})"
-            return TrialResult(spec=spec, outcome="crashed", error=TrialError(message))
+            return Trial(spec, Measured(outcome="crashed", error=TrialError(message)))
         return self.result
 
     def to_dict(self) -> dict[str, Any]:
@@ -284,8 +293,8 @@ class Answer:
         return {
             "result": None if self.result is None else self.result.to_dict(),
             "forecasts": [one.to_dict() for one in self.forecasts],
-            "environment": None if self.environment is None else asdict(self.environment),
-            "failure": None if self.failure is None else asdict(self.failure),
+            "environment": to_plain(self.environment),
+            "failure": to_plain(self.failure),
             "disturbance": self.disturbance,
         }
 
@@ -297,15 +306,13 @@ class Answer:
             FtguardError: It is not complete, or a value is of another type.
         """
         try:
-            result, environment, failure = values["result"], values["environment"], values["failure"]
-            return checked(
-                cls(
-                    result=None if result is None else TrialResult.from_dict(result),
-                    forecasts=tuple(map(TrialResult.from_dict, values["forecasts"])),
-                    environment=None if environment is None else checked(Environment(**environment)),
-                    failure=None if failure is None else checked(Failure(**failure)),
-                    disturbance=values["disturbance"],
-                )
+            result = values["result"]
+            return cls(
+                result=None if result is None else Trial.from_dict(result),
+                forecasts=tuple(map(Trial.from_dict, values["forecasts"])),
+                environment=from_plain_if_any(values["environment"], Environment),
+                failure=from_plain_if_any(values["failure"], Failure),
+                disturbance=from_plain_if_any(values["disturbance"], str),
             )
         except (KeyError, TypeError, AttributeError) as error:
             message = f"an executor's answer is not complete: {type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.results import TrainedVariant, TrialError, TrialResult
+from pytest_ftguard.results import Measured, TrainedVariant, Trial, TrialError
 from pytest_ftguard.running.bench import Bench, LabOptions
 from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.executor import Executor
@@ -69,8 +69,8 @@ class Lab:
         self.reasons: list[Reason] = []
         self.broken_off: list[str] = []
         self.more_variants_expected = 0
-        self._results: dict[str, TrialResult] = {}
-        self._plans: dict[str, TrialResult] = {}
+        self._results: dict[str, Trial] = {}
+        self._plans: dict[str, Trial] = {}
         self._files = UnchangedFiles()
         self._bench = Bench(options, executor, on_progress, run, store.notes if store else None)
         self._shelf = Shelf(store, passing, self._bench, run)
@@ -78,7 +78,7 @@ class Lab:
         self._loader = ModelLoader(self._bench, store, self._files.check)
 
     @property
-    def results(self) -> tuple[TrialResult, ...]:
+    def results(self) -> tuple[Trial, ...]:
         """All trials so far, in the order in which they were trained, those of a timing behind the others."""
         return (*self._results.values(), *self._timer.results)
 
@@ -101,11 +101,11 @@ class Lab:
         self._files.check(workload)
         specs = self._specs(workload, variant)
         missing = sum(spec.fingerprint not in self._results for spec in specs)
-        trials: list[TrialResult] = []
+        trials: list[Trial] = []
         for spec in specs:
-            failed = next((trial for trial in trials if trial.outcome != "ok"), None)
+            failed = next((trial for trial in trials if trial.measured.outcome != "ok"), None)
             known = self._results.get(spec.fingerprint)
-            if known is None or known.outcome == "not_trained":
+            if known is None or known.measured.outcome == "not_trained":
                 missing -= known is None
                 more_to_come = missing > 0 or self.more_variants_expected > 0
                 with self._noting_interruption(spec):
@@ -124,7 +124,7 @@ class Lab:
         more = itertools.islice(fresh, count - len(workload.seeds))
         return self.train(replace(workload, seeds=(*workload.seeds, *more)), trained.variant)
 
-    def load(self, trial: TrialResult) -> tuple[Any, Any]:
+    def load(self, trial: Trial) -> tuple[Any, Any]:
         """Return the trained model and the tokenizer of a trial.
 
         Raises:
@@ -148,11 +148,11 @@ class Lab:
         specs = self._specs(workload, variant)
         for spec in specs:
             known = self._results.get(spec.fingerprint)
-            if known is None or known.outcome == "not_trained":
+            if known is None or known.measured.outcome == "not_trained":
                 self._results[spec.fingerprint] = (
                     self._obtain(spec, more_to_come=False)
                     if self._shelf.is_stored(spec)
-                    else TrialResult(spec=spec, outcome="not_trained", error=TrialError(why))
+                    else Trial(spec, Measured(outcome="not_trained", error=TrialError(why)))
                 )
         trials = tuple(self._results[spec.fingerprint] for spec in specs)
         return TrainedVariant(workload, variant, trials, source=self)
@@ -181,14 +181,14 @@ class Lab:
         key = key_of(specs[0], "memory")
         if key not in self._plans:
             (self._plans[key],) = self._bench.forecast(specs[:1], texts=True)
-        planned = (replace(self._plans[key], spec=spec, cached=self._shelf.is_stored(spec)) for spec in specs)
+        planned = (replace(self._plans[key], spec=spec).come_by(cached=self._shelf.is_stored(spec)) for spec in specs)
         return TrainedVariant(workload, variant, tuple(planned))
 
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
         self._bench.close()
 
-    def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> TrialResult:
+    def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> Trial:
         """Return the result of a trial, from the store or from a training, of which there is one in all processes."""
         identity = self._shelf.identify(spec)
         store = self._shelf.store_of(identity)
@@ -204,11 +204,11 @@ class Lab:
                 return failed
             changes = store.why_missing(first)
             result = self._train(identity, more_to_come=more_to_come)
-            if changes and result.outcome == "ok" and spec.workload.purpose == "gates":
+            if changes and result.measured.outcome == "ok" and spec.workload.purpose == "gates":
                 self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
             return self._shelf.publish(identity, result)
 
-    def _train(self, identity: Identity, *, more_to_come: bool) -> TrialResult:
+    def _train(self, identity: Identity, *, more_to_come: bool) -> Trial:
         """Train a trial, from a checkpoint if there is one of exactly this trial."""
         checkpoints = self._shelf.checkpoints(identity)
         goes_on = checkpoints is not None and any(checkpoints.iterdir())
@@ -230,12 +230,12 @@ class Lab:
             self._files.check(side.workload)
         return self._timer.time(candidate, baseline, why, look=look)
 
-    def _train_short(self, spec: TrialSpec, more_to_come: bool) -> TrialResult:
+    def _train_short(self, spec: TrialSpec, more_to_come: bool) -> Trial:
         more_to_come = more_to_come or self.more_variants_expected > 0
         return self._bench.train_undisturbed(spec, more_to_come=more_to_come)
 
 
-def _not_trained(spec: TrialSpec, failed: TrialResult) -> TrialResult:
+def _not_trained(spec: TrialSpec, failed: Trial) -> Trial:
     """Return the result of a trial that is not worth its time: a variant with a failed seed is judged by no gate."""
     message = f"seed {failed.spec.seed} {failed.ending}, and no gate can judge a variant with a failed seed"
-    return TrialResult(spec=spec, outcome="not_trained", error=TrialError(message))
+    return Trial(spec, Measured(outcome="not_trained", error=TrialError(message)))

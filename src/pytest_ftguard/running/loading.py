@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.running import work
 from pytest_ftguard.running.bench import Bench
 from pytest_ftguard.specs import Workload
@@ -35,23 +34,24 @@ class ModelLoader:
         self._bench = bench
         self._store = store
         self._check_files = check_files
-        self._reloaded: dict[str, TrialResult] = {}
+        self._reloaded: dict[str, Trial] = {}
 
-    def load(self, result: TrialResult) -> tuple[Any, Any]:
+    def load(self, result: Trial) -> tuple[Any, Any]:
         """Return a trial's model and tokenizer; weights that are not at hand are trained again.
 
         Raises:
             FtguardError: There are no weights, or those of the second training are not those of the first.
         """
         judged = result
-        if not has_weights(result.model_dir):
+        if not has_weights(result.provenance.model_dir):
             key = result.spec.fingerprint
-            if key not in self._reloaded or not has_weights(self._reloaded[key].model_dir):
+            if key not in self._reloaded or not has_weights(self._reloaded[key].provenance.model_dir):
                 self._check_files(result.spec.workload)
                 self._reloaded[key] = self._with_stored_weights(result) or self._train_again(result)
             result = self._reloaded[key]
-        if result.model_dir is None:
-            message = f"the weights of {result.spec.variant.label} were not kept: {result.failure or result.not_kept}"
+        if result.provenance.model_dir is None:
+            why = result.failure or result.provenance.not_kept
+            message = f"the weights of {result.spec.variant.label} were not kept: {why}"
             raise FtguardError(message)
         if not _is_the_same_training(judged, result):
             message = (
@@ -61,16 +61,20 @@ class ModelLoader:
             raise FtguardError(message)
         return work.load_trained(result)
 
-    def _with_stored_weights(self, result: TrialResult) -> TrialResult | None:
+    def _with_stored_weights(self, result: Trial) -> Trial | None:
         folder = self._bench.folder() / "model"
         stored = self._store is not None and self._store.take_weights(result, folder)
-        return replace(result, model_dir=str(folder)) if stored else None
+        return result.come_by(model_dir=str(folder)) if stored else None
 
-    def _train_again(self, judged: TrialResult) -> TrialResult:
+    def _train_again(self, judged: Trial) -> Trial:
         """Train a trial again for its weights, say so, and keep them for later runs."""
         trained = self._bench.train(judged.spec, more_to_come=False)
-        if self._store is not None and trained.model_dir is not None and _is_the_same_training(judged, trained):
-            why_not = self._store.keep_weights(judged, Path(trained.model_dir))
+        if (
+            self._store is not None
+            and trained.provenance.model_dir is not None
+            and _is_the_same_training(judged, trained)
+        ):
+            why_not = self._store.keep_weights(judged, Path(trained.provenance.model_dir))
             self._store.complain(
                 f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), as the store had "
                 f"no weights of it to take; {f'it still has none: {why_not}' if why_not else 'now it has'}"
@@ -78,9 +82,13 @@ class ModelLoader:
         return trained
 
 
-def _is_the_same_training(one: TrialResult, other: TrialResult) -> bool:
+def _is_the_same_training(one: Trial, other: Trial) -> bool:
     """Return whether two trials saw the same and came to the same, but for another machine's rounding."""
-    if one.validation is None or other.validation is None or one.data_order != other.data_order:
+    if (
+        one.measured.validation is None
+        or other.measured.validation is None
+        or one.measured.data_order != other.measured.data_order
+    ):
         return False
-    close = math.isclose(one.validation.loss, other.validation.loss, rel_tol=_SAME_LOSS)
-    return close and one.validation.digest == other.validation.digest
+    close = math.isclose(one.measured.validation.loss, other.measured.validation.loss, rel_tol=_SAME_LOSS)
+    return close and one.measured.validation.digest == other.measured.validation.digest

@@ -82,7 +82,7 @@ def find_learning_rate(
     while rate is not None:
         trained = train(short, replace(variant, learning_rate=rate))
         for trial in trained.trials:
-            if trial.outcome not in ("ok", "diverged"):
+            if trial.measured.outcome not in ("ok", "diverged"):
                 # Taken for a bad rate, a machine's failure would decide which rate looks best.
                 message = f"the search for {variant.label}'s learning rate cannot go on at {rate:g}: {trial.failure}"
                 raise ConfigurationError(message)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_ftguard.results import Environment, TrialResult
+from pytest_ftguard.results import Environment, Trial
 from pytest_ftguard.running.bench import Bench
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.store.contents import UnknownContentError
@@ -103,7 +103,7 @@ class Shelf:
             return None
         return self._store if identity.is_complete else self._passing
 
-    def look_up(self, identity: Identity) -> TrialResult | None:
+    def look_up(self, identity: Identity) -> Trial | None:
         """Return the stored result of a trial, or None."""
         store = self.store_of(identity)
         if store is None:
@@ -121,14 +121,18 @@ class Shelf:
             return None
         return self._store.checkpoints(identity.candidates[0])
 
-    def is_of(self, identity: Identity, result: TrialResult) -> bool:
+    def is_of(self, identity: Identity, result: Trial) -> bool:
         """Return whether a result is one of what was identified: its files, and the machine as it was described.
 
         An executor may train on another machine than the one that it has described, or with other versions.
         """
         if self._store is None or len(identity.candidates) != 1 or self.has_changed(identity):
             return False
-        others = other_surroundings(identity.candidates[0], result.environment) if result.environment else []
+        others = (
+            other_surroundings(identity.candidates[0], result.measured.environment)
+            if result.measured.environment
+            else []
+        )
         if others:
             label = f"{identity.spec.variant.label}, seed {identity.spec.seed}"
             self._store.complain(
@@ -136,15 +140,15 @@ class Shelf:
             )
         return not others
 
-    def publish(self, identity: Identity, result: TrialResult) -> TrialResult:
+    def publish(self, identity: Identity, result: Trial) -> Trial:
         """Keep a result for others, and return it with its fingerprint, if that is still what it was trained from."""
         store = self.store_of(identity)
         if store is None or not self.is_of(identity, result):
             return result
         (fingerprint,) = identity.candidates
         if fingerprint.is_complete:
-            result = replace(result, content=fingerprint.key)
-        if result.outcome == "ok":
+            result = result.come_by(content=fingerprint.key)
+        if result.measured.outcome == "ok":
             store.keep(fingerprint, result)
         else:
             store.failures.keep(fingerprint, result)

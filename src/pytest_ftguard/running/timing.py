@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.shelf import Identity, Shelf
 from pytest_ftguard.specs import TrialSpec, Workload
 from pytest_ftguard.store.fingerprint import Fingerprint
@@ -95,14 +95,14 @@ class PairTimer:
     def __init__(
         self,
         shelf: Shelf,
-        train: Callable[[TrialSpec, bool], TrialResult],
+        train: Callable[[TrialSpec, bool], Trial],
         waiting: Callable[[TrialSpec], Callable[[], None]],
     ) -> None:
         self._shelf = shelf
         self._train = train
         self._waiting = waiting
-        self._pairs: dict[tuple[tuple[str, ...], int], tuple[TrialResult, ...]] = {}
-        self.results: list[TrialResult] = []
+        self._pairs: dict[tuple[tuple[str, ...], int], tuple[Trial, ...]] = {}
+        self.results: list[Trial] = []
         self.retimings: list[Retiming] = []
 
     def time(
@@ -131,7 +131,7 @@ class PairTimer:
             self._pairs[pair] = self._obtain(turns, look)
             self.results += self._pairs[pair]
         trials = self._pairs[pair]
-        is_cached = all(trial.cached for trial in trials)
+        is_cached = all(trial.provenance.cached for trial in trials)
         steps, seeds = turns[0].workload.steps, len(turns) // 2
         retiming = Retiming(candidate.label, baseline.label, steps, seeds, why, cached=is_cached, look=look)
         if retiming not in self.retimings:
@@ -147,7 +147,7 @@ class PairTimer:
         )
         return ours, theirs
 
-    def _obtain(self, turns: Sequence[TrialSpec], look: int) -> tuple[TrialResult, ...]:
+    def _obtain(self, turns: Sequence[TrialSpec], look: int) -> tuple[Trial, ...]:
         """Return the trials of a pair, from the store where one run has made them all, or trained now."""
         identities = [self._shelf.identify(spec) for spec in turns]
         store = self._shelf.store_of(identities[0])
@@ -165,26 +165,27 @@ class PairTimer:
             machine = identities[0].environment
             stored = [store.find(key, spec, machine) for key, spec in zip(keys, turns, strict=True)]
             sound = [trial for trial in stored if trial is not None and _is_sound(trial)]
-            if len(sound) == len(turns) and len({trial.time and trial.time.run for trial in sound}) == 1:
+            if (
+                len(sound) == len(turns)
+                and len({trial.measured.time and trial.measured.time.run for trial in sound}) == 1
+            ):
                 trials = iter(sound)
             else:
                 trials = (
                     # What another process of this run has trained before it failed, how it failed, or a training.
-                    (trial if trial and not trial.cached else None)
+                    (trial if trial and not trial.provenance.cached else None)
                     or store.failures.find(key, spec)
                     or self._train_to_keep(store, key, identities, number)
                     for number, (trial, key, spec) in enumerate(zip(stored, keys, turns, strict=True))
                 )
             return _named(trials, keys if all(key.is_complete for key in keys) else names)
 
-    def _train_to_keep(
-        self, store: Store, key: Fingerprint, identities: Sequence[Identity], number: int
-    ) -> TrialResult:
+    def _train_to_keep(self, store: Store, key: Fingerprint, identities: Sequence[Identity], number: int) -> Trial:
         """Train one of a pair's trials, and keep what becomes of it for those who wait for it and for later runs."""
         result = self._train(identities[number].spec, number + 1 < len(identities))
         # A file that was changed meanwhile leaves open what was timed.
         if self._shelf.is_of(identities[number], result) and not self._shelf.has_changed(identities[number ^ 1]):
-            keep = store.keep if result.outcome == "ok" else store.failures.keep
+            keep = store.keep if result.measured.outcome == "ok" else store.failures.keep
             keep(key, result)
         return result
 
@@ -195,23 +196,25 @@ def _key(identities: Sequence[Identity], number: int, look: int) -> Fingerprint:
     return Fingerprint({**own.parts, "beside": beside.key, "look": look}, own.is_complete)
 
 
-def _named(trials: Iterable[TrialResult], names: Sequence[Fingerprint]) -> tuple[TrialResult, ...]:
+def _named(trials: Iterable[Trial], names: Sequence[Fingerprint]) -> tuple[Trial, ...]:
     """Return the trials, each with what tells it from others, until one of them fails."""
     done = []
     for trial, name in zip(trials, names, strict=True):
-        done.append(replace(trial, content=name.key))
-        if trial.outcome != "ok":
+        done.append(trial.come_by(content=name.key))
+        if trial.measured.outcome != "ok":
             break
     return tuple(done)
 
 
-def _is_sound(trial: TrialResult) -> bool:
+def _is_sound(trial: Trial) -> bool:
     """Return whether the seconds of a trial from the store are worth those of one that is trained now."""
-    if not trial.cached:
+    if not trial.provenance.cached:
         return True
-    disturbed = trial.time is None or trial.time.disturbance is not None
-    short_of_memory = trial.memory is not None and (bool(trial.memory.allocator_retries) or trial.memory.is_shared)
-    return trial.measured_elsewhere is None and not disturbed and not short_of_memory
+    disturbed = trial.measured.time is None or trial.measured.time.disturbance is not None
+    short_of_memory = trial.measured.memory is not None and (
+        bool(trial.measured.memory.allocator_retries) or trial.measured.memory.is_shared
+    )
+    return trial.provenance.measured_elsewhere is None and not disturbed and not short_of_memory
 
 
 def _turns(candidate: TrainedVariant, baseline: TrainedVariant) -> list[TrialSpec]:

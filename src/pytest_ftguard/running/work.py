@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.running.executor import (
     Answer,
     DescribeJob,
@@ -104,9 +104,9 @@ def _train(job: TrainJob, on_event: Callable[[Event], None], wait_for_quiet: Cal
     return Answer(result=trial.run_trial(job.spec, folder, report, job.base, wait_for_quiet, **options))
 
 
-def load_trained(result: TrialResult) -> tuple[Any, Any]:
+def load_trained(result: Trial) -> tuple[Any, Any]:
     """Return a trial's trained model and tokenizer; this imports torch into the present process."""
     from pytest_ftguard.training import kept
 
-    assert result.model_dir is not None  # TrainedVariant.load has checked it
-    return kept.load_trained(result.spec, result.model_dir)
+    assert result.provenance.model_dir is not None  # TrainedVariant.load has checked it
+    return kept.load_trained(result.spec, result.provenance.model_dir)

@@ -11,20 +11,17 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.files import write_whole
-from pytest_ftguard.results import SCHEMA, Environment, TrialResult
+from pytest_ftguard.results import SCHEMA, Environment, Trial, to_plain
 from pytest_ftguard.specs import canonical_json
 from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.room import held_results
 from pytest_ftguard.store.trust import Trust
 
 __all__ = ["digest_of", "entries_of", "latest_parts", "place_of", "read_entry", "write_entry"]
-
-# What a result is told again whenever it is found.
-_OF_THE_FINDER: Final = frozenset({"spec", "cached", "measured_elsewhere", "model_dir", "not_kept"})
 
 
 def place_of(folder: Path, key: str, environment: Environment) -> Path:
@@ -49,7 +46,7 @@ def entries_of(folder: Path, key: str) -> list[Path]:
     return sorted((folder / "results" / key[:2]).glob(f"{key}-*.json"))
 
 
-def write_entry(path: Path, parts: Mapping[str, Any], run: str, result: TrialResult, trust: Trust) -> None:
+def write_entry(path: Path, parts: Mapping[str, Any], run: str, result: Trial, trust: Trust) -> None:
     """Write a result.
 
     Args:
@@ -74,7 +71,7 @@ def write_entry(path: Path, parts: Mapping[str, Any], run: str, result: TrialRes
     write_whole(path, f"{json.dumps(header, ensure_ascii=False)}\n{body}\n")
 
 
-def read_entry(path: Path, trust: Trust) -> TrialResult:
+def read_entry(path: Path, trust: Trust) -> Trial:
     """Return the result of an entry.
 
     Raises:
@@ -91,9 +88,9 @@ def read_entry(path: Path, trust: Trust) -> TrialResult:
         raise FtguardError("its checksum is wrong")
     if trust.requires_signature:
         trust.check(_signed(parts, body), header["signature"])
-    result = TrialResult.from_dict(json.loads(body))
-    if result.outcome != "ok" or result.environment is None:
-        message = f"its outcome is {result.outcome!r}"
+    result = Trial.from_dict(json.loads(body))
+    if result.measured.outcome != "ok" or result.measured.environment is None:
+        message = f"its outcome is {result.measured.outcome!r}"
         raise FtguardError(message)
     return result
 
@@ -120,7 +117,6 @@ def latest_parts(folder: Path, most: int, run: str) -> Iterator[Mapping[str, Any
                 yield header["parts"]
 
 
-def digest_of(result: TrialResult) -> str:
+def digest_of(result: Trial) -> str:
     """Return what tells a training from any other: all that it measured."""
-    measured = {name: value for name, value in result.to_dict().items() if name not in _OF_THE_FINDER}
-    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(to_plain(result.measured), sort_keys=True).encode()).hexdigest()

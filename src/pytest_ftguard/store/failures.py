@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.files import write_whole
-from pytest_ftguard.results import TrialResult
+from pytest_ftguard.results import Trial
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.room import prepare, remove_older
@@ -37,7 +37,7 @@ class Failures:
         self._trust = trust
         self._run = run
 
-    def find(self, fingerprint: Fingerprint, spec: TrialSpec) -> TrialResult | None:
+    def find(self, fingerprint: Fingerprint, spec: TrialSpec) -> Trial | None:
         """Return how another process of this run has seen a trial fail; None if none has.
 
         Failures of other runs are not remembered: most are worth another try.
@@ -50,13 +50,13 @@ class Failures:
             return None
         try:
             values = json.loads(self._place(fingerprint).read_text(encoding="utf-8"))
-            result = TrialResult.from_dict(values["result"])
-            believed = result.outcome in _OUTCOMES and values["run"] == self._run
+            result = Trial.from_dict(values["result"])
+            believed = result.measured.outcome in _OUTCOMES and values["run"] == self._run
             return replace(result, spec=spec) if believed else None
         except (OSError, FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
-    def keep(self, fingerprint: Fingerprint, result: TrialResult) -> None:
+    def keep(self, fingerprint: Fingerprint, result: Trial) -> None:
         """Write down that a trial failed."""
         path = self._place(fingerprint)
         with suppress(OSError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard import __version__
-from pytest_ftguard.results import SCHEMA, Environment
+from pytest_ftguard.results import Environment
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json, content_of, import_path, places_of
 from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS, rows_of
 from pytest_ftguard.store.contents import (
@@ -34,6 +34,8 @@ __all__ = [
     "other_surroundings",
 ]
 
+# Rises if what decides a trial is written in another form, so that nothing of before is taken for it.
+_SCHEMA: Final = 1
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
 _OPTIONAL_PACKAGES: Final = ("bitsandbytes", "flash-attn", "gguf", "kernels", "liger-kernel", "torchao", "triton")
@@ -106,7 +108,7 @@ def fingerprint_of(
     Raises:
         UnknownContentError: What decides the trial is not known in full.
     """
-    parts: dict[str, Any] = {"schema": SCHEMA}
+    parts: dict[str, Any] = {"schema": _SCHEMA}
     parts |= {f"version of {name}": installed_version(name) for name in _PACKAGES}
     optional = {name: installed_version(name) for name in _OPTIONAL_PACKAGES}
     parts |= {f"version of {name}": version for name, version in optional.items() if version != NOT_INSTALLED}

@@ -7,13 +7,12 @@ import math
 import os
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.files import write_whole
-from pytest_ftguard.results import Environment, checked
+from pytest_ftguard.results import Environment, from_plain, to_plain
 from pytest_ftguard.store.room import prepare
 from pytest_ftguard.store.trust import Trust
 
@@ -40,14 +39,14 @@ class Notes:
     def environment(self, facts: str) -> Environment | None:
         """Return the environment that the facts of a machine stand for, if a trial has shown it."""
         values = self._read("environments.json").get(facts)
-        with suppress(TypeError, FtguardError):
-            return checked(Environment(**values)) if values else None
+        with suppress(FtguardError):
+            return from_plain(values, Environment) if values else None
         return None
 
     def remember_environment(self, facts: str, environment: Environment) -> None:
         """Write down what a machine's facts stand for."""
         if self._trust.of_notes:
-            self._write("environments.json", {**self._read("environments.json"), facts: asdict(environment)})
+            self._write("environments.json", {**self._read("environments.json"), facts: to_plain(environment)})
 
     def speed(self, facts: str) -> float | None:
         """Return the floating-point operations a second that a machine reaches, if a trial has measured them."""

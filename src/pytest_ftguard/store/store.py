@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.locks import held
-from pytest_ftguard.results import Environment, TrialResult
+from pytest_ftguard.results import Environment, Trial
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.store.entries import digest_of, entries_of, place_of, read_entry, write_entry
 from pytest_ftguard.store.failures import Failures
@@ -81,7 +81,7 @@ class Store:
         self._began = time.time()
         self._used: list[Mapping[str, Any]] = []
 
-    def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> TrialResult | None:
+    def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> Trial | None:
         """Return the result of a trial that was trained before, or None.
 
         Losses are those of any machine of the kind; where bytes and seconds were measured on another one, the result
@@ -105,19 +105,19 @@ class Store:
         if _run(result) == self.run:
             return replace(result, spec=spec)
         # The folder of the weights lives as long as the run.
-        result = replace(result, model_dir=None, not_kept="they were trained in an earlier run")
+        result = result.come_by(model_dir=None, not_kept="they were trained in an earlier run")
         elsewhere = None if _is_of(result, environment) else _elsewhere(result, environment)
-        return replace(result, spec=spec, cached=True, measured_elsewhere=elsewhere)
+        return replace(result, spec=spec).come_by(cached=True, measured_elsewhere=elsewhere)
 
-    def keep(self, fingerprint: Fingerprint, result: TrialResult) -> None:
+    def keep(self, fingerprint: Fingerprint, result: Trial) -> None:
         """Write a result that ended `ok`."""
-        if result.outcome != "ok" or result.environment is None:
+        if result.measured.outcome != "ok" or result.measured.environment is None:
             return
-        path = place_of(self._folder, fingerprint.key, result.environment)
+        path = place_of(self._folder, fingerprint.key, result.measured.environment)
         try:
             prepare(self._folder)
-            if result.model_dir is not None and self._options.keeps_weights:
-                self._keep_weights(Path(result.model_dir), path, digest_of(result))
+            if result.provenance.model_dir is not None and self._options.keeps_weights:
+                self._keep_weights(Path(result.provenance.model_dir), path, digest_of(result))
             write_entry(path, fingerprint.parts, self.run, result, self._trust)
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
@@ -125,7 +125,7 @@ class Store:
         self.notes.write_digests()
         self._clean_up()
 
-    def keep_weights(self, result: TrialResult, trained: Path) -> str | None:
+    def keep_weights(self, result: Trial, trained: Path) -> str | None:
         """Copy weights that were trained again to the result that was found without any.
 
         Args:
@@ -135,10 +135,10 @@ class Store:
         Returns:
             Why they were not kept; None where they were.
         """
-        if result.content is None or result.environment is None:
+        if result.provenance.content is None or result.measured.environment is None:
             return "what decides them is not known"
         kept = self._keep_weights(
-            trained, place_of(self._folder, result.content, result.environment), digest_of(result)
+            trained, place_of(self._folder, result.provenance.content, result.measured.environment), digest_of(result)
         )
         self._clean_up()
         return kept
@@ -153,15 +153,15 @@ class Store:
             return "they could not be written"
         return None
 
-    def take_weights(self, result: TrialResult, target: Path) -> bool:
+    def take_weights(self, result: Trial, target: Path) -> bool:
         """Copy the weights of a result that was found to a folder of one's own, which is made.
 
         Returns:
             Whether there are any that are believed; otherwise there may be a folder with some of them.
         """
-        if result.content is None or result.environment is None or not self._trust.reads:
+        if result.provenance.content is None or result.measured.environment is None or not self._trust.reads:
             return False
-        place = _weights(self._folder, place_of(self._folder, result.content, result.environment))
+        place = _weights(self._folder, place_of(self._folder, result.provenance.content, result.measured.environment))
         if not place.is_dir():
             return False
         try:
@@ -225,7 +225,7 @@ class Store:
             self.complain(f"{str(self._folder)!r} cannot be read: {error.strerror or error}")
             return []
 
-    def _read(self, path: Path) -> TrialResult | None:
+    def _read(self, path: Path) -> Trial | None:
         """Return an entry's result; a damaged entry is set aside, and one that is not believed is passed over."""
         try:
             return read_entry(path, self._trust)
@@ -259,16 +259,20 @@ def _weights(folder: Path, entry: Path) -> Path:
     return folder / "weights" / entry.stem
 
 
-def _run(result: TrialResult) -> str | None:
-    return result.time.run if result.time else None
+def _run(result: Trial) -> str | None:
+    return result.measured.time.run if result.measured.time else None
 
 
-def _is_of(result: TrialResult, environment: Environment | None) -> bool:
-    return environment is not None and result.environment is not None and same_machine(result.environment, environment)
+def _is_of(result: Trial, environment: Environment | None) -> bool:
+    return (
+        environment is not None
+        and result.measured.environment is not None
+        and same_machine(result.measured.environment, environment)
+    )
 
 
-def _elsewhere(result: TrialResult, environment: Environment | None) -> str:
+def _elsewhere(result: Trial, environment: Environment | None) -> str:
     def described(one: Environment | None) -> str:
         return f"{one.device_name} with {one.threads} threads" if one else "a machine without that device"
 
-    return f"it was trained on {described(result.environment)}, and this is {described(environment)}"
+    return f"it was trained on {described(result.measured.environment)}, and this is {described(environment)}"

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
-from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult, log_digests
+from pytest_ftguard.results import TRAINER_RUN_FILE, Measured, SequenceLosses, Trial, TrialError, log_digests
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.training import data, machine
 from pytest_ftguard.training.batches import BatchSearch
@@ -233,7 +233,7 @@ class _Run:
             self._shape = max(self._shape, tuple(tensors["input_ids"].shape))
             self.search.note(tensors["input_ids"], tensors.get("attention_mask"))
 
-    def finish(self, steps: int, names: dict[str, Any]) -> TrialResult:
+    def finish(self, steps: int, names: dict[str, Any]) -> Trial:
         self._hook.remove()
         self.recorder.close()
         if not self._shape or not self._knows_batches:
@@ -264,21 +264,23 @@ class _Run:
             device=self._device.type,
         )
         if self.problem:
-            return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(self.problem))
-        return TrialResult(
-            spec=spec,
-            outcome="ok",
-            parameters=count_parameters(self._model),
-            validation=validation,
-            base_validation=base["validation"],
-            reference=final.get("reference"),
-            base_reference=base.get("reference"),
-            start=start_of(self.recorder, base["validation"], 0.0 if isinstance(self._variant, Peft) else None),
-            curve=self.recorder.curve(validation),
-            data_order=self._order.hexdigest() if self._knows_batches else None,
-            memory=self.recorder.peak if self._owns_memory else None,
-            time=replace(self.recorder.timing, run=_PROCESS),
-            environment=environment,
+            return Trial(spec, Measured(outcome="diverged", environment=environment, error=TrialError(self.problem)))
+        return Trial(
+            spec,
+            Measured(
+                outcome="ok",
+                parameters=count_parameters(self._model),
+                validation=validation,
+                base_validation=base["validation"],
+                reference=final.get("reference"),
+                base_reference=base.get("reference"),
+                start=start_of(self.recorder, base["validation"], 0.0 if isinstance(self._variant, Peft) else None),
+                curve=self.recorder.curve(validation),
+                data_order=self._order.hexdigest() if self._knows_batches else None,
+                memory=self.recorder.peak if self._owns_memory else None,
+                time=replace(self.recorder.timing, run=_PROCESS),
+                environment=environment,
+            ),
         )
 
 

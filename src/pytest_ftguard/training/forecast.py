@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer, TrainingArguments, masking_utils
 
 from pytest_ftguard.errors import DeviceUnavailableError
-from pytest_ftguard.results import Environment, Memory, TrialError, TrialResult
+from pytest_ftguard.results import Environment, Measured, Memory, Trial, TrialError
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import machine, models
 from pytest_ftguard.training.adapters import apply_variant, check_variant, find_adapter
@@ -80,7 +80,7 @@ def forecast(spec: TrialSpec) -> Memory:
         raise NoForecastError(message) from error
 
 
-def plan_trial(spec: TrialSpec, *, texts: bool = False) -> TrialResult:
+def plan_trial(spec: TrialSpec, *, texts: bool = False) -> Trial:
     """Return what is known of a trial without training it: its parameters and the forecast of its memory.
 
     Args:
@@ -91,21 +91,21 @@ def plan_trial(spec: TrialSpec, *, texts: bool = False) -> TrialResult:
         ConfigurationError: The spec cannot be carried out.
     """
     environment = _environment(spec)
-    planned = TrialResult(spec=spec, outcome="planned", environment=environment)
+    planned = Trial(spec, Measured(outcome="planned", environment=environment))
     # A folder with nothing but the configuration serves for a forecast: what is not there is not held against it.
     is_shapes_alone = holds_shapes_alone(spec.workload, models.place_options(spec.workload))
     remarks = _remarks_on_texts(spec) if texts and not is_shapes_alone else []
     try:
-        planned = replace(planned, parameters=count_parameters(_build(spec)))
-        planned = replace(planned, memory=forecast(spec))
+        planned = planned.remeasured(parameters=count_parameters(_build(spec)))
+        planned = planned.remeasured(memory=forecast(spec))
     except NoForecastError as error:
         remarks.append(f"no forecast: {error}")
-    peak = planned.memory.forecast_bytes if planned.memory else None
+    peak = planned.measured.memory.forecast_bytes if planned.measured.memory else None
     available = _available(spec)
     if peak is not None and available is not None and peak > available:
         has = f"{environment.device_name} has {format_bytes(available)} to give"
         remarks.append(f"it will not fit: {has}, and its forecast is {format_bytes(peak)}")
-    return replace(planned, error=TrialError("; ".join(remarks))) if remarks else planned
+    return planned.remeasured(error=TrialError("; ".join(remarks))) if remarks else planned
 
 
 def _remarks_on_texts(spec: TrialSpec) -> list[str]:

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -14,7 +14,16 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from pytest_ftguard.results import CurvePoint, Memory, SequenceLosses, Timing, evenly_spaced
+from pytest_ftguard.results import (
+    CurvePoint,
+    Memory,
+    SequenceLosses,
+    Timing,
+    evenly_spaced,
+    from_plain,
+    from_plain_if_any,
+    to_plain,
+)
 from pytest_ftguard.training import machine, memory
 from pytest_ftguard.training.data import EvaluationSet
 from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
@@ -133,7 +142,7 @@ class Recorder:
         self._timed: list[float] = list(earlier["timed"]) if earlier else []
         self._first = len(self._durations)
         self._flop_before = earlier["flop"] if earlier else None
-        self._peak_before = Memory.from_dict(earlier["memory"]) if earlier and earlier["memory"] else None
+        self._peak_before = from_plain_if_any(earlier["memory"], Memory) if earlier else None
         self.batches = 0
         self._started = math.nan
         self._flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
@@ -142,7 +151,7 @@ class Recorder:
         self._counts_flops = getattr(config, "_attn_implementation", None) != "flex_attention"
         self._tokens = 0
         if earlier:
-            self._points = [CurvePoint(one["step"], one["loss"], tuple(one["nll"])) for one in earlier["points"]]
+            self._points = [from_plain(one, CurvePoint) for one in earlier["points"]]
         else:
             self._measure_point(0)
 
@@ -153,8 +162,8 @@ class Recorder:
             "durations": self._durations,
             "timed": self._timed,
             "flop": self._flop,
-            "memory": None if peak is None else asdict(peak),
-            "points": [asdict(point) for point in self._points],
+            "memory": to_plain(peak),
+            "points": [to_plain(point) for point in self._points],
         }
 
     def begin_step(self, done: int) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
-from pytest_ftguard.results import BaseLosses, Environment, Timing, TrialError, TrialResult
+from pytest_ftguard.results import BaseLosses, Environment, Measured, Provenance, Timing, Trial, TrialError, to_plain
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training import adapters, data, kept, machine, models
 from pytest_ftguard.training.arguments import training_arguments
@@ -78,7 +78,7 @@ def run_trial(
     run: str = "",
     foretell: bool = False,
     flop_per_second: float | None = None,
-) -> TrialResult:
+) -> Trial:
     """Train one variant with one seed and measure everything about it.
 
     Running out of memory and diverging are outcomes, not exceptions.
@@ -105,17 +105,17 @@ def run_trial(
         hopeless = _will_not_fit(spec, environment, device) if foretell else None
         result = hopeless or trial.run(base, wait_for_quiet)
         timed = _timed(result, run, flop_per_second, device)
-        return replace(result, time=timed, notes=tuple(trial.notes))
+        return result.remeasured(time=timed, notes=tuple(trial.notes))
     except _DivergedError as error:
-        return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
+        return Trial(spec, Measured(outcome="diverged", environment=environment, error=TrialError(str(error))))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise
         message = _what_was_lacking(str(error))
-        return TrialResult(spec=spec, outcome="out_of_memory", environment=environment, error=TrialError(message))
+        return Trial(spec, Measured(outcome="out_of_memory", environment=environment, error=TrialError(message)))
 
 
-def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device) -> TrialResult | None:
+def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device) -> Trial | None:
     """Return the outcome of a training whose forecast exceeds the device's memory; None if it may fit."""
     available = machine.memory_bytes(device)
     try:
@@ -131,21 +131,17 @@ def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.devic
         f"its peak memory is forecast at {format_bytes(peak)}, and {environment.device_name} has "
         f"{format_bytes(available)}, so it was not started (ftguard_forecast = no starts it all the same)"
     )
-    return TrialResult(
-        spec=spec,
-        outcome="out_of_memory",
-        memory=foretold,
-        environment=environment,
-        error=TrialError(message),
+    return Trial(
+        spec, Measured(outcome="out_of_memory", memory=foretold, environment=environment, error=TrialError(message))
     )
 
 
-def _timed(result: TrialResult, run: str, flop_per_second: float | None, device: torch.device) -> Timing | None:
+def _timed(result: Trial, run: str, flop_per_second: float | None, device: torch.device) -> Timing | None:
     """Return the times of a result with the run that they are of and what the machine can do."""
-    if result.time is None or result.environment is None:
+    if result.measured.time is None or result.measured.environment is None:
         return None
-    reached = flop_per_second or machine.flop_per_second(device, bf16=result.environment.precision == "bf16")
-    return replace(result.time, run=run, machine_flop_per_second=reached)
+    reached = flop_per_second or machine.flop_per_second(device, bf16=result.measured.environment.precision == "bf16")
+    return replace(result.measured.time, run=run, machine_flop_per_second=reached)
 
 
 def _what_was_lacking(text: str) -> str:
@@ -183,7 +179,7 @@ class _Trial:
         self.earlier: tuple[Path, dict[str, Any]] | None = None
         self.notes: list[str] = []
 
-    def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> TrialResult:
+    def run(self, base: BaseLosses | None, wait_for_quiet: Callable[[], None]) -> Trial:
         self.report("load", 0, None)
         train = self._trainer() if self.workload.training_function is None else self._function()
         loaded = self._load()
@@ -212,23 +208,24 @@ class _Trial:
         changes = kept.base_changes(model, before, self.adapter.saved(model)) if before is not None else {}
         model_dir, not_kept = self._keep(model, loaded.tokenizer, changes)
         function = self.workload.training_function
-        return TrialResult(
-            spec=self.spec,
-            outcome="ok",
-            parameters=count_parameters(model),
-            validation=final.validation,
-            base_validation=base.validation,
-            reference=final.reference,
-            base_reference=base.reference,
-            start=start,
-            curve=recorder.curve(final.validation),
-            data_order=collator.order,
-            code=source_digest(function) if function else None,
-            memory=loaded.phases.with_training(recorder.peak),
-            time=recorder.timing,
-            environment=self.environment,
-            model_dir=model_dir,
-            not_kept=not_kept,
+        return Trial(
+            self.spec,
+            Measured(
+                outcome="ok",
+                parameters=count_parameters(model),
+                validation=final.validation,
+                base_validation=base.validation,
+                reference=final.reference,
+                base_reference=base.reference,
+                start=start,
+                curve=recorder.curve(final.validation),
+                data_order=collator.order,
+                code=source_digest(function) if function else None,
+                memory=loaded.phases.with_training(recorder.peak),
+                time=recorder.timing,
+                environment=self.environment,
+            ),
+            Provenance(model_dir=model_dir, not_kept=not_kept),
         )
 
     def _load(self) -> _Loaded:
@@ -294,7 +291,7 @@ class _Trial:
         place = checkpoints or self.folder.path / "trainer"
         arguments = training_arguments(self.spec, place, self.device, bf16=self.bf16)
         self.earlier = newest_complete(checkpoints, self._note) if checkpoints else None
-        if self.earlier and self.earlier[1].get("environment") != asdict(self.environment):
+        if self.earlier and self.earlier[1].get("environment") != to_plain(self.environment):
             self._note(f"its {self.earlier[0].name} is another machine's, so the training started again")
             self.earlier = None
         if self.earlier:
@@ -303,7 +300,7 @@ class _Trial:
         def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
             def measured() -> dict[str, Any]:
                 order = collator.order_after(record.batches)
-                return {"steps": record.measured(), "order": order, "environment": asdict(self.environment)}
+                return {"steps": record.measured(), "order": order, "environment": to_plain(self.environment)}
 
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
             if checkpoints is not None and not can_make(checkpoints, self._note):
