@@ -149,11 +149,8 @@ class Comparison:
             message = f"no trend can be computed: {self.loss_problems[0]}"
             raise ValueError(message)
         pairs = zip(self.candidate.trials, self.baseline.trials, strict=True)
-        return _trend(
-            [_difference(ours.measured.curve, theirs.measured.curve) for ours, theirs in pairs],
-            self.baseline,
-            confidence,
-        )
+        differences = [_difference(ours.measured.curve, theirs.measured.curve) for ours, theirs in pairs]
+        return _trend(differences, self.baseline, confidence)
 
 
 def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learning_rate: bool = False) -> Comparison:
@@ -373,25 +370,26 @@ def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[s
 
 
 def _not_comparable(ours: Trial, theirs: Trial) -> Iterator[str]:
-    assert ours.measured.validation is not None  # a missing loss is among the problems already found
-    assert theirs.measured.validation is not None
+    one, other = ours.measured, theirs.measured
+    assert one.validation is not None  # a missing loss is among the problems already found
+    assert other.validation is not None
     seed = ours.spec.seed
-    if not same_sequences(theirs.measured.base_validation, theirs.measured.validation):
+    if not same_sequences(other.base_validation, other.validation):
         yield f"seed {seed}: the base model was not evaluated on the same validation sequences"
-    paired = same_sequences(ours.measured.validation, theirs.measured.validation)
+    paired = same_sequences(one.validation, other.validation)
     if not paired:
         yield f"seed {seed}: the two variants were not evaluated on the same validation sequences"
     yield from step_0(ours, theirs)
     points = [
-        (point, other) for point in ours.measured.curve for other in theirs.measured.curve if point.step == other.step
+        (ours_at, theirs_at) for ours_at in one.curve for theirs_at in other.curve if ours_at.step == theirs_at.step
     ]
-    measured = len(ours.measured.curve) == len(points) == len(theirs.measured.curve)
-    if not measured or not all(map(math.isfinite, chain.from_iterable((one.nll + other.nll) for one, other in points))):
+    measured = len(one.curve) == len(points) == len(other.curve)
+    if not measured or not all(map(math.isfinite, chain.from_iterable((a.nll + b.nll) for a, b in points))):
         yield f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
     if paired:
-        yield from _no_evidence(ours.measured.validation, "validation", ours.spec.workload)
-        if theirs.measured.validation.trained_on != ours.measured.validation.trained_on:
-            yield from _no_evidence(theirs.measured.validation, "validation", theirs.spec.workload)
+        yield from _no_evidence(one.validation, "validation", ours.spec.workload)
+        if other.validation.trained_on != one.validation.trained_on:
+            yield from _no_evidence(other.validation, "validation", theirs.spec.workload)
 
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
