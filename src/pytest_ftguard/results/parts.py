@@ -34,7 +34,7 @@ MINIMUM_UNITS: Final = 64
 # file or by paragraph without a leak, up to 7 % do: licence headers, lines of a template, proverbs.
 MOST_TRAINED_ON: Final = 0.1
 
-# A process's own context and libraries take some hundred megabytes of an accelerator beside its tensors.
+# A process's own context and libraries take some hundred megabytes of an accelerator on top of its tensors.
 _OTHERS_BYTES: Final = 2 * 1000**3
 
 
@@ -70,7 +70,7 @@ class SequenceLosses:
     Attributes:
         nll: Negative log-likelihood of each sequence, in nats, summed over its predicted tokens.
         tokens: Predicted tokens of each sequence.
-        documents: Number of the document that each sequence was cut from; None where the text is one document.
+        documents: Number of the document that each sequence was cut from; None if the text is one document.
         digest: SHA-256 of the sequences' tokens, so that losses on other data are not taken for these.
         repeated: How many sequences of the text were left out, because they repeat earlier ones.
         trained_on: How many of the sequences stand in the training data as well.
@@ -100,7 +100,7 @@ class SequenceLosses:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss); infinity where that is beyond a float."""
+        """exp(loss); infinity if that is beyond a float."""
         return perplexity_of(self.loss)
 
 
@@ -130,7 +130,7 @@ def evenly_spaced(count: int, at_most: int) -> list[int]:
 
 
 def perplexity_of(loss: float) -> float:
-    """Return exp(loss); infinity where that is beyond a float."""
+    """Return exp(loss); infinity if that is beyond a float."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -175,7 +175,7 @@ class Breakdown:
         weights_bytes: Parameters and buffers.
         gradients_bytes: Gradients of the trained parameters, once all are there.
         optimizer_bytes: What else stays from step to step: the optimizer's state above all, and workspaces of the
-            device's libraries where they have any.
+            device's libraries if they have any.
         activations_bytes: What the forward pass keeps for the backward pass, the loss included.
         peak_stage: In which part of a step the peak came: "forward", "backward" or "optimizer".
     """
@@ -192,13 +192,13 @@ class Memory:
     """Peak memory of the training phase, which gates, and what belongs to it.
 
     Attributes:
-        peak_bytes: Largest sum of live tensors, or the allocator's peak of allocated bytes; None where it was forecast
+        peak_bytes: Largest sum of live tensors, or the allocator's peak of allocated bytes; None if it was forecast
             only.
         method: How it was measured: "live tensors" (CPU), "allocator" (accelerators), or "forecast".
         reserved_bytes: The allocator's peak of reserved bytes; None on CPU.
-        forecast_bytes: The peak that was forecast; None where there was no forecast.
+        forecast_bytes: The peak that was forecast; None if there was no forecast.
         allocator_retries: How often the allocator had to give back its cache to find room; None on CPU.
-        others_bytes: Memory of the device that is neither free nor of this process's tensors; None where it is not
+        others_bytes: Memory of the device that is neither free nor of this process's tensors; None if it is not
             known.
         breakdown: What the memory is taken by.
         phases: Peak of each phase, "load", "train" and "evaluate": the allocator's on accelerators; on the CPU the
@@ -225,7 +225,7 @@ class Timing:
     """Duration of the training phase, without loading, saving and evaluation.
 
     Attributes:
-        seconds_per_step: Median of the synchronised steps after the warm-up; None where there were too few.
+        seconds_per_step: Median of the synchronised steps after the warm-up; None if there were too few.
         measured_steps: How many steps the median rests on.
         train_seconds: Sum of all steps, those of the warm-up included.
         run: Identity of the run that measured it; the load of a machine changes from one run to the next.

@@ -80,7 +80,7 @@ class TrainedVariant:
         Args:
             baseline: The variant that it is judged against, with the same seeds.
             why: Why the seconds that both have cannot be compared.
-            look: Which timing of the pair, from 1; a further one where those before left a gate in doubt.
+            look: Which timing of the pair, from 1; a further one if those before left a gate in doubt.
 
         Raises:
             FtguardError: One of the two was not trained in this run, or they cannot be timed here.
@@ -92,7 +92,7 @@ class TrainedVariant:
         return self.source.time_beside(self, baseline, why, look)
 
     def __repr__(self) -> str:
-        """Return one short line: pytest shows it beside every failing test."""
+        """Return one short line: pytest shows it with every failing test."""
         loss = "no loss" if self.loss is None else f"loss {self.loss:.4f}"
         return f"<TrainedVariant {self.label}: {len(self.trials)} trials, {loss}>"
 
@@ -131,7 +131,7 @@ class TrainedVariant:
 
     @property
     def forecast_memory_bytes(self) -> int | None:
-        """Peak memory of training as it was forecast; None where it was not."""
+        """Peak memory of training as it was forecast; None if it was not."""
         forecasts = [trial.measured.memory.forecast_bytes for trial in self.trials if trial.measured.memory is not None]
         return next((forecast for forecast in forecasts if forecast is not None), None)
 
@@ -165,7 +165,7 @@ class TrainedVariant:
         """Return the trained model (on the CPU, in evaluation mode) and its tokenizer.
 
         This imports torch and transformers into the present process. The weights of a cached trial are trained again
-        where the store does not have them.
+        if the store does not have them.
 
         Args:
             seed: Which trial's model; the first one's by default.

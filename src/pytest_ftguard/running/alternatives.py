@@ -1,4 +1,4 @@
-"""What would fit where a training did not: other ways of training the same, each with the forecast of its memory."""
+"""What would fit if a training did not: other ways of training the same, each with its forecast of memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_advice(result: Trial, forecast: Forecast) -> Trial:
         return result  # the trial's own error is what the user must see
     peaks = [one.measured.memory.forecast_bytes if one.measured.memory else None for one in planned]
     whole = peaks[0]
-    # A way that takes no less is no way out, as LoRA where activations are nearly all.
+    # Not every way takes less: LoRA does not if activations are nearly all of the memory.
     known = [
         f"{name}: {format_bytes(peak)}"
         for number, (name, peak) in enumerate(zip(ways, peaks, strict=True))

@@ -1,4 +1,4 @@
-"""Where trials are trained: jobs for the executor, with what earlier ones have shown."""
+"""Trains trials: makes the executor's jobs, with what earlier ones have shown."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Bench:
         executor: Who starts their processes, and where.
         on_progress: Called a few times a second while a trial runs.
         run: Identity of this run of pytest.
-        notes: Where what machines can do is remembered; None remembers it as long as the run.
+        notes: Remembers what machines can do; None remembers it for this run only.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Bench:
             shutil.rmtree(folder / "trainer", ignore_errors=True)
             if checkpoints is not None:
                 with suppress(OSError):
-                    checkpoints.rmdir()  # where no checkpoint was made, there is nothing to go on from
+                    checkpoints.rmdir()  # no checkpoint was made
 
     def _speed(self, spec: TrialSpec) -> float | None:
         """Return what the machine of a trial reaches in a large matrix product, if a trial has measured it."""

@@ -23,7 +23,7 @@ class Progress:
         loss: Training loss of that step, if known.
         elapsed_seconds: Time since the trial started.
         seconds_left: Estimated time until its last step; None while there is nothing to estimate from.
-        resumed_at: Step from which a training that was killed went on; 0 where it began at the start.
+        resumed_at: Step from which a training that was killed went on; 0 if it began at the start.
     """
 
     spec: TrialSpec

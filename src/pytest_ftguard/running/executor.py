@@ -187,7 +187,7 @@ _JOBS: Final[Mapping[str, type[Job]]] = {kind.kind: kind for kind in (TrainJob, 
 def job_from_dict(values: Mapping[str, Any]) -> Job:
     """Return the job that its `to_dict` wrote, of whichever kind it is.
 
-    Modules are found where the tests find them from here on, because a variant may be of a class of the user's own.
+    From here on the process finds modules on the tests' import path: the variant may be a class of the user's own.
 
     Raises:
         ConfigurationError: The spec cannot be read.
@@ -199,7 +199,7 @@ def job_from_dict(values: Mapping[str, Any]) -> Job:
 
 
 def extend_import_path(paths: Iterable[str]) -> None:
-    """Let modules be found where the tests find them, behind what is there already: a user's data.py must not win."""
+    """Add the tests' import path, behind what is there already: a user's data.py must not win."""
     sys.path.extend(path for path in paths if path not in sys.path)
 
 
@@ -334,7 +334,7 @@ class ExecutorOptions:
 
 
 class Executor(Protocol):
-    """Who starts the process of a trial, and where.
+    """Starts the process of a trial on some machine.
 
     The setting `ftguard_executor` names it: "local", the name of an entry point in the group
     `pytest_ftguard.executors`, or "module:function". Behind the name is a function, or a class, that takes

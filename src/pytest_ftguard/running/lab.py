@@ -64,7 +64,7 @@ class Lab:
     ) -> None:
         self._options = options
         run = store.run if store else uuid.uuid4().hex
-        # What later runs could not find again ends with this one, whose processes share it.
+        # What later runs could not find again lasts as long as this run, and its processes share it.
         passing = Store(StoreOptions(options.root / "passing"), run) if options.root else None
         self.reasons: list[Reason] = []
         self.broken_off: list[str] = []
@@ -189,7 +189,7 @@ class Lab:
         self._bench.close()
 
     def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> Trial:
-        """Return the result of a trial, from the store or from a training, of which there is one in all processes."""
+        """Return the result of a trial, from the store or from a training; of all processes only one trains it."""
         identity = self._shelf.identify(spec)
         store = self._shelf.store_of(identity)
         if store is None:

@@ -36,14 +36,14 @@ def search_workload(workload: Workload) -> Workload:
 
 
 def next_rate(first: float, losses: Mapping[float, float]) -> float | None:
-    """Return the learning rate to try next; None where the best is known.
+    """Return the learning rate to try next; None if the best is known.
 
     The grid is the first guess, a third and three times of it; while the best so far lies at an edge, it grows there,
     up to five rates.
 
     Args:
         first: The first guess.
-        losses: Loss of each rate that was tried; infinity where the training diverged.
+        losses: Loss of each rate that was tried; infinity if the training diverged.
     """
     for rate in (first, _rounded(first / _FACTOR), _rounded(first * _FACTOR)):
         if rate not in losses:
@@ -51,7 +51,7 @@ def next_rate(first: float, losses: Mapping[float, float]) -> float | None:
     best = min(losses, key=lambda rate: (losses[rate], rate))
     if len(losses) >= _MOST_RATES:
         return None
-    if best == min(losses):  # so it is, too, where all of them diverged: only a lower one can help
+    if best == min(losses):  # also if all of them diverged: only a lower rate can help
         return _rounded(best / _FACTOR)
     return _rounded(best * _FACTOR) if best == max(losses) else None
 
@@ -65,7 +65,7 @@ def find_learning_rate(
 ) -> float:
     """Return the best of the learning rates that were tried; the variant's own is the first guess.
 
-    Where all of them diverged the lowest is returned, and the gates will say what is wrong.
+    If all of them diverged, the lowest is returned, and the gates will say what is wrong.
 
     Args:
         train: Trains a variant, or returns what was trained before.

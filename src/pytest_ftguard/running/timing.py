@@ -1,4 +1,4 @@
-"""The timing: both variants of a pair again, in turns, by short trials, where their seconds cannot be compared.
+"""Times both variants of a pair again by short trials in turns, if their seconds cannot be compared.
 
 Only the time of a step is judged by these trials. It does not depend on the number of steps, so few are enough. The
 store keeps them like others, and gives those of a pair together or not at all: seconds of two runs say nothing.
@@ -148,10 +148,10 @@ class PairTimer:
         return ours, theirs
 
     def _obtain(self, turns: Sequence[TrialSpec], look: int) -> tuple[Trial, ...]:
-        """Return the trials of a pair, from the store where one run has made them all, or trained now."""
+        """Return the trials of a pair: from the store if one run has made them all, or trained now."""
         identities = [self._shelf.identify(spec) for spec in turns]
         store = self._shelf.store_of(identities[0])
-        # Where what decides them is not known, the specs tell the trials of this run apart, the same in every run.
+        # If what decides them is not known, their specs tell them apart, in this run and in every other.
         names = [
             Fingerprint({"spec": spec.fingerprint, "beside": turns[number ^ 1].fingerprint, "look": look})
             for number, spec in enumerate(turns)
@@ -220,7 +220,7 @@ def _is_sound(trial: Trial) -> bool:
 def _turns(candidate: TrainedVariant, baseline: TrainedVariant) -> list[TrialSpec]:
     """Return the trials in their order, for each seed one of either variant.
 
-    Seed by seed the other variant is the first, so that a machine that grows slower is held against neither.
+    The two variants take turns at going first, so that a machine that slows down is held against neither.
     """
     theirs = {trial.spec.seed: trial.spec for trial in baseline.trials}
     ours = {trial.spec.seed: trial.spec for trial in candidate.trials if trial.spec.seed in theirs}

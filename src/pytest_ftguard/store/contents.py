@@ -22,11 +22,11 @@ from pytest_ftguard.specs import Workload
 
 __all__ = ["NOT_INSTALLED", "UnknownContentError", "file_digest", "installed_version", "model_files", "source_files"]
 
-# What from_pretrained reads; a README or a log beside it decides nothing.
+# What from_pretrained reads; a README or a log next to it decides nothing.
 _MODEL_SUFFIXES: Final = frozenset(
     {".safetensors", ".bin", ".json", ".model", ".txt", ".gguf", ".jinja", ".tiktoken", ".pt", ".msgpack", ".h5"}
 )
-# Left by a Trainer beside the weights.
+# Left by a Trainer next to the weights.
 _NOT_THE_MODELS: Final = frozenset(
     {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "trainer_state.json", "all_results.json"}
 )
@@ -175,7 +175,7 @@ def _installed_versions(modules: Collection[str]) -> dict[str, str]:
 
 
 def installed_version(distribution: str) -> str:
-    """Return the version of what is installed, with a digest of its code where versions do not tell it.
+    """Return the version of what is installed, with a digest of its code if the version does not settle it.
 
     What comes from an index is told by its version. What was installed from a folder, a repository or an archive may
     keep its version while its code changes: https://packaging.python.org/en/latest/specifications/direct-url/

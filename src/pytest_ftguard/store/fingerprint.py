@@ -37,7 +37,7 @@ __all__ = [
 # Rises if what decides a trial is written in another form, so that nothing of before is taken for it.
 _SCHEMA: Final = 1
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
-# Which of them a training calls on is known to it alone; where one is not installed, it decides nothing.
+# Only the training knows which of them it calls; a package that is not installed decides nothing.
 _OPTIONAL_PACKAGES: Final = ("bitsandbytes", "flash-attn", "gguf", "kernels", "liger-kernel", "torchao", "triton")
 # Environment variables by which libraries compute otherwise.
 _VARIABLES: Final = (
@@ -203,7 +203,7 @@ def _with_contents(value: Any, known: MutableMapping[str, list[Any]], name: str 
 
 
 def _by_content(value: Any, known: MutableMapping[str, list[Any]]) -> Any:
-    """Return a setting, or what it names where that is a file: `accelerator_config` may be one."""
+    """Return a setting, or the content of the file that it names: `accelerator_config` may be one."""
     is_file = isinstance(value, str) and Path(value).is_file()
     return [file_digest(Path(value), known)] if is_file else value
 

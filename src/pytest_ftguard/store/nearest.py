@@ -1,4 +1,4 @@
-"""What has changed since the nearest result of an earlier run, for whoever wonders why a trial is trained again."""
+"""What has changed since the nearest result of an earlier run, which is why a trial is trained again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def why_missing(folder: Path, fingerprint: Fingerprint, run: str, used: Collecti
     others = [
         parts
         for parts in latest_parts(folder, _COMPARED_ENTRIES, run)
-        # A timing has a trial beside it, and is not stored in a trial's place.
+        # A timing is paired with another trial, and is not stored in a trial's place.
         if parts.get("kind") == kind and "beside" not in parts and of_any_seed(parts) not in used
     ]
     if not others:

@@ -35,11 +35,11 @@ class StoreOptions:
     """How a store is used.
 
     Attributes:
-        folder: Where it lies; made where it is not there yet.
+        folder: Where it lies; made if it is not there yet.
         limit_bytes: Size beyond which the entries that were not used for longest are removed.
         reads: Whether anything in it is believed; what is trained is written all the same.
-        keeps_weights: Whether trained weights are kept too, where they take little of the store's size.
-        signing_key: Key of the signatures; None where there is none.
+        keeps_weights: Whether trained weights are kept too, if they take little of the store's size.
+        signing_key: Key of the signatures; None if there is none.
         requires_signature: Whether only entries with a valid signature are believed.
     """
 
@@ -84,13 +84,13 @@ class Store:
     def find(self, fingerprint: Fingerprint, spec: TrialSpec, environment: Environment | None) -> Trial | None:
         """Return the result of a trial that was trained before, or None.
 
-        Losses are those of any machine of the kind; where bytes and seconds were measured on another one, the result
+        The losses of any machine of the kind count. If bytes and seconds were measured on another machine, the result
         says so, and no gate on them rests on it.
 
         Args:
             fingerprint: What decides the trial.
-            spec: The trial, whose paths the result is given.
-            environment: The present machine; None where it is not known, so that every result is another machine's.
+            spec: The trial; the result takes its paths.
+            environment: The present machine; None if it is not known, so that every result is another machine's.
         """
         read = [(path, result) for path in self._entries(fingerprint.key) if (result := self._read(path)) is not None]
         found = [(path, result) for path, result in read if self._trust.reads or _run(result) == self.run]
@@ -133,7 +133,7 @@ class Store:
             trained: Folder of the weights.
 
         Returns:
-            Why they were not kept; None where they were.
+            Why they were not kept; None if they were.
         """
         if result.provenance.content is None or result.measured.environment is None:
             return "what decides them is not known"
@@ -177,7 +177,7 @@ class Store:
 
     @contextmanager
     def lock(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock of a trial, so that of many processes that want it one trains it.
+        """Hold the lock of a trial, so that only one of many processes trains it.
 
         Args:
             key: The fingerprint's key.
@@ -203,7 +203,7 @@ class Store:
             lock.__exit__(None, None, None)
 
     def checkpoints(self, fingerprint: Fingerprint) -> Path | None:
-        """Return the folder for a trial's checkpoints; None where there can be none, or they would not be believed."""
+        """Return the folder for a trial's checkpoints; None if there can be none, or they would not be believed."""
         if not (self._trust.of_notes and fingerprint.is_complete):
             return None
         try:
@@ -230,7 +230,7 @@ class Store:
         try:
             return read_entry(path, self._trust)
         except FileNotFoundError:
-            return None  # removed meanwhile, for want of room
+            return None  # removed meanwhile to make room
         except UnsignedError as error:
             self.complain(f"the stored result {str(path)!r} is not used: {error}")
         except OSError as error:

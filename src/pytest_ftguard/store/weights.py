@@ -1,4 +1,4 @@
-"""Trained weights beside their result: a folder of safetensors, with a list of what each file must be."""
+"""Trained weights next to their result: a folder of safetensors, with a list of what each file must be."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def take_weights(place: Path, target: Path, result: str, trust: Trust) -> None:
     for path in _files(place):
         shutil.copyfile(path, target / path.name)
     kinds = {_WEIGHTS.fullmatch(path.name)["kind"] for path in _files(target)}  # type: ignore[index]
-    # An adapter beside a whole model would be loaded on top of it.
+    # An adapter next to a whole model would be loaded on top of it.
     if kinds not in _WHOLE or {path.name: _digest(path) for path in _files(target)} != files:
         raise DamagedWeightsError("a file is not what was written")
 

@@ -23,7 +23,7 @@ _PROBE_SECONDS: Final = 120
 _DEVICES: Final = Path("/dev")
 
 CPU_SLOT: Final = "cpu"
-"""The lease of a training on the processor, or on a device of which there is one."""
+"""The lease of a training on the processor, or on the only device of its kind."""
 
 
 def device_slots(device: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

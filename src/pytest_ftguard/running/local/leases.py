@@ -38,7 +38,7 @@ def leased(slots: Sequence[str], run_folder: Path | None, on_wait: Callable[[], 
 
     Args:
         slots: Names of the devices that would do, the preferred one first.
-        run_folder: Folder that the processes of the run share; None where there is one process only.
+        run_folder: Folder that the processes of the run share; None if there is one process only.
         on_wait: Called a few times a second while all are in use.
     """
     folder = run_folder if CPU_SLOT in slots else _machine_folder()

@@ -36,7 +36,7 @@ class Worker:
 
     Args:
         folder: Where its log and its answer are written.
-        scratch: Folder that it removes where its parent has died and cannot; it holds `folder`.
+        scratch: Folder that it removes if its parent has died; it holds `folder`.
         device: The one device that it sees, as CUDA_VISIBLE_DEVICES takes it; None leaves it the first visible one.
     """
 
@@ -47,7 +47,7 @@ class Worker:
         try:
             with self._log.path.open("wb") as log:
                 self._process = subprocess.Popen(
-                    # -P keeps the working folder off sys.path, where a user's torch.py or data.py would shadow modules.
+                    # -P keeps the working folder off sys.path: a user's torch.py or data.py would shadow modules.
                     [sys.executable, "-P", "-m", "pytest_ftguard.running.local.worker", str(writing), str(scratch)],
                     stdin=subprocess.PIPE,
                     stdout=log,
@@ -141,7 +141,7 @@ class Worker:
         try:
             self._process.wait(_REAPING_SECONDS)
         except subprocess.TimeoutExpired:
-            pass  # stuck inside a driver, where no signal reaches it; waiting longer would only hang pytest as well
+            pass  # stuck inside a driver: no signal reaches it; waiting longer would only hang pytest as well
         if self._events >= 0:
             os.close(self._events)
             self._events = -1

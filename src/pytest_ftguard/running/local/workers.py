@@ -39,7 +39,7 @@ class Workers:
         if spare is None:
             return self.start(slot)
         if spare.has_ended or slot != self._spare_slot:
-            # It died while it waited, for example for lack of memory beside the trial before: no fault of the next one.
+            # It died while it waited, for example for lack of memory: that is not the fault of the next trial.
             spare.close()
             return self.start(slot)
         return spare
