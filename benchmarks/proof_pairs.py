@@ -49,7 +49,8 @@ def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[TrialResult, Tr
     """Return both trials of a seed, and for the first one the standard deviation of their difference over tokens."""
     import torch
 
-    from pytest_ftguard.training import data, kept
+    from pytest_ftguard.tasks.causal_lm import data
+    from pytest_ftguard.training import kept
     from pytest_ftguard.training.trial import TrialFolder, run_trial
 
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from transformers import ByT5Tokenizer
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import evenly_spaced
-from pytest_ftguard.training.data import (
+from pytest_ftguard.tasks.causal_lm.data import (
     EvaluationSet,
     OrderedCollator,
     check_texts,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training.data import EvaluationSet
-from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
-from pytest_ftguard.training.models import load_base
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
+from pytest_ftguard.tasks.causal_lm.evaluation import measure_losses, sequence_nll
+from pytest_ftguard.tasks.causal_lm.models import load_base
 
 
 def reference_nll(model: torch.nn.Module, sequence: torch.Tensor) -> float:

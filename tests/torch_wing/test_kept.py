@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import LoRA, TrialSpec, Workload
-from pytest_ftguard.training import data
-from pytest_ftguard.training.evaluation import measure_losses
+from pytest_ftguard.tasks.causal_lm import data
+from pytest_ftguard.tasks.causal_lm.evaluation import measure_losses
 from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 

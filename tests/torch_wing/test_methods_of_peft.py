@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrialResult
 from pytest_ftguard.specs import Peft, TrialSpec, Variant, Workload
-from pytest_ftguard.training import data, models
+from pytest_ftguard.tasks.causal_lm import data, models
+from pytest_ftguard.tasks.causal_lm.behaviour import check_still_causal
+from pytest_ftguard.tasks.causal_lm.evaluation import measure_losses, sequence_nll
 from pytest_ftguard.training.adapters import apply_variant, check_variant
-from pytest_ftguard.training.behaviour import check_still_causal
-from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
 from pytest_ftguard.training.forecast import plan_trial
 from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.trial import TrialFolder, run_trial

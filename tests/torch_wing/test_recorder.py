@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pytest_ftguard.training.data import EvaluationSet
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 
 

@@ -63,7 +63,7 @@ _WINDOWS: Final = Path("/dev/dxg")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
-MEASURING: Final = frozenset({"errors", "files", "results", "specs", "statistics", "training", "units"})
+MEASURING: Final = frozenset({"errors", "files", "results", "specs", "statistics", "tasks", "training", "units"})
 """The rooms that training is built on: what they hold decides what is trained and measured."""
 
 

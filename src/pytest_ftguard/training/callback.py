@@ -21,13 +21,14 @@ from transformers import TrainerCallback, TrainingArguments
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, SequenceLosses, TrialError, TrialResult, log_digests
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
-from pytest_ftguard.training import data, machine
+from pytest_ftguard.tasks.causal_lm import data
+from pytest_ftguard.tasks.causal_lm.texts import check_context
+from pytest_ftguard.tasks.text.tokens import check_ids
+from pytest_ftguard.training import machine
 from pytest_ftguard.training.batches import BatchSearch
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import base_of_wrapped, start_of
-from pytest_ftguard.training.texts import check_context
-from pytest_ftguard.training.tokens import check_ids
 
 __all__ = ["FtguardCallback"]
 

@@ -22,13 +22,14 @@ from transformers import Trainer, TrainingArguments, masking_utils
 from pytest_ftguard.errors import DeviceUnavailableError
 from pytest_ftguard.results import Environment, Memory, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training import machine, models
+from pytest_ftguard.tasks.causal_lm import models
+from pytest_ftguard.tasks.causal_lm.folders import holds_shapes_alone
+from pytest_ftguard.tasks.causal_lm.texts import check_context, workload_texts
+from pytest_ftguard.training import machine
 from pytest_ftguard.training.adapters import apply_variant, check_variant, find_adapter
 from pytest_ftguard.training.arguments import training_arguments
-from pytest_ftguard.training.folders import holds_shapes_alone
 from pytest_ftguard.training.memory import LiveTensorMeter
 from pytest_ftguard.training.parameters import count_parameters
-from pytest_ftguard.training.texts import check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training.data import OrderedCollator, TokenBlocks
+from pytest_ftguard.tasks.causal_lm.data import OrderedCollator, TokenBlocks
 from pytest_ftguard.training.recorder import Recorder
 
 __all__ = ["Batches", "TrainingFunction", "load_function", "source_digest", "train_with"]

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks.causal_lm import models
 from pytest_ftguard.training.adapters import Adapter, find_adapter
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.units import format_bytes

@@ -15,9 +15,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from pytest_ftguard.results import CurvePoint, Memory, SequenceLosses, Timing, evenly_spaced
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
+from pytest_ftguard.tasks.causal_lm.evaluation import measure_losses, sequence_nll
 from pytest_ftguard.training import machine, memory
-from pytest_ftguard.training.data import EvaluationSet
-from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
 
 __all__ = ["Evaluator", "Recorder", "curve_sequences", "curve_steps"]
 

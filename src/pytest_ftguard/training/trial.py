@@ -16,9 +16,12 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 
 from pytest_ftguard.results import BaseLosses, Environment, Timing, TrialError, TrialResult
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training import adapters, data, kept, machine, models
+from pytest_ftguard.tasks.causal_lm import data, models
+from pytest_ftguard.tasks.causal_lm.behaviour import check_causality, check_loss, check_still_causal
+from pytest_ftguard.tasks.causal_lm.texts import Texts, check_context, workload_texts
+from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
+from pytest_ftguard.training import adapters, kept, machine
 from pytest_ftguard.training.arguments import training_arguments
-from pytest_ftguard.training.behaviour import check_causality, check_loss, check_still_causal
 from pytest_ftguard.training.checkpoints import (
     CheckpointedTrainer,
     CheckpointSaver,
@@ -31,7 +34,6 @@ from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import measure_start
-from pytest_ftguard.training.texts import Texts, check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["Report", "TrialFolder", "run_trial"]
@@ -109,7 +111,7 @@ def run_trial(
     except _DivergedError as error:
         return TrialResult(spec=spec, outcome="diverged", environment=environment, error=TrialError(str(error)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not machine.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         message = _what_was_lacking(str(error))
         return TrialResult(spec=spec, outcome="out_of_memory", environment=environment, error=TrialError(message))

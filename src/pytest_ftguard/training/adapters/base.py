@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks.causal_lm import models
 
 __all__ = ["Adapter"]
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks.causal_lm import models
 from pytest_ftguard.training.adapters.base import Adapter
 
 __all__ = ["FullAdapter"]

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.specs import LoRA, Workload
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks.causal_lm import models
 from pytest_ftguard.training.adapters.base import Adapter
 from pytest_ftguard.training.adapters.checks import Named, check_names, check_options, check_targets
 from pytest_ftguard.training.adapters.wrapping import without_pefts_warnings, wrap

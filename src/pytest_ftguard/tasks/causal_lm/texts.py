@@ -11,7 +11,7 @@ from torch import nn
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, MOST_TRAINED_ON
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training.data import (
+from pytest_ftguard.tasks.causal_lm.data import (
     EvaluationSet,
     TokenBlocks,
     blocks_of,
@@ -19,10 +19,10 @@ from pytest_ftguard.training.data import (
     evaluation_set,
     left_over_set,
 )
-from pytest_ftguard.training.evidence import Search
-from pytest_ftguard.training.files import Text, read_text
-from pytest_ftguard.training.tokens import check_ids, tokenized
-from pytest_ftguard.training.words import words_of
+from pytest_ftguard.tasks.text.evidence import Search
+from pytest_ftguard.tasks.text.files import Text, read_text
+from pytest_ftguard.tasks.text.tokens import check_ids, tokenized
+from pytest_ftguard.tasks.text.words import words_of
 
 __all__ = ["Texts", "check_context", "workload_texts"]
 

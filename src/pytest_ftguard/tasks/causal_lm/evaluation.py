@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pytest_ftguard.results import SequenceLosses
-from pytest_ftguard.training.data import EvaluationSet
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
 
 __all__ = ["logits_of", "measure_losses", "sequence_nll"]
 

@@ -17,11 +17,11 @@ from torch.utils.data import Dataset
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, evenly_spaced
-from pytest_ftguard.training.evidence import Excerpts, common_symbols, design_effect, origins
-from pytest_ftguard.training.files import read_text
-from pytest_ftguard.training.passages import Flags, Integers, Passages, Places, Row
-from pytest_ftguard.training.tokens import Tokens, decoded, tokenized
-from pytest_ftguard.training.words import folded, spans_of, words_of
+from pytest_ftguard.tasks.text.evidence import Excerpts, common_symbols, design_effect, origins
+from pytest_ftguard.tasks.text.files import read_text
+from pytest_ftguard.tasks.text.passages import Flags, Integers, Passages, Places, Row
+from pytest_ftguard.tasks.text.tokens import Tokens, decoded, tokenized
+from pytest_ftguard.tasks.text.words import folded, spans_of, words_of
 
 __all__ = [
     "EvaluationSet",

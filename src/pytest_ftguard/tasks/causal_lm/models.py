@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training.folders import check_folder, check_tokenizer_folder, has_vocabulary_file
-from pytest_ftguard.training.machine import is_out_of_memory
-from pytest_ftguard.training.model_kinds import check_kind
+from pytest_ftguard.tasks.causal_lm.folders import check_folder, check_tokenizer_folder, has_vocabulary_file
+from pytest_ftguard.tasks.causal_lm.model_kinds import check_kind
+from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 
 __all__ = ["NeedsWeightsError", "build_without_weights", "load_base", "load_tokenizer", "place_options"]
 

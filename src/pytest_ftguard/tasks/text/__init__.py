@@ -1,0 +1,1 @@
+"""What tasks on texts share: files become documents, documents become tokens, and copies are found."""
