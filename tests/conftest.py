@@ -23,7 +23,10 @@ from tests.warm import started_server, warm_subprocess
 
 pytest_plugins = ["pytester"]
 
-TORCH_WING = tuple(f"pytest_ftguard.{part}" for part in ("training.", "tasks.text", "tasks.causal_lm", "tasks.out_of"))
+TORCH_WING = tuple(
+    f"pytest_ftguard.{part}"
+    for part in ("training.", "tasks.text", "tasks.causal_lm", "tasks.batches", "tasks.out_of_memory")
+)
 # A small project that uses the plugin, run by pytester in processes of its own.
 INI = """
 [pytest]

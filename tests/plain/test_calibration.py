@@ -94,7 +94,7 @@ def test_other_work_finds_no_calibration() -> None:
 
 
 OTHER: dict[str, Any] = {
-    "task": None,  # there is one only, see below
+    "task": "mine:Task",
     "block_size": 64,
     "batch_size": 2,
     "steps": 7,
@@ -112,8 +112,7 @@ def test_each_setting_that_decides_a_result_has_a_noise_of_its_own(name: str) ->
     """Another value of it finds no calibration; a new field must be put on the list of this test."""
     known = [calibrate(*pair(GAPS))]
     candidate, baseline = pair([0.03])
-    other = replace(baseline.workload)
-    object.__setattr__(other, name, OTHER[name] or "another-task")
+    other = replace(baseline.workload, **{name: OTHER[name]})
     assert find_seed_noise(known, candidate, replace(baseline, workload=other)) is None
 
 

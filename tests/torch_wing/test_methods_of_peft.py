@@ -17,7 +17,8 @@ from pytest_ftguard.results import TrialResult
 from pytest_ftguard.specs import Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.tasks.causal_lm import data, models
 from pytest_ftguard.tasks.causal_lm.behaviour import check_still_causal
-from pytest_ftguard.tasks.causal_lm.evaluation import measure_losses, sequence_nll
+from pytest_ftguard.tasks.causal_lm.evaluation import sequence_nll
+from pytest_ftguard.tasks.causal_lm.task import CausalLM
 from pytest_ftguard.training.adapters import apply_variant, check_variant
 from pytest_ftguard.training.forecast import plan_trial
 from pytest_ftguard.training.kept import load_trained
@@ -74,7 +75,7 @@ def test_the_start_is_measured_and_the_loaded_model_has_the_measured_loss(
     assert result.base_validation is not None
     assert result.validation.digest == result.base_validation.digest
     assert result.validation.tokens == result.base_validation.tokens
-    assert measure_losses(model, sequences, batch_size=3, bf16=False).nll == pytest.approx(result.validation.nll)
+    assert CausalLM().losses(model, sequences, batch_size=3, bf16=False).nll == pytest.approx(result.validation.nll)
     assert TrialResult.from_dict(result.to_dict()) == result
 
 
