@@ -9,10 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from pytest_ftguard.plugin.received import identity
-from pytest_ftguard.running.search import search_workload
-from pytest_ftguard.running.timing import timing_workload
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.specs.identity import Purpose, Row, content_of, fields_of, key_of, places_of, rows_of
+from pytest_ftguard.specs.short import search_workload, timing_workload
 from pytest_ftguard.specs.values import Spec
 from tests.plain.builders import trial
 
