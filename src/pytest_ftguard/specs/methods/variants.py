@@ -148,7 +148,7 @@ def variant_from_dict(values: Mapping[str, Any]) -> Variant:
     return _KINDS[kind].from_dict(rest)
 
 
-def with_learning_rate(variant: Variant, full: Full) -> Variant:
+def with_learning_rate(variant: Variant, full: Variant) -> Variant:
     """Return the variant with its learning rate filled in.
 
     The default of full fine-tuning is 5e-5, and that of LoRA ten times the rate of full fine-tuning. If no rule is
@@ -163,7 +163,7 @@ def with_learning_rate(variant: Variant, full: Full) -> Variant:
     """
     if variant.learning_rate is not None:
         return variant
-    if isinstance(variant, Full):
+    if variant.kind == Full.kind:
         return replace(variant, learning_rate=FULL_LEARNING_RATE)
     factor = variant.rate_over_full
     if factor is None and not variant.search_learning_rate:
