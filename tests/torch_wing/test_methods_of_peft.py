@@ -12,9 +12,10 @@ from peft import LoraConfig
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import TrialResult
-from pytest_ftguard.specs import Peft, TrialSpec, Variant, Workload
+from pytest_ftguard.results import TrainedVariant, TrialResult
+from pytest_ftguard.specs import Full, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.tasks.causal_lm import data, models
 from pytest_ftguard.tasks.causal_lm.behaviour import check_still_causal
 from pytest_ftguard.tasks.causal_lm.evaluation import sequence_nll
@@ -77,6 +78,37 @@ def test_the_start_is_measured_and_the_loaded_model_has_the_measured_loss(
     assert result.validation.tokens == result.base_validation.tokens
     assert CausalLM().losses(model, sequences, batch_size=3, bf16=False).nll == pytest.approx(result.validation.nll)
     assert TrialResult.from_dict(result.to_dict()) == result
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        Peft("ia3", learning_rate=1e-2),
+        Peft("vera", r=4, learning_rate=1e-2),
+        Peft(LoraConfig(r=4, use_dora=True), learning_rate=1e-2),
+        PROMPT,
+    ],
+    ids=lambda variant: variant.label,
+)
+def test_under_bf16_a_method_can_be_judged_and_its_model_is_loaded(
+    workload: Workload, tmp_path: Path, variant: Peft
+) -> None:
+    """What bf16 rounds is no fault of the start; the losses are near those of fp32, and those of the loaded model."""
+    exact = train(workload, variant, tmp_path / "fp32")
+    half = replace(workload, precision="bf16")
+    result, full = train(half, variant, tmp_path / "bf16"), train(half, Full(learning_rate=1e-3), tmp_path / "full")
+    assert exact.validation is not None
+    assert result.validation is not None
+    assert result.environment is not None
+    assert result.environment.precision == "bf16"
+    assert result.validation != exact.validation
+    assert result.validation.loss == pytest.approx(exact.validation.loss, rel=1e-2)
+    sides = [TrainedVariant(one.spec.workload, one.spec.variant, (one,)) for one in (result, full)]
+    assert [problem for problem in compare(*sides).loss_problems if "sequences" not in problem] == []
+    model, tokenizer = load_trained(result.spec, str(result.model_dir))
+    sequences = data.evaluation_set(workload.validation, "validation", tokenizer, block_size=32, at_most=8)
+    loaded = CausalLM().losses(model, sequences, batch_size=8, bf16=True)
+    assert loaded.nll == pytest.approx(result.validation.nll, rel=1e-3)
 
 
 def test_measuring_the_start_changes_nothing_that_is_trained(workload: Workload, tmp_path: Path) -> None:
