@@ -104,7 +104,8 @@ def without_plugin(contender: str, spec: TrialSpec, folder: Path) -> dict[str, A
     import torch
     from transformers import Trainer, TrainerCallback
 
-    from pytest_ftguard.training import adapters, data, machine, models
+    from pytest_ftguard.tasks.causal_lm import data, models
+    from pytest_ftguard.training import adapters, machine
     from pytest_ftguard.training.arguments import training_arguments
 
     work = spec.workload

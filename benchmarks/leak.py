@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
-from pytest_ftguard.training import texts as checked_texts
+from pytest_ftguard.tasks.causal_lm import texts as checked_texts
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"

@@ -49,7 +49,8 @@ def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[Trial, Trial, f
     """Return both trials of a seed, and for the first one the standard deviation of their difference over tokens."""
     import torch
 
-    from pytest_ftguard.training import data, kept
+    from pytest_ftguard.tasks.causal_lm import data
+    from pytest_ftguard.training import kept
     from pytest_ftguard.training.trial import TrialFolder, run_trial
 
     torch.set_num_threads(1)
@@ -61,9 +62,9 @@ def train_pair(texts: Path, first_seed: int, seed: int) -> tuple[Trial, Trial, f
             results.append(result)
             if seed == first_seed:
                 model, tokenizer = kept.load_trained(spec, str(result.provenance.model_dir))
-                size = {"block_size": workload.block_size, "at_most": SEQUENCES}
-                sequences = data.evaluation_set(workload.validation, "validation", tokenizer, **size).sequences
-                per_token.append(token_losses(model, torch.stack(sequences)))
+                size: dict[str, Any] = {"block_size": workload.block_size, "at_most": SEQUENCES}
+                found = data.evaluation_set(workload.validation, "validation", tokenizer, **size)
+                per_token.append(token_losses(model, torch.stack(found.sequences)))
     deviation = float((per_token[1] - per_token[0]).std()) if per_token else float("nan")
     print(f"seed {seed}: {', '.join(result.measured.outcome for result in results)}", flush=True)
     return results[0], results[1], deviation

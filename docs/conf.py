@@ -47,7 +47,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(collections|os|pathlib|numpy|peft|torch|transformers|pytest)\..*"),
     (r"py:.*", r"pytest_ftguard\.\w+\..*"),
-    (r"py:class", r"Bias|Loaded|Precision|Purpose|Task|Variant"),
+    (r"py:class", r"Bias|Loaded|Precision|Purpose|Variant"),
 ]
 
 

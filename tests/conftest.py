@@ -23,6 +23,10 @@ from tests.warm import started_server, warm_subprocess
 
 pytest_plugins = ["pytester"]
 
+TORCH_WING = tuple(
+    f"pytest_ftguard.{part}"
+    for part in ("training.", "tasks.text", "tasks.causal_lm", "tasks.batches", "tasks.out_of_memory")
+)
 # A small project that uses the plugin, run by pytester in processes of its own.
 INI = """
 [pytest]
@@ -117,7 +121,7 @@ def import_ours(*, with_torch: bool) -> None:
     import pytest_ftguard
 
     for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
-        if with_torch or not module.name.startswith("pytest_ftguard.training."):
+        if with_torch or not module.name.startswith(TORCH_WING):
             importlib.import_module(module.name)
 
 

@@ -21,19 +21,19 @@ from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.specs import LoRA, Workload, fields_of
+from pytest_ftguard.specs import LoRA, Peft, Variant, Workload, fields_of
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 64
 NLL = np.full(N, 20.0)
 
 
-def pair(gaps: list[float], **workload: Any) -> tuple[TrainedVariant, TrainedVariant]:
-    """Pairs of trials whose gaps per token are as given, on sequences of ten tokens."""
+def pair(gaps: list[float], variant: Variant = LORA, **workload: Any) -> tuple[TrainedVariant, TrainedVariant]:
+    """Pairs of trials with gaps per token as given, on sequences of ten tokens."""
     work = replace(WORKLOAD, seeds=tuple(range(len(gaps))), **workload)
-    ours = [trial(LORA, tuple(NLL + 10 * gap), seed=seed, workload=work) for seed, gap in enumerate(gaps)]
+    ours = [trial(variant, tuple(NLL + 10 * gap), seed=seed, workload=work) for seed, gap in enumerate(gaps)]
     theirs = [trial(FULL, tuple(NLL), seed=seed, workload=work) for seed in range(len(gaps))]
-    return trained(LORA, *ours), trained(FULL, *theirs)
+    return trained(variant, *ours), trained(FULL, *theirs)
 
 
 GAPS = [0.01 * number for number in range(10)]
@@ -68,6 +68,22 @@ def test_a_calibration_serves_the_same_work_with_fewer_seeds() -> None:
     assert "two checkpoints" not in message
 
 
+def test_a_method_of_peft_has_a_noise_of_its_own() -> None:
+    """It is found again by method, options and rate, and serves no other method, options or rate."""
+    vera = Peft("vera", r=8, learning_rate=1e-2)
+    text = write_calibrations([calibrate(*pair(GAPS, vera)), calibrate(*pair([2 * gap for gap in GAPS]))])
+    known = read_calibrations(text, "the file")
+    noise = find_seed_noise(known, *pair([0.03], Peft("vera", options={"r": 8}, learning_rate=1e-2)))
+    assert noise is not None
+    assert noise.tau == pytest.approx(np.std(GAPS, ddof=1))
+    for other in (
+        Peft("vera", r=4, learning_rate=1e-2),
+        Peft("vera", r=8, learning_rate=2e-2),
+        Peft("ia3", learning_rate=1e-2),
+    ):
+        assert find_seed_noise(known, *pair([0.03], other)) is None
+
+
 def other_text(side: TrainedVariant) -> TrainedVariant:
     changed = [one.remeasured(validation=losses(tuple(NLL), digest="other")) for one in side.trials]
     return replace(side, trials=tuple(changed))
@@ -94,7 +110,7 @@ def test_other_work_finds_no_calibration() -> None:
 
 
 OTHER: dict[str, Any] = {
-    "task": None,  # there is one only, see below
+    "task": "mine:Task",
     "block_size": 64,
     "batch_size": 2,
     "steps": 7,
@@ -112,8 +128,7 @@ def test_each_setting_that_decides_a_result_has_a_noise_of_its_own(name: str) ->
     """Another value of it finds no calibration; a new field must be put on the list of this test."""
     known = [calibrate(*pair(GAPS))]
     candidate, baseline = pair([0.03])
-    other = replace(baseline.workload)
-    object.__setattr__(other, name, OTHER[name] or "another-task")
+    other = replace(baseline.workload, **{name: OTHER[name]})
     assert find_seed_noise(known, candidate, replace(baseline, workload=other)) is None
 
 

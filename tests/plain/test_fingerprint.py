@@ -84,7 +84,7 @@ def test_the_order_of_what_peft_takes_as_a_set_does_not_matter(
 
 
 OTHER: dict[str, Any] = {
-    "task": None,  # there is one only
+    "task": "test_fingerprint:Task",
     "block_size": 64,
     "batch_size": 2,
     "steps": 7,

@@ -16,19 +16,23 @@ from pytest_ftguard.store.fingerprint import MEASURING
 SOURCE = Path(pytest_ftguard.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "keys", "locks", "units"), GROUND := 0),
+    **dict.fromkeys(("errors", "files", "imports", "keys", "locks", "units"), GROUND := 0),
     "specs": 1,
     "results": 2,
     "statistics": 3,
-    **dict.fromkeys(("comparison", "training"), 4),
-    "store": 5,
-    "running": 6,
-    "gates": 7,
-    "accepting": 8,
-    **dict.fromkeys(("elsewhere", "reporting"), 9),
-    "settings": 10,
-    "plugin": 11,
+    **dict.fromkeys(("comparison", "tasks"), 4),
+    "training": 5,
+    "store": 6,
+    "running": 7,
+    "gates": 8,
+    "accepting": 9,
+    **dict.fromkeys(("elsewhere", "reporting"), 10),
+    "settings": 11,
+    "plugin": 12,
 }
+TORCH_WING = ("tasks", "training")
+# What is plain in tasks: these names at its top, and these of each task.
+PLAIN_IN_TASKS = {"__init__", "base", "registry", "task"}
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").parts for path in SOURCE.rglob("*.py"))
 
 
@@ -56,6 +60,19 @@ def imports(module: tuple[str, ...]) -> list[str]:
     return visitor.names
 
 
+def is_torch(module: tuple[str, ...]) -> bool:
+    """Return whether a module belongs to the torch wing."""
+    return module[0] == "training" or (module[0] == "tasks" and module[-1] not in PLAIN_IN_TASKS)
+
+
+def home_of(name: str) -> tuple[str, ...]:
+    """Return the module that an imported name is in, or is; empty if it is none of ours."""
+    package, *parts = name.split(".")
+    found = [tuple(parts[:count]) for count in range(len(parts), 0, -1)] if package == "pytest_ftguard" else []
+    homes = [home for one in found for home in (one, (*one, "__init__")) if home in MODULES]
+    return homes[0] if homes else ()
+
+
 def rooms(names: list[str]) -> Iterator[str]:
     for name in names:
         package, *rest = name.split(".")
@@ -65,7 +82,7 @@ def rooms(names: list[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids="/".join)
 def test_a_module_imports_only_from_floors_below(module: tuple[str, ...]) -> None:
-    """Imports lead downwards; rooms of one package may know each other, and one door alone leads into training."""
+    """Imports lead downwards; rooms of one package may know each other, and one door leads into the torch wing."""
     room = module[0]
     if room == "__init__":
         assert not list(rooms(imports(module)))
@@ -73,13 +90,13 @@ def test_a_module_imports_only_from_floors_below(module: tuple[str, ...]) -> Non
     for other in rooms(imports(module)):
         allowed = FLOORS[other] < FLOORS[room] or other == room or FLOORS[other] == GROUND
         assert allowed, f"{'/'.join(module)} imports {other}"
-        if other == "training" and room != "training":
-            assert module == ("running", "work")
+    if room not in TORCH_WING and module != ("running", "work"):
+        assert not [name for name in imports(module) if (home := home_of(name)) and is_torch(home)]
 
 
 def test_all_that_trains_is_part_of_a_fingerprint() -> None:
-    """Whatever room training imports, directly or not, its code counts: a stale result would be served otherwise."""
-    found, new = set(), {"training"}
+    """Whatever room the torch wing imports, directly or not, its code counts: a stale result would be served else."""
+    found, new = set(), {module[0] for module in MODULES if is_torch(module)}
     while new:
         found |= new
         new = {other for module in MODULES if module[0] in new for other in rooms(imports(module))} - found
@@ -90,7 +107,7 @@ def test_all_that_trains_is_part_of_a_fingerprint() -> None:
 def test_only_the_torch_wing_imports_torch(module: tuple[str, ...]) -> None:
     """Not even inside a function does another room import torch, transformers, peft or accelerate."""
     heavy = {name.split(".")[0] for name in imports(module)} & HEAVY
-    assert not heavy or module[0] == "training"
+    assert not heavy or is_torch(module)
 
 
 def test_the_plugin_loads_no_heavy_package() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.gates.asking import check_pair
 from pytest_ftguard.gates.limits import (
     NATS_PER_TOKEN,
     Limit,
@@ -23,7 +24,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.results import CurvePoint, Memory, TrainedVariant, Trial, TrialError
-from pytest_ftguard.specs import Full, LoRA, Variant
+from pytest_ftguard.specs import Full, LoRA, Peft, Variant
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 ARGUMENT = Origin("argument", "the argument at_most")
@@ -262,3 +263,28 @@ def test_the_baseline_may_not_be_of_another_kind_by_accident() -> None:
     """Full fine-tuning with other settings is another variant with the same label."""
     other = Full(learning_rate=2e-4)
     assert judge(trained(other, trial(other, shifted(0.2))), trained(FULL, trial(FULL, BASE))).status == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (LORA, LoRA(learning_rate=1e-3), "lora r=16 as the candidate and as the baseline"),
+        (LORA, replace(LORA, search_learning_rate=True), "lora r=16 as the candidate and as the baseline"),
+        (
+            Peft("ia3", learning_rate=1e-2, label="ours"),
+            Peft("ia3", learning_rate=1e-2, label="theirs"),
+            "ours and theirs, one training under two labels, as the candidate and as the baseline",
+        ),
+    ],
+)
+def test_one_training_is_no_pair_whatever_it_is_called(ours: Variant, theirs: Variant, words: str) -> None:
+    """Its gap is always 0, so such a gate would always be green."""
+    with pytest.raises(ConfigurationError, match=words):
+        check_pair("assert_loss_gap", trained(ours, trial(ours, BASE)), trained(theirs, trial(theirs, BASE)))
+
+
+@pytest.mark.parametrize("theirs", [Peft("ia3", learning_rate=2e-2), Peft("vera", learning_rate=1e-2), FULL])
+def test_what_trains_otherwise_is_a_pair(theirs: Variant) -> None:
+    """Another rate, method or kind makes another training, also under one label."""
+    ours = Peft("ia3", learning_rate=1e-2, label=theirs.label)
+    check_pair("assert_loss_gap", trained(ours, trial(ours, BASE)), trained(theirs, trial(theirs, BASE)))

@@ -9,10 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from pytest_ftguard.plugin.received import identity
-from pytest_ftguard.running.search import search_workload
-from pytest_ftguard.running.timing import timing_workload
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.specs.identity import Purpose, Row, content_of, fields_of, key_of, places_of, rows_of
+from pytest_ftguard.specs.short import search_workload, timing_workload
 from pytest_ftguard.specs.values import Spec
 from tests.plain.builders import trial
 
@@ -33,7 +32,7 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
         "revision": "v2",
         "tokenizer": "models/other",
         "reference": "texts/general.txt",
-        "task": "another-task",
+        "task": "mine:Task",
         "block_size": 64,
         "batch_size": 2,
         "steps": 7,
@@ -70,24 +69,15 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
 FIELDS = [(kind, name) for kind, values in OTHER.items() for name in values]
 
 
-def changed(spec: Any, name: str, value: Any) -> Any:
-    """Return a spec with another value of a field, even where there is only one valid value so far."""
-    if name != "task":
-        return replace(spec, **{name: value})
-    other = replace(spec)
-    object.__setattr__(other, name, value)
-    return other
-
-
 def trials(kind: type[Spec], name: str) -> tuple[TrialSpec, TrialSpec]:
     """Return two trials that differ in one field of a kind of spec."""
     variants: dict[type[Spec], Variant] = {LoRA: LORA, Peft: PEFT}
     trial = TrialSpec(workload=WORKLOAD, variant=variants.get(kind, FULL), seed=0)
     value = OTHER[kind][name]
     if kind is TrialSpec:
-        return trial, changed(trial, name, value)
+        return trial, replace(trial, **{name: value})
     part = "workload" if kind is Workload else "variant"
-    return trial, changed(trial, part, changed(getattr(trial, part), name, value))
+    return trial, replace(trial, **{part: replace(getattr(trial, part), **{name: value})})
 
 
 def all_kinds(kind: type[Spec] = Spec) -> Iterator[type[Spec]]:

@@ -58,14 +58,12 @@ def test_results_of_a_gpu_serve_where_there_is_none(tmp_path: Path, precision: s
 
 def test_base_losses_are_shared_by_trainings_of_one_base_and_evaluation() -> None:
     """More steps or another variant start from the same losses; another task or number of sequences does not."""
-    other_task = replace(WORKLOAD)
-    object.__setattr__(other_task, "task", "another-task")  # there is one only so far
     trainings: list[tuple[Workload, Variant, bool]] = [
         (WORKLOAD, FULL, False),
         (WORKLOAD, LORA, True),
         (replace(WORKLOAD, steps=7), FULL, True),
         (replace(WORKLOAD, validation_sequences=80), FULL, False),
-        (other_task, FULL, False),
+        (replace(WORKLOAD, task="mine:Task"), FULL, False),
     ]
     executor = FakeExecutor()
     ours = Lab(LabOptions(device="cpu"), executor, lambda _: None)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
 from pytest_ftguard.accepting.helper import assert_no_regression
-from pytest_ftguard.accepting.history import AcceptedFile, History
+from pytest_ftguard.accepting.history import AcceptedFile, History, read_history, write_history
 from pytest_ftguard.accepting.record import PairRecord, record_pair
 from pytest_ftguard.accepting.since import differing_work, gap_change, paired_seeds, settings_since
 from pytest_ftguard.errors import ConfigurationError
@@ -27,7 +27,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict, decide
 from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
-from pytest_ftguard.specs import Full, LoRA, Workload
+from pytest_ftguard.specs import Full, LoRA, Peft, Variant, Workload
 from pytest_ftguard.statistics import change_of_gap, effort_to_settle
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
 
@@ -43,7 +43,7 @@ def pair(
     *,
     seeds: tuple[int, ...] = SEEDS,
     noise: float = 0.0,
-    lora: LoRA = LORA,
+    lora: Variant = LORA,
     full: Full = FULL,
     level: float = 2.0,
     work: Workload = WORKLOAD,
@@ -229,6 +229,22 @@ def test_settings_of_the_candidate_may_change_and_are_named() -> None:
     assert verdict.status == "FAIL"
     assert "Changed since then: r 16 -> 8" in verdict.message
     assert "(lora r=16) when it was accepted" in verdict.message
+
+
+def test_a_method_of_peft_is_held_to_its_accepted_result() -> None:
+    """Read back from its file it is the same method; a label changes nothing, and other options are named."""
+    vera = Peft("vera", r=8, learning_rate=1e-2)
+    text = write_history(History("t.py::test", *[record_pair(*pair(0.1, lora=vera))] * 2))
+    held = AcceptedFile(Path("accepted.json"), "t.py::test", read_history(text, Path("accepted.json")))
+    renamed = Peft("vera", r=8, learning_rate=1e-2, label="ours")
+    for variant in (vera, renamed):
+        verdict = judge(pair(0.109, lora=variant), held, 0.01)
+        assert (verdict.status, verdict.note) == ("PASS", None)
+    assert judge(pair(0.111, lora=vera), held, 0.01).status == "FAIL"
+    smaller = Peft("vera", r=4, learning_rate=1e-2)
+    note = judge(pair(0.1, lora=smaller), held, 0.01).note
+    assert note is not None
+    assert note.startswith("Settings changed since it was accepted: options ")
 
 
 def test_a_changed_training_function_is_named() -> None:

@@ -16,8 +16,9 @@ from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.clock import Progress
-from pytest_ftguard.running.search import find_learning_rate, search_workload
+from pytest_ftguard.running.search import find_learning_rate
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.specs.short import search_workload
 from tests.plain.builders import LORA, WORKLOAD, summary_lines, trained, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]

@@ -44,8 +44,9 @@ from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.executor import TrainJob
 from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.running.shelf import Shelf
-from pytest_ftguard.running.timing import PairTimer, Retiming, timing_workload
+from pytest_ftguard.running.timing import PairTimer, Retiming
 from pytest_ftguard.specs import LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.specs.short import timing_workload
 from pytest_ftguard.store.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, WORKLOAD, GivenSource, remarks, summary_lines, trained, trial

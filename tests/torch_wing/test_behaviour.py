@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import BartConfig, BartForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training.behaviour import check_loss
+from pytest_ftguard.tasks.causal_lm.behaviour import check_loss
 
 
 def model(loss: Any = None) -> Any:

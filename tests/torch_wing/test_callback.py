@@ -18,7 +18,7 @@ from pytest_ftguard.comparison.pairs import compare, text_problems
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, Trial
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
-from pytest_ftguard.training.data import TokenBlocks
+from pytest_ftguard.tasks.causal_lm.data import TokenBlocks
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 # peft 0.21 asks transformers 5.23 for an attribute by its old name.

@@ -19,7 +19,7 @@ import pytest
 from pytest_ftguard.results import Memory, Trial
 from pytest_ftguard.running.executor import Event, TrainJob
 from pytest_ftguard.running.local.process import Worker
-from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
+from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.training.checkpoints import CheckpointSaver, newest_complete
 from pytest_ftguard.training.memory import largest
 
@@ -108,6 +108,33 @@ def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
     assert expected.measured.time is not None
     assert result.measured.time.flop_per_step == expected.measured.time.flop_per_step
     assert expected.measured.time.disturbance is None
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        Peft("ia3", learning_rate=1e-2),
+        Peft("lora", r=4, lora_dropout=0.1, use_dora=True, learning_rate=1e-2),
+        Peft("prompt_tuning", num_virtual_tokens=4, learning_rate=1e-2),
+        Peft("p_tuning", num_virtual_tokens=4, encoder_hidden_size=16, learning_rate=1e-2),
+        Peft("prefix_tuning", num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=16, learning_rate=1e-2),
+        Peft("lora", r=4, init_lora_weights="pissa", learning_rate=1e-2, label="pissa"),
+    ],
+    ids=lambda variant: variant.label,
+)
+def test_a_killed_training_of_a_method_of_peft_goes_on_to_the_same_losses(
+    work: Workload, tmp_path: Path, variant: Variant
+) -> None:
+    """Whatever peft keeps of a method: adapters, a prompt, or the encoder that makes one."""
+    short = replace(work, steps=30)
+    expected, losses = run(short, variant, tmp_path / "whole", None)
+    killed, before = run(short, variant, tmp_path / "killed", tmp_path / "checkpoints", kill_at=15)
+    assert killed.measured.outcome == "crashed"
+    result, after = run(short, variant, tmp_path / "resumed", tmp_path / "checkpoints")
+    assert_equal(result, expected)
+    assert min(after) > 4
+    assert before | after == losses
+    assert result.measured.start == expected.measured.start
 
 
 def test_what_makes_it_equal_is_in_the_checkpoint(

@@ -17,15 +17,16 @@ from transformers import ByT5Tokenizer
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import evenly_spaced
-from pytest_ftguard.training.data import (
+from pytest_ftguard.tasks.causal_lm.data import (
     EvaluationSet,
-    OrderedCollator,
     check_texts,
     evaluation_set,
     evaluation_set_of_ids,
     left_over_set,
     training_blocks,
 )
+from pytest_ftguard.tasks.causal_lm.task import CausalLM
+from pytest_ftguard.training.order import OrderedCollator
 
 TOKENIZER: Any = ByT5Tokenizer()  # one token per byte, which is its value plus 3
 
@@ -109,7 +110,7 @@ def test_the_order_of_batches_changes_the_collators_digest() -> None:
     """Two collators agree exactly where they made the same batches in the same order."""
 
     def order(*batches: int) -> str:
-        collator = OrderedCollator()
+        collator = OrderedCollator(CausalLM().collate)
         for value in batches:
             collator([{"input_ids": torch.tensor([value]), "labels": torch.tensor([value])}])
         return collator.order
@@ -157,7 +158,7 @@ def test_a_search_is_evaluated_on_what_the_gates_leave_over(tmp_path: Path, name
     words = [f"{number:04}" for number in range(100)]
     text = "".join(words) if name == "v.txt" else "\n".join(json.dumps({"text": word}) for word in words)
     path = write(tmp_path, name, text)
-    sizes = {"block_size": 4, "at_most": 40}
+    sizes: dict[str, Any] = {"block_size": 4, "at_most": 40}
     if name == "v.jsonl":  # two sequences of each document: of what the gates have seen no other half is left over
         path = write(tmp_path, name, "\n".join(json.dumps({"text": f"{word}x{word[1:]}"}) for word in words))
     gates, rest = (cut(path, "validation", TOKENIZER, **sizes) for cut in (evaluation_set, left_over_set))
@@ -192,7 +193,7 @@ def lines(texts: Iterable[str]) -> str:
     return "".join(json.dumps({"text": text}) + "\n" for text in texts)
 
 
-SIZES = {"block_size": 64, "at_most": 256}
+SIZES: dict[str, Any] = {"block_size": 64, "at_most": 256}
 
 
 def evaluated(folder: Path, name: str, text: str) -> EvaluationSet:

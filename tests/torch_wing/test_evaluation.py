@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training.data import EvaluationSet
-from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
-from pytest_ftguard.training.models import load_base
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
+from pytest_ftguard.tasks.causal_lm.evaluation import sequence_nll
+from pytest_ftguard.tasks.causal_lm.models import load_base
+from pytest_ftguard.tasks.causal_lm.task import CausalLM
 
 
 def reference_nll(model: torch.nn.Module, sequence: torch.Tensor) -> float:
@@ -33,7 +34,7 @@ def test_tokens_are_those_that_are_predicted(workload: Workload) -> None:
     """A sequence of n tokens predicts n - 1, and the loss is per predicted token."""
     model = load_base(workload)
     data = EvaluationSet((torch.arange(3, 13), torch.arange(3, 8)), documents=(0, 1))
-    losses = measure_losses(model, data, batch_size=2, bf16=False)
+    losses = CausalLM().losses(model, data, batch_size=2, bf16=False)
     assert losses.tokens == (9, 4)
     assert losses.loss == pytest.approx(sum(losses.nll) / 13)
     assert losses.documents == (0, 1)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pytest_ftguard.training.evidence import Excerpts, Search, design_effect, origins
-from pytest_ftguard.training.passages import Passages, Places, Row
-from pytest_ftguard.training.words import folded, spans_of, words_of
+from pytest_ftguard.tasks.text.evidence import Excerpts, Search, design_effect, origins
+from pytest_ftguard.tasks.text.passages import Passages, Places, Row
+from pytest_ftguard.tasks.text.words import folded, spans_of, words_of
 
 BLOCK = 12
 
@@ -246,7 +246,7 @@ def test_parts_of_a_long_text_are_searched_as_one(monkeypatch: pytest.MonkeyPatc
     """The size of a part changes neither what is a copy nor what is found."""
     text, training = "\n".join(sentences(1, 200)) * 2, "\n".join(sentences(1, 150))
     before = copies(text), found_in(text, training)
-    monkeypatch.setattr("pytest_ftguard.training.evidence.PART", 1000)
+    monkeypatch.setattr("pytest_ftguard.tasks.text.evidence.PART", 1000)
     assert (copies(text), found_in(text, training)) == pytest.approx(before, abs=0.01)
 
 

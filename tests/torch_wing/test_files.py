@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training import files
-from pytest_ftguard.training.files import read_text
+from pytest_ftguard.tasks.text import files
+from pytest_ftguard.tasks.text.files import read_text
 
 DOCUMENTS = ("A first one, with a comma.", 'A "second" one\nover two lines.')
 LINES = "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(DOCUMENTS))

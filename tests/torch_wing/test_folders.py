@@ -26,9 +26,9 @@ from transformers import (
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Workload
+from pytest_ftguard.tasks.causal_lm.models import build_without_weights, load_base, load_tokenizer
 from pytest_ftguard.training.adapters import apply_variant
 from pytest_ftguard.training.forecast import plan_trial
-from pytest_ftguard.training.models import build_without_weights, load_base, load_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"
 ENCODER: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import LoRA, TrialSpec, Workload
-from pytest_ftguard.training import data
-from pytest_ftguard.training.evaluation import measure_losses
+from pytest_ftguard.tasks.causal_lm import data
+from pytest_ftguard.tasks.causal_lm.task import CausalLM
 from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
@@ -80,7 +80,7 @@ def test_the_loaded_model_has_the_measured_loss(
     model, tokenizer = load_trained(spec, folder)
     sequences = data.evaluation_set(spec.workload.validation, "validation", tokenizer, block_size=32, at_most=8)
     assert result.measured.validation is not None
-    assert measure_losses(model, sequences, batch_size=4, bf16=False).nll == pytest.approx(
+    assert CausalLM().losses(model, sequences, batch_size=4, bf16=False).nll == pytest.approx(
         result.measured.validation.nll
     )
     if changes_base is not None:

@@ -12,13 +12,15 @@ from peft import LoraConfig
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import Trial
-from pytest_ftguard.specs import Peft, TrialSpec, Variant, Workload
-from pytest_ftguard.training import data, models
+from pytest_ftguard.results import TrainedVariant, Trial
+from pytest_ftguard.specs import Full, Peft, TrialSpec, Variant, Workload
+from pytest_ftguard.tasks.causal_lm import data, models
+from pytest_ftguard.tasks.causal_lm.behaviour import check_still_causal
+from pytest_ftguard.tasks.causal_lm.evaluation import sequence_nll
+from pytest_ftguard.tasks.causal_lm.task import CausalLM
 from pytest_ftguard.training.adapters import apply_variant, check_variant
-from pytest_ftguard.training.behaviour import check_still_causal
-from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
 from pytest_ftguard.training.forecast import plan_trial
 from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.trial import TrialFolder, run_trial
@@ -74,10 +76,41 @@ def test_the_start_is_measured_and_the_loaded_model_has_the_measured_loss(
     assert result.measured.base_validation is not None
     assert result.measured.validation.digest == result.measured.base_validation.digest
     assert result.measured.validation.tokens == result.measured.base_validation.tokens
-    assert measure_losses(model, sequences, batch_size=3, bf16=False).nll == pytest.approx(
+    assert CausalLM().losses(model, sequences, batch_size=3, bf16=False).nll == pytest.approx(
         result.measured.validation.nll
     )
     assert Trial.from_dict(result.to_dict()) == result
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        Peft("ia3", learning_rate=1e-2),
+        Peft("vera", r=4, learning_rate=1e-2),
+        Peft(LoraConfig(r=4, use_dora=True), learning_rate=1e-2),
+        PROMPT,
+    ],
+    ids=lambda variant: variant.label,
+)
+def test_under_bf16_a_method_can_be_judged_and_its_model_is_loaded(
+    workload: Workload, tmp_path: Path, variant: Peft
+) -> None:
+    """What bf16 rounds is no fault of the start; the losses are near those of fp32, and those of the loaded model."""
+    exact = train(workload, variant, tmp_path / "fp32")
+    half = replace(workload, precision="bf16")
+    result, full = train(half, variant, tmp_path / "bf16"), train(half, Full(learning_rate=1e-3), tmp_path / "full")
+    assert exact.measured.validation is not None
+    assert result.measured.validation is not None
+    assert result.measured.environment is not None
+    assert result.measured.environment.precision == "bf16"
+    assert result.measured.validation != exact.measured.validation
+    assert result.measured.validation.loss == pytest.approx(exact.measured.validation.loss, rel=1e-2)
+    sides = [TrainedVariant(one.spec.workload, one.spec.variant, (one,)) for one in (result, full)]
+    assert [problem for problem in compare(*sides).loss_problems if "sequences" not in problem] == []
+    model, tokenizer = load_trained(result.spec, str(result.provenance.model_dir))
+    sequences = data.evaluation_set(workload.validation, "validation", tokenizer, block_size=32, at_most=8)
+    loaded = CausalLM().losses(model, sequences, batch_size=8, bf16=True)
+    assert loaded.nll == pytest.approx(result.measured.validation.nll, rel=1e-3)
 
 
 def test_measuring_the_start_changes_nothing_that_is_trained(workload: Workload, tmp_path: Path) -> None:

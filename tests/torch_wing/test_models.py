@@ -21,9 +21,9 @@ from transformers import (
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, LoRA, Workload
+from pytest_ftguard.tasks.causal_lm.behaviour import check_causality
+from pytest_ftguard.tasks.causal_lm.models import load_base, load_tokenizer
 from pytest_ftguard.training.adapters import apply_variant, check_variant
-from pytest_ftguard.training.behaviour import check_causality
-from pytest_ftguard.training.models import load_base, load_tokenizer
 from pytest_ftguard.training.parameters import count_parameters
 
 GPT2_PARAMETERS = 124_439_808

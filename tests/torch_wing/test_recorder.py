@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pytest_ftguard.training.data import EvaluationSet
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
+from pytest_ftguard.tasks.causal_lm.task import CausalLM
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 
 
@@ -20,7 +21,9 @@ def test_each_micro_batch_has_its_own_forward_and_backward_part(
     """What one micro-batch's way back takes is not booked under the next one's way forward."""
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     ids = torch.arange(16).view(2, 8)
-    recorder = Recorder(model, EvaluationSet(tuple(ids), None), Evaluator(2, bf16=False), 1, torch.device("cpu"))
+    recorder = Recorder(
+        model, EvaluationSet(tuple(ids), None), Evaluator(CausalLM(), 2, bf16=False), 1, torch.device("cpu")
+    )
     parts: list[str] = []
     monkeypatch.setattr(recorder._meter, "end_stage", parts.append)
     optimizer = torch.optim.SGD(model.parameters())

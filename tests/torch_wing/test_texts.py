@@ -29,10 +29,10 @@ from transformers import (
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, TrialSpec, Workload
-from pytest_ftguard.training.files import Text
+from pytest_ftguard.tasks.causal_lm.texts import check_context, workload_texts
+from pytest_ftguard.tasks.text.files import Text
+from pytest_ftguard.tasks.text.tokens import check_ids, tokenized
 from pytest_ftguard.training.forecast import plan_trial
-from pytest_ftguard.training.texts import check_context, workload_texts
-from pytest_ftguard.training.tokens import check_ids, tokenized
 
 BYTES: Any = ByT5Tokenizer()
 make: Any = PreTrainedTokenizerFast

@@ -15,6 +15,7 @@ from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
 from pytest_ftguard.gates.verdict import Verdict, needs_seeds
 from pytest_ftguard.keys import Setting
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import key_of
 from pytest_ftguard.statistics import SeedNoise
 
 if TYPE_CHECKING:
@@ -91,11 +92,12 @@ def check_pair(helper: str, candidate: object, baseline: object, usage: str = "l
             f"the other way round is meant: {helper}({usage})"
         )
         raise ConfigurationError(message)
-    # Also where one of the two was read from a report: the same variant cannot be worse than itself.
-    if ours is theirs or ours.variant == theirs.variant:
+    # Also if one of the two was read from a report: the same training cannot be worse than itself, whatever its label.
+    if ours is theirs or key_of(ours.variant, "training") == key_of(theirs.variant, "training"):
+        labels = f"{ours.label} and {theirs.label}, one training under two labels,"
         message = (
-            f"{helper} was given {ours.label} as the candidate and as the baseline: such a gate cannot fail; "
-            f"give two variants: {helper}({usage})"
+            f"{helper} was given {ours.label if ours.label == theirs.label else labels} as the candidate and as the "
+            f"baseline: such a gate cannot fail; give two variants: {helper}({usage})"
         )
         raise ConfigurationError(message)
 

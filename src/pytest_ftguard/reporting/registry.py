@@ -21,14 +21,12 @@ A package that others install may give it a name, in an entry point of the group
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.imports import entry_points, imported
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from pytest_ftguard.reporting.summary import Summary
 
     Renderer = Callable[[Summary], str]
@@ -80,26 +78,17 @@ def find_renderer(name: str) -> Renderer:
         return _load(name, RENDERERS[name].place)
     if ":" in name:
         return _load(name, name)
-    found = _entry_points()
+    found = entry_points(GROUP)
     if name in found:
-        return _load(name, found[name].value)
+        return _load(name, found[name])
     known = ", ".join(sorted({*RENDERERS, *found}))
     message = f"there is no renderer {name!r}: give one of {known}, or a function of yours as module:function"
     raise ConfigurationError(message)
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
 def _load(name: str, place: str) -> Renderer:
-    module, _, function = place.partition(":")
     try:
-        found: object = import_module(module.strip())
-        for part in function.strip().split("."):
-            found = getattr(found, part)
+        found = imported(place)
     except Exception as error:  # a user's module may raise anything while it is imported
         message = f"the renderer {name!r} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error

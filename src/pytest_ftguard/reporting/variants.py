@@ -14,8 +14,8 @@ from pytest_ftguard.reporting.gates import UNMEASURED
 from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Table
 from pytest_ftguard.results import TrainedVariant, Trial
-from pytest_ftguard.running.search import search_workload
 from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
+from pytest_ftguard.specs.short import search_workload
 from pytest_ftguard.units import format_bytes, format_count
 
 __all__ = ["cached_mark", "distinct_labels", "workload_block", "workload_title"]

@@ -25,7 +25,7 @@ def alternatives(spec: TrialSpec) -> dict[str, TrialSpec]:
         ways[name] = replace(spec, workload=_with(workload, half, batch_size=workload.batch_size // 2))
     if not workload.training_args.get("gradient_checkpointing"):
         ways["gradient_checkpointing=true"] = replace(spec, workload=_with(workload, {"gradient_checkpointing": True}))
-    if isinstance(spec.variant, Full):
+    if spec.variant.kind == Full.kind:
         ways["LoRA(r=16) instead"] = replace(spec, variant=with_learning_rate(LoRA(), spec.variant))
     return ways
 

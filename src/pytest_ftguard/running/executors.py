@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from collections.abc import Callable
 from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.imports import entry_points, imported
 from pytest_ftguard.running.executor import Executor, ExecutorOptions
 from pytest_ftguard.running.local.executor import LocalExecutor
 
@@ -45,20 +44,17 @@ def make_executor(name: str, options: ExecutorOptions, origin: str = "default") 
 
 
 def _found(name: str, said: str) -> Callable[[ExecutorOptions], Any]:
-    entries = importlib.metadata.entry_points(group=GROUP)
-    if name in entries.names:
-        target = entries[name].value
+    named = entry_points(GROUP)
+    if name in named:
+        target = named[name]
     elif ":" in name:
         target = name
     else:
-        known = ", ".join(sorted({*_OURS, *entries.names}))
+        known = ", ".join(sorted({*_OURS, *named}))
         message = f"{said}, which is no executor: use one of {known}, or module:function"
         raise ConfigurationError(message)
-    module, _, function = target.partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in function.split("."):
-            found = getattr(found, part)
+        found = imported(target)
     except (ImportError, AttributeError, ValueError) as error:
         message = f"{said}, which cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error

@@ -10,29 +10,12 @@ from typing import Final
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Variant, Workload
+from pytest_ftguard.specs.short import search_workload
 
-__all__ = ["find_learning_rate", "next_rate", "search_workload"]
+__all__ = ["find_learning_rate", "next_rate"]
 
 _FACTOR: Final = 3.0
 _MOST_RATES: Final = 5
-_SHARE_OF_STEPS: Final = 4
-# Within the warm-up and the first updates every rate looks alike.
-_LEAST_STEPS: Final = 20
-
-
-def search_workload(workload: Workload) -> Workload:
-    """Return what a search trains: a quarter of the steps, one seed, judged on sequences that no gate uses.
-
-    Fewer than 20 steps are not searched with, unless the workload itself has fewer.
-    """
-    return replace(
-        workload,
-        steps=min(workload.steps, max(_LEAST_STEPS, workload.steps // _SHARE_OF_STEPS)),
-        seeds=workload.seeds[:1],
-        most_seeds=0,
-        reference=None,
-        purpose="search",
-    )
 
 
 def next_rate(first: float, losses: Mapping[float, float]) -> float | None:

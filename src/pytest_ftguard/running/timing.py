@@ -9,24 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.shelf import Identity, Shelf
-from pytest_ftguard.specs import TrialSpec, Workload
+from pytest_ftguard.specs import TrialSpec
+from pytest_ftguard.specs.short import timing_workload
 from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.store import Store
 
-__all__ = ["PairTimer", "Retiming", "timing_workload"]
-
-# Three steps warm up, and the median of the other 37 moves by about a fifth of what a single step does.
-_LEAST_STEPS: Final = 40
-# What else a machine does comes in bursts, and the first tenths of a second are a little slower than the rest.
-_SECONDS: Final = 3.0
-_ROUND_STEPS: Final = 20
-# The losses judge nothing here; these few show that both variants start from one model.
-_SEQUENCES: Final = 8
+__all__ = ["PairTimer", "Retiming"]
 
 
 @dataclass(frozen=True)
@@ -55,28 +47,6 @@ class Retiming:
     def pair(self) -> tuple[str, str, str]:
         """What it has in common with further timings of the same pair."""
         return self.candidate, self.baseline, self.why
-
-
-def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: float) -> Workload:
-    """Return what a timing trains: the same with next to no evaluation, and steps for about three seconds.
-
-    These are 40 at least, unless the workload itself has fewer.
-
-    Args:
-        workload: What the variants were trained on.
-        seeds: The seeds that both have.
-        seconds_per_step: Time of a step, as far as it is known; it need not be this machine's.
-    """
-    wanted = math.ceil(_SECONDS / seconds_per_step / _ROUND_STEPS) * _ROUND_STEPS
-    return replace(
-        workload,
-        steps=min(workload.steps, max(_LEAST_STEPS, wanted)),
-        seeds=tuple(seeds),
-        most_seeds=0,
-        reference=None,
-        validation_sequences=min(workload.validation_sequences, _SEQUENCES),
-        purpose="timing",
-    )
 
 
 class PairTimer:

@@ -200,7 +200,7 @@ _TRAINING: Final = (
     Key("train", _path, "training text: a text file, or JSON lines with a 'text' field"),
     Key("validation", _path, "validation text, in the same formats"),
     Key("reference", _path, "general text whose loss is measured and reported too"),
-    Key("task", text_of, "what the model is trained for (causal-lm)"),
+    Key("task", text_of, "what the model is trained for: causal-lm, or module:Class of a task of yours"),
     Key("block_size", _whole, "tokens in a sequence (128)"),
     Key("batch_size", _whole, "sequences in a batch (4)"),
     Key("steps", _whole, "optimizer steps (500)"),

@@ -32,6 +32,7 @@ __all__ = [
     "marker_settings",
     "read_early",
     "read_settings",
+    "said_of_task",
 ]
 
 
@@ -156,6 +157,11 @@ class Settings:
         self._make(
             lambda **values: Workload(model="-", train="-", validation="-", **values), {name: name for name in names}
         )
+        if "task" in self._values:
+            from pytest_ftguard.tasks import check_name
+
+            task = self._values["task"]
+            check_name(task.value, said_of_task(task.value, task))
         self.full()
         self.lora()
 
@@ -193,6 +199,18 @@ class Settings:
     def keep_at_most_bytes(self) -> int | None:
         """Largest size of trained weights that are kept; None is no bound."""
         return {"auto": _KEEP_AUTO_BYTES, "yes": None, "no": 0}[self.value("keep_models", "auto")]
+
+
+def said_of_task(name: str, setting: Setting | None) -> str:
+    """Return the beginning of a message about a workload's task: which setting named it, if one did.
+
+    Args:
+        name: The task of the workload, which a fixture of the user's may have made.
+        setting: The setting of the task.
+    """
+    if setting is None or setting.value != name:
+        return f"Workload.task is {name!r}"
+    return f"{INI_PREFIX}task is {name!r} (set by {setting.origin.name})"
 
 
 def add_options(parser: pytest.Parser, keys: Iterable[Key]) -> None:

@@ -15,8 +15,10 @@ from pytest_ftguard.specs.values import FrozenOptions, Spec, flag, one_of, text_
 
 __all__ = ["PRECISIONS", "Places", "Workload"]
 
+# The configuration, the tokenizer and the weights share these of from_pretrained's options.
+_PLACE_OPTIONS: Final = ("gguf_file", "subfolder", "trust_remote_code", "local_files_only", "cache_dir")
 Precision = Literal["auto", "fp32", "bf16"]
-Task = Literal["causal-lm"]
+_IMPORT_PATH: Final = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 Purpose = Literal["gates", "search", "timing"]
 PRECISIONS: Final[tuple[str, ...]] = get_args(Precision)
 
@@ -42,7 +44,8 @@ class Workload(Spec):
         revision: Revision of the model on the hub.
         tokenizer: Hub id or folder of the tokenizer, where it is not the model's own.
         reference: Path of a general text whose loss is measured too, for both variants.
-        task: What the model is trained for; "causal-lm".
+        task: What the model is trained for: "causal-lm", the name that an installed package has given to a task, or
+            "module:Class" of a task of yours (`pytest_ftguard.tasks.Task`).
         block_size: Tokens in a sequence.
         batch_size: Sequences in a batch.
         steps: Optimizer steps.
@@ -72,7 +75,7 @@ class Workload(Spec):
     revision: str | None = None
     tokenizer: str | None = None
     reference: str | None = None
-    task: Task = "causal-lm"
+    task: str = "causal-lm"
     block_size: int = 128
     batch_size: int = 4
     steps: int = 500
@@ -101,7 +104,7 @@ class Workload(Spec):
         self._set("seeds", _seeds(self.seeds))
         self._set("most_seeds", whole("Workload.most_seeds", self.most_seeds, 0))
         self._set("precision", one_of("Workload.precision", self.precision, PRECISIONS))
-        self._set("task", one_of("Workload.task", self.task, get_args(Task)))
+        self._set("task", _task_name(self.task))
         self._set("purpose", one_of("Workload.purpose", self.purpose, get_args(Purpose)))
         flag("Workload.final", self.final)
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
@@ -129,6 +132,12 @@ class Workload(Spec):
         return Places(self.model, self.train, self.validation, self.tokenizer, self.reference)
 
     @property
+    def place_options(self) -> dict[str, Any]:
+        """Those of its options for `from_pretrained` that say where the model's files are."""
+        place = {name: self.model_args[name] for name in _PLACE_OPTIONS if name in self.model_args}
+        return {**place, "revision": self.revision} if self.revision is not None else place
+
+    @property
     def looks(self) -> tuple[int, ...]:
         """Numbers of seeds at which a gate in doubt looks again, each about 1.6 times the one before (3, 5, 8)."""
         looks = [len(self.seeds)]
@@ -137,9 +146,17 @@ class Workload(Spec):
         return tuple(looks)
 
 
+def _task_name(value: Any) -> str:
+    name = text_value("Workload.task", value).strip()
+    if not (re.fullmatch(r"[\w.-]+", name) or _IMPORT_PATH.fullmatch(name)):
+        message = f'Workload.task must be a name such as causal-lm, or "module:Class", got {value!r}'
+        raise ConfigurationError(message)
+    return name
+
+
 def _function_name(value: Any) -> str:
     name = text_value("Workload.training_function", value).strip()
-    if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", name):
+    if not _IMPORT_PATH.fullmatch(name):
         message = f'Workload.training_function must be "module:function", as in "mine.training:train", got {value!r}'
         raise ConfigurationError(message)
     return name

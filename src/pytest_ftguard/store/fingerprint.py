@@ -23,6 +23,7 @@ from pytest_ftguard.store.contents import (
     model_files,
     source_files,
 )
+from pytest_ftguard.tasks import path_of_own
 
 __all__ = [
     "MEASURING",
@@ -65,7 +66,9 @@ _WINDOWS: Final = Path("/dev/dxg")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
-MEASURING: Final = frozenset({"errors", "files", "results", "specs", "statistics", "training", "units"})
+MEASURING: Final = frozenset(
+    {"errors", "files", "imports", "results", "specs", "statistics", "tasks", "training", "units"}
+)
 """The rooms that training is built on: what they hold decides what is trained and measured."""
 
 
@@ -161,8 +164,8 @@ def _of_workload(workload: Workload, known: MutableMapping[str, list[Any]]) -> d
         if getattr(workload, role) is not None:
             files = model_files(role, workload, known)
             found |= {f"{role}'s {file}": digest for file, digest in files.items()}
-    if workload.training_function is not None:
-        sources = source_files(workload.training_function, known)
+    for path in (workload.training_function, path_of_own(workload.task)):
+        sources = {} if path is None else source_files(path, known)
         found |= {f"source of {module}": digest for module, digest in sources.items()}
     return found
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from pytest_ftguard.training.data import EvaluationSet
-from pytest_ftguard.training.evidence import Search
-from pytest_ftguard.training.passages import Integers
-from pytest_ftguard.training.tokens import decoded
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
+from pytest_ftguard.tasks.text.evidence import Search
+from pytest_ftguard.tasks.text.passages import Integers
+from pytest_ftguard.tasks.text.tokens import decoded
 
 __all__ = ["BatchSearch"]
 

@@ -21,13 +21,15 @@ from transformers import TrainerCallback, TrainingArguments
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, Measured, SequenceLosses, Trial, TrialError, log_digests
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
-from pytest_ftguard.training import data, machine
+from pytest_ftguard.tasks import find_task
+from pytest_ftguard.tasks.causal_lm import data
+from pytest_ftguard.tasks.causal_lm.texts import check_context
+from pytest_ftguard.tasks.text.tokens import check_ids
+from pytest_ftguard.training import machine
 from pytest_ftguard.training.batches import BatchSearch
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import base_of_wrapped, start_of
-from pytest_ftguard.training.texts import check_context
-from pytest_ftguard.training.tokens import check_ids
 
 __all__ = ["FtguardCallback"]
 
@@ -93,7 +95,7 @@ class FtguardCallback(TrainerCallback):
         self._texts = {"validation": validation, "reference": reference}
         self._documents = {"validation": documents, "reference": None}
         self._final = final
-        self._size = {"block_size": block_size, "at_most": validation_sequences}
+        self._size: dict[str, Any] = {"block_size": block_size, "at_most": validation_sequences}
         self._train = train
         self._run: _Run | None = None
 
@@ -188,7 +190,7 @@ class _Run:
         self._device = next(model.parameters()).device
         self._variant = _variant(model, args)
         self._settings = _settings(args, model, steps)
-        self._evaluator = Evaluator(args.per_device_train_batch_size, bf16=bool(args.bf16))
+        self._evaluator = Evaluator(find_task("causal-lm"), args.per_device_train_batch_size, bf16=bool(args.bf16))
         # Fresh adapters of LoRA change nothing, so this is the base model. Without them it would not always be: some
         # ways of initialising them (PiSSA, OLoRA) take a part of the weights away and give it to the adapters.
         is_peft = isinstance(self._variant, Peft)

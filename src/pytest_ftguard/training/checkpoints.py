@@ -17,11 +17,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Trainer, TrainerCallback
 
 __all__ = ["CheckpointSaver", "CheckpointedTrainer", "can_make", "newest_complete", "without_checkpoints"]
 
 _OUR_FILE: Final = "ftguard_measured.json"
+# Trained weights that peft leaves out of its own file, see below.
+_REST: Final = "ftguard_weights.safetensors"
 # A pickle, which the Trainer writes and nobody reads. The others that are not safetensors or JSON (optimizer, schedule,
 # random numbers) are read by transformers with weights_only=True, which runs no code.
 _IGNORED: Final = frozenset({_OUR_FILE, "training_args.bin"})
@@ -94,15 +100,36 @@ class CheckpointSaver(TrainerCallback):
 
 
 class CheckpointedTrainer(Trainer):
-    """A Trainer that goes on where a checkpoint cannot be written, for example because the disk is full."""
+    """A Trainer that goes on if a checkpoint cannot be written, and keeps every trained weight in those that can."""
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._save_checkpoint(*args, **kwargs)
+            rest = _left_out_by_peft(self.model)
+            if rest:
+                tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in rest.items()}
+                save_file(tensors, Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / _REST)
         except Exception:  # torch, safetensors and the system each have an error of their own for a full disk
             traceback.print_exc()
             output = Path(str(self.args.output_dir))
             shutil.rmtree(output / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        rest = _left_out_by_peft(self.model)
+        if not rest:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # peft would put the prompt where the weights that make it belong.
+        for name, value in load_file(Path(resume_from_checkpoint) / _REST).items():
+            with torch.no_grad():
+                rest[name].copy_(value)
+
+
+def _left_out_by_peft(model: Any) -> dict[str, nn.Parameter]:
+    """Return the trained parameters of a method that makes a prompt, of which peft saves the prompt alone."""
+    if not (isinstance(model, PeftModel) and model.peft_config[model.active_adapter].is_prompt_learning):
+        return {}
+    return {name: one for name, one in model.named_parameters() if one.requires_grad}
 
 
 def without_checkpoints(error: OSError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +22,13 @@ from transformers import Trainer, TrainingArguments, masking_utils
 from pytest_ftguard.errors import DeviceUnavailableError
 from pytest_ftguard.results import Environment, Measured, Memory, Trial, TrialError
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training import machine, models
+from pytest_ftguard.tasks import NeedsWeightsError, find_task
+from pytest_ftguard.tasks.causal_lm.folders import holds_shapes_alone
+from pytest_ftguard.training import machine
 from pytest_ftguard.training.adapters import apply_variant, check_variant, find_adapter
 from pytest_ftguard.training.arguments import training_arguments
-from pytest_ftguard.training.folders import holds_shapes_alone
 from pytest_ftguard.training.memory import LiveTensorMeter
 from pytest_ftguard.training.parameters import count_parameters
-from pytest_ftguard.training.texts import check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]
@@ -73,7 +73,7 @@ def forecast(spec: TrialSpec) -> Memory:
             stack.enter_context(_without_packed_sequences())
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             _make_fake(model)
-            return _follow(model, arguments, (workload.batch_size, workload.block_size))
+            return _follow(model, arguments, lambda: find_task(workload.task).blank_batch(workload))
     except Exception as error:  # any code may be in a model or an optimizer; whatever it says, there is no forecast
         lines = str(error).splitlines() or [""]
         message = f"{type(model).__name__} cannot be followed without its weights: {type(error).__name__}: {lines[0]}"
@@ -93,7 +93,7 @@ def plan_trial(spec: TrialSpec, *, texts: bool = False) -> Trial:
     environment = _environment(spec)
     planned = Trial(spec, Measured(outcome="planned", environment=environment))
     # A folder with nothing but the configuration serves for a forecast: what is not there is not held against it.
-    is_shapes_alone = holds_shapes_alone(spec.workload, models.place_options(spec.workload))
+    is_shapes_alone = holds_shapes_alone(spec.workload, spec.workload.place_options)
     remarks = _remarks_on_texts(spec) if texts and not is_shapes_alone else []
     try:
         planned = planned.remeasured(parameters=count_parameters(_build(spec)))
@@ -114,17 +114,18 @@ def _remarks_on_texts(spec: TrialSpec) -> list[str]:
     Raises:
         ConfigurationError: The texts cannot be trained or evaluated on.
     """
+    task = find_task(spec.workload.task)
     try:
-        model = models.build_without_weights(spec.workload)
-        check_context(model, spec.workload.model, spec.workload.block_size)
-    except models.NeedsWeightsError:
+        model = task.build_without_weights(spec.workload)
+        task.check_size(model, spec.workload, 0)
+    except NeedsWeightsError:
         model = None
-    tokenizer = models.load_tokenizer(spec.workload)
+    tokenizer = task.load_tokenizer(spec.workload)
     remarks: list[str] = []
     for purpose in ("gates", "search") if spec.variant.search_learning_rate else ("gates",):
-        found = workload_texts(replace(spec.workload, purpose=purpose), tokenizer)
+        found = task.load_examples(replace(spec.workload, purpose=purpose), tokenizer)
         if model is not None:
-            found.check_ids(tokenizer, model)
+            task.check_examples(found, tokenizer, model)
         remarks += found.doubts() if purpose == "gates" else ()
     return remarks
 
@@ -172,14 +173,14 @@ def surely_fits(spec: TrialSpec, available: int) -> bool:
 
 
 def _build(spec: TrialSpec) -> nn.Module:
+    task = find_task(spec.workload.task)
     try:
-        model = models.build_without_weights(spec.workload)
+        model = task.build_without_weights(spec.workload)
         check_variant(model, spec.variant)
-        taken = find_adapter(spec.variant).positions(spec.variant)
-        check_context(model, spec.workload.model, spec.workload.block_size, taken=taken)
+        task.check_size(model, spec.workload, find_adapter(spec.variant).positions(spec.variant))
         with torch.device("meta"):
             return apply_variant(model, spec.variant)
-    except (models.NeedsWeightsError, NotImplementedError) as error:
+    except (NeedsWeightsError, NotImplementedError) as error:
         raise NoForecastError(str(error)) from error
 
 
@@ -219,7 +220,7 @@ def _make_fake(model: nn.Module) -> None:
     del kept
 
 
-def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) -> Memory:
+def _follow(model: Any, arguments: TrainingArguments, batch: Callable[[], dict[str, torch.Tensor]]) -> Memory:
     """Do what the Trainer does in its first steps, as far as memory is concerned."""
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
@@ -238,10 +239,9 @@ def _follow(model: Any, arguments: TrainingArguments, shape: tuple[int, int]) ->
     model.register_forward_hook(lambda *_: meter.end_stage("forward"))
     meter.begin_step(0)
     for _ in range(min(2, arguments.gradient_accumulation_steps)):  # the third takes what the second took
-        ids = torch.zeros(shape, dtype=torch.int64)
-        labels = ids.clone()  # the collator stacks each by itself
+        tensors = batch()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=arguments.bf16):
-            loss = model(input_ids=ids, labels=labels).loss
+            loss = model(**tensors).loss
         (loss / arguments.gradient_accumulation_steps).backward()
         del loss
         meter.end_stage("backward")

@@ -12,11 +12,11 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training.data import OrderedCollator, TokenBlocks
+from pytest_ftguard.training.order import Batch, OrderedCollator
 from pytest_ftguard.training.recorder import Recorder
 
 __all__ = ["Batches", "TrainingFunction", "load_function", "source_digest", "train_with"]
@@ -80,7 +80,7 @@ class Batches:
     def __init__(
         self,
         spec: TrialSpec,
-        sequences: TokenBlocks,
+        sequences: Dataset[Batch],
         collator: OrderedCollator,
         recorder: Recorder,
         on_step: Callable[[int], None],

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks import find_task
 from pytest_ftguard.training.adapters import Adapter, find_adapter
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.units import format_bytes
@@ -145,7 +145,7 @@ def load_trained(spec: TrialSpec, folder: str) -> tuple[nn.Module, Any]:
     Raises:
         FtguardError: The folder holds weights that the model does not have.
     """
-    tokenizer = models.load_tokenizer(spec.workload)
+    tokenizer = find_task(spec.workload.task).load_tokenizer(spec.workload)
     adapter = find_adapter(spec.variant)
     model = adapter.load(spec.workload, spec.variant, folder)
     if adapter.changes_base:

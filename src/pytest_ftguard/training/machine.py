@@ -18,7 +18,6 @@ __all__ = [
     "describe",
     "flop_per_second",
     "has_fast_bf16",
-    "is_out_of_memory",
     "memory_bytes",
     "resolve_device",
     "resolve_precision",
@@ -175,13 +174,6 @@ def _first_number(path: Path, key: str = "") -> int | None:
         return None
     position = words.index(key) + 1 if key else 0
     return int(words[position]) if position < len(words) and words[position].isdigit() else None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, of the device or of the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def describe(device: torch.device, *, precision: str) -> Environment:

@@ -24,9 +24,8 @@ from pytest_ftguard.results import (
     from_plain_if_any,
     to_plain,
 )
+from pytest_ftguard.tasks import Evaluated, Task
 from pytest_ftguard.training import machine, memory
-from pytest_ftguard.training.data import EvaluationSet
-from pytest_ftguard.training.evaluation import measure_losses, sequence_nll
 
 __all__ = ["Evaluator", "Recorder", "curve_sequences", "curve_steps"]
 
@@ -76,10 +75,12 @@ class Evaluator:
     """How losses are measured, the same for every model of a comparison.
 
     Attributes:
+        task: What the model is trained for.
         batch_size: Sequences in a batch of the training.
         bf16: Whether to run under bf16 autocast, as in training.
     """
 
+    task: Task
     batch_size: int
     bf16: bool
 
@@ -88,13 +89,13 @@ class Evaluator:
         # Without gradients twice a batch needs less than the memory of a training step.
         return 2 * self.batch_size
 
-    def losses(self, model: nn.Module, data: EvaluationSet) -> SequenceLosses:
-        """Return the losses of a model on all sequences of an evaluation set."""
-        return measure_losses(model, data, batch_size=self._sequences_at_once, bf16=self.bf16)
+    def losses(self, model: nn.Module, data: Evaluated) -> SequenceLosses:
+        """Return the losses of a model on all evaluation examples."""
+        return self.task.losses(model, data, batch_size=self._sequences_at_once, bf16=self.bf16)
 
-    def nll(self, model: nn.Module, sequences: list[torch.Tensor]) -> list[float]:
+    def nll(self, model: nn.Module, sequences: Sequence[Any]) -> list[float]:
         """Return the summed negative log-likelihood of each sequence, in nats."""
-        return sequence_nll(model, sequences, batch_size=self._sequences_at_once, bf16=self.bf16)
+        return self.task.nll(model, sequences, batch_size=self._sequences_at_once, bf16=self.bf16)
 
 
 class Recorder:
@@ -115,7 +116,7 @@ class Recorder:
     def __init__(
         self,
         model: nn.Module,
-        validation: EvaluationSet,
+        validation: Evaluated,
         evaluator: Evaluator,
         steps: int,
         device: torch.device,
@@ -130,6 +131,7 @@ class Recorder:
         count = curve_sequences(steps, evaluator.batch_size, len(validation.sequences))
         self._chosen = evenly_spaced(len(validation.sequences), count)
         self._sequences = [validation.sequences[index] for index in self._chosen]
+        self._predicted = sum(validation.tokens[index] for index in self._chosen)
         self._points: list[CurvePoint] = []
         self._meter = memory.meter_for(model, device)
         self._hooks = [
@@ -230,8 +232,7 @@ class Recorder:
         self._add_point(step, self._evaluator.nll(self.model, self._sequences))
 
     def _add_point(self, step: int, nll: list[float]) -> None:
-        tokens = sum(len(sequence) - 1 for sequence in self._sequences)
-        self._points.append(CurvePoint(step, math.fsum(nll) / tokens, tuple(nll)))
+        self._points.append(CurvePoint(step, math.fsum(nll) / self._predicted, tuple(nll)))
 
     def curve(self, final: SequenceLosses) -> tuple[CurvePoint, ...]:
         """Return the points, the last of them taken from the evaluation after the last step."""

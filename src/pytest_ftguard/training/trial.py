@@ -12,13 +12,15 @@ from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from pytest_ftguard.results import BaseLosses, Environment, Measured, Provenance, Timing, Trial, TrialError, to_plain
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.training import adapters, data, kept, machine, models
+from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task
+from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
+from pytest_ftguard.training import adapters, kept, machine
 from pytest_ftguard.training.arguments import training_arguments
-from pytest_ftguard.training.behaviour import check_causality, check_loss, check_still_causal
 from pytest_ftguard.training.checkpoints import (
     CheckpointedTrainer,
     CheckpointSaver,
@@ -28,10 +30,10 @@ from pytest_ftguard.training.checkpoints import (
 from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
+from pytest_ftguard.training.order import Batch, OrderedCollator
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import measure_start
-from pytest_ftguard.training.texts import Texts, check_context, workload_texts
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["Report", "TrialFolder", "run_trial"]
@@ -61,7 +63,7 @@ class TrialFolder:
 # What is forecast must exceed what is there by a clear margin before a training is not even tried.
 _CLEARLY: Final = 1.05
 
-_Train = Callable[[nn.Module, data.TokenBlocks, data.OrderedCollator, Recorder], None]
+_Train = Callable[[nn.Module, Dataset[Batch], OrderedCollator, Recorder], None]
 
 
 class _DivergedError(Exception):
@@ -109,7 +111,7 @@ def run_trial(
     except _DivergedError as error:
         return Trial(spec, Measured(outcome="diverged", environment=environment, error=TrialError(str(error))))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not machine.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         message = _what_was_lacking(str(error))
         return Trial(spec, Measured(outcome="out_of_memory", environment=environment, error=TrialError(message)))
@@ -157,7 +159,7 @@ class _Loaded(NamedTuple):
 
     model: PreTrainedModel
     tokenizer: Any
-    texts: Texts
+    examples: Examples
     phases: PhasePeaks
 
 
@@ -175,7 +177,8 @@ class _Trial:
         self.environment = environment
         self.device = device
         self.bf16 = environment.precision == "bf16"
-        self.evaluator = Evaluator(spec.workload.batch_size, self.bf16)
+        self.task = find_task(spec.workload.task)
+        self.evaluator = Evaluator(self.task, spec.workload.batch_size, self.bf16)
         self.earlier: tuple[Path, dict[str, Any]] | None = None
         self.notes: list[str] = []
 
@@ -194,13 +197,13 @@ class _Trial:
         loaded.phases.end("evaluate")
         measured = self.earlier[1] if self.earlier else None
         steps, earlier = self.workload.steps, measured["steps"] if measured else None
-        recorder = Recorder(model, loaded.texts.validation, self.evaluator, steps, self.device, earlier=earlier)
-        collator = data.OrderedCollator(measured["order"] if measured else "")
+        recorder = Recorder(model, loaded.examples.validation, self.evaluator, steps, self.device, earlier=earlier)
+        collator = OrderedCollator(self.task.collate, measured["order"] if measured else "")
         start = measure_start(self.spec, model, recorder, base.validation)
         wait_for_quiet()
         self.report("train", self._first_step, None)
         try:
-            train(model, loaded.texts.train, collator, recorder)
+            train(model, loaded.examples.train, collator, recorder)
         finally:
             recorder.close()
         loaded.phases.end("train")
@@ -231,26 +234,25 @@ class _Trial:
     def _load(self) -> _Loaded:
         """Return the base model on the device and the texts, all of it checked."""
         shapes = self._check_shapes()
-        tokenizer = models.load_tokenizer(self.workload)
-        texts = workload_texts(self.workload, tokenizer)
+        tokenizer = self.task.load_tokenizer(self.workload)
+        examples = self.task.load_examples(self.workload, tokenizer)
         if shapes is not None:
-            texts.check_ids(tokenizer, shapes)
+            self.task.check_examples(examples, tokenizer, shapes)
         phases = PhasePeaks(self.device)
-        model = models.load_base(self.workload)
+        model = self.task.load_model(self.workload)
         adapters.check_variant(model, self.spec.variant)
         if shapes is None:
-            self._check_context(model)
-            texts.check_ids(tokenizer, model)
+            self._check_size(model)
+            self.task.check_examples(examples, tokenizer, model)
         cast(nn.Module, model).to(self.device)
         phases.end("load")
-        return _Loaded(model, tokenizer, texts, phases)
+        return _Loaded(model, tokenizer, examples, phases)
 
     def _base(self, loaded: _Loaded) -> BaseLosses:
-        """Return the losses of the base model, which must be those of a causal language model."""
+        """Return the losses of the base model, which must do what the task trains."""
         self.report("evaluate", 0, None)
-        check_causality(loaded.model)
-        check_loss(loaded.model)
-        return self._measure(loaded.model, loaded.texts)
+        self.task.check_model(loaded.model)
+        return self._measure(loaded.model, loaded.examples)
 
     def _final(self, model: nn.Module, loaded: _Loaded) -> BaseLosses:
         """Return the losses of the trained model.
@@ -259,32 +261,30 @@ class _Trial:
             _DivergedError: They are not finite.
         """
         self.report("evaluate", self.workload.steps, None)
-        final = self._measure(model, loaded.texts)
+        final = self._measure(model, loaded.examples)
         loaded.phases.end("evaluate")
         if not all(map(math.isfinite, final.validation.nll)):
             message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
             raise _DivergedError(message)
         if not self.spec.variant.starts_at_base:
-            vocabulary = loaded.model.config.get_text_config().vocab_size
-            check_still_causal(model, vocabulary, self.spec.variant.label)
+            self.task.check_trained(model, loaded.model, self.spec.variant.label)
         return final
 
     def _check_shapes(self) -> nn.Module | None:
         """Check what shapes alone can tell, for weights may take minutes to come; return the model without them."""
         try:
-            model = models.build_without_weights(self.workload)
+            model = self.task.build_without_weights(self.workload)
             adapters.check_variant(model, self.spec.variant)
-            self._check_context(model)
+            self._check_size(model)
             # Not every way of starting an adapter works without numbers: it is tried again when they are there.
             with torch.device("meta"), suppress(NotImplementedError):
-                adapters.apply_variant(models.build_without_weights(self.workload), self.spec.variant)
-        except models.NeedsWeightsError:
+                adapters.apply_variant(self.task.build_without_weights(self.workload), self.spec.variant)
+        except NeedsWeightsError:
             return None  # the same is checked when they are there
         return model
 
-    def _check_context(self, model: nn.Module) -> None:
-        taken = self.adapter.positions(self.spec.variant)
-        check_context(model, self.workload.model, self.workload.block_size, taken=taken)
+    def _check_size(self, model: nn.Module) -> None:
+        self.task.check_size(model, self.workload, self.adapter.positions(self.spec.variant))
 
     def _trainer(self) -> _Train:
         checkpoints = self.folder.checkpoints
@@ -297,7 +297,7 @@ class _Trial:
         if self.earlier:
             self._note(f"a training that was killed went on from {self.earlier[0].name}")
 
-        def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
+        def train(model: nn.Module, examples: Dataset[Batch], collator: OrderedCollator, record: Recorder) -> None:
             def measured() -> dict[str, Any]:
                 order = collator.order_after(record.batches)
                 return {"steps": record.measured(), "order": order, "environment": to_plain(self.environment)}
@@ -309,7 +309,7 @@ class _Trial:
                 trainable = count_parameters(model).trainable
                 hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured, self._note))
             trainer = CheckpointedTrainer(
-                model=model, args=arguments, train_dataset=blocks, data_collator=collator, callbacks=hooks
+                model=model, args=arguments, train_dataset=examples, data_collator=collator, callbacks=hooks
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(self.earlier[0]) if self.earlier else None)
@@ -330,16 +330,16 @@ class _Trial:
         def report(step: int) -> None:
             self.report("train", step, None)
 
-        def train(model: nn.Module, blocks: data.TokenBlocks, collator: data.OrderedCollator, record: Recorder) -> None:
-            batches = Batches(self.spec, blocks, collator, record, report)
+        def train(model: nn.Module, examples: Dataset[Batch], collator: OrderedCollator, record: Recorder) -> None:
+            batches = Batches(self.spec, examples, collator, record, report)
             train_with(function, model, batches, self.spec, bf16=self.bf16)
 
         return train
 
-    def _measure(self, model: nn.Module, texts: Texts) -> BaseLosses:
+    def _measure(self, model: nn.Module, examples: Examples) -> BaseLosses:
         losses = self.evaluator.losses
-        reference = losses(model, texts.reference) if texts.reference else None
-        return BaseLosses(losses(model, texts.validation), reference)
+        reference = losses(model, examples.reference) if examples.reference else None
+        return BaseLosses(losses(model, examples.validation), reference)
 
     def _keep(self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]) -> kept.Kept:
         if self.workload.purpose == "timing":

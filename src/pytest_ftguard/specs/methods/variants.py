@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.imports import imported
 from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.methods.full import FULL_LEARNING_RATE, Full
 from pytest_ftguard.specs.methods.lora import LORA_LEARNING_RATE_FACTOR, LoRA
@@ -72,7 +72,7 @@ def _check_class(kind: type[Variant]) -> None:
         message = f"{name} has rows for {', '.join(unknown)}, and no such field"
         raise ConfigurationError(message)
     try:
-        found = _imported(_path_of(kind))
+        found = imported(_path_of(kind))
     except (ImportError, AttributeError):
         found = None
     if found is not kind:
@@ -85,14 +85,6 @@ def _check_class(kind: type[Variant]) -> None:
 
 def _path_of(kind: type[Variant]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def import_path(variant: Variant) -> str | None:
@@ -124,7 +116,7 @@ def find_variant_class(path: str) -> type[Variant]:
         ConfigurationError: There is no such class, or it is no class of variants.
     """
     try:
-        found = _imported(path)
+        found = imported(path)
     except (ImportError, AttributeError, ValueError) as error:
         message = f"the variant class {path!r} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error
@@ -156,7 +148,7 @@ def variant_from_dict(values: Mapping[str, Any]) -> Variant:
     return _KINDS[kind].from_dict(rest)
 
 
-def with_learning_rate(variant: Variant, full: Full) -> Variant:
+def with_learning_rate(variant: Variant, full: Variant) -> Variant:
     """Return the variant with its learning rate filled in.
 
     The default of full fine-tuning is 5e-5, and that of LoRA ten times the rate of full fine-tuning. If no rule is
@@ -171,7 +163,7 @@ def with_learning_rate(variant: Variant, full: Full) -> Variant:
     """
     if variant.learning_rate is not None:
         return variant
-    if isinstance(variant, Full):
+    if variant.kind == Full.kind:
         return replace(variant, learning_rate=FULL_LEARNING_RATE)
     factor = variant.rate_over_full
     if factor is None and not variant.search_learning_rate:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks import find_task
 
 __all__ = ["Adapter"]
 
@@ -89,4 +89,4 @@ class Adapter:
             variant: What was trained.
             folder: Where `save` wrote.
         """
-        return self.apply(models.load_base(workload), variant)
+        return self.apply(find_task(workload.task).load_model(workload), variant)

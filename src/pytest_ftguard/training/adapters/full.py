@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks import NeedsWeightsError, find_task
 from pytest_ftguard.training.adapters.base import Adapter
 
 __all__ = ["FullAdapter"]
@@ -39,13 +39,14 @@ class FullAdapter(Adapter):
         model: nn.Module = cast(Any, type(made)).from_pretrained(folder, **weights)
         # Not every model has one, and where a folder has no configuration either, transformers trips over that.
         with suppress(OSError, ValueError, TypeError):
-            place = models.place_options(workload)
-            cast(Any, model).generation_config = GenerationConfig.from_pretrained(workload.model, **place)
+            configured = GenerationConfig.from_pretrained(workload.model, **workload.place_options)
+            cast(Any, model).generation_config = configured
         return model
 
 
 def _made_like_base(workload: Workload) -> PreTrainedModel:
+    task = find_task(workload.task)
     try:
-        return models.build_without_weights(workload)
-    except models.NeedsWeightsError:
-        return models.load_base(workload)
+        return task.build_without_weights(workload)
+    except NeedsWeightsError:
+        return task.load_model(workload)

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.specs import LoRA, Workload
-from pytest_ftguard.training import models
+from pytest_ftguard.tasks import find_task
 from pytest_ftguard.training.adapters.base import Adapter
 from pytest_ftguard.training.adapters.checks import Named, check_names, check_options, check_targets
 from pytest_ftguard.training.adapters.wrapping import without_pefts_warnings, wrap
@@ -57,7 +57,8 @@ class WrappedByPeft(Adapter):
         """Return the base wrapped as for training, with the adapter's weights."""
         with without_pefts_warnings():
             config = self.configure(variant, loading=True)
-            return cast(nn.Module, PeftModel.from_pretrained(models.load_base(workload), folder, config=config))
+            base = find_task(workload.task).load_model(workload)
+            return cast(nn.Module, PeftModel.from_pretrained(base, folder, config=config))
 
 
 def without_initialisation(options: dict[str, Any]) -> dict[str, Any]:

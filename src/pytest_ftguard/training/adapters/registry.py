@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from functools import cache
 from typing import Final
@@ -11,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.imports import imported
 from pytest_ftguard.specs import Variant
 from pytest_ftguard.training.adapters.base import Adapter
 
@@ -42,9 +42,8 @@ def find_adapter(variant: Variant) -> Adapter:
 
 @cache
 def _adapter(path: str) -> Adapter:
-    module, _, name = path.partition(":")
     try:
-        made = getattr(importlib.import_module(module), name)()
+        made = imported(path)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         message = f"the adapter {path!r} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training.machine import is_out_of_memory
+from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 
 __all__ = ["without_pefts_warnings", "wrap"]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from torch import nn
@@ -11,87 +10,52 @@ from torch import nn
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, MOST_TRAINED_ON
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training.data import (
+from pytest_ftguard.tasks.base import Examples
+from pytest_ftguard.tasks.causal_lm.data import (
     EvaluationSet,
+    Read,
     TokenBlocks,
     blocks_of,
     check_texts,
     evaluation_set,
     left_over_set,
 )
-from pytest_ftguard.training.evidence import Search
-from pytest_ftguard.training.files import Text, read_text
-from pytest_ftguard.training.tokens import check_ids, tokenized
-from pytest_ftguard.training.words import words_of
+from pytest_ftguard.tasks.text.evidence import Search
+from pytest_ftguard.tasks.text.files import Text, read_text
+from pytest_ftguard.tasks.text.tokens import check_ids, tokenized
+from pytest_ftguard.tasks.text.words import words_of
 
-__all__ = ["Texts", "check_context", "workload_texts"]
+__all__ = ["check_context", "check_embeddings", "workload_texts"]
 
 _POSITIONS: Final = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed")
 # Of configurations that call it otherwise than the rest; those that transformers maps to one name are checked by it.
 _CONTEXT: Final = ("n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What a trial is trained and evaluated on.
-
-    Attributes:
-        train: Training sequences.
-        validation: Validation sequences.
-        reference: Sequences of the general text, where there is one.
-    """
-
-    train: TokenBlocks
-    validation: EvaluationSet
-    reference: EvaluationSet | None
-
-    @property
-    def evaluated(self) -> Mapping[str, EvaluationSet]:
-        """The evaluation texts by their role."""
-        named = {"validation": self.validation, "reference": self.reference}
-        return {role: text for role, text in named.items() if text is not None}
-
-    def check_ids(self, tokenizer: Any, model: nn.Module) -> None:
-        """Check that the model has an embedding for every token.
-
-        Raises:
-            ConfigurationError: A token id lies beyond the embeddings.
-        """
-        largest = {role: text.largest_id for role, text in self.evaluated.items()}
-        check_ids({"training": int(self.train.blocks.max()), **largest}, tokenizer, model)
-
-    def doubts(self) -> Iterator[str]:
-        """Yield why gates on losses would be INVALID, although the texts can be trained and evaluated on."""
-        for role, text in self.evaluated.items():
-            documents = None if text.documents is None else len(set(text.documents))
-            units, name = (len(text.sequences), "sequences") if documents is None else (documents, "documents")
-            if units < MINIMUM_UNITS:
-                copies = f" ({text.repeated} sequences repeat earlier ones and do not count)" if text.repeated else ""
-                yield (
-                    f"gates on losses will be INVALID: they need {MINIMUM_UNITS} {role} {name}, and there are {units}"
-                    f"{copies}"
-                )
-
-
-def workload_texts(workload: Workload, tokenizer: Any) -> Texts:
+def workload_texts(workload: Workload, tokenizer: Any, read: Read = read_text) -> Examples:
     """Return the texts of a workload, checked.
+
+    Args:
+        workload: Which texts, and how they are cut.
+        tokenizer: Tokenizer of transformers.
+        read: Reads a file, in a role.
 
     Raises:
         ConfigurationError: A text cannot be read, carries no information, is too short, or was trained on.
     """
     check_texts(workload.train, workload.validation)
     size = {"block_size": workload.block_size}
-    text = read_text(workload.train, "training")
+    text = read(workload.train, "training")
     tokens = tokenized(text, tokenizer)
     train = blocks_of(tokens, tokenizer.eos_token_id, batch_size=workload.batch_size, **size)
-    limit = {"at_most": workload.validation_sequences, **size}
+    limit: dict[str, Any] = {"at_most": workload.validation_sequences, "read": read, **size}
     cut = left_over_set if workload.purpose == "search" else evaluation_set
     validation = _beside(train, text, cut(workload.validation, "validation", tokenizer, **limit), workload.validation)
     reference = None
     if workload.reference:
         reference = evaluation_set(workload.reference, "reference", tokenizer, **limit)
         reference = _beside(train, text, reference, workload.reference)
-    return Texts(train, validation, reference)
+    return Examples(train, validation, reference)
 
 
 def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str) -> EvaluationSet:
@@ -114,6 +78,17 @@ def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str)
         )
         raise ConfigurationError(message)
     return replace(evaluated, trained_on=count)
+
+
+def check_embeddings(examples: Examples, tokenizer: Any, model: nn.Module) -> None:
+    """Check that the model has an embedding for every token.
+
+    Raises:
+        ConfigurationError: A token id lies beyond the embeddings.
+    """
+    blocks = cast(TokenBlocks, examples.train).blocks
+    largest = {role: cast(EvaluationSet, text).largest_id for role, text in examples.evaluated.items()}
+    check_ids({"training": int(blocks.max()), **largest}, tokenizer, model)
 
 
 def check_context(model: nn.Module, name: str, block_size: int, *, taken: int = 0) -> None:

@@ -13,9 +13,9 @@ from tokenizers.models import Unigram
 from torch import nn
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training.files import Text
-from pytest_ftguard.training.passages import Integers
-from pytest_ftguard.training.words import pieces
+from pytest_ftguard.tasks.text.files import Text
+from pytest_ftguard.tasks.text.passages import Integers
+from pytest_ftguard.tasks.text.words import pieces
 
 __all__ = ["Tokens", "check_ids", "decoded", "tokenized"]
 

@@ -1,4 +1,4 @@
-"""Summed negative log-likelihood and token count per sequence.
+"""Summed negative log-likelihood per sequence.
 
 The Trainer's own evaluation averages the means of batches and drops losses that are not finite, so a gate
 cannot rest on it.
@@ -13,32 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pytest_ftguard.results import SequenceLosses
-from pytest_ftguard.training.data import EvaluationSet
-
-__all__ = ["logits_of", "measure_losses", "sequence_nll"]
+__all__ = ["logits_of", "sequence_nll"]
 
 _IGNORED: Final = -100
-
-
-def measure_losses(model: nn.Module, data: EvaluationSet, *, batch_size: int, bf16: bool) -> SequenceLosses:
-    """Return the losses of a model on all sequences of an evaluation set.
-
-    Args:
-        model: Causal language model, on the device that is to be used.
-        data: The sequences.
-        batch_size: Sequences in a forward pass; it does not change the result beyond rounding.
-        bf16: Whether to run under bf16 autocast, as in training.
-    """
-    return SequenceLosses(
-        nll=tuple(sequence_nll(model, data.sequences, batch_size=batch_size, bf16=bf16)),
-        tokens=tuple(len(sequence) - 1 for sequence in data.sequences),
-        documents=data.documents,
-        digest=data.digest,
-        repeated=data.repeated,
-        trained_on=data.trained_on,
-        unknown=data.unknown,
-    )
 
 
 def sequence_nll(model: nn.Module, sequences: Sequence[Tensor], *, batch_size: int, bf16: bool) -> list[float]:

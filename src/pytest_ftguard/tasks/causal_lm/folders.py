@@ -16,7 +16,12 @@ from transformers.utils import cached_file  # type: ignore[attr-defined]
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training.weight_files import any_weights, check_weight_files, holds_no_weights, is_lfs_pointer
+from pytest_ftguard.tasks.causal_lm.weight_files import (
+    any_weights,
+    check_weight_files,
+    holds_no_weights,
+    is_lfs_pointer,
+)
 
 __all__ = ["check_folder", "check_tokenizer_folder", "has_vocabulary_file", "holds_shapes_alone"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,15 +17,15 @@ from torch.utils.data import Dataset
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, evenly_spaced
-from pytest_ftguard.training.evidence import Excerpts, common_symbols, design_effect, origins
-from pytest_ftguard.training.files import read_text
-from pytest_ftguard.training.passages import Flags, Integers, Passages, Places, Row
-from pytest_ftguard.training.tokens import Tokens, decoded, tokenized
-from pytest_ftguard.training.words import folded, spans_of, words_of
+from pytest_ftguard.tasks.text.evidence import Excerpts, common_symbols, design_effect, origins
+from pytest_ftguard.tasks.text.files import Text, read_text
+from pytest_ftguard.tasks.text.passages import Flags, Integers, Passages, Places, Row
+from pytest_ftguard.tasks.text.tokens import Tokens, decoded, tokenized
+from pytest_ftguard.tasks.text.words import folded, spans_of, words_of
 
 __all__ = [
     "EvaluationSet",
-    "OrderedCollator",
+    "Read",
     "TokenBlocks",
     "blocks_of",
     "check_texts",
@@ -34,6 +34,9 @@ __all__ = [
     "left_over_set",
     "training_blocks",
 ]
+
+Read = Callable[[str, str], Text]
+"""Reads a file, in a role: "training", "validation" or "reference"."""
 
 # Below this a search for a learning rate would be decided by a few odd sequences.
 _LEAST_LEFT_OVER: Final = 32
@@ -83,6 +86,11 @@ class EvaluationSet:
     unknown: float = 0.0
 
     @property
+    def tokens(self) -> tuple[int, ...]:
+        """Predicted tokens of each sequence: all but the first."""
+        return tuple(len(sequence) - 1 for sequence in self.sequences)
+
+    @property
     def largest_id(self) -> int:
         """The largest of all token ids."""
         return max(int(sequence.max()) for sequence in self.sequences)
@@ -95,34 +103,6 @@ class EvaluationSet:
             digest.update(len(sequence).to_bytes(8, "little"))
             digest.update(sequence.numpy().tobytes())
         return digest.hexdigest()
-
-
-class OrderedCollator:
-    """Stack sequences into a batch, and remember in a digest which batches were made in which order.
-
-    Args:
-        order: Digest of the batches that an earlier process has trained on; empty where it is the first.
-    """
-
-    def __init__(self, order: str = "") -> None:
-        self._orders = [order]
-
-    def __call__(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return a batch of shape (sequences, block_size) for each key."""
-        batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
-        # A chain rather than one digest, so that another process can go on with it.
-        chained = bytes.fromhex(self._orders[-1]) + batch["input_ids"].numpy().tobytes()
-        self._orders.append(hashlib.sha256(chained).hexdigest())
-        return batch
-
-    @property
-    def order(self) -> str:
-        """Chained SHA-256 of all batches made so far."""
-        return self._orders[-1]
-
-    def order_after(self, batches: int) -> str:
-        """Return the digest after so many batches of this process: more may have been made ahead of their use."""
-        return self._orders[batches]
 
 
 def check_texts(train: str, validation: str) -> None:
@@ -185,7 +165,9 @@ def blocks_of(tokens: Tokens, end: int | None, *, block_size: int, batch_size: i
     return TokenBlocks(torch.from_numpy(ids[: count * block_size]).view(count, block_size))
 
 
-def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int) -> EvaluationSet:
+def evaluation_set(
+    path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int, read: Read = read_text
+) -> EvaluationSet:
     """Return at most so many sequences, evenly spaced over the text.
 
     A plain text is one stream cut into blocks. Any other document is cut by itself, its last, shorter sequence
@@ -193,34 +175,38 @@ def evaluation_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_
     out if they would make bounds too narrow.
 
     Args:
-        path: A file that `read_text` reads.
+        path: A file that `read` reads.
         role: "validation" or "reference", for messages.
         tokenizer: Tokenizer of transformers.
         block_size: Largest number of tokens in a sequence.
         at_most: Largest number of sequences.
+        read: Reads a file, in a role.
 
     Raises:
         ConfigurationError: The file cannot be read, or gives no sequence.
     """
-    cut = _cut_text(path, role, tokenizer, block_size)
+    cut = _cut_text(read(path, role), tokenizer, block_size)
     chosen, repeated = _independent(cut.origins, at_most)
     return cut.chosen(chosen, repeated)
 
 
-def left_over_set(path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int) -> EvaluationSet:
+def left_over_set(
+    path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int, read: Read = read_text
+) -> EvaluationSet:
     """Return at most so many of the sequences that `evaluation_set` leaves over, evenly spaced.
 
     Args:
-        path: A file that `read_text` reads.
+        path: A file that `read` reads.
         role: "validation" or "reference", for messages.
         tokenizer: Tokenizer of transformers.
         block_size: Largest number of tokens in a sequence.
         at_most: Largest number of sequences, there and here.
+        read: Reads a file, in a role.
 
     Raises:
         ConfigurationError: The file cannot be read, or hardly any sequence is left over.
     """
-    cut = _cut_text(path, role, tokenizer, block_size)
+    cut = _cut_text(read(path, role), tokenizer, block_size)
     used, repeated = _independent(cut.origins, at_most)
     # Sequences of one document are much alike, so whole documents are left over; a plain text is one, cut into blocks.
     documents = set() if cut.tokens.text.is_stream else {int(cut.documents[index]) for index in used}
@@ -285,9 +271,8 @@ class _Cut:
         )
 
 
-def _cut_text(path: str, role: str, tokenizer: Any, block_size: int) -> _Cut:
-    tokens = tokenized(read_text(path, role), tokenizer)
-    text = tokens.text
+def _cut_text(text: Text, tokenizer: Any, block_size: int) -> _Cut:
+    tokens = tokenized(text, tokenizer)
     least = block_size if text.is_stream else 2
     cut = [
         [document[start : start + block_size] for start in range(0, len(document) - least + 1, block_size)]

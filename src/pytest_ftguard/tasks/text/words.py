@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from pytest_ftguard.training.passages import Integers, Row
+from pytest_ftguard.tasks.text.passages import Integers, Row
 
 __all__ = ["folded", "pieces", "spans_of", "words_of"]
 

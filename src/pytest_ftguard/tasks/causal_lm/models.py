@@ -13,19 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.training.folders import check_folder, check_tokenizer_folder, has_vocabulary_file
-from pytest_ftguard.training.machine import is_out_of_memory
-from pytest_ftguard.training.model_kinds import check_kind
+from pytest_ftguard.tasks.base import NeedsWeightsError
+from pytest_ftguard.tasks.causal_lm.folders import check_folder, check_tokenizer_folder, has_vocabulary_file
+from pytest_ftguard.tasks.causal_lm.model_kinds import check_kind
+from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 
-__all__ = ["NeedsWeightsError", "build_without_weights", "load_base", "load_tokenizer", "place_options"]
+__all__ = ["build_without_weights", "load_base", "load_tokenizer"]
 
-# Those of from_pretrained's options that say where the files are, which the configuration and the tokenizer share.
-_PLACE_OPTIONS: Final = ("gguf_file", "subfolder", "trust_remote_code", "local_files_only", "cache_dir")
 _LONGEST_REASON: Final = 600
-
-
-class NeedsWeightsError(Exception):
-    """A model cannot be built without its weights."""
 
 
 def load_tokenizer(workload: Workload) -> Any:
@@ -36,7 +31,7 @@ def load_tokenizer(workload: Workload) -> Any:
     """
     own = workload.tokenizer is not None
     name, field = workload.tokenizer or workload.model, "tokenizer" if own else "model"
-    options = {} if own else place_options(workload)
+    options = {} if own else workload.place_options
     if not own:
         check_folder(workload, options)
     folder = Path(name) / options.get("subfolder", "")
@@ -81,7 +76,7 @@ def load_base(workload: Workload) -> PreTrainedModel:
     Raises:
         ConfigurationError: The model cannot be loaded, or its context is shorter than a block.
     """
-    place = place_options(workload)
+    place = workload.place_options
     config = _load_config(workload, needs_weights=True)
     rest = {
         name: value for name, value in workload.model_args.items() if name not in place and not hasattr(config, name)
@@ -116,7 +111,7 @@ def build_without_weights(workload: Workload) -> PreTrainedModel:
         NeedsWeightsError: The model's code looks at values while it is made, so it cannot be made without any.
     """
     config = _load_config(workload, needs_weights=False)
-    place = place_options(workload)
+    place = workload.place_options
     rest = [name for name in workload.model_args if name not in place and not hasattr(config, name)]
     unknown = [name for name in rest if name != "attn_implementation"]
     if unknown:
@@ -144,7 +139,7 @@ def _load_config(workload: Workload, *, needs_weights: bool) -> PretrainedConfig
     Raises:
         ConfigurationError: There is no such model, or it is not a whole causal language model.
     """
-    place = place_options(workload)
+    place = workload.place_options
     check_folder(workload, place, needs_weights=needs_weights)
     try:
         config = AutoConfig.from_pretrained(workload.model, **place)
@@ -165,12 +160,6 @@ def _check_context(config: PretrainedConfig, workload: Workload) -> None:
             f"has {context} positions: set block_size to {context} or less"
         )
         raise ConfigurationError(message)
-
-
-def place_options(workload: Workload) -> dict[str, Any]:
-    """Return those of a workload's options that say where the model's files are."""
-    place = {name: workload.model_args[name] for name in _PLACE_OPTIONS if name in workload.model_args}
-    return {**place, "revision": workload.revision} if workload.revision is not None else place
 
 
 def _remove_dropout(config: PretrainedConfig) -> None:

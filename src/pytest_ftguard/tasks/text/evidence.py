@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from pytest_ftguard.training.passages import (
+from pytest_ftguard.tasks.text.passages import (
     PART,
     Flags,
     Hashes,
@@ -27,7 +27,7 @@ from pytest_ftguard.training.passages import (
     shared_by,
     windows,
 )
-from pytest_ftguard.training.words import folded, words_of
+from pytest_ftguard.tasks.text.words import folded, words_of
 
 __all__ = ["Excerpts", "Search", "common_symbols", "design_effect", "origins"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.training.evaluation import logits_of
-from pytest_ftguard.training.machine import is_out_of_memory
+from pytest_ftguard.tasks.causal_lm.evaluation import logits_of
+from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 
 __all__ = ["check_causality", "check_loss", "check_still_causal"]
 

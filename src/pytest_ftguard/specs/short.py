@@ -1,0 +1,60 @@
+"""The short trials: what a search for a learning rate trains, and what a timing trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from pytest_ftguard.specs.workload import Workload
+
+__all__ = ["search_workload", "timing_workload"]
+
+_SHARE_OF_STEPS: Final = 4
+# Within the warm-up and the first updates every rate looks alike.
+_LEAST_SEARCHED_STEPS: Final = 20
+# Three steps warm up, and the median of the other 37 moves by about a fifth of what a single step does.
+_LEAST_TIMED_STEPS: Final = 40
+# What else a machine does comes in bursts, and the first tenths of a second are a little slower than the rest.
+_SECONDS: Final = 3.0
+_ROUND_STEPS: Final = 20
+# The losses judge nothing here; these few show that both variants start from one model.
+_SEQUENCES: Final = 8
+
+
+def search_workload(workload: Workload) -> Workload:
+    """Return what a search trains: a quarter of the steps, one seed, judged on sequences that no gate uses.
+
+    Fewer than 20 steps are not searched with, unless the workload itself has fewer.
+    """
+    return replace(
+        workload,
+        steps=min(workload.steps, max(_LEAST_SEARCHED_STEPS, workload.steps // _SHARE_OF_STEPS)),
+        seeds=workload.seeds[:1],
+        most_seeds=0,
+        reference=None,
+        purpose="search",
+    )
+
+
+def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: float) -> Workload:
+    """Return what a timing trains: the same with next to no evaluation, and steps for about three seconds.
+
+    These are 40 at least, unless the workload itself has fewer.
+
+    Args:
+        workload: What the variants were trained on.
+        seeds: The seeds that both have.
+        seconds_per_step: Time of a step, as far as it is known; it need not be this machine's.
+    """
+    wanted = math.ceil(_SECONDS / seconds_per_step / _ROUND_STEPS) * _ROUND_STEPS
+    return replace(
+        workload,
+        steps=min(workload.steps, max(_LEAST_TIMED_STEPS, wanted)),
+        seeds=tuple(seeds),
+        most_seeds=0,
+        reference=None,
+        validation_sequences=min(workload.validation_sequences, _SEQUENCES),
+        purpose="timing",
+    )

@@ -1,0 +1,94 @@
+"""A task is found by its name, by an entry point or by its import path; what is none is one clear error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.tasks import Task, check_name, find_task, path_of_own
+from pytest_ftguard.tasks.causal_lm import CausalLM
+
+
+class Whole(CausalLM):
+    """A task of one's own."""
+
+
+class Half(Task):
+    """A task that lacks what a training needs."""
+
+    def load_tokenizer(self, workload: Any) -> Any:
+        """Return no tokenizer."""
+
+
+class Picky(CausalLM):
+    """A task that cannot be made without arguments."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+
+
+def test_ours_is_found_by_name_without_torch() -> None:
+    """The process that runs pytest asks for it, too; nothing of it is a user's code."""
+    assert type(find_task("causal-lm")) is CausalLM
+    assert path_of_own("causal-lm") is None
+
+
+def test_a_task_of_ones_own_is_found_by_its_import_path() -> None:
+    """Its path says which source decides."""
+    path = f"{__name__}:Whole"
+    assert type(find_task(path)) is Whole
+    assert path_of_own(path) == path
+
+
+def test_an_entry_point_names_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package makes its own known by the group pytest_ftguard.tasks."""
+    info = tmp_path / "reviews-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: reviews\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[pytest_ftguard.tasks]\nreviews = {__name__}:Whole\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert type(find_task("reviews")) is Whole
+    assert path_of_own("reviews") == f"{__name__}:Whole"
+    with pytest.raises(ConfigurationError, match="use one of causal-lm, reviews, or module:Class"):
+        find_task("review")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("chatt", "which is no task: use one of causal-lm, or module:Class"),
+        ("nowhere.rows:Rows", "which cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
+        (f"{__name__}:Nothing", "which cannot be imported: AttributeError"),
+        ("broken_task:Rows", "which cannot be imported: ZeroDivisionError"),
+        (f"{__name__}:pytest", "name a class that is derived from pytest_ftguard.tasks.Task"),
+        (f"{__name__}:Path", "name a class that is derived from pytest_ftguard.tasks.Task"),
+        (f"{__name__}:Half", "a class without load_examples, load_model, nll: each task needs these"),
+        (f"{__name__}:Picky", "which cannot be made without arguments: TypeError"),
+    ],
+)
+def test_what_is_no_task_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    """It begins with the value and where it was set."""
+    (tmp_path / "broken_task.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken_task", raising=False)
+    said = f"ftguard_task is {name!r} (set by the option --ftguard-task)"
+    with pytest.raises(ConfigurationError) as caught:
+        find_task(name, said)
+    assert str(caught.value).startswith(f"{said}, ")
+    assert words in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"^Workload\.task is "):
+        find_task(name)
+
+
+def test_a_name_is_checked_without_an_import() -> None:
+    """Before anything runs only a misspelt name is an error: a module of the user's may take seconds to import."""
+    check_name("causal-lm", "it is")
+    check_name("nowhere.rows:Rows", "it is")
+    with pytest.raises(ConfigurationError, match="it is, which is no task"):
+        check_name("causal_lm", "it is")
