@@ -234,12 +234,10 @@ def test_what_a_test_accepts_is_written_when_it_has_passed(tmp_path: Path) -> No
     first = files.find(*pair())
     files.queue(first, OURS)
     assert files.find(*pair()).history is None
-    assert files.is_queued
     assert list(tmp_path.iterdir()) == []
     for forget in (files.start, files.drop):
         files.queue(first, OURS)
         forget()
-        assert not files.is_queued
         assert files.find(*pair()).history is None
         files.write()
         assert list(tmp_path.iterdir()) == []
@@ -247,7 +245,20 @@ def test_what_a_test_accepts_is_written_when_it_has_passed(tmp_path: Path) -> No
     files.write()
     assert files.news() == ([str(first.place)], [])
     assert files.news() == ([], [])
-    assert not files.is_queued
+    assert files.find(*pair()).history == OURS
+
+
+def test_a_file_that_was_removed_meanwhile_is_written_again(tmp_path: Path) -> None:
+    """What is accepted as it is must be on disk once the test has passed."""
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
+    files.queue(files.find(*pair()), OURS)
+    files.write()
+    files.news()
+    same = files.find(*pair())
+    files.queue(same, OURS)
+    same.place.unlink()
+    files.write()
+    assert files.news() == ([str(same.place)], [])
     assert files.find(*pair()).history == OURS
 
 

@@ -141,7 +141,7 @@ def report() -> dict[str, Any]:
         value=0.1,
         interval=(0.05, 0.15),
         limit=Limit(0.02, NATS_PER_TOKEN, Origin("ini", "ftguard_max_loss_gap in pytest.ini")),
-        message="loss gap FAIL",
+        details=("The whole interval is beyond the limit.",),
     )
     text = json_report([complete, failed], [RecordedVerdict("test_it.py::test_it", verdict)])
     found: dict[str, Any] = json.loads(text)

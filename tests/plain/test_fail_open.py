@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import pytest_ftguard
-from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
+from pytest_ftguard.accepting.asked import Asked, Metric
+from pytest_ftguard.accepting.gate import accept, assess_regression
 from pytest_ftguard.accepting.history import AcceptedFile, History
 from pytest_ftguard.accepting.record import record_pair
 from pytest_ftguard.errors import ConfigurationError
@@ -47,8 +48,9 @@ def regression(candidate: TrainedVariant, baseline: TrainedVariant, metric: Metr
     then = record_pair(*sound())
     file = AcceptedFile(Path("accepted.json"), "t.py::test", History("t.py::test", then, then))
     limit = generous(0.2 if unit == NATS_PER_TOKEN else 99, unit)
-    verdict = assess_regression(candidate, baseline, limit, Rule(), metric=metric, file=file)
-    accepted, updated = accept(candidate, baseline, limit, Rule(), metric=metric, file=file, refusals=[])
+    asked = Asked(candidate=candidate, baseline=baseline, limit=limit, rule=Rule(), metric=metric, file=file)
+    verdict = assess_regression(asked)
+    accepted, updated = accept(asked, refusals=[])
     assert updated is None or not set(REFUSED) & {accepted.status, verdict.status}
     return verdict
 

@@ -68,7 +68,7 @@ def test_with_noise_the_bounds_decide(gap: float, status: str) -> None:
 def test_a_message_says_what_was_measured_allowed_and_where_it_was_set() -> None:
     """The reader needs the figures, the limit, its place, and what the verdict is about."""
     message = judge(*pair(0.3)).message
-    for words in ("+0.3000", "at most 0.1", "the argument at_most", "100 steps", "256 sequences", "two checkpoints"):
+    for words in ("+0.3000", "limit 0.1 (the argument at_most)", "100 steps", "256 sequences", "two checkpoints"):
         assert words in message
 
 
@@ -113,11 +113,11 @@ INVALID: dict[str, tuple[Callable[[], tuple[TrainedVariant, TrainedVariant]], st
     "timed out": (broken_loss(outcome="timed_out"), "ended timed_out"),
     "no candidate": (lambda: (trained(LORA), trained(FULL, trial(FULL, BASE))), "no trial"),
     "no baseline": (lambda: (trained(LORA, trial(LORA, BASE)), trained(FULL)), "no trial"),
-    "one sequence": (lambda: sequences(1), "at least 64"),
-    "63 sequences": (lambda: sequences(63), "at least 64"),
+    "one sequence": (lambda: sequences(1), "At least 64"),
+    "63 sequences": (lambda: sequences(63), "At least 64"),
     "few documents": (
         broken_loss(validation=losses(BASE, documents=(0, 1) * 128)),
-        "same validation sequences|at least 64",
+        "same validation sequences|At least 64",
     ),
     "unpaired seeds": (seeds((0, 1), (0, 2)), "not paired"),
     "missing seed": (seeds((0, 1), (0,)), "not paired"),

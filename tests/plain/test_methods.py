@@ -228,4 +228,4 @@ def test_a_start_that_differs_is_a_fault_unless_the_method_explains_it(
     found = list(step_0(ours, theirs))
     assert bool(found) is is_fault
     if start is not None and start.disabled_gap == 0.0021:
-        assert "with the adapter of ia3 switched off, a sequence is still 0.0021 nats per token from" in found[0]
+        assert "with the adapter of ia3 switched off, a sequence is still 0.0021 nats per token from" in found[0].why

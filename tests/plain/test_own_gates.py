@@ -53,7 +53,7 @@ def verdict(gate: str) -> Verdict:
         value=0.1,
         interval=(0.0, 0.2),
         limit=limit,
-        message="fine",
+        details=("fine",),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ftguard.accepting.gate import Metric, accept, assess_regression
+from pytest_ftguard.accepting import gate
+from pytest_ftguard.accepting.asked import Asked, Metric
 from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.accepting.history import AcceptedFile, History, read_history, write_history
 from pytest_ftguard.accepting.record import PairRecord, record_pair
 from pytest_ftguard.accepting.since import differing_work, gap_change, paired_seeds, settings_since
+from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
@@ -86,7 +89,24 @@ def judge(
     now: Pair, then: AcceptedFile | Pair, at_most: float | str, metric: Metric = "loss_gap", rule: Rule = LAZY
 ) -> Verdict:
     held = then if isinstance(then, AcceptedFile) else file(record_pair(*then))
-    return assess_regression(*now, limit(at_most), rule, metric=metric, file=held)
+    return gate.assess_regression(asked(now, limit(at_most), rule, metric, held))
+
+
+def asked(now: Pair, at_most: Limit, rule: Rule, metric: Metric, held: AcceptedFile) -> Asked:
+    return Asked(candidate=now[0], baseline=now[1], limit=at_most, rule=rule, metric=metric, file=held)
+
+
+def accept(
+    candidate: TrainedVariant,
+    baseline: TrainedVariant,
+    limit: Limit,
+    rule: Rule,
+    *,
+    metric: Metric,
+    file: AcceptedFile,
+    refusals: Sequence[Problem] = (),
+) -> tuple[Verdict, History | None]:
+    return gate.accept(asked((candidate, baseline), limit, rule, metric, file), refusals)
 
 
 @pytest.mark.parametrize(("at_most", "status"), [(0.011, "PASS"), (0.009, "FAIL"), (0.0, "FAIL")])
@@ -154,10 +174,10 @@ def test_what_happens_to_both_variants_alike_is_absorbed() -> None:
     """Another machine moves full and LoRA by 0.5: no regression, and a note says that full itself has moved."""
     verdict = judge(pair(0.1, level=2.5), pair(0.1), 0.01)
     assert verdict.status == "PASS"
-    assert "the loss of full itself has moved by +0.5000" in verdict.message
+    assert "The loss of full itself has moved by +0.5000" in verdict.message
     assert verdict.note is not None
     assert verdict.note in verdict.message
-    assert "Note" not in judge(pair(0.1, level=2.005), pair(0.1), 0.01).message
+    assert "itself has moved" not in judge(pair(0.1, level=2.005), pair(0.1), 0.01).message
 
 
 def test_an_improvement_beyond_the_limit_asks_to_be_accepted() -> None:
@@ -196,8 +216,8 @@ def test_the_advice_is_what_accepting_would_do() -> None:
         verdict = judge(pair(gap), held, 0.05)
         assert verdict.status == status, name
         assert ("if it is meant, accept it with --ftguard-update" in verdict.message) is accepted, name
-        anew = "if it is meant, delete 'accepted.json' and accept again with --ftguard-update"
-        assert (anew in verdict.message) is not accepted, name
+        again = "if it is meant, delete 'accepted.json' and accept again with --ftguard-update"
+        assert (again in verdict.message) is not accepted, name
         assert (accept(*pair(gap), limit(0.05), LAZY, file=held, **arguments)[1] is not None) is accepted, name
     assert (
         "accept again with --ftguard-update, trained with at least 3 seeds"
@@ -218,7 +238,10 @@ def test_what_stands_in_the_sentence_is_what_has_grown() -> None:
     one = judge(pair(0.13, seeds=(1,)), pair(0.1), 0.05)
     assert "over the seed in common, is +0.1300" in one.message
     seconds = judge(timed((0.9, 0.8, 0.7)), timed((0.8, 0.7, 0.1), seeds=(0, 1, 3)), "99%", "time")
-    assert "a step of lora r=16, over the seeds in common, is 84.9% of full's, and was 74.8%" in seconds.message
+    assert (
+        "The time of a step of lora r=16, over the seeds in common, is 84.9% of full's, and was 74.8%"
+        in seconds.message
+    )
     assert seconds.value == pytest.approx((0.9 * 0.8 / (0.8 * 0.7)) ** 0.5 - 1)
     assert seconds.value == pytest.approx(0.849 / 0.748 - 1, abs=0.002)
 
@@ -302,7 +325,7 @@ def test_slow_decay_is_caught_by_the_anchor() -> None:
     verdict = judge(third, held, 0.05)
     assert verdict.status == "FAIL"
     assert verdict.value == pytest.approx(0.08)
-    assert "Against the anchor, which was accepted first: the loss gap has grown by +0.0800" in verdict.message
+    assert "It has grown by +0.0400 [+0.0400, +0.0400] against the accepted result and +0.0800 [" in verdict.message
     assert "delete 'accepted.json' and accept again" in verdict.message
 
 
@@ -392,7 +415,7 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
     assert "'accepted.json' does not exist" in verdict.message
     assert "--ftguard-update" in verdict.message
     assert "or set ftguard_on_missing = warn" in verdict.message
-    warned = assess_regression(*pair(), limit(99), LAZY, metric="loss_gap", file=file(), on_missing="warn")
+    warned = gate.assess_regression(asked(pair(), limit(99), LAZY, "loss_gap", file()), on_missing="warn")
     assert "--ftguard-update" in warned.message
     assert "on_missing" not in warned.message  # it is what gave this warning
 
@@ -464,7 +487,7 @@ def test_bytes_are_compared_on_the_same_machine_only() -> None:
     elsewhere = memory(660, 1100, environment=replace(ENVIRONMENT, device_name="another processor"))
     verdict = judge(elsewhere, memory(600), "5%", "memory")
     assert verdict.status == "PASS"
-    assert "bytes are not compared" in verdict.message
+    assert "Bytes are not compared" in verdict.message
     threads = memory(660, 1100, environment=replace(ENVIRONMENT, threads=7))
     assert judge(threads, memory(600), "5%", "memory").status == "FAIL"
 
@@ -512,7 +535,7 @@ def test_accepting_starts_a_history_and_goes_on_with_it() -> None:
     arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
     verdict, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), **arguments)
     assert first is not None
-    assert verdict.status == "PASS"
+    assert verdict.status == "PENDING"
     assert verdict.value is None
     held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
     verdict, second = accept(*pair(0.13), limit(0.05), LAZY, file=held, **arguments)
@@ -522,7 +545,7 @@ def test_accepting_starts_a_history_and_goes_on_with_it() -> None:
     assert "is +0.1300 nats per token, and was +0.1000 when it was accepted" in verdict.message
     verdict, third = accept(*pair(0.1), limit(0.05), LAZY, file=held, **arguments)
     assert third == first
-    assert "was accepted already" in verdict.message
+    assert "This very result was accepted before" in verdict.message
 
 
 @pytest.mark.parametrize(("gap", "worse"), [(0.149, False), (0.151, True)])
@@ -541,12 +564,12 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
     """Beyond the limit from the anchor, which never moves: it is told how to begin again instead of a green run."""
     _, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), metric="loss_gap", refusals=[])
     held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
-    for gap, status in ((0.149, "PASS"), (0.151, "INVALID")):
+    for gap, status in ((0.149, "PENDING"), (0.151, "INVALID")):
         verdict, updated = accept(*pair(gap), limit(0.05), LAZY, file=held, metric="loss_gap", refusals=[])
         assert verdict.status == status, verdict.message
         assert (updated is None) is (status == "INVALID")
-    worse = "- it is worse than the anchor, which was accepted first, by more than 0.05"
-    assert f"{worse}, so every later run would fail" in verdict.message
+    assert "INVALID: not accepted, because it is worse than the anchor by more than the limit," in verdict.headline
+    assert "it stays, so every later run would fail" in verdict.message
     assert "to begin again, delete 'accepted.json' and accept again" in verdict.message
 
 
@@ -556,12 +579,12 @@ def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
     at_most = limit(gap_change(record_pair(*now), record_pair(*pair(0.1)), 0.95).value + 0.01)
     arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
     verdict, updated = accept(*now, at_most, LAZY, file=held, **arguments)
-    assert verdict.status == "PASS"
+    assert verdict.status == "PENDING"
     assert verdict.note is not None
     assert "Compared with the anchor, which was accepted first, this result is INCONCLUSIVE: it may be" in verdict.note
-    assert "later runs like it will be INCONCLUSIVE too (they fail, or" in verdict.note
+    assert "later runs like it will be INCONCLUSIVE too." in verdict.note
     assert "delete 'accepted.json' and accept again, which makes this result the anchor" in verdict.note
-    later = assess_regression(*now, at_most, LAZY, metric="loss_gap", file=replace(held, history=updated))
+    later = gate.assess_regression(asked(now, at_most, LAZY, "loss_gap", replace(held, history=updated)))
     assert later.status == "INCONCLUSIVE"
     assert "INCONCLUSIVE" not in str(accept(*pair(0.11), limit(0.05), LAZY, file=held, **arguments)[0].note)
 
@@ -573,14 +596,14 @@ def test_what_the_anchor_does_not_hold_cannot_be_accepted_beside_it() -> None:
     arguments: dict[str, Any] = {"rule": LAZY, "file": file(bare), "refusals": []}
     verdict, updated = accept(*pair(), limit=limit("5%"), metric="memory", **arguments)
     assert (verdict.status, updated) == ("INVALID", None)
-    assert "(the peaks of memory were not measured in both, or not in the same way), so every" in verdict.message
+    assert "The peaks of memory were not measured in both, or not in the same way. The anchor is" in verdict.message
     assert accept(*pair(), limit=limit(0.05), metric="loss_gap", **arguments)[1] is not None
 
 
 @pytest.mark.parametrize(
     ("now", "metric", "words"),
     [
-        (pair(seeds=(0, 1)), "loss_gap", "2 seeds, and what later commits are held to needs at least 3"),
+        (pair(seeds=(0, 1)), "loss_gap", "not accepted, because lora r=16 was trained with 2 seeds"),
         (pair(ours={"outcome": "diverged"}), "loss_gap", "ended diverged"),
         (pair(ours={"memory": None}), "memory", "peak memory of lora r=16, seed 0, was not measured"),
         (pair(ours={"time": None}), "time", "time of a step of lora r=16, seed 0, was not measured"),
@@ -596,9 +619,10 @@ def test_what_is_not_sound_is_not_accepted(now: Pair, metric: Metric, words: str
 
 def test_a_refusal_from_outside_holds_whatever_was_measured() -> None:
     """CI, or a gate that did not pass."""
-    verdict, updated = accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=["CI is set"])
+    refusals = [Problem("CI is set", remedy="do it elsewhere")]
+    verdict, updated = accept(*pair(), limit(0.05), LAZY, metric="loss_gap", file=file(), refusals=refusals)
     assert (verdict.status, updated) == ("INVALID", None)
-    assert "was not accepted.\n- CI is set" in verdict.message
+    assert "not accepted, because CI is set, limit 0.05 (" in verdict.headline
 
 
 def test_without_a_running_test_there_is_no_file() -> None:
@@ -697,9 +721,9 @@ def test_seconds_and_bytes_that_judge_nothing_are_not_recorded() -> None:
     elsewhere = pair(ours={"memory": Memory(900, "allocator"), "measured_elsewhere": "another GPU"})
     for now, missing in ((disturbed, "seconds_per_step"), (elsewhere, "peak_bytes")):
         verdict, history = accept(*now, limit(0.1), LAZY, metric="loss_gap", file=file(), refusals=[])
-        assert verdict.status == "PASS", verdict.message
+        assert verdict.status == "PENDING", verdict.message
         assert history is not None
         assert getattr(history.accepted.candidate, missing) is None
         assert getattr(history.accepted.baseline, missing) is None
     quiet, _ = accept(*pair(), limit(0.1), LAZY, metric="loss_gap", file=file(), refusals=[])
-    assert quiet.status == "PASS"
+    assert quiet.status == "PENDING"

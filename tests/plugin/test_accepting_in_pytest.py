@@ -54,13 +54,15 @@ def test_nothing_is_accepted_with_a_test_that_does_not_pass(made_up: pytest.Pyte
     write_test(made_up, *lines, before=marks)
     result = made_up.runpytest_inprocess("--ftguard-update", "--ftguard-json=r.json", "--junitxml=junit.xml")
     result.assert_outcomes(**{outcome: 1})
-    result.stdout.fnmatch_lines(["regression  -  * INVALID"])
+    result.stdout.fnmatch_lines(
+        ["regression  -  * INVALID", "    test_it.py::test_it", "    Not accepted, because the test did not pass."]
+    )
     told = {one.attrib["name"]: one.attrib["value"] for one in ET.parse(made_up.path / "junit.xml").iter("property")}
     assert told["ftguard.regression.status"] == "INVALID"
     verdicts = json.loads((made_up.path / "r.json").read_text())["verdicts"]
     assert {verdict["status"] for verdict in verdicts if verdict["gate"] == "regression"} == {"INVALID"}
-    result.stdout.fnmatch_lines(["not accepted, since the test did not pass: test_it.py::test_it"])
     result.stdout.no_fnmatch_line("*result* accepted in*")
+    assert "ACCEPTED" not in result.stdout.str()
     assert files(made_up) == []
 
 
@@ -77,9 +79,9 @@ def test_a_later_gate_that_only_warns_forbids_to_accept(made_up: pytest.Pytester
     result.assert_outcomes(failed=1, warnings=1)
     result.stdout.fnmatch_lines(
         [
-            "ftguard: the result was not accepted.",
-            "- the gate loss_gap of this test ended INCONCLUSIVE, and only what is good is accepted",
-            "not accepted, since the test did not pass: test_it.py::test_it",
+            "ftguard: regression INVALID: not accepted, because the gate loss_gap of this test ended INCONCLUSIVE, *",
+            "regression  -  * INVALID",
+            "    Not accepted, because the gate loss_gap of this test ended INCONCLUSIVE.",
         ]
     )
     assert "pytest_ftguard/" not in result.stdout.str()
@@ -127,8 +129,11 @@ def test_failures_that_only_a_report_tells_forbid_to_accept(made_up: pytest.Pyte
     result = made_up.runpytest_inprocess("--ftguard-update", *(["-k", "method or good"] if old else []))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     names = ["TestIt::test_method"] if old else ["TestIt::test_method", "TestIt::test_subtest", "test_function"]
-    line = ", ".join(f"test_it.py::{name}" for name in names)
-    result.stdout.fnmatch_lines([f"not accepted, since the test* did not pass: {line}"])
+    for name in names:
+        result.stdout.fnmatch_lines(["regression  -  * INVALID", f"    test_it.py::{name}"])
+    result.stdout.fnmatch_lines(["regression  -  * ACCEPTED", "    test_it.py::TestIt::test_good"])
+    assert result.stdout.str().count("Not accepted, because the test did not pass.") == 1
+    assert result.stdout.str().count("  INVALID") == len(names)
     (file,) = files(made_up)
     assert file.name.startswith("test_it.TestIt.test_good-")
 
@@ -163,9 +168,15 @@ def test_a_fixture_can_accept_before_a_test_and_not_after_it(made_up: pytest.Pyt
     result.assert_outcomes(passed=2, failed=1, errors=2)
     result.stdout.fnmatch_lines(
         [
-            "*the test is over, and a result is accepted only with a test that passes: ask before it ends",
+            "*not accepted, because the test is over, limit *",
+            "*What to do: ask before it ends: it is accepted only if it passes.",
+            "regression  -  * ACCEPTED",
+            "    test_it.py::test_good",
+            "    test_it.py::test_bad",
+            "    Not accepted, because the test did not pass.",
+            "    test_it.py::test_broken",
+            "    (the note above holds here too)",
             "1 result accepted in *",
-            "not accepted, since the tests did not pass: test_it.py::test_bad, test_it.py::test_broken",
         ]
     )
     assert [file.name.split("-")[0] for file in files(made_up)] == ["test_it.test_good"]
@@ -199,10 +210,128 @@ def test_a_rerun_accepts_what_it_measured_itself(made_up: pytest.Pytester) -> No
     )
     result = made_up.runpytest_inprocess("--ftguard-update", "--junitxml=junit.xml")
     result.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
-    result.stdout.no_fnmatch_line("not accepted*")
+    result.stdout.no_fnmatch_line("*Not accepted*")
     (file,) = files(made_up)
     assert json.loads(file.read_text())["accepted"]["candidate"]["variant"]["r"] != 2
     assert not file.name.endswith(".2.json")
+
+
+def test_a_rerun_that_fails_takes_back_what_was_accepted_before_it(made_up: pytest.Pytester) -> None:
+    """The last attempt counts, and it accepts nothing; the test itself sees a result that is pending."""
+    again = RERUN.replace("if not any(report.failed for report in reports):", "if False:")
+    append(made_up, "conftest.py", "\nimport pytest\n" + again)
+    write_test(
+        made_up,
+        "verdict = assert_no_regression(lora_variant, full_variant)",
+        "assert verdict.status == 'PENDING'",
+        "first, request.config.first = getattr(request.config, 'first', True), False",
+        "assert first",
+    )
+    result = made_up.runpytest_inprocess("--ftguard-update", "--ftguard-json=r.json")
+    statuses = [one["status"] for one in json.loads((made_up.path / "r.json").read_text())["verdicts"]]
+    assert statuses == ["INVALID", "INVALID"]
+    result.stdout.fnmatch_lines(
+        ["regression  -  * INVALID", "*(2 attempts)", "*Not accepted, because the test did not*"]
+    )
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "xdist"])
+def test_what_was_written_stays_accepted_if_the_teardown_fails(made_up: pytest.Pytester, workers: list[str]) -> None:
+    """The test has passed and its file is there; every report says the same, and another test is not concerned."""
+    made_up.makepyfile(
+        test_it="""
+        import pytest
+        from pytest_ftguard import assert_no_regression
+
+        @pytest.fixture
+        def leaking():
+            yield
+            assert 1 == 2
+
+        def test_leaking(full_variant, lora_variant, leaking):
+            assert_no_regression(lora_variant, full_variant)
+
+        def test_other(full_variant, lora_variant):
+            assert_no_regression(lora_variant, full_variant)
+        """
+    )
+    result = made_up.runpytest_inprocess(
+        "--ftguard-update", "--ftguard-json=r.json", "--ftguard-markdown=r.md", "--junitxml=junit.xml", *workers
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["2 results accepted in *: review and commit"])
+    verdicts = json.loads((made_up.path / "r.json").read_text())["verdicts"]
+    assert [one["status"] for one in verdicts] == ["ACCEPTED", "ACCEPTED"]
+    assert all(one["message"].startswith("regression ACCEPTED, limit 0.02 (") for one in verdicts)
+    told = [
+        one.attrib["value"]
+        for one in ET.parse(made_up.path / "junit.xml").iter("property")
+        if one.attrib["name"] == "ftguard.regression.status"
+    ]
+    assert told == ["ACCEPTED", "ACCEPTED"]
+    assert "**2 verdicts: 2 ACCEPTED**" in (made_up.path / "r.md").read_text()
+    assert len(files(made_up)) == 2
+
+
+def test_other_verdicts_keep_their_place_around_a_pending_one(made_up: pytest.Pytester) -> None:
+    """The reports list the gates in the order in which the test asked them, and number those that it asked twice."""
+    write_test(
+        made_up,
+        "assert_memory_budget(lora_variant, at_most='1 GB')",
+        "assert_no_regression(lora_variant, full_variant, metric='memory', at_most='5%')",
+    )
+    made_up.runpytest_inprocess("--ftguard-update", "--ftguard-json=r.json", "--junitxml=junit.xml")
+    verdicts = json.loads((made_up.path / "r.json").read_text())["verdicts"]
+    assert [(one["gate"], one["status"]) for one in verdicts] == [
+        ("regression", "ACCEPTED"),
+        ("memory_budget", "PASS"),
+        ("regression", "ACCEPTED"),
+    ]
+    told = {one.attrib["name"]: one.attrib["value"] for one in ET.parse(made_up.path / "junit.xml").iter("property")}
+    assert told["ftguard.regression.unit"] == "nats per token"
+    assert told["ftguard.regression.2.unit"] == "of the accepted result"
+
+
+def test_a_thread_that_outlives_the_test_accepts_nothing(made_up: pytest.Pytester) -> None:
+    """What it asked before the test was over, and was told after, is INVALID and makes the run fail."""
+    made_up.makepyfile(
+        test_it="""
+        import threading
+        import pytest
+        from pytest_ftguard import assert_no_regression
+        from pytest_ftguard.accepting import helper
+
+        @pytest.fixture
+        def thread(full_variant, lora_variant, monkeypatch):
+            asked, is_over = threading.Event(), threading.Event()
+            conclude = helper.conclude
+
+            def slowly(*args, **kwargs):
+                asked.set()
+                is_over.wait()
+                return conclude(*args, **kwargs)
+
+            monkeypatch.setattr(helper, "conclude", slowly)
+            running = threading.Thread(target=assert_no_regression, args=(lora_variant, full_variant))
+            running.start()
+            asked.wait()
+            yield
+            is_over.set()
+            running.join()
+
+        def test_late(thread): pass
+        """
+    )
+    result = made_up.runpytest_inprocess("--ftguard-update")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "regression  -  * INVALID",
+            "    Not accepted, because the test was over.",
+            "*: regression INVALID was given by a thread after the test",
+        ]
+    )
+    assert files(made_up) == []
 
 
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["alone", "xdist"])
@@ -225,7 +354,8 @@ def test_a_file_that_cannot_be_written_fails_its_test(
     result.assert_outcomes(failed=1, passed=1)
     message = "ftguard: the accepted results '*.json' cannot be written: No space left on device"
     result.stdout.fnmatch_lines([message, "FAILED test_it.py::test_it*"])
-    result.stdout.fnmatch_lines(["regression  -  * INVALID", "not accepted, since the test did not pass: *::test_it"])
+    result.stdout.fnmatch_lines(["regression  -  * INVALID", "    Not accepted, because its file cannot be written."])
+    assert "ACCEPTED" not in result.stdout.str()
     assert "raceback" not in result.stdout.str()
     assert ".py:" not in result.stdout.str().replace("test_it.py::", "")
     assert files(made_up) == []
@@ -294,7 +424,7 @@ def test_a_result_in_doubt_beside_the_anchor_is_accepted_with_a_note_in_the_summ
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
-            "regression  accepted  * PASS",
+            "regression  -  * ACCEPTED",
             "    test_it.py::test_it",
             "    The loss gap of lora r=16 against full is +0.1* nats per token, and was",
             "    *this result is INCONCLUSIVE: *",
@@ -343,7 +473,7 @@ def test_the_file_of_a_renamed_test_is_named(made_up: pytest.Pytester) -> None:
         unwrapped(result).fnmatch_lines(
             [
                 '*if the test was renamed, rename its old file to test_it.test_new-*.json and write "test": '
-                '"test_it.py::test_new" into it',
+                '"test_it.py::test_new" into it.',
                 f"note: {UNUSED}",
             ]
         )

@@ -65,7 +65,7 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     """Without it the two seeds speak for themselves; with it the verdict says that it was used."""
     options = ["-n", str(workers)] if workers else []
     before = made_up.runpytest_inprocess()
-    before.stdout.fnmatch_lines(["*Judging from 64 sequences and 2 seeds*"])
+    before.stdout.fnmatch_lines(["*The interval counts 64 sequences and 2 seeds*"])
     calibrated = made_up.runpytest_inprocess("--ftguard-calibrate=12", *options)
     calibrated.assert_outcomes(passed=1, warnings=1)
     unwrapped(calibrated).fnmatch_lines(
@@ -74,7 +74,7 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]
     assert [one["degrees_of_freedom"] for one in written] == [11]
     after = made_up.runpytest_inprocess()
-    after.stdout.fnmatch_lines(["*Judging from 64 sequences and the noise of seeds that was calibrated on 12 of them*"])
+    after.stdout.fnmatch_lines(["*counts 64 sequences and the noise of seeds that was calibrated on 12 of them*"])
 
 
 APART = """
@@ -125,11 +125,11 @@ def test_doubt_is_settled_by_more_seeds_where_the_workload_allows_it(made_up: py
 
         def test_clear(full_variant, lora_variant):
             verdict = assert_loss_gap(lora_variant, full_variant, at_most=0.2)
-            assert "look 1 of at most 3, with 3 seeds" in verdict.message
+            assert "3 seeds. This was look 1 of at most 3: " in verdict.message
 
         def test_doubt(full_variant, lora_variant):
             verdict = assert_loss_gap(lora_variant, full_variant, at_most=0.021, on_inconclusive="warn")
-            assert "look 3 of at most 3, with 8 seeds" in verdict.message
+            assert "8 seeds. This was look 3 of at most 3: " in verdict.message
             assert "each bound is wrong in at most 1.67 % of cases" in verdict.message
             assert len(lora_variant.trials) == 3
         """

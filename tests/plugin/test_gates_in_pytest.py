@@ -62,7 +62,7 @@ def test_verdicts_reach_tests_and_files(project: pytest.Pytester, workers: int) 
     assert "such a gate cannot fail" in output
     assert "'60 bananas'" in output
     assert "LoRA.r must be a whole number of at least 1, got 0" in output
-    assert "set by the argument at_most" in output
+    assert "(the argument at_most)" in output
     assert "pytest_ftguard/" not in output  # no traceback into the plugin
     assert "<string>" not in output
 

@@ -107,7 +107,10 @@ def test_a_budget_that_must_break_fails_before_the_training(project: pytest.Pyte
     hopeless = project.runpytest_inprocess("--ftguard-json=r.json")
     hopeless.assert_outcomes(passed=1, errors=1)
     hopeless.stdout.fnmatch_lines(
-        ["ftguard: the peak memory of lora r=4 is forecast at 1.7* MB, clearly above the budget of 1* MB (set by*"]
+        [
+            "ftguard: lora r=4 was not trained: its peak memory is forecast at 1.7* MB, clearly above the budget of "
+            "1* MB (the marker ftguard(max_memory=...)). Set ftguard_forecast = no to train it anyway"
+        ]
     )
     assert [trial["label"] for trial in json.loads((project.path / "r.json").read_text())["trials"]] == ["full"]
     tried = project.runpytest_inprocess("--ftguard-forecast=no")

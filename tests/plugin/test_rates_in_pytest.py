@@ -46,24 +46,28 @@ def test_the_advice_about_a_default_rate_works_when_it_is_followed(made_up: pyte
     made_up.makeini(INI)
     made_up.makepyfile(test_it=TEST)
     found = notes(made_up)
-    assert "lora r=16's 0.0005 and full's 5e-05 are the defaults." in found
+    assert "The learning rates of lora r=16, 0.0005, and of full, 5e-05, are only defaults." in found
     keys = "ftguard_lora_search_learning_rate = true", "ftguard_full_search_learning_rate = true"
-    assert f"Search both: {' and '.join(keys)}." in found
-    assert f"Search both: LoRA(..., search_learning_rate=True) and {keys[1]}." in found
+    assert f"Search both learning rates: {' and '.join(keys)}." in found
+    assert f"Search both learning rates: LoRA(..., search_learning_rate=True) and {keys[1]}." in found
     made_up.makeini(INI + "\n".join(keys))
     made_up.makepyfile(test_it=TEST.replace("r=8", "r=8, search_learning_rate=True"))
     found = notes(made_up)
-    assert "neither searched nor set" not in found
+    assert "only a default" not in found
+    assert "only defaults" not in found
     assert "was searched and that of" not in found
 
 
 @pytest.mark.parametrize(
     ("arguments", "note"),
     [
-        ("", "Search both: LoRA(..., search_learning_rate=True) and Full(..., search_learning_rate=True)."),
+        (
+            "",
+            "Search both learning rates: LoRA(..., search_learning_rate=True) and Full(..., search_learning_rate",
+        ),
         (
             "learning_rate=5e-5",
-            "lora r=8's 0.0005 is the default. Another rate may change this verdict. Search it: LoRA(",
+            "lora r=8, 0.0005, is only a default. Another rate may change this verdict. Search the learning rate: Lo",
         ),
     ],
 )

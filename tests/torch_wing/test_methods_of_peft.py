@@ -106,7 +106,7 @@ def test_under_bf16_a_method_can_be_judged_and_its_model_is_loaded(
     assert result.measured.validation != exact.measured.validation
     assert result.measured.validation.loss == pytest.approx(exact.measured.validation.loss, rel=1e-2)
     sides = [TrainedVariant(one.spec.workload, one.spec.variant, (one,)) for one in (result, full)]
-    assert [problem for problem in compare(*sides).loss_problems if "sequences" not in problem] == []
+    assert [problem for problem in compare(*sides).loss_problems if "sequences" not in problem.what] == []
     model, tokenizer = load_trained(result.spec, str(result.provenance.model_dir))
     sequences = data.evaluation_set(workload.validation, "validation", tokenizer, block_size=32, at_most=8)
     loaded = CausalLM().losses(model, sequences, batch_size=8, bf16=True)

@@ -132,11 +132,6 @@ class AcceptedFiles:
             history = History(history.test, record, file.history.anchor if file.history else record)
         self._queue[file.place] = _Queued(history, history == file.history)
 
-    @property
-    def is_queued(self) -> bool:
-        """Whether the test has accepted something that is not written yet."""
-        return not all(queued.is_unchanged for queued in self._queue.values())
-
     def write(self) -> None:
         """Write all that is queued, or nothing, for a test that has passed.
 
@@ -144,8 +139,10 @@ class AcceptedFiles:
             ConfigurationError: It cannot be written.
         """
         queue, self._queue = self._queue, {}
-        self._unchanged += [str(place) for place, queued in queue.items() if queued.is_unchanged]
-        fresh = {place: queued.history for place, queued in queue.items() if not queued.is_unchanged}
+        # Somebody may have removed a file since it was read.
+        unchanged = [place for place, queued in queue.items() if queued.is_unchanged and place.exists()]
+        self._unchanged += map(str, unchanged)
+        fresh = {place: queued.history for place, queued in queue.items() if place not in unchanged}
         places = list(map(str, fresh))
         try:
             self._write({place: write_history(history) for place, history in fresh.items()})

@@ -3,231 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 
+from pytest_ftguard.accepting.asked import ANCHOR, LAST, Asked
 from pytest_ftguard.accepting.history import AcceptedFile, History
-from pytest_ftguard.accepting.metrics import MEASURES, Change, Measure, change_since
+from pytest_ftguard.accepting.metrics import Change, Measure
 from pytest_ftguard.accepting.missing import missing
-from pytest_ftguard.accepting.record import PairRecord, record_pair
-from pytest_ftguard.accepting.since import (
-    differences_since,
-    settings_since,
-)
-from pytest_ftguard.comparison.pairs import compare
+from pytest_ftguard.accepting.record import PairRecord
+from pytest_ftguard.accepting.since import differences_since, settings_since
+from pytest_ftguard.comparison.problem import Problem
+from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.limits import Limit
-from pytest_ftguard.gates.memory import memory_problems
-from pytest_ftguard.gates.rates import unsettled
-from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.gates.step_time import time_problems
-from pytest_ftguard.gates.verdict import Verdict, give, invalid
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.gates.rates import rates_note, unsettled
+from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["MINIMUM_SEEDS", "Metric", "accept", "assess_regression", "pair_problems"]
-
-
-Metric = Literal["loss_gap", "memory", "time"]
+__all__ = ["MINIMUM_SEEDS", "accept", "assess_regression"]
 
 
 MINIMUM_SEEDS: Final = 3
-
-
 """Fewer seeds show next to nothing of their noise, and whatever is accepted is what later commits are held to."""
-
 
 # What the anchor, which stays, does not allow would fail in every later run.
 _REFUSED: Final = ("FAIL", "INVALID")
 
 
-_LAST, _ANCHOR = "the accepted result", "the anchor, which was accepted first"
-
-
-def _record(candidate: TrainedVariant, baseline: TrainedVariant, rule: Rule) -> PairRecord:
-    """Return the record of a pair; bytes and seconds that their own gates would refuse are not in it."""
-    gap = compare(candidate, baseline, same_learning_rate=True).losses.gap(rule.confidence)
-    return record_pair(
-        candidate,
-        baseline,
-        bounds=(gap.lower, gap.upper) if gap.is_finite else None,
-        sound_memory=not memory_problems(candidate, baseline),
-        sound_time=not time_problems(candidate, baseline),
-    )
-
-
-def assess_regression(
-    candidate: TrainedVariant,
-    baseline: TrainedVariant,
-    limit: Limit,
-    rule: Rule,
-    *,
-    metric: Metric,
-    file: AcceptedFile,
-    on_missing: str = "fail",
-) -> Verdict:
+def assess_regression(asked: Asked, on_missing: str = "fail") -> Verdict:
     """Judge by how much a pair has become worse since it was accepted: last, and for the first time.
 
     Args:
-        candidate: The variant that is judged.
-        baseline: The variant that it is judged against, and which absorbs what the machine has changed.
-        limit: The largest accepted growth: of the loss gap in nats per token, or of memory or time as a share.
-        rule: How it is judged; a calibrated noise is that of one gap and not of two, so it is not used.
-        metric: What is judged.
-        file: What was accepted.
+        asked: What is asked.
         on_missing: What a missing accepted result does to the test, "fail" or "warn".
     """
-    history, problems = file.history, pair_problems(candidate, baseline, limit, rule, metric)
-    problems += [] if history else [missing(file, on_missing)]
+    history, problems = asked.file.history, asked.problems()
+    problems += [] if history else [missing(asked.file, on_missing)]
     if problems or history is None:
-        return invalid("regression", candidate, baseline, limit, problems)
-    now, measure = _record(candidate, baseline, rule), MEASURES[metric]
-    held = {_LAST: history.accepted, **({_ANCHOR: history.anchor} if history.anchor != history.accepted else {})}
-    changes = [change_since(now, then, name, limit=limit, rule=rule, measure=measure) for name, then in held.items()]
+        return asked.invalid(problems)
+    now = asked.record()
+    held = {LAST: history.accepted, **({ANCHOR: history.anchor} if history.anchor != history.accepted else {})}
+    changes = [asked.change_since(now, then, name) for name, then in held.items()]
     worst = max(changes, key=lambda change: change.gravity)
-    passed = [*_better(now, changes[0], limit), *_changed(now, history.accepted)]
-    asked = [*(passed if worst.status == "PASS" else []), *measure.notes(now, history.accepted, limit)]
-    rates = unsettled(candidate, baseline) if measure.depends_on_rates else []
-    lines = [
-        f"regression {worst.status}: {measure.standing(now, history.accepted)}",
-        *rates,
-        *(f"Against {change.against}: {' '.join(change.sentences)}" for change in changes),
-        f"Allowed: a growth of at most {limit}, set by {limit.origin.name}. The accepted result is {file}.",
-        *_advice(now, worst, changes[-1], limit=limit, rule=rule, measure=measure, file=file),
-        *asked,
-    ]
-    return give(
-        "regression",
-        worst.status,
-        candidate=candidate,
-        baseline=baseline,
-        measured=worst.measured,
-        limit=limit,
-        message="\n".join(lines),
-        note=" ".join([*(asked if worst.status == "PASS" else []), *rates]) or None,
+    standing = f"{asked.measure.standing(now, history.accepted)} The accepted result is {asked.file}."
+    todo = _what_to_do(asked, now, worst, changes[-1])
+    if worst.status == "INVALID":
+        return asked.invalid([Problem(worst.reason, worst.basis, todo)], why=[standing])
+    passed = [*_better(now, changes[0], asked.limit), *_changed(now, history.accepted)]
+    passed = passed if worst.status == "PASS" else []
+    notes = [*passed, *asked.measure.notes(now, history.accepted, asked.limit)]
+    sides = (asked.candidate, asked.baseline) if asked.measure.depends_on_rates else ()
+    why = [standing, *_against(changes, worst, asked.limit), *_why(now, worst, asked.measure)]
+    shown = notes if worst.status == "PASS" else []
+    return asked.give(
+        worst.status, worst.measured, [*why, *unsettled(*sides), *notes], todo, [*shown, *rates_note(*sides)]
     )
 
 
-def accept(
-    candidate: TrainedVariant,
-    baseline: TrainedVariant,
-    limit: Limit,
-    rule: Rule,
-    *,
-    metric: Metric,
-    file: AcceptedFile,
-    refusals: Sequence[str],
-) -> tuple[Verdict, History | None]:
-    """Accept what a pair of variants measured, or refuse to.
-
-    Args:
-        candidate: The variant that is judged.
-        baseline: The variant that it is judged against.
-        limit: The limit that later commits are held to.
-        rule: How they are judged.
-        metric: What they are judged by.
-        file: What was accepted before, and where this belongs.
-        refusals: Why nothing may be accepted here and now, whatever was measured.
-
-    Returns:
-        A verdict, PASS or INVALID, and what the file is to hold, which it may hold already; None where it is refused.
-    """
-    problems = [*refusals, *pair_problems(candidate, baseline, limit, rule, metric)]
-    problems += _few_seeds(candidate)
-    history, measure = file.history, MEASURES[metric]
-    now = None if problems else _record(candidate, baseline, rule)
-    notes: list[str] = []
-    if now and history:
-        change = change_since(now, history.anchor, _ANCHOR, limit=limit, rule=rule, measure=measure)
-        problems += _refused_by_anchor(change, limit, file)
-        notes += _doubted_by_anchor(change, limit, file)
-    if problems or now is None:
-        lines = ["regression INVALID: the result was not accepted.", *(f"- {problem}" for problem in problems)]
-        updated = None
-    else:
-        updated = history.accept(now) if history else History(file.test, now, now)
-        if history and updated != history:
-            notes = [*_replaced(now, history.accepted, limit, rule, measure), *notes]
-        lines = [f"regression PASS: {_accepted(now, history, updated)}", f"The file is {file}.", *notes]
-    return give(
-        "regression",
-        "INVALID" if problems else "PASS",
-        candidate=candidate,
-        baseline=baseline,
-        measured=None,
-        limit=limit,
-        message="\n".join(lines),
-        note=None if problems else " ".join(notes) or None,
-    ), updated
+def _against(changes: Sequence[Change], worst: Change, limit: Limit) -> list[str]:
+    """Return what the worst growth rests on, and how large each is if there are two."""
+    if len(changes) == 1:
+        return [worst.basis]
+    grown = " and ".join(f"{_grown(change, limit)} against {change.against}" for change in changes)
+    return [f"It has grown by {grown}.", worst.basis]
 
 
-def _few_seeds(candidate: TrainedVariant) -> list[str]:
-    seeds = len(candidate.trials)
-    if seeds >= MINIMUM_SEEDS:
+def _grown(change: Change, limit: Limit) -> str:
+    if isinstance(change.measured, Interval):
+        value, lower, upper = limit.texts(change.measured.value, change.measured.lower, change.measured.upper)
+        return f"{value} [{lower}, {upper}]"
+    return f"an unknown amount ({change.reason})" if change.measured is None else limit.texts(change.measured)[0]
+
+
+def _why(now: PairRecord, worst: Change, measure: Measure) -> list[str]:
+    """Return why the answer is what it is: where the interval lies, and what else has changed."""
+    if worst.status == "PASS":
         return []
-    return [
-        f"{candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}, and what later commits are held "
-        f"to needs at least {MINIMUM_SEEDS} (ftguard_seeds = 0, 1, 2)"
-    ]
+    changed = "; ".join(differences_since(now, worst.then))
+    since = f"Changed since then: {changed}." if changed else "No setting of the candidate and no version changed."
+    where = measure.beyond if worst.status == "FAIL" else explain.UNDECIDED
+    return [f"{where} {since}".strip()]
 
 
-def _refused_by_anchor(change: Change, limit: Limit, file: AcceptedFile) -> list[str]:
-    if change.status not in _REFUSED:
-        return []
-    why = f"it is worse than {_ANCHOR}, by more than {limit}"
-    if change.status == "INVALID":
-        why = f"it cannot be compared with {_ANCHOR} ({' '.join(change.sentences).rstrip('.')})"
-    return [f"{why}, so every later run would fail", f"to begin again, delete {file} and accept again"]
-
-
-def _doubted_by_anchor(change: Change, limit: Limit, file: AcceptedFile) -> list[str]:
-    if change.status != "INCONCLUSIVE":
-        return []
-    return [
-        f"Compared with {_ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {limit}, and later runs "
-        "like it will be INCONCLUSIVE too (they fail, or warn with on_inconclusive = warn). What to do: delete "
-        f"{file} and accept again, which makes this result the anchor; or, if it must not be worse, restore the file "
-        "and find what has changed."
-    ]
-
-
-def _replaced(now: PairRecord, then: PairRecord, limit: Limit, rule: Rule, measure: Measure) -> list[str]:
-    """Return how a result that is accepted stands to the one whose place it takes."""
-    change = change_since(now, then, _LAST, limit=limit, rule=rule, measure=measure)
-    standing = measure.standing(now, then)
-    worse = [f"It is worse than {_LAST} by more than {limit}: commit it only if that is meant."]
-    return [standing[0].upper() + standing[1:], *(worse if change.status == "FAIL" else [])]
-
-
-def _accepted(now: PairRecord, history: History | None, updated: History) -> str:
-    if updated == history:
-        return "this very result was accepted already, and nothing is written or compared."
-    once = "the result is accepted once the test has passed"
-    if history is None:
-        return f"{once}, the first one of this test, and nothing was compared; review and commit it."
-    return f"{once}, in the place of the last one."
-
-
-def pair_problems(
-    candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule, metric: Metric
-) -> list[str]:
-    """Return why a pair by itself can be neither judged nor accepted; empty where it can.
-
-    Args:
-        candidate: The variant that is judged.
-        baseline: The variant that it is judged against.
-        limit: The largest accepted growth.
-        rule: How it is judged.
-        metric: What is judged.
-    """
-    measure = MEASURES[metric]
-    comparison = compare(
-        candidate, baseline, same_learning_rate=rule.same_learning_rate or not measure.depends_on_rates
-    )
-    problems = [*comparison.loss_problems, *measure.problems(comparison, limit, rule)]
-    return list(dict.fromkeys(problems))
+def _what_to_do(asked: Asked, now: PairRecord, worst: Change, anchored: Change) -> str:
+    """Return what to do, the cheapest first; "" for a PASS."""
+    accepting = _how_to_accept(now, anchored, asked.file)
+    match worst.status:
+        case "FAIL":
+            return f"find the change that caused it; or, if it is meant, {accepting}"
+        case "INVALID":
+            return f"undo what differs; or, if it is meant, {accepting}, on this commit once it was reviewed"
+        case "INCONCLUSIVE":
+            # The anchor stays if another result is accepted, so its own noise is left only with the file.
+            again = (
+                f"delete {asked.file} and accept again with --ftguard-update, on the commit that it is to be held to"
+            )
+            return asked.measure.way_out(now, worst, asked.limit, asked.rule, again)
+    return ""
 
 
 def _how_to_accept(now: PairRecord, anchored: Change, file: AcceptedFile) -> str:
-    """Return how this result can be accepted: what the anchor forbids is accepted only in a new file.
+    """Return how a result can be accepted: what the anchor forbids is accepted only in a new file.
 
     Args:
         now: The result.
@@ -239,43 +114,8 @@ def _how_to_accept(now: PairRecord, anchored: Change, file: AcceptedFile) -> str
     return f"{how} with --ftguard-update{seeds}"
 
 
-def _advice(
-    now: PairRecord,
-    worst: Change,
-    anchored: Change,
-    *,
-    limit: Limit,
-    rule: Rule,
-    measure: Measure,
-    file: AcceptedFile,
-) -> list[str]:
-    """Return why the answer is what it is, and what to do; nothing of a PASS."""
-    if worst.status == "PASS":
-        return []
-    accepting = _how_to_accept(now, anchored, file)
-    changed = differences_since(now, worst.then)
-    since = (
-        f"Changed since then: {'; '.join(changed)}."
-        if changed
-        else "No setting of the candidate and no version changed."
-    )
-    if worst.status == "FAIL":
-        return [
-            f"{measure.beyond}{since}",
-            f"What to do: find the change that caused it; or, if it is meant, {accepting}.",
-        ]
-    if worst.status == "INVALID":
-        return [f"What to do: undo what differs; or, if it is meant, {accepting}, on this commit once it was reviewed."]
-    # The anchor stays what it is when another result is accepted, so its own noise is left only with the file.
-    accept_again = f"delete {file} and accept again with --ftguard-update, on the commit that it is to be held to"
-    return [
-        f"The interval contains the limit, {limit}: undecided. {since}",
-        f"What to do: {measure.way_out(now, worst, limit, rule, accept_again)}",
-    ]
-
-
 def _better(now: PairRecord, change: Change, limit: Limit) -> list[str]:
-    """Return that an improvement beyond the limit is lost again unseen unless it is accepted."""
+    """Return that an improvement beyond the limit can be lost again unseen unless it is accepted."""
     most = change.measured.upper if isinstance(change.measured, Interval) else change.measured
     if most is None or not most < -limit.value:
         return []
@@ -290,3 +130,80 @@ def _changed(now: PairRecord, then: PairRecord) -> list[str]:
     """Return that a PASS is one of other settings than those that were accepted."""
     changed = settings_since(now, then)
     return [f"Settings changed since it was accepted: {'; '.join(changed)}."] if changed else []
+
+
+def accept(asked: Asked, refusals: Sequence[Problem]) -> tuple[Verdict, History | None]:
+    """Accept what a pair of variants measured, or refuse to.
+
+    Args:
+        asked: What is asked; the limit is the one that later commits are held to.
+        refusals: Why nothing may be accepted here and now, whatever was measured.
+
+    Returns:
+        A verdict, PENDING or INVALID, and what the file is to hold, which it may hold already; None if it is refused.
+    """
+    problems = [*refusals, *asked.problems(), *_few_seeds(asked)]
+    if problems:
+        return _refused(asked, problems), None
+    now, history = asked.record(), asked.file.history
+    notes: list[str] = []
+    if history is not None:
+        anchored = asked.change_since(now, history.anchor, ANCHOR)
+        if anchored.status in _REFUSED:
+            return _refused(asked, [_forbidden_by_anchor(anchored, asked.file)]), None
+        notes += _replaced(asked, now, history.accepted) if now != history.accepted else []
+        notes += _doubted_by_anchor(asked) if anchored.status == "INCONCLUSIVE" else []
+    updated = history.accept(now) if history else History(asked.file.test, now, now)
+    why = [f"{_accepted(history, updated)} The file is {asked.file}.", *notes]
+    return asked.give("PENDING", None, why, notes=notes), updated
+
+
+def _refused(asked: Asked, problems: Sequence[Problem]) -> Verdict:
+    first, *others = problems
+    return asked.invalid([replace(first, what=f"not accepted, because {first.what}"), *others])
+
+
+def _few_seeds(asked: Asked) -> list[Problem]:
+    seeds = len(asked.candidate.trials)
+    if seeds >= MINIMUM_SEEDS:
+        return []
+    return [
+        Problem(
+            f"{asked.candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}",
+            why=f"What later commits are held to needs at least {MINIMUM_SEEDS}.",
+            remedy="set ftguard_seeds = 0, 1, 2",
+        )
+    ]
+
+
+def _forbidden_by_anchor(change: Change, file: AcceptedFile) -> Problem:
+    """Return why a result is not accepted that every later run would fail, because the anchor stays."""
+    what = "it is worse than the anchor by more than the limit"
+    why = "The anchor is what was accepted first, and it stays, so every later run would fail."
+    if change.status == "INVALID":
+        what = "it cannot be compared with the anchor"
+        why = f"{change.basis or f'{change.reason[0].upper()}{change.reason[1:]}.'} {why}"
+    return Problem(what, why, f"to begin again, delete {file} and accept again")
+
+
+def _doubted_by_anchor(asked: Asked) -> list[str]:
+    return [
+        f"Compared with {ANCHOR}, this result is INCONCLUSIVE: it may be worse by more than {asked.limit}, and later "
+        f"runs like it will be INCONCLUSIVE too. If it may be worse, delete {asked.file} and accept again, which makes "
+        "this result the anchor. If not, restore the file and find what has changed."
+    ]
+
+
+def _replaced(asked: Asked, now: PairRecord, then: PairRecord) -> list[str]:
+    """Return how a result that is accepted stands to the one that it replaces."""
+    worse = [f"It is worse than {LAST} by more than {asked.limit}: commit it only if that is meant."]
+    is_worse = asked.change_since(now, then, LAST).status == "FAIL"
+    return [asked.measure.standing(now, then), *(worse if is_worse else [])]
+
+
+def _accepted(history: History | None, updated: History) -> str:
+    if updated == history:
+        return "This very result was accepted before: nothing changes."
+    if history is None:
+        return "This is the first result of this test, and nothing was compared: review and commit it."
+    return "It takes the place of the last accepted result: review and commit it."

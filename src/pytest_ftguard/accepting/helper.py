@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_ftguard.accepting.gate import Metric, accept, assess_regression, pair_problems
+from pytest_ftguard.accepting.asked import Asked, Metric
+from pytest_ftguard.accepting.gate import accept, assess_regression
 from pytest_ftguard.accepting.metrics import MEASURES
 from pytest_ftguard.accepting.missing import missing_in_plan
 from pytest_ftguard.errors import ConfigurationError
@@ -52,7 +53,8 @@ def assert_no_regression(
         on_missing: What a missing accepted result does, "fail" or "warn"; by default `on_missing`, or "fail".
 
     Returns:
-        The verdict: PASS; or INCONCLUSIVE, or INVALID for want of an accepted result, if that only warns.
+        The verdict: PASS; PENDING under `--ftguard-update`; or INCONCLUSIVE, or INVALID because there is no accepted
+        result, if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.
@@ -60,23 +62,27 @@ def assert_no_regression(
         ConfigurationError: There is no limit or no running test, an argument is wrong, or the file is damaged.
     """
     check_pair("assert_no_regression", candidate, baseline)
-    limit = _limit(metric, at_most)
-    rule, choice = rule_of(confidence, same_learning_rate), value_of("on_missing", on_missing, "fail")
-    test, updates = _test(), value_of("update", None, False)
+    limit, rule = _limit(metric, at_most), rule_of(confidence, same_learning_rate)
+    choice, updates = value_of("on_missing", on_missing, "fail"), value_of("update", None, False)
+    test = _test()
     file = test.accepted.find(candidate, baseline)
     if test.is_planned and file.history is None and not updates:
         test.note(missing_in_plan(file, choice))
     pair = timed(candidate, baseline) if metric == "time" else TimedPair(candidate, baseline)
-    sides = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
-    if updates:
-        verdict, updated = accept(*sides, limit, rule, metric=metric, file=file, refusals=test.refusals())
-        if updated is not None:
-            test.accepted.queue(file, updated)
-        return conclude(pair.explain(verdict), on_inconclusive, candidate, baseline)
-    verdict = pair.explain(assess_regression(*sides, limit, rule, metric=metric, file=file, on_missing=choice))
+    ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
+    asked = Asked(candidate=ours, baseline=theirs, limit=limit, rule=rule, metric=metric, file=file, origin=pair.origin)
+    verdict = _accept(test, asked) if updates else assess_regression(asked, choice)
     # A pair that is unsound by itself fails also if there is nothing to compare it with.
-    warns = choice == "warn" and file.history is None and not pair_problems(*sides, limit, rule, metric)
+    warns = not updates and choice == "warn" and file.history is None and not asked.problems()
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=warns)
+
+
+def _accept(test: ActiveTest, asked: Asked) -> Verdict:
+    """Queue what is accepted: it is written once the test has passed."""
+    verdict, updated = accept(asked, test.refusals())
+    if updated is not None:
+        test.accepted.queue(asked.file, updated)
+    return verdict
 
 
 def _test() -> ActiveTest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -21,6 +21,7 @@ from pytest_ftguard.accepting.since import (
     units_of,
 )
 from pytest_ftguard.comparison.pairs import Comparison
+from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.margin import margin_of
@@ -28,13 +29,13 @@ from pytest_ftguard.gates.memory import memory_problems
 from pytest_ftguard.gates.rates import learned_nothing
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import time_problems
-from pytest_ftguard.gates.verdict import Status, decide
+from pytest_ftguard.gates.verdict import NOT_FINITE, Status, decide
 from pytest_ftguard.statistics import Interval
-from pytest_ftguard.units import decimals_apart, format_bytes
+from pytest_ftguard.units import format_bytes
 
 __all__ = ["MEASURES", "Change", "Measure", "change_since"]
 
-# Which answer counts where the last accepted result and the anchor give two.
+# Which answer counts if the last accepted result and the anchor give two.
 _GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
 
 
@@ -47,14 +48,16 @@ class Change:
         then: The result.
         status: The answer.
         measured: By how much it has grown, in the limit's unit; None if nothing may be concluded.
-        sentences: What was measured, or why nothing may be concluded.
+        basis: What the value rests on, or what it means that nothing may be concluded.
+        reason: Why nothing may be concluded, in a few words; "" if something may.
     """
 
     against: str
     then: PairRecord
     status: Status
     measured: Interval | float | None
-    sentences: tuple[str, ...]
+    basis: str
+    reason: str = ""
 
     @property
     def gravity(self) -> tuple[int, float]:
@@ -69,20 +72,20 @@ class Measure(ABC):
     Attributes:
         unit: Unit of its limit.
         depends_on_rates: Whether another learning rate may change it.
-        beyond: The sentence of a FAIL that says that chance is no excuse.
+        beyond: What is said of a FAIL.
     """
 
     unit: ClassVar[str] = GROWTH
     depends_on_rates: ClassVar[bool] = False
-    beyond: ClassVar[str] = "The whole interval is beyond the limit. "
+    beyond: ClassVar[str] = explain.BEYOND
 
     @abstractmethod
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
         """Return why this measure of a pair can be neither judged nor accepted."""
 
     @abstractmethod
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
-        """Return by how much it has grown and a sentence that says so; a text if that is unknown, which says why."""
+        """Return by how much it has grown and what that rests on; a text that says why if it is unknown."""
 
     @abstractmethod
     def standing(self, now: PairRecord, then: PairRecord) -> str:
@@ -101,7 +104,7 @@ class _LossGap(Measure):
     unit = NATS_PER_TOKEN
     depends_on_rates = True
 
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
         if comparison.loss_problems:
             return []
         # If full fine-tuning learns nothing either, a gap that has not grown says nothing.
@@ -115,18 +118,16 @@ class _LossGap(Measure):
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
         interval = gap_change(now, then, rule.confidence)
         if now.differences == then.differences and now.seeds == then.seeds:
-            same = "both are the same to the last digit, for every seed and sequence, so nothing is uncertain."
+            same = "Both are the same to the last digit, for every seed and sequence, so nothing is uncertain."
             return interval, same
-        return interval, _interval_sentence(
-            "the loss gap has grown", interval, _units_and_seeds(now, then), limit, rule
-        )
+        return interval, _counts(_units_and_seeds(now, then), rule)
 
     def standing(self, now: PairRecord, then: PairRecord) -> str:
         shared = paired_seeds(now, then)
         gap, before = (record.gap(shared or record.seeds) for record in (now, then))
         label, reference = now.candidate.variant.label, now.baseline.variant.label
         return (
-            f"the loss gap of {label} against {reference}{_over(shared, now, then)} is {gap:+.4f} nats per token, and "
+            f"The loss gap of {label} against {reference}{_over(shared, now, then)} is {gap:+.4f} nats per token, and "
             f"was {before:+.4f}{_earlier_label(now, then)} when it was accepted."
         )
 
@@ -152,50 +153,52 @@ class _LossGap(Measure):
         if abs(moved) <= limit.value:
             return []
         return [
-            f"Note: the loss of {now.baseline.variant.label} itself has moved by {moved:+.4f} nats per token, which is "
-            "more than the limit: find out why before you rely on the gap."
+            f"The loss of {now.baseline.variant.label} itself has moved by {moved:+.4f} nats per token, which is more "
+            "than the limit: find out why before you rely on the gap."
         ]
 
 
 class _Memory(Measure):
     beyond = ""  # a peak has no chance in it
 
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
         return memory_problems(comparison.candidate, comparison.baseline)
 
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
         growth = memory_growth(now, then)
         if growth is None or not math.isfinite(growth.value):
-            return "the peaks of memory were not measured in both, or not in the same way.", ""
-        (ratio,) = _texts((growth.ratio,), limit)
-        share = f"the share of {now.baseline.variant.label}'s peak has grown by {ratio}"
+            return "the peaks of memory were not measured in both, or not in the same way", ""
+        (ratio,) = limit.texts(growth.ratio)
+        share = f"The share of {now.baseline.variant.label}'s peak has grown by {ratio}"
         if growth.absolute is None:
-            return growth.value, f"{share} and bytes are not compared, because machine or versions are not the same."
-        (absolute,) = _texts((growth.absolute,), limit)
-        return growth.value, f"{share} and the peak itself, on the same machine, by {absolute}."
+            return growth.value, f"{share}. Bytes are not compared, because machine or versions are not the same."
+        (absolute,) = limit.texts(growth.absolute)
+        return growth.value, f"{share}, and the peak itself, on the same machine, by {absolute}."
 
     def standing(self, now: PairRecord, then: PairRecord) -> str:
         # A peak is the largest over all seeds of its record.
-        return _shares("the peak memory", now, then, (), *map(_peak, (now, then)))
+        return _shares("The peak memory", now, then, (), *map(_peak, (now, then)))
 
     def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
         raise AssertionError("a peak has no interval, so it is never undecided")
 
 
 class _Time(Measure):
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[str]:
+    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
         return time_problems(comparison.candidate, comparison.baseline)
 
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
         interval = time_growth(now, then, rule.confidence)
         if interval is None:
-            return "the time of a step was not measured in both, with at least two seeds in common.", ""
+            return "the time of a step was not measured in both, with at least two seeds in common", ""
         basis = f"the {len(set(now.seeds) & set(then.seeds))} seeds in common"
-        return interval, _interval_sentence("the share of a step's time has grown", interval, basis, limit, rule)
+        return interval, _counts(basis, rule)
 
     def standing(self, now: PairRecord, then: PairRecord) -> str:
         shared = timed_seeds(now, then)
-        return _shares("a step", now, then, shared, *(_step(record, shared or record.seeds) for record in (now, then)))
+        return _shares(
+            "The time of a step", now, then, shared, *(_step(record, shared or record.seeds) for record in (now, then))
+        )
 
     def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
         return (
@@ -221,32 +224,21 @@ def change_since(
         measure: What is judged.
     """
     if differing := differing_work(now, then):
-        return Change(against, then, "INVALID", None, ("not the same work:", "; ".join(differing) + "."))
-    measured, sentence = measure.change(now, then, limit, rule)
+        reason = f"not the same work as {against}"
+        return Change(against, then, "INVALID", None, f"Different from {against}: {'; '.join(differing)}.", reason)
+    measured, basis = measure.change(now, then, limit, rule)
     if isinstance(measured, str):
-        return Change(against, then, "INVALID", None, (measured,))
+        return Change(against, then, "INVALID", None, "", measured)
     if isinstance(measured, float):
-        return Change(against, then, "PASS" if measured <= limit.value else "FAIL", measured, (sentence,))
+        return Change(against, then, "PASS" if measured <= limit.value else "FAIL", measured, basis)
     status = decide("regression", measured, limit.value)
     if status == "INVALID":
-        return Change(against, then, status, None, ("the change or its bounds are not finite numbers.",))
-    return Change(against, then, status, measured, (sentence,))
+        return Change(against, then, status, None, "", NOT_FINITE)
+    return Change(against, then, status, measured, basis)
 
 
-def _interval_sentence(what: str, interval: Interval, basis: str, limit: Limit, rule: Rule) -> str:
-    value, lower, upper = _texts((interval.value, interval.lower, interval.upper), limit)
-    return (
-        f"{what} by {value}. Judging from {basis}, the true growth lies between {lower} and {upper} "
-        f"({explain.ends_err(rule.confidence)})."
-    )
-
-
-def _texts(values: Sequence[float], limit: Limit) -> list[str]:
-    """Return numbers with their sign, and as many digits as it takes to see on which side of the limit they are."""
-    if limit.unit == GROWTH:
-        shares = [100 * value for value in values]
-        return [f"{share:+.{decimals_apart(shares, 100 * limit.value, 1)}f}%" for share in shares]
-    return [f"{value:+.{decimals_apart(values, limit.value, 4)}f}" for value in values]
+def _counts(basis: str, rule: Rule) -> str:
+    return f"The interval counts {basis}; {explain.ends_err(rule.confidence)}."
 
 
 def _units_and_seeds(now: PairRecord, then: PairRecord) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 
 from pytest_ftguard.accepting.history import AcceptedFile
+from pytest_ftguard.comparison.problem import Problem
 
 __all__ = ["missing", "missing_in_plan"]
 
 
-def missing(file: AcceptedFile, on_missing: str) -> str:
+def missing(file: AcceptedFile, on_missing: str) -> Problem:
     """Return that there is no accepted result, and what to do."""
-    return (
-        f"there is no accepted result of this test ({file} does not exist): run it with --ftguard-update on the commit "
-        "that it is to be held to, review the file and commit it"
+    return Problem(
+        "there is no accepted result of this test",
+        why=f"{file} does not exist.",
+        remedy="run it with --ftguard-update on the commit that later ones are to be held to, review the file and "
+        "commit it"
         + ("" if on_missing == "warn" else "; or set ftguard_on_missing = warn")
         + f"; or, if the test was renamed, rename its old file to {file.place.name} and write "
-        f'"test": {json.dumps(file.test, ensure_ascii=False)} into it'
+        f'"test": {json.dumps(file.test, ensure_ascii=False)} into it',
     )
 
 

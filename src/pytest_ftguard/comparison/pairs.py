@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import numpy as np
 
+from pytest_ftguard.comparison.evidence import count_units, no_evidence, unit_name
+from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
 from pytest_ftguard.comparison.same_work import (
     different_arithmetic,
     different_content,
@@ -20,19 +22,16 @@ from pytest_ftguard.comparison.same_work import (
     step_0,
 )
 from pytest_ftguard.results import (
-    MINIMUM_UNITS,
-    MOST_TRAINED_ON,
     CurvePoint,
     SequenceLosses,
     TrainedVariant,
     Trial,
     evenly_spaced,
 )
-from pytest_ftguard.specs import TrialSpec, Workload
+from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster, gap_interval, line_weights
 
 __all__ = [
-    "MINIMUM_SEQUENCES",
     "Comparison",
     "PairedLosses",
     "Trend",
@@ -42,15 +41,13 @@ __all__ = [
     "trend_of",
 ]
 
-MINIMUM_SEQUENCES: Final = MINIMUM_UNITS
-
 # A slope needs more than the two points that any line goes through.
 _TREND_POINTS: Final = 3
 
 
 @dataclass(frozen=True)
 class PairedLosses:
-    """Summed losses of candidate and baseline on the same sequences, or documents where several were cut from one.
+    """Summed losses of candidate and baseline on the same sequences, or documents if several were cut from one.
 
     Attributes:
         candidate: In nats, shape (k seeds, n units).
@@ -91,25 +88,25 @@ class Trend:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate beside its baseline.
+    """A candidate and its baseline.
 
     Attributes:
         candidate: The variant that is judged.
         baseline: The variant that it is judged against.
-        different_work: Why the two did not do the same work; empty where they did.
-        different_environment: Why bytes and seconds of the two cannot be compared; empty where they can.
-        different_threads: Why seconds cannot be compared, although bytes can; empty where they can.
-        unpaired: Why the trials do not form pairs, one of each seed; empty where they do.
+        different_work: Why the two did not do the same work; empty if they did.
+        different_environment: Why bytes and seconds of the two cannot be compared; empty if they can.
+        different_threads: Why seconds cannot be compared, although bytes can; empty if they can.
+        unpaired: Why the trials do not form pairs, one of each seed; empty if they do.
         loss_problems: Why nothing may be concluded about the losses, all of the above included.
     """
 
     candidate: TrainedVariant
     baseline: TrainedVariant
-    different_work: tuple[str, ...]
-    different_environment: tuple[str, ...]
-    different_threads: tuple[str, ...]
-    unpaired: tuple[str, ...]
-    loss_problems: tuple[str, ...]
+    different_work: tuple[Problem, ...]
+    different_environment: tuple[Problem, ...]
+    different_threads: tuple[Problem, ...]
+    unpaired: tuple[Problem, ...]
+    loss_problems: tuple[Problem, ...]
 
     @property
     def seeds(self) -> int:
@@ -118,13 +115,13 @@ class Comparison:
 
     @property
     def units(self) -> int:
-        """Number of evaluation sequences, or of documents where several sequences were cut from one."""
-        return _units(self.candidate.trials[0].measured.validation)
+        """Number of evaluation sequences, or of documents if several sequences were cut from one."""
+        return count_units(self.candidate.trials[0].measured.validation)
 
     @property
     def unit_name(self) -> str:
         """What is counted: "sequences" or "documents"."""
-        return _unit_name(self.candidate.trials[0].measured.validation)
+        return unit_name(self.candidate.trials[0].measured.validation)
 
     @property
     def losses(self) -> PairedLosses:
@@ -140,7 +137,7 @@ class Comparison:
         return _paired(sides[0], sides[1], self.baseline.trials[0].measured.base_validation)
 
     def trend(self, confidence: float) -> Trend | None:
-        """Return how the gap moves with the steps; None where too few points along training were measured.
+        """Return how the gap moves with the steps; None if too few points along training were measured.
 
         Raises:
             ValueError: There are `loss_problems`, or the confidence is out of range.
@@ -191,37 +188,37 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     )
 
 
-def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation", "reference"]) -> list[str]:
+def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation", "reference"]) -> list[Problem]:
     """Return why the losses on a text, and the base model's on the same sequences, cannot be judged.
 
     Args:
         variants: The variants whose losses are to be judged.
         text: Which text.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     for variant in variants:
-        if not variant.trials:
-            problems.append(f"{variant.label} has no trial")
+        problems += _untrained(variant)
         for trial in variant.trials:
             trained, base = getattr(trial.measured, text), getattr(trial.measured, f"base_{text}")
-            where = f"{variant.label}, seed {trial.spec.seed}"
-            if trial.failure is not None:
-                problems.append(trial.failure)
+            if failure := failure_of(trial):
+                problems.append(failure)
             elif not (_is_finite(trained) and _is_finite(base)):
-                hint = (
-                    "; set ftguard_reference to a general text (for a Trainer run: FtguardCallback(..., reference=...))"
-                    if text == "reference"
-                    else ""
-                )
-                problems.append(f"the {text} loss of {where}, was not measured, or is not finite{hint}")
+                what = f"the {text} loss of {name_of(trial)}, was not measured, or is not finite"
+                problems.append(Problem(what, remedy=_SET_REFERENCE if text == "reference" else ""))
             elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
-                problems.append(f"{where}: the base model was not evaluated on the same {text} sequences")
+                what = f"{name_of(trial)}: the base model was not evaluated on the same {text} sequences"
+                problems.append(Problem(what))
             else:
-                problems += _no_evidence(trained, text, variant.workload)
+                problems += no_evidence(trained, text, variant.workload)
     measured = [getattr(trial.measured, text) for variant in variants for trial in variant.trials]
     if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
-        problems.append(f"not all trials were evaluated on the same {text} sequences")
+        problems.append(Problem(f"not all trials were evaluated on the same {text} sequences"))
     return list(dict.fromkeys(problems))
+
+
+_SET_REFERENCE: Final = (
+    "set ftguard_reference to a general text (for a Trainer run: FtguardCallback(..., reference=...))"
+)
 
 
 def reference_losses(candidate: TrainedVariant, baseline: TrainedVariant) -> PairedLosses:
@@ -231,7 +228,7 @@ def reference_losses(candidate: TrainedVariant, baseline: TrainedVariant) -> Pai
 
 
 def trend_of(variant: TrainedVariant, confidence: float) -> Trend | None:
-    """Return how a variant's validation loss moves with the steps; None where too few points were measured."""
+    """Return how a variant's validation loss moves with the steps; None if too few points were measured."""
     return _trend([trial.measured.curve for trial in variant.trials], variant, confidence)
 
 
@@ -287,118 +284,86 @@ def _trend(curves: list[tuple[CurvePoint, ...]], variant: TrainedVariant, confid
     return Trend(gap_interval(slopes, tokens, confidence), steps, len(tokens))
 
 
-def _units(losses: SequenceLosses | None) -> int:
-    if losses is None:
-        return 0
-    return len(losses.nll) if losses.documents is None else len(set(losses.documents))
-
-
-def _unit_name(losses: SequenceLosses | None) -> str:
-    return "sequences" if losses is None or losses.documents is None else "documents"
-
-
 def _is_finite(losses: SequenceLosses | None) -> bool:
     return losses is not None and bool(losses.nll) and all(map(math.isfinite, losses.nll))
-
-
-def _no_evidence(losses: SequenceLosses, text: str, workload: Workload) -> Iterator[str]:
-    """Yield why the losses say too little: they are of too few sequences, or of what the model was trained on."""
-    if _units(losses) < MINIMUM_SEQUENCES:
-        yield _too_few(losses, text, workload)
-    if losses.trained_on > MOST_TRAINED_ON * len(losses.nll):
-        yield (
-            f"{losses.trained_on} of {len(losses.nll)} {text} sequences are also in the training data, so a model "
-            "that memorized them would look good: remove them from one of the two and train again"
-        )
-
-
-def _too_few(losses: SequenceLosses, text: str, workload: Workload) -> str:
-    bound = workload.validation_sequences
-    remedy = (
-        f"validation_sequences, which is {bound}, allows no more: raise it"
-        if bound < MINIMUM_SEQUENCES
-        else f"give a longer {text} text, or a smaller block_size"
-    )
-    different, copies = "", ""
-    if losses.repeated:
-        different, copies = "different ", f"; {losses.repeated} sequences repeat earlier ones and count once"
-        remedy = f"give a longer {text} text that does not repeat itself"
-    return (
-        f"{_units(losses)} {different}{text} {_unit_name(losses)} are too few to tell noise from a gap: at least "
-        f"{MINIMUM_SEQUENCES} are needed{copies}; {remedy}"
-    )
 
 
 def _by_seed(variant: TrainedVariant) -> tuple[Trial, ...]:
     return tuple(sorted(variant.trials, key=lambda trial: trial.spec.seed))
 
 
-def _failed(variant: TrainedVariant) -> Iterator[str]:
-    if not variant.trials:
-        yield f"{variant.label} has no trial"
+def _untrained(variant: TrainedVariant) -> list[Problem]:
+    return [] if variant.trials else [Problem(f"{variant.label} has no trial")]
+
+
+def _failed(variant: TrainedVariant) -> Iterator[Problem]:
+    yield from _untrained(variant)
     for trial in variant.trials:
-        if trial.failure is not None:
-            yield trial.failure
+        if failure := failure_of(trial):
+            yield failure
         elif trial.measured.validation is None or not trial.measured.validation.nll:
-            yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, was not measured"
+            yield Problem(f"the validation loss of {name_of(trial)}, was not measured")
         elif not all(map(math.isfinite, trial.measured.validation.nll)):
-            yield f"the validation loss of {variant.label}, seed {trial.spec.seed}, is not finite"
+            yield Problem(f"the validation loss of {name_of(trial)}, is not finite")
 
 
-def _repeated(variant: TrainedVariant) -> Iterator[str]:
+def _repeated(variant: TrainedVariant) -> Iterator[Problem]:
     """Yield which seeds stand for one run: with the same batches in the same order a seed changes next to nothing."""
     first: dict[str, int] = {}
     for trial in variant.trials:
-        seed, order = trial.spec.seed, trial.measured.data_order
+        seed = trial.spec.seed
+        order = trial.measured.data_order
         if order is not None and first.setdefault(order, seed) != seed:
-            yield (
-                f"seeds {first[order]} and {seed} of {variant.label} saw the same batches in the same "
-                "order, so they are one run repeated and not two: shuffle the training data with each seed"
+            yield Problem(
+                f"seeds {first[order]} and {seed} of {variant.label} saw the same batches in the same order",
+                why="So they are one run repeated, not two.",
+                remedy="shuffle the training data with each seed",
             )
 
 
-def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
     ours = [trial.spec.seed for trial in candidate.trials]
     theirs = [trial.spec.seed for trial in baseline.trials]
     if ours != theirs:
-        yield (
-            f"the seeds are not paired: {ours} for {candidate.label}, {theirs} for {baseline.label}; "
-            f"train both with the same, for example ftguard_seeds = {', '.join(map(str, sorted({*ours, *theirs})))}"
+        seeds = ", ".join(map(str, sorted({*ours, *theirs})))
+        yield Problem(
+            f"the seeds are not paired: {ours} for {candidate.label}, {theirs} for {baseline.label}",
+            remedy=f"train both with the same, for example ftguard_seeds = {seeds}",
         )
     elif len(set(ours)) != len(ours):
-        yield f"a seed occurs twice among {ours}: a repeated seed adds no evidence"
+        yield Problem(f"a seed occurs twice among {ours}", why="A repeated seed adds no evidence.")
 
 
-def _not_comparable(ours: Trial, theirs: Trial) -> Iterator[str]:
-    one, other = ours.measured, theirs.measured
-    assert one.validation is not None  # a missing loss is among the problems already found
-    assert other.validation is not None
+def _not_comparable(ours: Trial, theirs: Trial) -> Iterator[Problem]:
+    assert ours.measured.validation is not None  # a missing loss is among the problems already found
+    assert theirs.measured.validation is not None
     seed = ours.spec.seed
-    if not same_sequences(other.base_validation, other.validation):
-        yield f"seed {seed}: the base model was not evaluated on the same validation sequences"
-    paired = same_sequences(one.validation, other.validation)
+    if not same_sequences(theirs.measured.base_validation, theirs.measured.validation):
+        yield Problem(f"seed {seed}: the base model was not evaluated on the same validation sequences")
+    paired = same_sequences(ours.measured.validation, theirs.measured.validation)
     if not paired:
-        yield f"seed {seed}: the two variants were not evaluated on the same validation sequences"
+        yield Problem(f"seed {seed}: the two variants were not evaluated on the same validation sequences")
     yield from step_0(ours, theirs)
     points = [
-        (ours_at, theirs_at) for ours_at in one.curve for theirs_at in other.curve if ours_at.step == theirs_at.step
+        (point, other) for point in ours.measured.curve for other in theirs.measured.curve if point.step == other.step
     ]
-    measured = len(one.curve) == len(points) == len(other.curve)
-    if not measured or not all(map(math.isfinite, chain.from_iterable((a.nll + b.nll) for a, b in points))):
-        yield f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
+    measured = len(ours.measured.curve) == len(points) == len(theirs.measured.curve)
+    if not measured or not all(map(math.isfinite, chain.from_iterable((one.nll + other.nll) for one, other in points))):
+        what = f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
+        yield Problem(what)
     if paired:
-        yield from _no_evidence(one.validation, "validation", ours.spec.workload)
-        if other.validation.trained_on != one.validation.trained_on:
-            yield from _no_evidence(other.validation, "validation", theirs.spec.workload)
+        yield from no_evidence(ours.measured.validation, "validation", ours.spec.workload)
+        if theirs.measured.validation.trained_on != ours.measured.validation.trained_on:
+            yield from no_evidence(theirs.measured.validation, "validation", theirs.spec.workload)
 
 
-def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
     rates = {_rate(trial.spec) for variant in (candidate, baseline) for trial in variant.trials}
     if len(rates) == 1:
-        yield (
-            f"both variants were trained at the same learning rate, {rates.pop():g}, which holds LoRA back: its best "
-            "is about ten times that of full fine-tuning; give one of them another learning_rate, or pass "
-            "same_learning_rate=True if it is meant"
+        yield Problem(
+            f"both variants were trained at the same learning rate, {rates.pop():g}",
+            why="That holds LoRA back: its best rate is about ten times that of full fine-tuning.",
+            remedy="give one of them another learning_rate, or pass same_learning_rate=True if it is meant",
         )
 
 

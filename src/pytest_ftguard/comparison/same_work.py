@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from pytest_ftguard.comparison.problem import Problem, name_of
 from pytest_ftguard.results import SequenceLosses, TrainedVariant, Trial
 from pytest_ftguard.specs import Workload, content_of, fields_of, without_folders
 
@@ -27,8 +28,8 @@ _BASE_TOLERANCE: Final = {"fp32": 1e-4, "bf16": 5e-3}
 _MEAN_BASE_TOLERANCE: Final = {"fp32": 1e-5, "bf16": 5e-4}
 
 
-def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
-    """Yield one sentence for each part of the workload that differs."""
+def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
+    """Yield each part of the workload that differs."""
     left, right = (content_of(side.workload, "trial") for side in (candidate, baseline))
     # Of what may be "auto", the environment says what it stood for.
     names = fields_of(Workload, "trial", resolved=False)
@@ -42,8 +43,11 @@ def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> I
         if isinstance(ours, dict):
             keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
             ours, theirs = ({key: side.get(key) for key in keys} for side in (ours, theirs))
-        what = _told_apart(name, ours, theirs)
-        yield f"the two variants did not do the same work: {what}; train both on one workload"
+        yield Problem(
+            f"the two variants did not do the same work ({name})",
+            why=_told_apart(name, ours, theirs),
+            remedy="train both on one workload",
+        )
 
 
 def _is_same(name: str, ours: Any, theirs: Any) -> bool:
@@ -55,9 +59,9 @@ def _told_apart(name: str, ours: Any, theirs: Any) -> str:
     """Say what differs, by names that mean something on every machine."""
     one, other = without_folders(ours), without_folders(theirs)
     if one == other:
-        return f"{name} is {one!r} for both, but the contents differ"
+        return f"{name} is {one!r} for both, but the contents differ."
     contents = " (their contents differ)" if name in _PLACES else ""
-    return f"{name} is {one!r} for the candidate and {other!r} for the baseline{contents}"
+    return f"{name} is {one!r} for the candidate and {other!r} for the baseline{contents}."
 
 
 def _same_content(name: str, candidate: TrainedVariant, baseline: TrainedVariant) -> bool:
@@ -124,64 +128,79 @@ _PLACES: Final[Mapping[str, Callable[[Trial, Trial], bool]]] = {
 }
 
 
-def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+_NO_BASE: Final = "Without it nothing shows what was learned."
+
+
+def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
     """Yield for each common seed whether batches or base model differ; trials that failed are told of elsewhere."""
     theirs = {trial.spec.seed: trial for trial in baseline.trials}
     common = [(trial, theirs[trial.spec.seed]) for trial in candidate.trials if trial.spec.seed in theirs]
     if candidate.trials and baseline.trials and not common:
-        yield "the two variants have no seed in common, so nothing shows that they did the same work"
+        yield Problem(
+            "the two variants have no seed in common",
+            why="So nothing shows that they did the same work.",
+            remedy="train both with the same seeds",
+        )
     for ours, other in common:
         if ours.measured.outcome != "ok" or other.measured.outcome != "ok":
             continue
         where = f"seed {ours.spec.seed}"
         if ours.measured.data_order is None or other.measured.data_order is None:
-            yield f"{where}: it is not known which batches the two variants were trained on"
+            yield Problem(f"{where}: it is not known which batches the two variants were trained on")
         elif ours.measured.data_order != other.measured.data_order:
-            yield f"{where}: the two variants were not trained on the same batches in the same order"
+            yield Problem(f"{where}: the two variants were not trained on the same batches in the same order")
         if ours.measured.code != other.measured.code:
-            yield f"{where}: the source of the training function was not the same for the two variants"
+            yield Problem(f"{where}: the source of the training function was not the same for the two variants")
         if ours.measured.base_validation is None or other.measured.base_validation is None:
-            yield f"{where}: the loss of the base model, which shows what was learnt, was not measured"
+            yield Problem(f"{where}: the loss of the base model was not measured", why=_NO_BASE)
         elif not same_sequences(ours.measured.base_validation, other.measured.base_validation):
-            yield f"{where}: the two variants were not evaluated on the same validation sequences"
+            yield Problem(f"{where}: the two variants were not evaluated on the same validation sequences")
         elif not same_base(ours, other):
-            yield f"{where}: the two variants do not start from the same base model, as its losses on one text show"
-
-
-def different_arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
-    """Yield why losses cannot be compared: another kind of device or another precision rounds otherwise."""
-    for trial in (*candidate.trials, *baseline.trials):
-        if trial.measured.outcome == "ok" and trial.measured.environment is None:
-            yield f"the device and precision of {trial.spec.variant.label}, seed {trial.spec.seed}, were not recorded"
-    for name in ("device", "precision"):
-        ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
-        if ours and theirs and (ours != theirs or len(ours) > 1):
-            yield (
-                f"the two variants did not do the same work: {name} is {', '.join(sorted(ours))} for the candidate and "
-                f"{', '.join(sorted(theirs))} for the baseline; train both in one environment"
+            yield Problem(
+                f"{where}: the two variants do not start from the same base model",
+                why="The losses of the base model on the same text differ.",
             )
 
 
-def different_environment(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+def different_arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
+    """Yield why losses cannot be compared: another kind of device or another precision rounds differently."""
+    for trial in (*candidate.trials, *baseline.trials):
+        if trial.measured.outcome == "ok" and trial.measured.environment is None:
+            yield Problem(f"the device and precision of {name_of(trial)}, were not recorded")
+    for name in ("device", "precision"):
+        ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
+        if ours and theirs and (ours != theirs or len(ours) > 1):
+            yield Problem(
+                f"the two variants did not do the same work ({name})",
+                why=_sides(name, ours, theirs),
+                remedy="train both in one environment",
+            )
+
+
+def different_environment(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
     """Yield why bytes and seconds cannot be compared: they belong to their machine and to the versions on it."""
     yield from _different("device_name", "platform", "versions", sides=(candidate, baseline))
 
 
-def different_threads(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[str]:
+def different_threads(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
     """Yield why seconds cannot be compared, although bytes can."""
     yield from _different("threads", sides=(candidate, baseline))
 
 
-def _different(*names: str, sides: tuple[TrainedVariant, TrainedVariant]) -> Iterator[str]:
+def _different(*names: str, sides: tuple[TrainedVariant, TrainedVariant]) -> Iterator[Problem]:
     candidate, baseline = sides
     for name in names:
         ours, theirs = _environment_values(candidate, name), _environment_values(baseline, name)
         if ours and theirs and (ours != theirs or len(ours) > 1):
-            yield (
-                f"bytes and seconds are compared only within one environment, but {name} is "
-                f"{', '.join(sorted(ours))} for the candidate and {', '.join(sorted(theirs))} for the baseline; "
-                "train both in one environment"
+            yield Problem(
+                f"the two variants were not measured in one environment ({name})",
+                why=_sides(name, ours, theirs),
+                remedy="train both in one environment",
             )
+
+
+def _sides(name: str, ours: set[str], theirs: set[str]) -> str:
+    return f"{name} is {', '.join(sorted(ours))} for the candidate and {', '.join(sorted(theirs))} for the baseline."
 
 
 def _environment_values(variant: TrainedVariant, name: str) -> set[str]:
@@ -192,7 +211,7 @@ def _environment_values(variant: TrainedVariant, name: str) -> set[str]:
     return set(map(str, texts))
 
 
-def step_0(ours: Trial, theirs: Trial) -> Iterator[str]:
+def step_0(ours: Trial, theirs: Trial) -> Iterator[Problem]:
     """Yield why two trials do not start from the same model.
 
     A method that adds something at once, such as a prompt, starts elsewhere. If the model is the base model as soon as
@@ -204,14 +223,15 @@ def step_0(ours: Trial, theirs: Trial) -> Iterator[str]:
         if trial.measured.curve and trial.measured.curve[0].step == 0
     ]
     if len(starts) != 2:
-        yield f"seed {ours.spec.seed}: the loss before training was not measured for both variants"
+        yield Problem(f"seed {ours.spec.seed}: the loss before training was not measured for both variants")
         return
     tolerance = _tolerance(_STEP_0_TOLERANCE, _precision(ours))
     left, right = (point.loss - _explained(trial) for point, trial in zip(starts, (ours, theirs), strict=True))
     if not abs(left - right) <= tolerance * max(1.0, abs(right)):
-        yield (
-            f"seed {ours.spec.seed}: before training the losses should be equal, but they are {left:.4f} for the "
-            f"candidate and {right:.4f} for the baseline: the two do not start from the same model{_off(ours, theirs)}"
+        yield Problem(
+            f"seed {ours.spec.seed}: the two variants do not start from the same model",
+            why=f"Before training the loss is {left:.4f} for the candidate and {right:.4f} for the baseline"
+            f"{_off(ours, theirs)}.",
         )
 
 

@@ -20,6 +20,7 @@ from pytest_ftguard.statistics import SeedNoise
 
 if TYPE_CHECKING:
     from pytest_ftguard.accepting.files import AcceptedFiles
+    from pytest_ftguard.comparison.problem import Problem
 
 
 __all__ = [
@@ -64,7 +65,7 @@ class ActiveTest(Protocol):
     def accepted(self) -> AcceptedFiles:
         """The files of results that were accepted for this test."""
 
-    def refusals(self) -> list[str]:
+    def refusals(self) -> list[Problem]:
         """Return why nothing may be accepted here and now, whatever was measured."""
 
     def setting(self, name: str) -> Setting | None:
@@ -175,7 +176,7 @@ def limit_of(helper: str, name: str, argument: Any) -> Limit:
 def conclude(
     verdict: Verdict, on_inconclusive: Reaction | None, *variants: TrainedVariant, warn_of_invalid: bool = False
 ) -> Verdict:
-    """Record a verdict, and fail the test or warn where it is not a PASS; to be called by a helper itself.
+    """Record a verdict, and fail the test or warn if it is not a PASS; to be called by a helper itself.
 
     Args:
         verdict: The verdict.
@@ -189,7 +190,7 @@ def conclude(
         test.record(verdict, variants)
         if test.is_planned:  # nothing was trained, so nothing is decided
             return verdict
-    if verdict.status == "PASS":
+    if verdict.lets_pass:
         return verdict
     if (verdict.status, choice) == ("INCONCLUSIVE", "warn") or (verdict.status == "INVALID" and warn_of_invalid):
         # The frame that called the helper, two above this one, is where the user looks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_ftguard.comparison.pairs import text_problems, trend_of
+from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.asking import (
     Reaction,
@@ -14,11 +15,10 @@ from pytest_ftguard.gates.asking import (
     rule_of,
 )
 from pytest_ftguard.gates.limits import Limit
-from pytest_ftguard.gates.rates import learned_nothing, unsettled
+from pytest_ftguard.gates.rates import how_to_settle, learned_nothing, rates_note, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.units import decimals_apart
 
 __all__ = [
     "assert_converged",
@@ -67,33 +67,20 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
     problems = problems or learned_nothing(variant, rule.confidence)
     trend = None if problems else trend_of(variant, rule.confidence)
     if trend is None:
-        few = "too few points along training were measured to see a trend: train for at least 4 steps"
+        few = Problem("too few points along training were measured", remedy="train for at least 4 steps")
         return invalid("convergence", variant, None, limit, problems or [few])
     slope = trend.per_doubling
     interval = replace(slope, value=-slope.value, lower=-slope.upper, upper=-slope.lower)
     status = decide("convergence", interval, limit.value)
     if status == "INVALID":
         return invalid("convergence", variant, None, limit, [NOT_FINITE])
-    decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
-    value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
     steps = ", ".join(map(str, trend.steps))
-    notes = unsettled(variant)
-    lines = [
-        f"convergence {status}: twice the {variant.workload.steps} steps would improve {variant.label} by about "
-        f"{value} nats per token. Judging from {trend.sequences} sequences at steps {steps}, it lies between {lower} "
-        f"and {upper} ({explain.ends_err(rule.confidence)}).",
-        *notes,
-        f"Allowed: at most {limit}, set by {limit.origin.name}.",
-    ]
-    if status == "FAIL":
-        lines.append(
-            "The whole interval is beyond the limit: the loss is still falling. What to do: train for more steps."
-        )
-    elif status == "INCONCLUSIVE":
-        lines.append(
-            "The interval contains the limit: undecided. What to do: train for more steps; more seeds make the "
-            "interval narrower."
-        )
+    reasons = {
+        "PASS": explain.WITHIN,
+        "FAIL": f"{explain.BEYOND} The loss is still falling.",
+        "INCONCLUSIVE": explain.UNDECIDED,
+    }
+    todo = {"FAIL": "train for more steps", "INCONCLUSIVE": "train for more steps; more seeds narrow the interval"}
     return give(
         "convergence",
         status,
@@ -101,6 +88,11 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         baseline=None,
         measured=interval,
         limit=limit,
-        message="\n".join(lines),
-        note=" ".join(notes) or None,
+        why=[
+            f"Twice the {variant.workload.steps} steps would gain that much. {reasons[status]}",
+            f"The interval counts {trend.sequences} sequences at steps {steps}; {explain.ends_err(rule.confidence)}.",
+            *unsettled(variant),
+        ],
+        what_to_do=todo.get(status, how_to_settle(variant)),
+        note=" ".join(rates_note(variant)) or None,
     )

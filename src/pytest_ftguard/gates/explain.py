@@ -1,4 +1,4 @@
-"""The sentences of a verdict on losses: what was measured, what was allowed, why, and what to do."""
+"""The sentences of a verdict on losses, below its first line: why, and what to do."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import math
 from typing import Final
 
 from pytest_ftguard.comparison.pairs import Comparison, Trend, trend_of
-from pytest_ftguard.gates.catalogue import GATES
-from pytest_ftguard.gates.limits import OF_GAIN, Limit
+from pytest_ftguard.comparison.problem import Problem, name_of
 from pytest_ftguard.gates.margin import Margin
-from pytest_ftguard.gates.rates import how_to_search
+from pytest_ftguard.gates.rates import how_to_search, how_to_settle
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Status
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import Effort, Interval, effort_to_settle
-from pytest_ftguard.units import decimals_apart
 
 __all__ = [
-    "about_seeds",
+    "BEYOND",
+    "UNDECIDED",
+    "WITHIN",
+    "basis",
     "better",
     "ends_err",
-    "headline",
-    "measured",
     "measured_elsewhere",
-    "name_of",
     "no_gain",
     "no_share",
     "no_trend",
     "outlook",
     "reason",
+    "standing",
     "way_out_of_growth",
+    "what_to_do",
     "widening",
 ]
 
+WITHIN: Final = "The whole interval is within the limit."
+BEYOND: Final = "The whole interval is beyond the limit."
+UNDECIDED: Final = "The interval contains the limit: undecided."
 
-def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: Margin) -> str:
+
+def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: Margin) -> Problem:
     """Return why nothing may be concluded next to a baseline that learned too little itself.
 
     Args:
@@ -47,23 +51,25 @@ def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: Margin
     if margin.nats > 0 and gain.lower > 0:
         largest = _below(margin.worth(gain.lower / rule.gain_factor))
         smaller = f"if there is no more to learn, set a limit of at most {largest}; otherwise "
-    return (
-        f"this test has no power: {baseline.label} improved on the base model by only {margin.show_gain(gain.value)}, "
-        f"at least {gain.lower:+.4f}. That is less than {rule.gain_factor:g} times the limit of {margin}, so a "
-        f"variant that learned little could pass. What to do: {smaller}{_learn_more(baseline)}"
+    return Problem(
+        f"this test has no power: {baseline.label} gained only {margin.show_gain(gain.value)}",
+        why=f"Over the base model it gained at least {gain.lower:+.4f}, which is less than {rule.gain_factor:g} times "
+        f"the limit of {margin}: a variant that learned little could pass.",
+        remedy=f"{smaller}{_learn_more(baseline)}",
     )
 
 
-def no_share(baseline: TrainedVariant, gain: Interval) -> str:
+def no_share(baseline: TrainedVariant, gain: Interval) -> Problem:
     """Return why no share of a baseline's gain can be judged.
 
     Args:
         baseline: The variant that learned too little.
         gain: What it gained over the base model, in nats per token.
     """
-    return (
-        f"{baseline.label} is not clearly better than the base model, so there is no gain to retain: it improved by "
-        f"{gain.value:+.4f} nats per token, at least {gain.lower:+.4f}. What to do: {_learn_more(baseline)}"
+    return Problem(
+        f"{baseline.label} has no clear gain to retain",
+        why=f"It improved on the base model by {gain.value:+.4f} nats per token, at least {gain.lower:+.4f}.",
+        remedy=_learn_more(baseline),
     )
 
 
@@ -80,24 +86,20 @@ def _below(value: float) -> str:
     return f"{(math.ceil(value / unit * (1 - 1e-9)) - 1) * unit:.2g}"
 
 
-_FINAL: Final = (
-    "If these are the steps of production, set the workload's final = true: then "
-    "the trend is reported and does not decide."
-)
+_FINAL: Final = "If these are the steps of production, set the workload's final = true: then the trend does not decide."
 
 
-def no_trend(comparison: Comparison) -> list[str]:
-    """Return why a PASS comes too early: nothing shows whether the gap is widening."""
-    return [
+def no_trend(comparison: Comparison) -> tuple[str, str]:
+    """Return why a PASS comes too early, and what to do: nothing shows whether the gap is widening."""
+    return (
         "Too early to tell: the loss along training was measured at fewer than three points, so nothing shows whether "
         "the gap is widening.",
-        f"What to do: train for more than {comparison.candidate.workload.steps} steps (100 or more are sensible). "
-        f"{_FINAL}",
-    ]
+        f"train for more than {comparison.candidate.workload.steps} steps (100 or more are sensible). {_FINAL}",
+    )
 
 
-def widening(gap: Interval, trend: Trend, margin: Margin) -> list[str] | None:
-    """Return why a PASS comes too early: the gap grows, and could exceed the margin when the steps are doubled."""
+def widening(gap: Interval, trend: Trend, margin: Margin) -> tuple[str, str] | None:
+    """Return why a PASS comes too early, and what to do: the gap could exceed the margin at twice the steps."""
     if not trend.per_doubling.lower > 0:
         return None
     grown = gap.value + trend.per_doubling.value
@@ -106,36 +108,21 @@ def widening(gap: Interval, trend: Trend, margin: Margin) -> list[str] | None:
     if not grown + reach > margin.nats:
         return None
     last = trend.steps[-1]
-    return [
-        f"Too early to tell: the gap is widening. It is {gap.value:+.4f} nats per token at {last} steps, and grew by "
-        f"{trend.per_doubling.value:.4f} with each doubling of the steps since step {trend.steps[0]}. At {2 * last} "
-        f"steps expect about {grown:+.4f}, and at most {grown + reach:+.4f}. The limit allows {margin}.",
-        f"What to do: train for more steps. {_FINAL}",
-    ]
-
-
-def headline(gate: str, comparison: Comparison, status: Status) -> str:
-    """Return the first line: the verdict, and both losses."""
-    candidate, baseline = comparison.candidate, comparison.baseline
     return (
-        f"{GATES[gate].title} {status}: after {candidate.workload.steps} steps {candidate.label} is at "
-        f"{candidate.loss:.4f} nats per token, {baseline.label} at {baseline.loss:.4f}."
+        f"Too early to tell: the gap is widening. It grew by {trend.per_doubling.value:.4f} nats per token with each "
+        f"doubling of the steps since step {trend.steps[0]}. At {2 * last} steps expect about {grown:+.4f}, and at "
+        f"most {grown + reach:+.4f}; the limit allows {margin}.",
+        f"train for more steps. {_FINAL}",
     )
 
 
-def measured(gate: str, comparison: Comparison, interval: Interval, limit: Limit, rule: Rule) -> str:
-    """Return what was measured, with its bounds and what they count."""
-    values = (interval.value, interval.lower, interval.upper)
-    if limit.unit == OF_GAIN:
-        decimals = decimals_apart([100 * value for value in values], 100 * limit.value, 1)
-        value, lower, upper = (f"{100 * value:.{decimals}f}%" for value in values)
-        what = f"{value} of {comparison.baseline.label}'s gain over the base model"
-    else:
-        decimals = decimals_apart(values, limit.value, 4)
-        value, lower, upper = (f"{value:+.{decimals}f}" for value in values)
-        what = f"a gap of {value}{' points of perplexity' if gate == 'perplexity_gap' else ''}"
-    chance = ends_err(rule.confidence)
-    return f"Measured: {what}. {_basis(comparison, rule)}, the true value lies between {lower} and {upper} ({chance})."
+def standing(comparison: Comparison) -> str:
+    """Return where both losses are."""
+    candidate, baseline = comparison.candidate, comparison.baseline
+    return (
+        f"After {candidate.workload.steps} steps {candidate.label} is at {candidate.loss:.4f} nats per token, "
+        f"{baseline.label} at {baseline.loss:.4f}."
+    )
 
 
 def ends_err(confidence: float) -> str:
@@ -143,29 +130,44 @@ def ends_err(confidence: float) -> str:
     return f"each bound is wrong in at most {100 * (1 - confidence):.3g} % of cases"
 
 
-def _basis(comparison: Comparison, rule: Rule) -> str:
-    """Say what the bounds are judged from."""
+def basis(comparison: Comparison, rule: Rule) -> str:
+    """Return what the bounds count, how often they err, and what one seed or one of several looks can show."""
     sequences = f"{comparison.units} {comparison.unit_name}"
+    errs = ends_err(rule.confidence)
+    if rule.looks > 1:
+        return (
+            f"The interval counts {sequences} and {comparison.seeds} seeds. This was look {rule.look} of at most "
+            f"{rule.looks}: {errs}, so all looks together err no more often than a single one would."
+        )
     if rule.seed_noise is not None:
-        seeds = f"the noise of seeds that was calibrated on {rule.seed_noise.degrees_of_freedom + 1} of them"
-        return f"Judging from {sequences} and {seeds}"
+        calibrated = f"the noise of seeds that was calibrated on {rule.seed_noise.degrees_of_freedom + 1} of them"
+        return f"The interval counts {sequences} and {calibrated}; {errs}."
     if comparison.seeds > 1:
-        return f"Judging from {sequences} and {comparison.seeds} seeds"
-    return f"Judging from {sequences}"
+        return f"The interval counts {sequences} and {comparison.seeds} seeds; {errs}."
+    return (
+        f"The interval counts {sequences}; {errs}. One seed: the verdict is about these two checkpoints, not about the "
+        "next training run."
+    )
 
 
-def reason(status: Status, comparison: Comparison, interval: Interval, limit: Limit, rule: Rule) -> list[str]:
-    """Return why the verdict is what it is, and what to do."""
-    if status == "PASS":
-        return ["The whole interval is within the limit."]
+def reason(status: Status, comparison: Comparison, interval: Interval, rule: Rule) -> str:
+    """Return why the verdict is what it is."""
+    if status == "INCONCLUSIVE":
+        return f"{UNDECIDED} {_larger_noise(comparison, interval, rule)}"
+    return WITHIN if status == "PASS" else BEYOND
+
+
+def what_to_do(status: Status, comparison: Comparison, interval: Interval, limit: float, rule: Rule) -> str:
+    """Return what to do about a verdict; "" if that is nothing."""
+    settle = how_to_settle(comparison.candidate, comparison.baseline)
     if status == "FAIL":
-        return ["The whole interval is beyond the limit.", f"What to do: {_after_a_failure(comparison)}"]
+        return _after_a_failure(comparison)
+    if status == "PASS":
+        return settle
     shape = (comparison.seeds, comparison.units)
-    effort = effort_to_settle(interval, limit.value, shape, rule.confidence, rule.seed_noise)
-    return [
-        f"The interval contains the limit: undecided. {_larger_noise(comparison, interval, rule)}",
-        f"What to do: {_way_out(effort.seeds, effort.sequences, comparison)}",
-    ]
+    effort = effort_to_settle(interval, limit, shape, rule.confidence, rule.seed_noise)
+    way_out = _way_out(effort.seeds, effort.sequences, comparison)
+    return f"{way_out} And {settle}." if settle else way_out
 
 
 def _after_a_failure(comparison: Comparison) -> str:
@@ -180,7 +182,8 @@ def _after_a_failure(comparison: Comparison) -> str:
     last = "choose full fine-tuning. Raise the limit only if you accept that loss of quality."
     match candidate.rate.origin:
         case "default":
-            return f"search the learning rate first, as the second line says. If the gap stays, {last}"
+            settle = how_to_settle(candidate, comparison.baseline)
+            return f"{settle or 'try other learning rates first'}. If the gap stays, {last}"
         case "searched":
             return f"{capacity}{last}"
     rate = f"{candidate.variant.learning_rate:g}"
@@ -191,7 +194,7 @@ def _after_a_failure(comparison: Comparison) -> str:
 def _larger_noise(comparison: Comparison, interval: Interval, rule: Rule) -> str:
     text = f"the choice of {comparison.units} validation {comparison.unit_name}"
     if comparison.seeds == 1 and rule.seed_noise is None:
-        return f"The width of the interval comes from {text}. One seed does not show what another one would change."
+        return f"Its width comes from {text}."
     share = interval.seed_variance / (interval.seed_variance + interval.item_variance)
     seeds = f"the {comparison.seeds} seeds" if comparison.seeds > 1 else "the one seed"
     source, percent = (seeds, share) if share > 0.5 else (text, 1 - share)
@@ -280,25 +283,10 @@ def better(comparison: Comparison, rule: Rule) -> list[str]:
     ]
 
 
-def about_seeds(comparison: Comparison, rule: Rule) -> list[str]:
-    """Say what one seed, or one of several looks, can show."""
-    if rule.looks > 1:
-        share = 100 * (1 - rule.confidence)
-        return [
-            f"This was look {rule.look} of at most {rule.looks}, with {comparison.seeds} seeds. Each look may err in "
-            f"{share:.3g} % of cases, so all of them together err no more often than a single one would."
-        ]
-    if comparison.seeds > 1 or rule.seed_noise is not None:
-        return []
-    return ["One seed: the verdict is about these two checkpoints, not about the next training run."]
-
-
-def measured_elsewhere(trial: Trial) -> str:
+def measured_elsewhere(trial: Trial) -> Problem:
     """Return why bytes and seconds of a stored trial do not count here."""
-    why = trial.provenance.measured_elsewhere
-    return f"{name_of(trial)}, comes from the store: {why}; --ftguard-no-cache trains it here"
-
-
-def name_of(trial: Trial) -> str:
-    """Return what a sentence calls a trial."""
-    return f"{trial.spec.variant.label}, seed {trial.spec.seed}"
+    return Problem(
+        f"{name_of(trial)}, comes from the store",
+        why=f"Its bytes and seconds do not count here: {trial.provenance.measured_elsewhere}.",
+        remedy="--ftguard-no-cache trains it here",
+    )

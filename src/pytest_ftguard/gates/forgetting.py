@@ -15,26 +15,22 @@ from pytest_ftguard.gates.asking import (
     rule_of,
 )
 from pytest_ftguard.gates.limits import Limit
-from pytest_ftguard.gates.rates import learned_nothing, unsettled
+from pytest_ftguard.gates.rates import how_to_settle, learned_nothing, rates_note, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import gap_interval
-from pytest_ftguard.units import decimals_apart
 
 __all__ = [
     "assert_forgetting",
     "assess_forgetting",
 ]
 
+_REASONS: Final = {"PASS": explain.WITHIN, "FAIL": explain.BEYOND, "INCONCLUSIVE": explain.UNDECIDED}
 _ADVICE: Final = {
-    "FAIL": (
-        "The whole interval is beyond the limit. What to do: lower the learning rate, train for fewer steps, lower the "
-        "rank, or mix general text into the training data."
-    ),
+    "FAIL": "train for fewer steps, lower the learning rate or the rank, or mix general text into the training data",
     "INCONCLUSIVE": (
-        "The interval contains the limit: undecided. What to do: give a longer reference text (and raise "
-        "validation_sequences, which counts for it too), or train more seeds."
+        "give a longer reference text (and raise validation_sequences, which counts for it too), or train more seeds"
     ),
 }
 
@@ -95,19 +91,9 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
     status = decide("forgetting", interval, limit.value)
     if status == "INVALID":
         return invalid("forgetting", candidate, baseline, limit, [NOT_FINITE])
-    decimals = decimals_apart((interval.value, interval.lower, interval.upper), limit.value, 4)
-    value, lower, upper = (f"{number:+.{decimals}f}" for number in (interval.value, interval.lower, interval.upper))
     than = "the base model's" if baseline is None else f"{baseline.label}'s"
-    side = f"{value.lstrip('+-')} nats per token {'above' if interval.value >= 0 else 'below'} {than}"
-    notes = unsettled(candidate, *([baseline] if baseline else []))
-    lines = [
-        f"forgetting {status}: on the reference text {candidate.label}'s loss is {side}. Judging from "
-        f"{len(losses.tokens)} sequences, the difference lies between {lower} and {upper} "
-        f"({explain.ends_err(rule.confidence)}).",
-        *notes,
-        f"Allowed: at most {limit}, set by {limit.origin.name}.",
-    ]
-    lines += [_ADVICE[status]] if status in _ADVICE else []
+    side = f"{'above' if interval.value >= 0 else 'below'} {than}"
+    sides = [candidate, *([baseline] if baseline else [])]
     return give(
         "forgetting",
         status,
@@ -115,6 +101,11 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         baseline=baseline,
         measured=interval,
         limit=limit,
-        message="\n".join(lines),
-        note=" ".join(notes) or None,
+        why=[
+            f"On the reference text {candidate.label}'s loss is {side}. {_REASONS[status]}",
+            f"The interval counts {len(losses.tokens)} sequences; {explain.ends_err(rule.confidence)}.",
+            *unsettled(*sides),
+        ],
+        what_to_do=_ADVICE.get(status, how_to_settle(*sides)),
+        note=" ".join(rates_note(*sides)) or None,
     )

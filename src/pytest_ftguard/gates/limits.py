@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.keys import Origin, Setting
-from pytest_ftguard.units import format_bytes, parse_bytes, parse_share
+from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, parse_bytes, parse_share
 
 __all__ = [
     "BYTES",
@@ -95,6 +95,25 @@ class Limit:
     def __str__(self) -> str:
         """Return the limit as it is shown."""
         return str(Amount(self.value, self.unit))
+
+    def texts(self, *values: float, decimals: int = 4) -> list[str]:
+        """Return values in the limit's unit, each with enough digits to show on which side of the limit it lies.
+
+        Args:
+            values: The values: one if the unit is bytes.
+            decimals: The fewest decimals of what is no share and no size.
+        """
+        if self.unit == BYTES:
+            return [format_bytes_apart(value, self.value)[0] for value in values]
+        if self.is_share:
+            shares = [100 * value for value in values]
+            sign = "+" if self.unit == GROWTH else ""
+            return [f"{share:{sign}.{decimals_apart(shares, 100 * self.value, 1)}f}%" for share in shares]
+        return [f"{value:+.{decimals_apart(values, self.value, decimals)}f}" for value in values]
+
+    def text_next_to(self, value: float | None) -> str:
+        """Return the limit with as many digits as it takes to see that a value differs from it."""
+        return str(self) if value is None or self.unit != BYTES else format_bytes_apart(value, self.value)[1]
 
 
 def parse_number_limit(value: object, what: str, unit: str, origin: Origin) -> Amount:

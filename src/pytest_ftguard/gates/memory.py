@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from pytest_ftguard.comparison.pairs import compare
+from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.asking import (
     check_pair,
@@ -17,11 +18,12 @@ from pytest_ftguard.gates.explain import measured_elsewhere
 from pytest_ftguard.gates.limits import SHARE, Limit
 from pytest_ftguard.gates.verdict import Status, Verdict, give, invalid
 from pytest_ftguard.results import Breakdown, TrainedVariant
-from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart
+from pytest_ftguard.units import format_bytes
 
 __all__ = [
     "assert_memory_budget",
     "assess_memory",
+    "forecast_text",
     "foretell_memory",
     "memory_problems",
 ]
@@ -81,12 +83,13 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
         baseline=whole,
         measured=value,
         limit=limit,
-        message=_explain_memory(candidate, whole, limit, value, status),
+        why=_why(candidate, whole, status),
+        what_to_do=_what_to_do(whole) if status == "FAIL" else "",
     )
 
 
 def _whole(limit: Limit, baseline: TrainedVariant | None) -> TrainedVariant | None:
-    """Return the variant of whose peak the limit is a share; None where it is a size."""
+    """Return the variant that the limit is a share of; None if it is a size."""
     if limit.unit == SHARE and baseline is None:
         message = (
             f"a memory limit of {limit} (set by {limit.origin.name}) is a share of another variant's peak: "
@@ -97,7 +100,7 @@ def _whole(limit: Limit, baseline: TrainedVariant | None) -> TrainedVariant | No
 
 
 def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
-    """Say how `assess_memory` would decide if the forecasts came true; INVALID where there is no forecast.
+    """Say how `assess_memory` would decide if the forecasts came true; INVALID if there is no forecast.
 
     Args:
         candidate: The variant, planned or trained.
@@ -116,16 +119,26 @@ def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVa
     if whole is not None:
         value /= whole.forecast_memory_bytes or math.nan
     status: Status = "PASS" if value <= limit.value else "FAIL"
-    share = f" ({100 * value:.1f}% of {whole.label}'s)" if whole else ""
-    peak = format_bytes(candidate.forecast_memory_bytes or 0)
-    message = f"the peak memory of {candidate.label} is forecast at {peak}{share}"
     return give(
-        "memory_budget", status, candidate=candidate, baseline=whole, measured=value, limit=limit, message=message
+        "memory_budget",
+        status,
+        candidate=candidate,
+        baseline=whole,
+        measured=value,
+        limit=limit,
+        why=["This is a forecast; nothing was trained."],
     )
 
 
-def memory_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
-    """Return why the peaks of memory of two variants cannot be compared; empty where they can."""
+def forecast_text(candidate: TrainedVariant, whole: TrainedVariant | None) -> str:
+    """Return the forecast of a peak as messages show it, with its share of another one's."""
+    peak, of = (side.forecast_memory_bytes or 0 if side else 0 for side in (candidate, whole))
+    share = f" ({100 * peak / of:.1f}% of {whole.label}'s)" if whole and of else ""
+    return f"{format_bytes(peak)}{share}"
+
+
+def memory_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[Problem]:
+    """Return why the peaks of memory of two variants cannot be compared; empty if they can."""
     problems = [*_memory_problems(candidate), *_memory_problems(baseline)]
     if problems:
         return problems
@@ -137,58 +150,49 @@ def memory_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list
     ]
 
 
-def _memory_problems(variant: TrainedVariant) -> list[str]:
+def _memory_problems(variant: TrainedVariant) -> list[Problem]:
     if not variant.trials:
-        return [f"{variant.label} has no trial"]
+        return [Problem(f"{variant.label} has no trial")]
     problems = []
     for trial in variant.trials:
-        if trial.failure is not None:
-            problems.append(trial.failure)
+        if failure := failure_of(trial):
+            problems.append(failure)
         elif trial.measured.memory is None or not (trial.measured.memory.peak_bytes or 0) > 0:
-            problems.append(f"the peak memory of {variant.label}, seed {trial.spec.seed}, was not measured")
+            problems.append(Problem(f"the peak memory of {name_of(trial)}, was not measured"))
         elif trial.provenance.measured_elsewhere is not None and trial.measured.memory.method == "allocator":
             problems.append(measured_elsewhere(trial))
     return problems
 
 
-def _different_methods(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+def _different_methods(candidate: TrainedVariant, baseline: TrainedVariant) -> list[Problem]:
     methods = {
         trial.measured.memory.method for side in (candidate, baseline) for trial in side.trials if trial.measured.memory
     }
     if len(methods) == 1:
         return []
-    return [f"the peaks were measured in different ways ({', '.join(sorted(methods))}), which cannot be compared"]
+    return [Problem(f"the peaks were measured in different ways ({', '.join(sorted(methods))})")]
 
 
-def _explain_memory(
-    candidate: TrainedVariant, baseline: TrainedVariant | None, limit: Limit, value: float, status: Status
-) -> str:
-    peak = candidate.peak_memory_bytes
-    assert peak is not None  # an unmeasured peak is INVALID
+def _why(candidate: TrainedVariant, whole: TrainedVariant | None, status: Status) -> list[str]:
+    peak, of = (format_bytes(side.peak_memory_bytes or 0) if side else "" for side in (candidate, whole))
     memory = candidate.trials[0].measured.memory
     method = f" ({memory.method})" if memory else ""
-    if baseline is None or baseline.peak_memory_bytes is None:
-        size, allowed = format_bytes_apart(value, limit.value)
-        measured = f"{candidate.label} peaked at {size}{method}"
-    else:
-        allowed = str(limit)
-        share = f"{100 * value:.{decimals_apart([100 * value], 100 * limit.value, 1)}f}%"
-        whole = f"{baseline.label}'s {format_bytes(baseline.peak_memory_bytes)}"
-        measured = f"{candidate.label} peaked at {format_bytes(peak)}{method}, {share} of {whole}"
-    lines = [f"peak memory {status}: {measured}.", f"Allowed: at most {allowed}, set by {limit.origin.name}."]
+    lines = [f"{candidate.label} peaked at {peak}{f', {whole.label} at {of}' if whole else ''}{method}."]
     if status == "FAIL" and memory is not None and memory.breakdown is not None:
         lines.append(_taken_by(memory.breakdown))
-    if status == "FAIL" and baseline is not None:
-        lines.append(
-            "What to do: adapt fewer target modules or lower the rank, which makes the share smaller (a smaller batch "
-            "shrinks both sides); or raise the limit."
+    return lines
+
+
+def _what_to_do(whole: TrainedVariant | None) -> str:
+    if whole is not None:
+        return (
+            "adapt fewer target modules or lower the rank, which makes the share smaller (a smaller batch shrinks both "
+            "sides); or raise the limit"
         )
-    elif status == "FAIL":
-        lines.append(
-            "What to do: use a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in "
-            "training_args (it applies to both variants), or fewer target modules; or raise the limit."
-        )
-    return "\n".join(lines)
+    return (
+        "use a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in training_args (it "
+        "applies to both variants), or fewer target modules; or raise the limit"
+    )
 
 
 def _taken_by(parts: Breakdown) -> str:

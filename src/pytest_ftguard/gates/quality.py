@@ -14,10 +14,9 @@ from pytest_ftguard.gates.asking import (
     look,
     rule_of,
 )
-from pytest_ftguard.gates.catalogue import GATES
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.margin import Margin, margin_of
-from pytest_ftguard.gates.rates import learned_nothing, unsettled
+from pytest_ftguard.gates.rates import learned_nothing, rates_note, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
@@ -215,20 +214,17 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     if status != "FAIL" and not sees:
         faults = learned_nothing(baseline, rule.confidence) or [explain.no_gain(baseline, gain, rule, margin)]
         return invalid(gate, candidate, baseline, limit, faults)
-    reasons = explain.reason(status, comparison, interval, limit, rule)
+    reason = f"{explain.standing(comparison)} {explain.reason(status, comparison, interval, rule)}"
+    todo = explain.what_to_do(status, comparison, interval, limit.value, rule)
     if status == "PASS" and (early := _too_early(comparison, rule, margin)):
-        status, reasons = "INCONCLUSIVE", early
-    notes = unsettled(candidate, baseline)
-    if status == "PASS":
-        notes += explain.better(comparison, rule)
-        reasons.append(explain.outlook(comparison, margin, rule))
-    lines = [
-        explain.headline(gate, comparison, status),
-        *notes,
-        explain.measured(gate, comparison, interval, limit, rule),
-        f"Allowed: at {'least' if GATES[gate].is_at_least else 'most'} {limit}, set by {limit.origin.name}.",
-        *reasons,
-        *explain.about_seeds(comparison, rule),
+        status, (reason, todo) = "INCONCLUSIVE", early
+    praise = explain.better(comparison, rule) if status == "PASS" else []
+    why = [
+        reason,
+        explain.basis(comparison, rule),
+        *([explain.outlook(comparison, margin, rule)] if status == "PASS" else []),
+        *unsettled(candidate, baseline),
+        *praise,
     ]
     return give(
         gate,
@@ -237,13 +233,14 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
         baseline=baseline,
         measured=interval,
         limit=limit,
-        message="\n".join(lines),
-        note=" ".join(notes) or None,
+        why=why,
+        what_to_do=todo,
+        note=" ".join([*rates_note(candidate, baseline), *praise]) or None,
     )
 
 
-def _too_early(comparison: Comparison, rule: Rule, margin: Margin) -> list[str] | None:
-    """Return why a PASS comes too early; None if it does not, or if the steps are those of production."""
+def _too_early(comparison: Comparison, rule: Rule, margin: Margin) -> tuple[str, str] | None:
+    """Return why a PASS comes too early, and what to do; None if it does not, or the steps are those of production."""
     if comparison.candidate.workload.final:
         return None
     trend = comparison.trend(rule.confidence)

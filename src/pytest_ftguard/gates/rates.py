@@ -1,14 +1,17 @@
-"""What a verdict on losses owes to the learning rate: a run that learned nothing, and a rate that nobody chose."""
+"""What the learning rate does to a verdict on losses: a run that learned nothing, and a rate that nobody chose."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.comparison.same_work import same_sequences
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import Interval, cluster, gap_interval
 
-__all__ = ["how_to_search", "learned_nothing", "unsettled"]
+__all__ = ["how_to_search", "how_to_settle", "learned_nothing", "rates_note", "unsettled"]
 
 
 def how_to_search(variant: TrainedVariant) -> str | None:
@@ -22,28 +25,36 @@ def how_to_search(variant: TrainedVariant) -> str | None:
 
 
 def unsettled(*variants: TrainedVariant) -> list[str]:
-    """Return that other rates may change a verdict, and how to search them; nothing if all were chosen.
+    """Return that other learning rates may change a verdict; nothing if all rates were searched or set.
 
     Args:
         variants: The variants that the verdict rests on.
     """
-    sides = [side for side in variants if side.rate.origin == "default"]
-    if not sides:
-        return []
-    rates = " and ".join(f"{side.label}'s {side.variant.learning_rate:g}" for side in sides)
+    rates = [f"{side.label}, {side.variant.learning_rate:g}" for side in _at_defaults(variants)]
+    if len(rates) > 1:
+        listed = ", and of ".join(rates)
+        return [f"The learning rates of {listed}, are only defaults. Other rates may change this verdict."]
+    return [f"The learning rate of {rate}, is only a default. Another rate may change this verdict." for rate in rates]
+
+
+def how_to_settle(*variants: TrainedVariant) -> str:
+    """Return how the learning rates that nobody chose are searched, as the rest of a sentence; "" if there are none."""
+    sides = _at_defaults(variants)
     ways = " and ".join(dict.fromkeys(filter(None, map(how_to_search, sides))))
-    if len(sides) == 1:
-        return [
-            f"The learning rate was neither searched nor set by you: {rates} is the default. Another rate may change "
-            f"this verdict. Search it: {ways}."
-        ]
-    return [
-        f"The learning rates were neither searched nor set by you: {rates} are the defaults. Other rates may change "
-        f"this verdict. Search both: {ways}."
-    ]
+    return f"search {'both learning rates' if len(sides) > 1 else 'the learning rate'}: {ways}" if ways else ""
 
 
-def learned_nothing(variant: TrainedVariant, confidence: float) -> list[str]:
+def rates_note(*variants: TrainedVariant) -> list[str]:
+    """Return `unsettled` and `how_to_settle` in one text, for the summary; nothing if all rates were chosen."""
+    way = how_to_settle(*variants)
+    return [f"{text} {way[:1].upper()}{way[1:]}." if way else text for text in unsettled(*variants)]
+
+
+def _at_defaults(variants: Iterable[TrainedVariant]) -> list[TrainedVariant]:
+    return [side for side in variants if side.rate.origin == "default"]
+
+
+def learned_nothing(variant: TrainedVariant, confidence: float) -> list[Problem]:
     """Return why a variant is not better than the base model: a fault of its run, which says nothing about a gap.
 
     The question is about these very trainings, each by itself, so only the choice of the sequences is noise here.
@@ -58,18 +69,20 @@ def learned_nothing(variant: TrainedVariant, confidence: float) -> list[str]:
         return []
     which = variant.label
     if len(idle) < len(gains):
-        which = f"seed{'s' if len(idle) > 1 else ''} {', '.join(map(str, idle))} of {which}"
+        which = f"{which}, seed{'s' if len(idle) > 1 else ''} {', '.join(map(str, idle))},"
     value, lower = (sum(getattr(gains[seed], name) for seed in idle) / len(idle) for name in ("value", "lower"))
     if value > 0:
-        where = (
-            f"clearly better than the base model: the gain is {value:.4f} nats per token, the lower bound {lower:+.4f}"
-        )
+        clearly = "clearly "
+        found = f"the gain is {value:.4f} nats per token, the lower bound {lower:+.4f}"
     else:
-        where = f"better than the base model: the loss is {-value:.4f} nats per token above the base model's"
-    verb = "are" if 1 < len(idle) < len(gains) else "is"
+        clearly = ""
+        found = f"the loss is {-value:.4f} nats per token above the base model's"
     return [
-        f"after {variant.workload.steps} steps {which} {verb} not {where}. This is a fault of the run, not a gap. "
-        f"{_remedy(variant)}"
+        Problem(
+            f"{which} is not {clearly}better than the base model",
+            why=f"After {variant.workload.steps} steps {found}. This is a fault of the run, not a gap.",
+            remedy=_remedy(variant),
+        )
     ]
 
 
@@ -89,6 +102,6 @@ def _remedy(variant: TrainedVariant) -> str:
     way = how_to_search(variant)
     search = f"; search it: {way}" if way is not None and variant.rate.origin != "searched" else ""
     return (
-        f"What to do: check its learning rate first: {variant.variant.learning_rate:g} ({origin}){search}. "
-        "Then check the chat template or format of the text, the target modules, and whether the steps are enough"
+        f"check its learning rate first: {variant.variant.learning_rate:g} ({origin}){search}. "
+        "Then check the format of the text (chat template), the target modules, and whether the steps are enough"
     )

@@ -7,12 +7,13 @@ from typing import Final
 import numpy as np
 
 from pytest_ftguard.comparison.pairs import compare
-from pytest_ftguard.gates.explain import measured_elsewhere, name_of
+from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
+from pytest_ftguard.gates.explain import BEYOND, UNDECIDED, WITHIN, ends_err, measured_elsewhere
 from pytest_ftguard.gates.limits import Limit
-from pytest_ftguard.gates.verdict import Status, Verdict, decide, give, invalid
+from pytest_ftguard.gates.verdict import NOT_FINITE, Status, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import mean_log_ratio
-from pytest_ftguard.units import decimals_apart, format_bytes
+from pytest_ftguard.units import format_bytes
 
 __all__ = [
     "assess_time",
@@ -26,7 +27,9 @@ __all__ = [
 _FEWEST_SEEDS: Final = 2
 
 
-def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float) -> Verdict:
+def assess_time(
+    candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float, origin: str = ""
+) -> Verdict:
     """Judge the time of an optimizer step as a share of the baseline's.
 
     Seconds of one machine say nothing about another, so only the ratio is judged. Its bounds come from the seeds, on
@@ -37,28 +40,20 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         limit: The largest accepted share.
         baseline: The variant whose time is the whole.
         confidence: One-sided confidence of each bound.
+        origin: Where the seconds come from; "" if they are those of the trainings.
     """
     problems = time_problems(candidate, baseline)
     if not problems and len(candidate.trials) < _FEWEST_SEEDS:
-        problems.append(
-            "one seed cannot tell a slower step from a busy machine: train at least two, better three (ftguard_seeds)"
-        )
+        what = "one seed cannot tell a slower step from a busy machine"
+        problems.append(Problem(what, remedy="train at least two, better three (ftguard_seeds)"))
     if problems:
-        return invalid("time_budget", candidate, baseline, limit, problems)
+        return invalid("time_budget", candidate, baseline, limit, problems, why=[origin])
     interval = mean_log_ratio(_seconds(candidate), _seconds(baseline), confidence)
     status = decide("time_budget", interval, limit.value)
     if status == "INVALID":
-        return invalid("time_budget", candidate, baseline, limit, ["the ratio or its bounds are not finite numbers"])
-    shares = [100 * bound for bound in (interval.value, interval.lower, interval.upper)]
-    value, lower, upper = (f"{share:.{decimals_apart(shares, 100 * limit.value, 1)}f}%" for share in shares)
-    lines = [
-        f"step time {status}: a step of {candidate.label} takes {value} of {baseline.label}'s. Judging from "
-        f"{len(candidate.trials)} seeds, it lies between {lower} and {upper} (each bound is wrong in at most "
-        f"{100 * (1 - confidence):.3g} % of cases).",
-        f"Allowed: at most {limit}, set by {limit.origin.name}.",
-        *_arithmetic(candidate, baseline),
-        *_time_advice(status, candidate),
-    ]
+        return invalid("time_budget", candidate, baseline, limit, [NOT_FINITE])
+    reasons = {"PASS": WITHIN, "FAIL": BEYOND, "INCONCLUSIVE": UNDECIDED}
+    seeds = f"The interval counts {len(candidate.trials)} seeds; {ends_err(confidence)}."
     return give(
         "time_budget",
         status,
@@ -66,19 +61,20 @@ def assess_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVarian
         baseline=baseline,
         measured=interval,
         limit=limit,
-        message="\n".join(lines),
+        why=[f"{reasons[status]} {seeds}", *_arithmetic(candidate, baseline), origin],
+        what_to_do=_time_advice(status, candidate),
     )
 
 
-def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
-    """Return why the steps' times of two variants cannot be compared; empty where they can."""
+def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[Problem]:
+    """Return why the steps' times of two variants cannot be compared; empty if they can."""
     sides = (candidate, baseline)
     problems = [problem for side in sides for problem in (*_unmeasured(side), *map(measured_elsewhere, _foreign(side)))]
     if problems:
         return problems
     comparison = compare(candidate, baseline, same_learning_rate=True)
-    # A later run makes short trials of both where it can.
-    again = "" if can_time_again(candidate, baseline) else "; --ftguard-no-cache trains it again"
+    # A later run makes short trials of both if it can.
+    again = "" if can_time_again(candidate, baseline) else "--ftguard-no-cache trains it again"
     return [
         *comparison.different_work,
         *comparison.different_environment,
@@ -101,9 +97,9 @@ def can_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> bool:
 
 
 def why_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
-    """Return why the steps' times of two variants cannot be compared, where those of other trials of both could.
+    """Return why the steps' times of two variants cannot be compared, although those of other trials could.
 
-    Empty where they can be compared, and where something else is wrong with them that would be wrong again.
+    Empty if they can be compared, or if something else is wrong with them that would be wrong again.
     """
     sides = (candidate, baseline)
     if not can_time_again(candidate, baseline):
@@ -111,7 +107,7 @@ def why_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> list[
     sides_of: dict[str, list[str]] = {}
     for side in sides:
         texts = ["the steps were timed on another machine"] if _foreign(side) else []
-        # What to do about a disturbance comes behind the colon, and is being done.
+        # What to do about a disturbance comes after the colon, and is being done.
         texts += [text.partition(":")[0] for _, text in _disturbances(side)]
         for text in dict.fromkeys(texts):
             sides_of.setdefault(text, []).append(side.label)
@@ -121,13 +117,13 @@ def why_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> list[
     return reasons
 
 
-def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
-    """Say why the answer is what it is, and what to do."""
+def _time_advice(status: Status, candidate: TrainedVariant) -> str:
+    """Return what to do; "" if that is nothing."""
     if status == "FAIL":
-        return [
-            "The whole interval is beyond the limit. What to do: adapt fewer target modules, which makes a step of "
-            "LoRA faster (the rank hardly matters); or raise the limit."
-        ]
+        return (
+            "adapt fewer target modules, which makes a step of LoRA faster (the rank hardly matters); or raise the "
+            "limit"
+        )
     if status == "INCONCLUSIVE":
         seeds, is_short = len(candidate.trials), candidate.workload.purpose == "timing"
         quiet, more = "run on a machine with nothing else to do", ", or for more steps"
@@ -136,8 +132,8 @@ def _time_advice(status: Status, candidate: TrainedVariant) -> list[str]:
         elif candidate.cached:  # the store gives these seconds again
             quiet += " with --ftguard-no-cache"
         few = f"{seeds} seeds make the interval wide: use 4 or more; " if seeds < 4 else ""
-        return [f"The interval contains the limit: undecided. What to do: {few}{quiet}{more}."]
-    return []
+        return f"{few}{quiet}{more}"
+    return ""
 
 
 def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
@@ -154,15 +150,21 @@ def _arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str
     ]
 
 
-def _disturbed(variant: TrainedVariant, again: str) -> list[str]:
+def _disturbed(variant: TrainedVariant, again: str) -> list[Problem]:
     """Say what else used the device while its steps were timed, and what to do, with how to train it again."""
     seeds: dict[str, list[str]] = {}
     for trial, text in _disturbances(variant):
         seeds.setdefault(text, []).append(str(trial.spec.seed))
     return [
-        f"{variant.label}, seed{'s' if len(which) > 1 else ''} {', '.join(which)}: {text}{again}"
+        Problem(
+            f"the steps of {_seeds(variant, which)}, were disturbed", why=f"{text[0].upper()}{text[1:]}.", remedy=again
+        )
         for text, which in seeds.items()
     ]
+
+
+def _seeds(variant: TrainedVariant, seeds: list[str]) -> str:
+    return f"{variant.label}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
 
 
 def _disturbances(variant: TrainedVariant) -> list[tuple[Trial, str]]:
@@ -173,31 +175,39 @@ def _disturbances(variant: TrainedVariant) -> list[tuple[Trial, str]]:
     ]
 
 
-def _short_of_memory(variant: TrainedVariant) -> list[str]:
+def _short_of_memory(variant: TrainedVariant) -> list[Problem]:
     """Say what an accelerator's memory was short of while its steps were timed."""
     problems = []
     for trial in variant.trials:
         where, memory = name_of(trial), trial.measured.memory
         if memory is not None and memory.allocator_retries:
             problems.append(
-                f"{where}: the allocator ran out of room {memory.allocator_retries} times and had to give back "
-                "its cache, which takes time: use a smaller batch_size, or a larger device"
+                Problem(
+                    f"{where}: the allocator ran out of room {memory.allocator_retries} times",
+                    why="It had to give back its cache, which takes time.",
+                    remedy="use a smaller batch_size, or a larger device",
+                )
             )
         if memory is not None and memory.is_shared:
             problems.append(
-                f"{where}: other processes had {format_bytes(memory.others_bytes or 0)} of the device, so it was "
-                "shared: run where nothing else does"
+                Problem(
+                    f"{where}: other processes had {format_bytes(memory.others_bytes or 0)} of the device",
+                    remedy="run on a device that nothing else uses",
+                )
             )
     return problems
 
 
-def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list[str]:
+def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list[Problem]:
     """Seeds show how much a step's time moves within a run, and nothing of how it moves from run to run."""
     if len(_runs(candidate, baseline)) == 1:
         return []
     return [
-        "the steps were timed in different runs, between which the load of the machine may change: train both in "
-        "one (--ftguard-no-cache trains what is in the store again)"
+        Problem(
+            "the steps were timed in different runs",
+            why="The load of the machine may have changed between them.",
+            remedy="train both in one (--ftguard-no-cache trains what is in the store again)",
+        )
     ]
 
 
@@ -211,21 +221,23 @@ def _seconds(variant: TrainedVariant) -> np.ndarray[tuple[int], np.dtype[np.floa
     )
 
 
-def _unmeasured(variant: TrainedVariant) -> list[str]:
+def _unmeasured(variant: TrainedVariant) -> list[Problem]:
     if not variant.trials:
-        return [f"{variant.label} has no trial"]
+        return [Problem(f"{variant.label} has no trial")]
     problems = []
     for trial in variant.trials:
         seconds = trial.measured.time.seconds_per_step if trial.measured.time else None
-        if trial.failure is not None:
-            problems.append(trial.failure)
+        if failure := failure_of(trial):
+            problems.append(failure)
         elif seconds is None or not 0 < seconds < float("inf"):
-            problems.append(f"the time of a step of {variant.label}, seed {trial.spec.seed}, was not measured")
+            problems.append(Problem(f"the time of a step of {name_of(trial)}, was not measured"))
     return problems
 
 
 def _foreign(variant: TrainedVariant) -> list[Trial]:
     """Return the trials whose seconds are another machine's."""
     return [
-        trial for trial in variant.trials if trial.failure is None and trial.provenance.measured_elsewhere is not None
+        trial
+        for trial in variant.trials
+        if trial.measured.outcome == "ok" and trial.provenance.measured_elsewhere is not None
     ]

@@ -76,7 +76,7 @@ def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant
 
     def judge(pair: TimedPair, look: int) -> Verdict:
         one = confidence_at_timing(confidence, look) if pair.is_short else confidence
-        return assess_time(pair.candidate, limit, pair.baseline, one)
+        return assess_time(pair.candidate, limit, pair.baseline, one, pair.origin)
 
     pair, look = timed(candidate, baseline), 1
     verdict = judge(pair, look)
@@ -88,7 +88,7 @@ def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant
         if judged.status == "INVALID":
             break  # it was disturbed, or could not be made: what is known stands
         pair, verdict = fresh, judged
-    return pair.explain(verdict)
+    return verdict
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,6 @@ class TimedPair:
         """Whether an earlier run has measured them."""
         return self.candidate.cached and self.baseline.cached
 
-    def explain(self, verdict: Verdict) -> Verdict:
-        """Return a verdict on the pair that says where its seconds come from."""
-        return replace(verdict, message=f"{verdict.message}\n{self.origin}") if self.origin else verdict
-
 
 def timed(candidate: TrainedVariant, baseline: TrainedVariant, *, look: int = 1) -> TimedPair:
     """Return a pair as it was trained, or short trials of both where only these can be compared.
@@ -134,7 +130,7 @@ def timed(candidate: TrainedVariant, baseline: TrainedVariant, *, look: int = 1)
     try:
         ours, theirs = candidate.timed_beside(baseline, why, look=look)
     except FtguardError as error:
-        return TimedPair(candidate, baseline, f"They were not timed again in this run: {error}")
+        return TimedPair(candidate, baseline, f"They were not timed again in this run: {error}.")
     pair = TimedPair(ours, theirs)
     when = "in an earlier run" if pair.is_stored else "again in this run"
     origin = f"Both were timed {when}, in turns, by short trials of {ours.workload.steps} steps, because {why}."

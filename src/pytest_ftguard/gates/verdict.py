@@ -1,13 +1,14 @@
-"""What every gate gives: a verdict, and the rule by which an interval and a limit become one."""
+"""What every gate gives: a verdict that explains itself, and the rule that makes one of an interval and a limit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from pytest_ftguard.gates.catalogue import row_of, title_of
-from pytest_ftguard.gates.limits import Limit
+from pytest_ftguard.comparison.problem import Problem
+from pytest_ftguard.gates.catalogue import GATES, row_of, title_of
+from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
@@ -15,7 +16,11 @@ from pytest_ftguard.statistics import Interval
 __all__ = ["NOT_FINITE", "RecordedVerdict", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
 
 
-Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
+Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID", "ACCEPTED", "PENDING"]
+"""The answers of a gate.
+
+A result that is accepted is PENDING until its test has ended. Then it is ACCEPTED or INVALID: no report has a PENDING.
+"""
 
 
 NOT_FINITE: Final = "the value or its bounds are not finite numbers"
@@ -28,16 +33,17 @@ class Verdict:
     Attributes:
         gate: "loss_gap", "perplexity_gap", "retention", "forgetting", "convergence", "memory_budget", "time_budget",
             "regression", or the name of a gate of your own.
-        status: "PASS", "FAIL", "INCONCLUSIVE" or "INVALID".
+        status: "PASS", "FAIL", "INCONCLUSIVE", "INVALID", or "ACCEPTED" if a result was accepted. The test itself sees
+            "PENDING" for the last one, because a result is accepted only after its test has passed.
         candidate: Label of the variant that was judged.
-        baseline: Label of the variant that it was judged against, where there was one.
-        value: What was measured, in the unit of the limit; None where nothing may be concluded, or was: a result was
-            accepted.
-        interval: One-sided bounds of the value; None where it has none.
+        baseline: Label of the variant that it was judged against; None if there was none.
+        value: What was measured, in the unit of the limit; None if nothing may be concluded, or a result was accepted.
+        interval: One-sided bounds of the value; None if it has none.
         limit: The limit, and where it was set.
-        message: What was measured, what was allowed, why the answer is what it is, and what to do.
-        note: What a PASS asks for, or what should be known of it, since nobody reads the message of a test that passed;
-            None where that is nothing.
+        reason: Why there is no value, in a few words; "" if there is one, or none is needed.
+        details: The message after its first line: why the answer is what it is, then what to do.
+        note: What the summary says below the verdict, because nobody reads the message of a test that passed; None if
+            that is nothing.
         attempts: How many times the test had been started when this was given: a rerun starts it again.
     """
 
@@ -48,7 +54,8 @@ class Verdict:
     value: float | None
     interval: tuple[float, float] | None
     limit: Limit
-    message: str
+    reason: str = ""
+    details: tuple[str, ...] = ()
     note: str | None = None
     attempts: int = 1
 
@@ -58,19 +65,57 @@ class Verdict:
         return title_of(self.gate)
 
     @property
-    def is_acceptance(self) -> bool:
-        """Whether nothing was judged, because what was measured is accepted once the test has passed."""
-        return self.gate == "regression" and self.status == "PASS" and self.value is None
+    def lets_pass(self) -> bool:
+        """Whether the test may still pass."""
+        return self.status in ("PASS", "ACCEPTED", "PENDING")
 
-    def without_acceptance(self) -> Verdict:
-        """Return the verdict as it is where the test did not pass."""
-        if not self.is_acceptance:
+    @property
+    def headline(self) -> str:
+        """The first line of the message: gate, answer, value and bounds or the reason, and the limit.
+
+        JUnit XML, GitHub's annotations and GitLab show this line alone.
+        """
+        is_of_baseline = self.limit.unit in (SHARE, OF_GAIN) and self.value is not None
+        sides = f"{self.candidate} against {self.baseline}" if self.baseline and not is_of_baseline else self.candidate
+        what = f": {self._measured}" if self.value is not None else f": {self.reason}" if self.reason else ""
+        least = "at least " if _is_at_least(self.gate) else ""
+        limit = f"limit {least}{self.limit.text_next_to(self.value)} ({self.limit.origin.name})"
+        line = f"{self.title} {self.status}{what}, {limit}" + ("" if self.reason else f": {sides}")
+        return " ".join(line.split())  # a label may hold a line break
+
+    @property
+    def _measured(self) -> str:
+        assert self.value is not None  # else there is a reason
+        value, *bounds = self.limit.texts(self.value, *(self.interval or ()))
+        units = {
+            BYTES: "",
+            GROWTH: "",
+            PERPLEXITY: " points of perplexity",
+            SHARE: f" of {self.baseline}'s",
+            OF_GAIN: f" of {self.baseline}'s gain",
+        }
+        return value + (f" [{', '.join(bounds)}]" if bounds else "") + units.get(self.limit.unit, f" {self.limit.unit}")
+
+    @property
+    def message(self) -> str:
+        """What was measured, what was allowed, why the answer is what it is, and what to do."""
+        return "\n".join([self.headline, *self.details])
+
+    def settled(self, why_not: str | None) -> Verdict:
+        """Return what has become of a result that was to be accepted; any other verdict stays what it is.
+
+        Args:
+            why_not: Why it was not accepted, in a few words; None if it was.
+        """
+        if self.status != "PENDING":
             return self
-        message = f"{title_of(self.gate)} INVALID: the result was not accepted, since the test did not pass."
-        return replace(self, status="INVALID", message=message, note=None)
+        if why_not is None:
+            return replace(self, status="ACCEPTED")
+        reason = f"not accepted, because {why_not}"
+        return replace(self, status="INVALID", reason=reason, details=(), note=f"{reason[0].upper()}{reason[1:]}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict as values that JSON can hold."""
+        """Return the verdict as values that JSON can hold, for another process."""
         origin = self.limit.origin
         return {
             "gate": self.gate,
@@ -83,10 +128,18 @@ class Verdict:
             "unit": self.limit.unit,
             "limit_source": origin.kind,
             "set_by": origin.name,
-            "message": self.message,
+            "reason": self.reason,
+            "details": list(self.details),
             "note": self.note,
             "attempts": self.attempts,
         }
+
+    def shown(self) -> dict[str, Any]:
+        """Return the verdict as reports show it: with its message in one piece."""
+        rest = self.to_dict()
+        del rest["reason"], rest["details"]
+        note, attempts = rest.pop("note"), rest.pop("attempts")
+        return {**rest, "message": self.message, "note": note, "attempts": attempts}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
@@ -94,7 +147,8 @@ class Verdict:
         rest = dict(values)
         origin = Origin(rest.pop("limit_source"), rest.pop("set_by"))
         limit, interval = Limit(rest.pop("limit"), rest.pop("unit"), origin), rest.pop("interval")
-        return cls(**rest, limit=limit, interval=None if interval is None else (interval[0], interval[1]))
+        bounds = None if interval is None else (interval[0], interval[1])
+        return cls(**{**rest, "details": tuple(rest["details"])}, limit=limit, interval=bounds)
 
 
 @dataclass(frozen=True)
@@ -110,8 +164,13 @@ class RecordedVerdict:
     verdict: Verdict
 
 
+def _is_at_least(gate: str) -> bool:
+    """Return whether a limit is known to be the smallest accepted value: another process may know more gates."""
+    return gate in GATES and GATES[gate].is_at_least
+
+
 def decide(gate: str, interval: Interval, limit: float) -> Status:
-    """Return PASS where both bounds are within the limit, FAIL where both are beyond it, or else INCONCLUSIVE.
+    """Return PASS if the whole interval is within the limit, FAIL if it is beyond it, or else INCONCLUSIVE.
 
     An estimate or bound that is not finite is INVALID: every comparison is false for NaN.
 
@@ -128,7 +187,7 @@ def decide(gate: str, interval: Interval, limit: float) -> Status:
 
 
 def needs_seeds(verdict: Verdict) -> bool:
-    """Return whether more seeds could settle a verdict: the limit lies between its bounds.
+    """Return whether more seeds could settle a verdict: the interval contains the limit.
 
     A gap that is within the limit but widening needs more steps instead.
     """
@@ -145,10 +204,23 @@ def give(
     baseline: TrainedVariant | None,
     measured: Interval | float | None,
     limit: Limit,
-    message: str,
+    why: Sequence[str] = (),
+    what_to_do: str = "",
     note: str | None = None,
 ) -> Verdict:
-    """Return a verdict on what was measured, an interval or a number without bounds, against a limit."""
+    """Return a verdict; the first line of its message follows from what was measured and from the limit.
+
+    Args:
+        gate: The gate.
+        status: Its answer.
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against; None if there is none.
+        measured: An interval, or a number without bounds; None if a result is to be accepted.
+        limit: The limit.
+        why: Why the answer is what it is, a line each.
+        what_to_do: What to do, the cheapest first; "" if that is nothing.
+        note: What the summary says below the verdict.
+    """
     return Verdict(
         gate=gate,
         status=status,
@@ -157,24 +229,51 @@ def give(
         value=measured.value if isinstance(measured, Interval) else measured,
         interval=(measured.lower, measured.upper) if isinstance(measured, Interval) else None,
         limit=limit,
-        message=message,
+        details=_details(why, [what_to_do]),
         note=note,
     )
 
 
 def invalid(
-    gate: str, candidate: TrainedVariant, baseline: TrainedVariant | None, limit: Limit, problems: Iterable[str]
+    gate: str,
+    candidate: TrainedVariant,
+    baseline: TrainedVariant | None,
+    limit: Limit,
+    problems: Iterable[Problem | str],
+    *,
+    why: Iterable[str] = (),
 ) -> Verdict:
     """Return the verdict of a gate that may not conclude anything.
 
     Args:
         gate: The gate.
         candidate: The variant that was to be judged.
-        baseline: The variant that it was to be judged against, where there is one.
+        baseline: The variant that it was to be judged against; None if there is none.
         limit: The limit.
-        problems: Why nothing may be concluded, each with what to do.
+        problems: Why nothing may be concluded; the first one stands in the first line of the message.
+        why: What else belongs to the reasons, a line each.
+
+    Raises:
+        ConfigurationError: There is no such gate.
     """
-    reasons = "\n".join(f"- {problem}" for problem in problems) or "- it was not measured"
-    where = f"The limit, {limit}, was set by {limit.origin.name}."
-    message = f"{row_of(gate).title} INVALID: nothing may be concluded.\n{reasons}\n{where}"
-    return give(gate, "INVALID", candidate=candidate, baseline=baseline, measured=None, limit=limit, message=message)
+    row_of(gate)  # a gate that nobody has added cannot be told from a misspelt one
+    found = [one if isinstance(one, Problem) else Problem(one) for one in problems] or [Problem("it was not measured")]
+    others = (" ".join(filter(None, (f"Also: {one.what}.", one.why))) for one in found[1:])
+    logs = [f"The end of the log ({one.what}):\n{one.log}" for one in found if one.log]
+    return Verdict(
+        gate=gate,
+        status="INVALID",
+        candidate=candidate.label,
+        baseline=baseline.label if baseline else None,
+        value=None,
+        interval=None,
+        limit=limit,
+        reason=found[0].what,
+        details=(*_details([found[0].why, *others, *why], [one.remedy for one in found]), *logs),
+    )
+
+
+def _details(why: Iterable[str], remedies: Iterable[str]) -> tuple[str, ...]:
+    """Return the lines of a message after the first: reasons, then what to do."""
+    todo = "; ".join(dict.fromkeys(filter(None, remedies)))
+    return (*filter(None, why), *([f"What to do: {todo}{'' if todo.endswith('.') else '.'}"] if todo else []))

@@ -16,9 +16,10 @@ from pytest_ftguard.plugin.xdist import name_of
 from pytest_ftguard.settings.markers import limits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_ftguard.accepting.files import AcceptedFiles
+    from pytest_ftguard.comparison.problem import Problem
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.keys import Setting
     from pytest_ftguard.plugin.session import Session
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TestRecord"]
 
-# What the environment variable CI holds where this is no CI.
+# What the environment variable CI holds if this is no CI.
 _FALSE: Final = ("", "0", "false", "no", "off")
 
 
@@ -52,7 +53,6 @@ class TestRecord:
         self._session = session
         self._settings = session.settings
         self._number = session.tests_started
-        self.verdicts: list[Verdict] = []
         self.planned: list[Verdict] = []
         self.attempt = 0
         self.is_over = False
@@ -68,7 +68,7 @@ class TestRecord:
     def start(self) -> None:
         """Forget an earlier attempt of the test: a rerun starts with its properties."""
         self.attempt += 1
-        self.has_forgotten |= not self._properties.is_empty
+        self.has_forgotten |= bool(self._given)
         self._forget()
 
     def _forget(self) -> None:
@@ -77,9 +77,9 @@ class TestRecord:
         self._session.forks.take(self._number)
         self._has_reported = {"made": False, "logged": False, "repeated": False, "unpassed": False}
         self._unhandled: list[BaseException] = []
-        self._not_passed: list[Verdict] = []
+        self._given: list[Verdict] = []
+        self._untold = 0
         self._has_failed = False
-        self._is_dropped = False
         if self._accepted is not None:
             self._accepted.start()
         self._properties.forget()
@@ -120,53 +120,74 @@ class TestRecord:
             self._accepted = AcceptedFiles(name_of(self._item), folder, write_all, self._item.config.rootpath)
         return self._accepted
 
-    def refusals(self) -> list[str]:
+    def refusals(self) -> list[Problem]:
         """Return why nothing may be accepted here and now, whatever was measured."""
-        found = self._refused_by()
-        if self.call_is_over:
-            found.append("the test is over, and a result is accepted only with a test that passes: ask before it ends")
-        return found + ([] if self._settings.value("update_in_ci", False) else _refused_in_ci())
+        from pytest_ftguard.comparison.problem import Problem
 
-    def _refused_by(self) -> list[str]:
+        found = [Problem(what, why="Nothing is accepted with a gate that did not pass.") for what in self._spoiled_by()]
+        if self.call_is_over:
+            found.append(Problem("the test is over", remedy="ask before it ends: it is accepted only if it passes"))
+        ci = "" if self._settings.value("update_in_ci", False) else os.environ.get("CI", "").strip()
+        if ci.lower() not in _FALSE:
+            why = "Nobody reviews what such a run accepts."
+            remedy = "accept on a machine of yours and commit the file, or add --ftguard-update-in-ci"
+            found.append(Problem(f"the environment variable CI is {ci!r}", why, remedy))
+        return found
+
+    def _spoiled_by(self) -> list[str]:
+        """Return which gates forbid to accept, also those that only warned."""
         return [
-            f"the gate {verdict.gate} of this test ended {verdict.status}, and only what is good is accepted"
-            for verdict in self._not_passed
+            f"the gate {verdict.gate} of this test ended {verdict.status}"
+            for verdict in self._given
+            if not verdict.lets_pass
         ]
 
     def settle(self, report: pytest.TestReport) -> None:
-        """Write what the test has accepted once it has passed by all that is known, and forget it where it has not.
+        """Decide, once the test has passed or failed by all that is known, what becomes of results that it accepts.
+
+        Here alone a PENDING verdict becomes ACCEPTED, after its file was written, or INVALID.
 
         Raises:
-            ConfigurationError: It cannot be written.
+            ConfigurationError: The files cannot be written.
             GateFailure: The test has passed, and one of its gates has not: it only warned.
         """
         # A subtest has a report of its own, before that of its test, which is not known yet to have failed with it.
         self._has_failed |= report.failed
-        if self._accepted is None or not (self.call_is_over if report.when == "call" else not report.passed):
+        is_due = self.call_is_over if report.when == "call" else report.when == "teardown" or not report.passed
+        self.call_is_over |= is_due
+        pending = [number for number, verdict in enumerate(self._given) if verdict.status == "PENDING"]
+        if self._accepted is None or not is_due or not pending:
             return
-        self.call_is_over = True
         has_passed = report.passed and not self._has_failed
-        if has_passed and not self._not_passed:
-            try:
+        why_not = self._why_not_accepted(report) if has_passed else "the test did not pass"
+        try:
+            if why_not is None:
                 self._accepted.write()
-            except ConfigurationError:
-                self._is_dropped = True
-                self._properties.tell_not_accepted()
-                raise
-            return
-        self._is_dropped |= self._accepted.is_queued
-        self._accepted.drop()
-        self._properties.tell_not_accepted()
-        if has_passed and self._is_dropped:
-            raise GateFailure("\n".join(["the result was not accepted.", *(f"- {one}" for one in self._refused_by())]))
+            else:
+                self._accepted.drop()
+        except ConfigurationError:
+            why_not = "its file cannot be written"
+            raise
+        finally:
+            for number in pending:
+                self._given[number] = self._given[number].settled(why_not)
+                if report.when == "teardown":  # no report of the test is left that could bring it
+                    self._session.outbox.add_late(self, self._given[number])
+            self._properties.show(self._given)
+        if has_passed and pending and why_not is not None:
+            raise GateFailure(self._given[pending[0]].message)
+
+    def _why_not_accepted(self, report: pytest.TestReport) -> str | None:
+        """Return why a test that has passed accepts nothing all the same; None if it does."""
+        late = ["the test was over"] if report.when == "teardown" else []  # a thread was slower than its test
+        return next(iter([*late, *self._spoiled_by()]), None)
 
     def _new_accepted(self) -> dict[str, Any]:
-        """Return what became, since the last call, of the results that the test accepted."""
+        """Return the files that were written since the last call, and those that were accepted as they are."""
         if self._accepted is None:
             return {}
-        (written, unchanged), dropped = self._accepted.news(), self._is_dropped
-        self._is_dropped = False
-        return {"accepted": written, "unchanged": unchanged, "not_accepted": dropped}
+        written, unchanged = self._accepted.news()
+        return {"accepted": written, "unchanged": unchanged}
 
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows."""
@@ -178,12 +199,11 @@ class TestRecord:
         if self.is_planned:
             self.planned += [verdict] if verdict.gate == "memory_budget" else []
             return
-        self.verdicts.append(verdict)
+        self._given.append(verdict)
         if self.is_over:
             self._session.outbox.add_late(self, verdict)
             return
-        self._not_passed += [verdict] if verdict.status != "PASS" else []
-        self._properties.add(verdict)
+        self._properties.show(self._given)
 
     def _refuse_forked_process(self) -> None:
         if os.getpid() != self._process:
@@ -199,7 +219,7 @@ class TestRecord:
         seen = self._has_reported
         seen["made"] |= report.when == "call"
         seen["unpassed"] |= not report.passed
-        failed = [verdict for verdict in self._not_passed if verdict.status == "FAIL"]
+        failed = [verdict for verdict in self._given if verdict.status == "FAIL"]
         if report.when == "teardown" and failed and not seen["unpassed"]:
             self.note(
                 f"{self} passed although its gate {failed[0].title} ended FAIL: the error was caught or lost, for "
@@ -227,20 +247,17 @@ class TestRecord:
 
     def news(self) -> dict[str, Any]:
         """Return what the test came to since the last call, as values that travel between processes."""
-        verdicts, planned = ([verdict.to_dict() for verdict in _emptied(one)] for one in (self.verdicts, self.planned))
-        return {"verdicts": verdicts, "planned": planned, **self._new_accepted()}
+        planned = [self.planned.pop(0) for _ in range(len(self.planned))]  # another thread may add to it
+        return {
+            "verdicts": [verdict.to_dict() for verdict in self._news_of_gates()],
+            "planned": [verdict.to_dict() for verdict in planned],
+            **self._new_accepted(),
+        }
 
-
-def _refused_in_ci() -> list[str]:
-    ci = os.environ.get("CI", "").strip()
-    if ci.lower() in _FALSE:
-        return []
-    return [
-        f"the environment variable CI is {ci!r}, and nobody reviews what such a run accepts: accept on a machine of "
-        "yours and commit the file, or add --ftguard-update-in-ci"
-    ]
-
-
-def _emptied(verdicts: list[Verdict]) -> list[Verdict]:
-    """Return what a list holds and take it out, while another thread may add to it."""
-    return [verdicts.pop(0) for _ in range(len(verdicts))]
+    def _news_of_gates(self) -> Iterator[Verdict]:
+        """Return the verdicts that were not told yet; from one that is PENDING on they wait until it is settled."""
+        for verdict in self._given[self._untold :]:
+            if verdict.status == "PENDING":
+                return
+            self._untold += 1
+            yield verdict

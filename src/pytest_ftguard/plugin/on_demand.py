@@ -72,7 +72,7 @@ class Accepting:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # after whatever else may still let the test fail
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Write what a test accepts where its report says that it has passed; where that cannot be done, it fails.
+        """Settle what a test accepts as its report says whether it has passed; if it cannot be written, the test fails.
 
         Some failures are known to the report alone: that of a method of unittest, or of an xfail that is strict. The
         report of the teardown brings the summary what became of it.

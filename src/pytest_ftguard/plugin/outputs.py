@@ -89,7 +89,6 @@ def summary_of(ours: Session) -> Summary:
         unused=ours.unused_settings(),
         accepted=found.accepted,
         unchanged=found.unchanged,
-        not_accepted=found.not_accepted,
         problems=found.problems,
     )
     if ours.is_planned:

@@ -11,7 +11,7 @@ from typing import Final
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.limits import SHARE, Limit
-from pytest_ftguard.gates.memory import foretell_memory
+from pytest_ftguard.gates.memory import forecast_text, foretell_memory
 from pytest_ftguard.keys import Setting
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.lab import Lab
@@ -90,10 +90,11 @@ class Policy:
             foretold = foretell_memory(candidate, limit, baseline)
             if foretold.status != "FAIL":
                 return
-            broken.append(f"{allowed} (set by {allowed.origin.name})")
+            broken.append(f"{allowed} ({allowed.origin.name})")
         message = (
-            f"{foretold.message}, clearly above the budget of {' and '.join(dict.fromkeys(broken))}: not trained; set "
-            "ftguard_forecast = no to train anyway"
+            f"{variant.label} was not trained: its peak memory is forecast at {forecast_text(candidate, baseline)}, "
+            f"clearly above the budget of {' and '.join(dict.fromkeys(broken))}. Set ftguard_forecast = no to train it "
+            "anyway"
         )
         raise ConfigurationError(message)
 

@@ -24,7 +24,6 @@ class Received:
         notes: What else the summary says.
         accepted: The files of accepted results that were written.
         unchanged: Those that were accepted as they are.
-        not_accepted: The tests that accepted a result and then did not pass.
         reasons: Seeds that were trained again, by label and by what differs in the nearest stored entry.
         retimings: Pairs of variants that were timed again, and why.
         made_of_settings: The fixtures of specs that some test got from the settings.
@@ -38,7 +37,6 @@ class Received:
         self.notes: list[str] = []
         self.accepted: list[str] = []
         self.unchanged: list[str] = []
-        self.not_accepted: set[str] = set()
         self.reasons: dict[tuple[str, str], list[int]] = {}
         self.retimings: list[Retiming] = []
         self.made_of_settings: set[str] = set()
@@ -56,10 +54,6 @@ class Received:
             self._take_verdicts(parcel)
         self.accepted += parcel.get("accepted", ())
         self.unchanged += parcel.get("unchanged", ())
-        if parcel.get("not_accepted"):
-            self.not_accepted.add(parcel["nodeid"])
-        elif parcel.get("accepted") or parcel.get("unchanged"):  # a rerun has passed
-            self.not_accepted.discard(parcel["nodeid"])
         self.not_run += [parcel["not_run"]] if parcel["not_run"] else []
         self.made_of_settings.update(parcel["made_of_settings"])
         self.overridden.update(parcel["overridden"])
@@ -133,17 +127,8 @@ class Received:
 
     @property
     def concluded(self) -> list[RecordedVerdict]:
-        """The verdicts, of a test that was tried several times those of the last attempt.
-
-        What was accepted is INVALID where its test did not pass, since nothing was written.
-        """
-        from dataclasses import replace
-
-        last = [one for test, attempt, one in self._verdicts if attempt == self._attempts[test]]
-        return [
-            replace(one, verdict=one.verdict.without_acceptance()) if one.nodeid in self.not_accepted else one
-            for one in last
-        ]
+        """The verdicts; if a test was tried several times, those of its last attempt."""
+        return [one for test, attempt, one in self._verdicts if attempt == self._attempts[test]]
 
     def _with_places(self, trial: Trial) -> Trial:
         from dataclasses import replace

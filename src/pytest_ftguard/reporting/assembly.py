@@ -30,7 +30,6 @@ class Remarks:
         unused: Places of settings that had no effect, by the fixture that would have used them.
         accepted: The files of accepted results that were written.
         unchanged: The files that were accepted as they are.
-        not_accepted: The tests that accepted a result and then did not pass.
         problems: What makes the run fail although no test did.
     """
 
@@ -40,7 +39,6 @@ class Remarks:
     unused: Mapping[str, Sequence[str]] = field(default_factory=dict)
     accepted: Collection[str] = ()
     unchanged: Collection[str] = ()
-    not_accepted: Collection[str] = ()
     problems: Sequence[str] = ()
 
 
@@ -144,9 +142,6 @@ def _accepted(remarks: Remarks) -> Iterator[Line]:
         yield Line(f"{_results(len(written))} accepted in {folders}: review and commit{left}")
     elif same:
         yield Line(f"{_results(len(same))} accepted before in {folders}: unchanged")
-    if remarks.not_accepted:
-        tests = "the test" if len(remarks.not_accepted) == 1 else "the tests"
-        yield Line(f"not accepted, since {tests} did not pass: {', '.join(sorted(remarks.not_accepted))}", "bad")
 
 
 def _results(count: int) -> str:

@@ -43,7 +43,7 @@ def measured_and_limit(verdict: Verdict) -> tuple[str, str]:
     """Return both with as many digits as it takes to see on which side of the limit the figures lie."""
     value, limit, unit = verdict.value, verdict.limit, verdict.limit.unit
     if value is None:
-        return "accepted" if verdict.is_acceptance else UNMEASURED, str(limit)
+        return UNMEASURED, str(limit)
     if unit == BYTES:
         return format_bytes_apart(value, limit.value)
     bounds = verdict.interval or ()

@@ -98,7 +98,7 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    values = verdict.to_dict()
+    values = verdict.shown()
     del values["set_by"]  # the message says it
     return values
 

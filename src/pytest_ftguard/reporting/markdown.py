@@ -18,7 +18,7 @@ MOST_BYTES: Final = 2**20 - 2**10
 # What is said of things that were left out, once at the top and once in the part that lacks them.
 _FOR_OMISSIONS: Final = 1000
 _FOR_ONE_OMISSION: Final = 100
-_WORST_FIRST: Final[tuple[Status, ...]] = ("FAIL", "INVALID", "INCONCLUSIVE", "PASS")
+_WORST_FIRST: Final[tuple[Status, ...]] = ("FAIL", "INVALID", "INCONCLUSIVE", "PENDING", "PASS", "ACCEPTED")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _explanation(row: Row) -> Iterator[str]:
     if row.recorded is None:
         return
     verdict = row.recorded.verdict
-    lines = verdict.note if verdict.status == "PASS" else verdict.message
+    lines = verdict.note if verdict.lets_pass else verdict.message
     if lines:
         name = f"{as_code(row.recorded.nodeid)}: {as_text(verdict.title)} {verdict.status}"
         yield _item(name, *_lines(lines))

@@ -26,8 +26,15 @@ Each line of a note is a sentence of its own; a line that begins with spaces is 
 
 Subject = Literal["plan", "workload", "failures", "gates", "not run", "budgets"]
 
-TONE_OF: dict[Status, Tone] = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "bad", "INVALID": "bad"}
-"""The tone of a verdict: by default a test passes only if it is PASS."""
+TONE_OF: dict[Status, Tone] = {
+    "PASS": "good",
+    "ACCEPTED": "good",
+    "FAIL": "bad",
+    "INCONCLUSIVE": "bad",
+    "INVALID": "bad",
+    "PENDING": "bad",
+}
+"""The tone of a verdict: by default a test passes only if it is PASS or ACCEPTED."""
 
 
 @dataclass(frozen=True)

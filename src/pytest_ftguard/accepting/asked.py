@@ -1,0 +1,100 @@
+"""What a test asks about a pair of variants and its accepted result, with all that the answer depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_ftguard.accepting.history import AcceptedFile
+from pytest_ftguard.accepting.metrics import MEASURES, Change, Measure, change_since
+from pytest_ftguard.accepting.record import PairRecord, record_pair
+from pytest_ftguard.comparison.pairs import compare
+from pytest_ftguard.comparison.problem import Problem
+from pytest_ftguard.gates.limits import Limit
+from pytest_ftguard.gates.memory import memory_problems
+from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.step_time import time_problems
+from pytest_ftguard.gates.verdict import Status, Verdict, give, invalid
+from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.statistics import Interval
+
+__all__ = ["ANCHOR", "LAST", "Asked", "Metric"]
+
+Metric = Literal["loss_gap", "memory", "time"]
+LAST, ANCHOR = "the accepted result", "the anchor, which was accepted first"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Whether a pair is about as good as when it was accepted, or whether it may be accepted.
+
+    Attributes:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against, which absorbs what the machine has changed.
+        limit: The largest accepted growth: of the loss gap in nats per token, or of memory or time as a share.
+        rule: How it is judged; a calibrated noise is that of one gap and not of two, so it is not used.
+        metric: What is judged.
+        file: What was accepted, and where it belongs.
+        origin: Where the seconds come from; "" if they are those of the trainings.
+    """
+
+    candidate: TrainedVariant
+    baseline: TrainedVariant
+    limit: Limit
+    rule: Rule
+    metric: Metric
+    file: AcceptedFile
+    origin: str = ""
+
+    @property
+    def measure(self) -> Measure:
+        """How the metric is judged."""
+        return MEASURES[self.metric]
+
+    def problems(self) -> list[Problem]:
+        """Return why the pair by itself can be neither judged nor accepted; empty if it can."""
+        same_rate = self.rule.same_learning_rate or not self.measure.depends_on_rates
+        comparison = compare(self.candidate, self.baseline, same_learning_rate=same_rate)
+        problems = [*comparison.loss_problems, *self.measure.problems(comparison, self.limit, self.rule)]
+        return list(dict.fromkeys(problems))
+
+    def record(self) -> PairRecord:
+        """Return the record of the pair; bytes and seconds that their own gates would refuse are not in it."""
+        sides = (self.candidate, self.baseline)
+        gap = compare(*sides, same_learning_rate=True).losses.gap(self.rule.confidence)
+        return record_pair(
+            *sides,
+            bounds=(gap.lower, gap.upper) if gap.is_finite else None,
+            sound_memory=not memory_problems(*sides),
+            sound_time=not time_problems(*sides),
+        )
+
+    def change_since(self, now: PairRecord, then: PairRecord, name: str) -> Change:
+        """Return how a record of the pair stands to one that was accepted, which sentences call by a name."""
+        return change_since(now, then, name, limit=self.limit, rule=self.rule, measure=self.measure)
+
+    def give(
+        self,
+        status: Status,
+        measured: Interval | float | None,
+        why: Sequence[str],
+        what_to_do: str = "",
+        notes: Sequence[str] = (),
+    ) -> Verdict:
+        """Return a verdict; see `verdict.give`."""
+        return give(
+            "regression",
+            status,
+            candidate=self.candidate,
+            baseline=self.baseline,
+            measured=measured,
+            limit=self.limit,
+            why=[*why, self.origin],
+            what_to_do=what_to_do,
+            note=" ".join(notes) or None,
+        )
+
+    def invalid(self, problems: Iterable[Problem], why: Sequence[str] = ()) -> Verdict:
+        """Return the verdict that nothing may be concluded; see `verdict.invalid`."""
+        return invalid("regression", self.candidate, self.baseline, self.limit, problems, why=[*why, self.origin])
