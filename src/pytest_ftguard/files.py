@@ -26,7 +26,7 @@ def name_problem(path: str) -> str | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, whoever else writes it and whenever process or machine stop; its folder is made.
+    """Write a file as a whole, even if others write it too or the machine stops; its folder is made.
 
     Raises:
         OSError: It cannot be written; what was there before stays.
@@ -35,16 +35,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_all(texts: Mapping[Path, str]) -> None:
-    """Write files that belong together, each as `write_whole` does, and none before all of them are on the disk.
+    """Write files that belong together, each as `write_whole` does, and replace none before all are on the disk.
 
-    What UTF-8 has no word for, such as a part of a file's name, is written as an escape, which JSON reads.
+    What UTF-8 cannot encode, such as a part of a file's name, is written as an escape, which JSON reads.
 
     Args:
         texts: What each of them is to hold.
 
     Raises:
-        OSError: One cannot be written; what was there before stays, of all of them. Only where a file that is on the
-            disk already cannot be given its name, those before it have theirs.
+        OSError: One cannot be written. What was there before stays, except if a file that is on the disk already
+            cannot be given its name: then those before it have their new content.
     """
     drafts: dict[Path, Path] = {}
     try:

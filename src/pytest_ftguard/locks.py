@@ -1,4 +1,4 @@
-"""Locks between the processes of one machine; the system gives them back when a process ends, however it ends."""
+"""Locks between the processes of one machine; the system releases them when a process ends, however it ends."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Interval:
         lower: Lower bound: the truth lies above it with the given confidence.
         upper: Upper bound, likewise.
         item_variance: Part of the estimate's variance that comes from the choice of evaluation sequences.
-        seed_variance: Part that comes from the choice of seeds; 0 where there is one seed, which cannot show it.
+        seed_variance: Part that comes from the choice of seeds; 0 if there is one seed, which cannot show it.
         degrees_of_freedom: Satterthwaite's, for the sum of both.
     """
 
@@ -73,10 +73,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Effort:
-    """What would settle a verdict that lies between the bounds, if the estimate stays where it is.
+    """What would settle a verdict if the interval contains the limit and the estimate stays the same.
 
     Attributes:
-        seeds: Seeds in all, with the same sequences; None where no affordable number is enough.
+        seeds: Seeds in all, with the same sequences; None if no affordable number is enough.
         sequences: Sequences (or documents) in all, with the same seeds; None likewise.
     """
 
@@ -118,9 +118,9 @@ def gap_interval(
     that of its linearisation (Cochran, Sampling Techniques, 1977, chapter 6). Sequences are crossed with
     seeds, so the two variance components are added, with Satterthwaite's degrees of freedom.
 
-    A few seeds often lie closer together by chance than seeds do, and where the noise is skewed they do so where the
-    gap is small. So the seeds' part is the larger of two estimates: from the differences, and from the terms apart, as
-    if seeds were not paired. On really trained pairs this brought false passes at the margin from 8 to 5 %
+    A few seeds often lie closer together by chance than many seeds do. With skewed noise this happens just when the gap
+    is small. So the seeds' part is the larger of two estimates: one from the differences, and one from each side alone,
+    as if seeds were not paired. On really trained pairs this brought false passes at the margin from 8 to 5 %
     (docs/error-rates.md).
 
     With one seed and no calibration the seeds' part is unknown: the interval then speaks of these two checkpoints
@@ -130,7 +130,7 @@ def gap_interval(
         differences: Summed loss of the candidate minus that of the baseline, in nats, shape (k seeds, n sequences).
         tokens: Predicted tokens of each sequence, shape (n,).
         confidence: One-sided confidence of each bound, between 0.5 and 1.
-        seed_noise: The seeds' part where it was calibrated; it then replaces the estimate from these k seeds.
+        seed_noise: The seeds' part if it was calibrated; it replaces the estimate from these k seeds.
         terms: What the differences were made of, each of their shape, for the second estimate of the seeds' part.
 
     Raises:
@@ -173,13 +173,13 @@ def change_of_gap(
 ) -> Interval:
     """Return by how much a gap per token has changed: the difference of differences, with its bounds.
 
-    The sequences are the same on both sides, and so are the seeds where they are paired. Then the
-    seeds' noise is estimated from the pairs alone: each is a difference of two like things, so it is not skewed as a
-    gap is (docs/error-rates.md). Without pairs the noises of both sides are added.
+    The sequences are the same on both sides. If the seeds are paired, their noise is estimated from the pairs alone:
+    each is a difference of two like things, so it is not skewed as a gap is (docs/error-rates.md). Without pairs the
+    noises of both sides are added.
 
     Args:
         now: Summed loss of the candidate minus that of the baseline, in nats, shape (k seeds, n sequences).
-        then: Likewise, at the earlier commit; of the same shape where the seeds are paired.
+        then: Likewise, at the earlier commit; of the same shape if the seeds are paired.
         tokens: Predicted tokens of each sequence, shape (n,).
         confidence: One-sided confidence of each bound.
         paired: Whether the rows of both sides belong to the same seeds.
@@ -234,12 +234,12 @@ def _half_width(
 def effort_to_settle(
     interval: Interval, limit: float, shape: tuple[int, int], confidence: float, seed_noise: SeedNoise | None = None
 ) -> Effort:
-    """Return how many seeds, or how many sequences, would bring the limit outside the bounds.
+    """Return how many seeds, or how many sequences, would make an interval that does not contain the limit.
 
-    Each is asked for alone, with the estimate and both variances where they are now.
+    Each is computed alone, with the present estimate and both present variances.
 
     Args:
-        interval: The interval in which the limit lies.
+        interval: The interval, which contains the limit.
         limit: The limit.
         shape: Numbers of seeds and sequences that the interval rests on.
         confidence: One-sided confidence of each bound.
@@ -314,8 +314,8 @@ def retention(
 ) -> Interval:
     """Return the share of the baseline's gain over the base model that the candidate retains, with its bounds.
 
-    A share f is refused where candidate - f baseline - (1 - f) base, whose mean is 0 at the true share, is not 0 by
-    the interval of gaps (Fieller's method). This needs a gain that is clearly above 0.
+    At the true share f, candidate - f baseline - (1 - f) base has mean 0. A share is refused if the interval of gaps
+    excludes 0 (Fieller's method). This needs a gain that is clearly above 0.
 
     Args:
         candidate: Summed losses in nats, shape (k seeds, n sequences).

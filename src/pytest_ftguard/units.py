@@ -109,7 +109,7 @@ def format_bytes_apart(size: float, limit: float) -> tuple[str, str]:
 def decimals_apart(values: Iterable[float], limit: float, least: int) -> int:
     """Return how many decimals show each value on that side of the limit on which it lies.
 
-    Rounded further, 0.0204 would stand as 0.02 beside a limit of 0.02 that it exceeds.
+    Rounded further, 0.0204 would be shown as 0.02 next to a limit of 0.02 that it exceeds.
     """
     # What differs from the limit by the rounding of arithmetic alone does so on no side of it.
     numbers = [value for value in values if not math.isclose(value, limit, rel_tol=1e-9)]

@@ -497,7 +497,7 @@ def test_a_plan_without_a_forecast_says_why() -> None:
     lines = plan_lines([planned(LORA, None), planned(FULL, 10**9)], [RecordedVerdict("a::b", budget)])
     assert any(line.split() == ["lora", "r=16", "1", "100", "no", "forecast"] for line in lines)
     assert "lora r=16: no forecast: it looks at its values" in lines
-    assert "lora r=16: - no forecast beside the budget of 1 GB (ini)" in [line.replace("1.00", "1") for line in lines]
+    assert "lora r=16: - no forecast for the budget of 1 GB (ini)" in [line.replace("1.00", "1") for line in lines]
 
 
 def test_seeds_of_a_report_stand_apart_from_those_trained_here() -> None:

@@ -58,7 +58,7 @@ def test_verdicts_reach_tests_and_files(project: pytest.Pytester, workers: int) 
     assert output.count("ftguard summary") == 1
     assert "lora r=4" in output
     assert "a gate without a limit is never green" in output
-    assert "the other way round is meant" in output
+    assert "as the baseline: swap them, assert_loss_gap(" in output
     assert "such a gate cannot fail" in output
     assert "'60 bananas'" in output
     assert "LoRA.r must be a whole number of at least 1, got 0" in output

@@ -24,9 +24,9 @@ class _Queued(NamedTuple):
 class AcceptedFiles:
     """The accepted results of one test, one file for each pair of variants that it asks about.
 
-    The files are told by the order in which the test first asks about each pair, not by the variants' settings: a
-    changed setting is what a regression may come from. What the test accepts is queued until it has passed or failed;
-    what it asks later is still held to the file.
+    The test's first question is about the first file, a question about another pair about the second, and so on. The
+    variants' settings do not decide, because a changed setting may be the cause of a regression. What the test accepts
+    is queued until it has passed or failed; its later questions still use the file.
 
     Args:
         test: pytest's name of the test.
@@ -57,7 +57,7 @@ class AcceptedFiles:
         self.drop()
 
     def find(self, candidate: TrainedVariant, baseline: TrainedVariant) -> AcceptedFile:
-        """Return the file of a pair of variants, read where there is one.
+        """Return the file of a pair of variants, read if there is one.
 
         Raises:
             ConfigurationError: It cannot be read, is not a file of accepted results, or is that of another test.
@@ -73,7 +73,7 @@ class AcceptedFiles:
         return AcceptedFile(place, self._test, history, self._root)
 
     def _held(self, place: Path) -> History | None:
-        """Return what a file of this test holds; None where there is none."""
+        """Return what a file of this test holds; None if there is none."""
         try:
             history = read_history(place.read_text(encoding="utf-8"), place)
         except FileNotFoundError:
@@ -85,7 +85,7 @@ class AcceptedFiles:
         if history.test != self._test:
             message = (
                 f"the accepted results in {str(place)!r} are those of the test {history.test!r}, and this is the test "
-                f'{self._test!r}: if the file was renamed on purpose, write this name into its "test"; otherwise '
+                f'{self._test!r}: if the file was renamed on purpose, write this name into its "test"; if not, '
                 "delete it and accept again with --ftguard-update"
             )
             raise ConfigurationError(message)
@@ -94,9 +94,9 @@ class AcceptedFiles:
     def _refuse_exchanged(
         self, candidate: TrainedVariant, baseline: TrainedVariant, history: History, place: Path
     ) -> None:
-        """Refuse a file where another one of the test holds the pair: it asks otherwise than when it was accepted.
+        """Refuse a file if another one of the test holds the pair: the test asks in another order than before.
 
-        The file of another parameter counts as well: if a list of parameters changes, so do the names that it gives.
+        The files of other parameters count too: if a list of parameters changes, so do the names of the tests.
         """
         for other in sorted(self._folder.glob("*.json")):
             held = self._queue[other].history if other in self._queue else self._of_the_same_function(other)
@@ -106,8 +106,8 @@ class AcceptedFiles:
                 recorded = history.accepted.candidate.variant.label
                 message = (
                     f"the accepted result in {str(place)!r} is that of {recorded}, and that of "
-                    f"{candidate.label} is in {other.name!r}: ask in the order, and with the parameters, with which "
-                    "they were accepted, or remove the files and accept again"
+                    f"{candidate.label} is in {other.name!r}: ask in the same order and with the same parameters as "
+                    "when they were accepted, or remove the files and accept again"
                 )
                 raise ConfigurationError(message)
 
@@ -118,13 +118,13 @@ class AcceptedFiles:
             same = test is not None and test.partition("[")[0] == self._test.partition("[")[0]
             return read_history(text, place) if same else None
         except (OSError, UnicodeDecodeError, ConfigurationError):
-            return None  # whoever asks for it is told
+            return None  # the test that it belongs to says so
 
     def queue(self, file: AcceptedFile, history: History) -> None:
         """Keep what a file is to hold once the test has passed.
 
-        A test may accept a pair by several metrics, each of which has made sure of its own figures only: what one of
-        them leaves out another one completes.
+        A test may accept a pair by several metrics. Each of them has checked its own figures only, so the records are
+        put together.
         """
         earlier = self._queue.get(file.place)
         if earlier is not None:

@@ -43,7 +43,7 @@ def assert_no_regression(
     accepted, and written to the test's file once the test has passed with every gate that it asked.
 
     Args:
-        candidate: The variant that is judged. Its settings may have changed: they are on trial.
+        candidate: The variant that is judged; its settings may have changed.
         baseline: The variant that it is judged against, with the settings it had.
         metric: "loss_gap", "memory" or "time".
         at_most: The largest accepted growth, 0.01 (nats per token) or "5%" (of memory or time); see `max_regression`.

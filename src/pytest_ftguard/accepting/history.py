@@ -46,7 +46,7 @@ class AcceptedFile:
     Attributes:
         place: Where it is, or would be.
         test: pytest's name of the test.
-        history: What it holds; None where there is none.
+        history: What it holds; None if there is none.
         root: pytest's root folder, from which messages show the place.
     """
 

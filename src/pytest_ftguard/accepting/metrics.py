@@ -93,7 +93,7 @@ class Measure(ABC):
 
     @abstractmethod
     def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
-        """Return what makes the interval narrower, with a number if one can be foretold."""
+        """Return what makes the interval narrower, with a number if it can be computed."""
 
     def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
         """Return what does not decide but should be known."""
@@ -202,8 +202,8 @@ class _Time(Measure):
 
     def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
         return (
-            "an idle machine, more steps or more seeds narrow the interval (add --ftguard-no-cache if times come from "
-            f"the store), once the accepted result was measured in the same way: {accept_again}."
+            "use an idle machine, more steps or more seeds (and --ftguard-no-cache if times come from the store), for "
+            f"the accepted result too: {accept_again}."
         )
 
 

@@ -1,4 +1,4 @@
-"""The file of a test: how its name is made, and which test a file says it belongs to."""
+"""The file of a test: how its name is made, and which test it says it belongs to."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class MemoryGrowth:
 
 
 def differing_work(now: PairRecord, then: PairRecord) -> list[str]:
-    """Return what forbids to compare a pair with its earlier self, apart from the candidate, which is judged."""
+    """Return why a pair cannot be compared with its earlier self; the candidate may change, it is judged."""
     return [*_differing_settings(now, then), *_differing_content(now, then)]
 
 
@@ -67,7 +67,7 @@ def _differing_settings(now: PairRecord, then: PairRecord) -> Iterator[str]:
     ours = {**now.work, "precision": now.environment.precision}
     theirs = {**then.work, "precision": then.environment.precision}
     for name in (*WORK, "precision"):
-        # Files of earlier versions hold the folders of their machine.
+        # Files of earlier versions hold folders of their machine.
         one, other = (without_folders(side.get(name)) for side in (ours, theirs))
         if one != other:
             yield f"{name} is {one!r} now, and was {other!r}"
@@ -134,7 +134,7 @@ def same_machine(now: PairRecord, then: PairRecord) -> bool:
 
 
 def paired_seeds(now: PairRecord, then: PairRecord) -> tuple[int, ...]:
-    """Return the seeds by which both are paired; none where each side has seeds that the other lacks.
+    """Return the seeds by which both are paired; none if each side has seeds that the other lacks.
 
     The same seeds share the order of the data and the adapters' first weights.
     """
@@ -161,10 +161,10 @@ def units_of(record: PairRecord) -> tuple[int, str]:
 def effort_to_settle_change(
     now: PairRecord, then: PairRecord, change: Interval, limit: float, confidence: float
 ) -> Effort | None:
-    """Return what would settle a growth of the gap, had both results so many seeds or sequences in common.
+    """Return how many common seeds or sequences of both results would settle a growth of the gap.
 
-    None where there are no two pairs of seeds: one shows no noise of seeds, and where they are others than then, the
-    noise of those stays, however many there are now.
+    None if there are fewer than two pairs of seeds: one pair shows no noise of seeds, and unpaired seeds leave the
+    noise of the accepted ones as it is.
     """
     shared = paired_seeds(now, then)
     return effort_to_settle(change, limit, (len(shared), units_of(now)[0]), confidence) if len(shared) > 1 else None
@@ -176,7 +176,7 @@ def _rows(record: PairRecord, seeds: tuple[int, ...]) -> FloatArray:
 
 
 def memory_growth(now: PairRecord, then: PairRecord) -> MemoryGrowth | None:
-    """Return by how much memory has grown; None where it was not measured on both sides, in the same way."""
+    """Return by how much memory has grown; None if it was not measured on both sides, in the same way."""
     ours, theirs = (_peaks(record) for record in (now, then))
     if ours is None or theirs is None or now.memory_method != then.memory_method:
         return None
@@ -210,7 +210,7 @@ def timed_seeds(now: PairRecord, then: PairRecord) -> tuple[int, ...]:
 
 
 def step_share(record: PairRecord, seeds: tuple[int, ...]) -> float | None:
-    """Return the candidate's share of the baseline's step time, mean on the log scale; None where not measured."""
+    """Return the candidate's share of the baseline's step time, mean on the log scale; None if it was not measured."""
     shares = _shares(record, seeds)
     return None if shares is None else float(np.exp(np.log(shares).mean()))
 

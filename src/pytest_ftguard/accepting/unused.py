@@ -18,7 +18,7 @@ class UnusedFile:
     Attributes:
         place: Where it is.
         test: The test that it belongs to, by what is written in it.
-        number: Of which of the test's pairs of variants it is, from 1.
+        number: Which of the test's pairs of variants it is about, from 1.
     """
 
     place: Path
@@ -36,7 +36,7 @@ def find_unused(folder: Path, tests: Collection[str], has_looked_for: Callable[[
     Args:
         folder: Where the files are.
         tests: pytest's names of all tests that were collected.
-        has_looked_for: Whether a test would have been collected, had there been one of a name.
+        has_looked_for: Whether a test of a name would have been collected if there were one.
     """
     places, found = sorted(folder.glob("*.json")), []
     names = {file_name(test, 1) for test in tests} if places else set()

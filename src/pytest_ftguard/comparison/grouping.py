@@ -1,4 +1,4 @@
-"""Trials put together: those of one workload, and in it those of one variant. Trials are grouped nowhere else."""
+"""Trials put together: those of one workload, and in it those of one variant. Trials are grouped here only."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def by_baseline(trials: Iterable[Trial]) -> list[tuple[TrainedVariant, list[Trai
 def by_workload(trials: Iterable[Trial]) -> list[list[Trial]]:
     """Return the trials of each workload on one device, for people to read.
 
-    A workload whose texts are the same and only lie elsewhere, as on another machine, is the same one here.
+    If only the paths of the texts differ, as on another machine, it is the same workload here.
     """
     groups: list[_Group] = []
     for trial in trials:

@@ -1,4 +1,4 @@
-"""Two trained variants put side by side: the paired numbers that gates ask for, and what forbids a conclusion."""
+"""Two trained variants side by side: the paired numbers that gates ask for, and what forbids a conclusion."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
     """
     candidate, baseline = (replace(side, trials=_by_seed(side)) for side in (candidate, baseline))
-    # What was not trained because something else failed comes after its cause.
+    # A side that was not trained because something else failed comes after its cause.
     sides = sorted(
         (candidate, baseline), key=lambda side: any(one.measured.outcome == "not_trained" for one in side.trials)
     )
@@ -192,7 +192,7 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
     """Return why the losses on a text, and the base model's on the same sequences, cannot be judged.
 
     Args:
-        variants: The variants whose losses are to be judged.
+        variants: The variants to be judged.
         text: Which text.
     """
     problems: list[Problem] = []
@@ -308,7 +308,7 @@ def _failed(variant: TrainedVariant) -> Iterator[Problem]:
 
 
 def _repeated(variant: TrainedVariant) -> Iterator[Problem]:
-    """Yield which seeds stand for one run: with the same batches in the same order a seed changes next to nothing."""
+    """Yield which seeds are one run repeated: with the same batches in the same order a seed changes very little."""
     first: dict[str, int] = {}
     for trial in variant.trials:
         seed = trial.spec.seed

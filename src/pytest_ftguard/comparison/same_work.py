@@ -1,4 +1,4 @@
-"""Whether two variants did the same work, in the same arithmetic, from the same model; what was measured decides."""
+"""Whether two variants did the same work, in the same arithmetic, from the same model, by what was measured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> I
     names = fields_of(Workload, "trial", resolved=False)
     differing = [name for name in names if not _is_same(name, left[name], right[name])]
     settings = [name for name in differing if name not in _PLACES]
-    # With other settings, or without results, the contents of two places cannot be told apart, nor need they be.
+    # With other settings, or without results, the contents of two places cannot be compared, nor need they be.
     comparable = not settings and all(trial.measured.outcome == "ok" for trial in (*candidate.trials, *baseline.trials))
     places = [name for name in differing if comparable and name in _PLACES]
     for name in (*settings, *(name for name in places if not _same_content(name, candidate, baseline))):
@@ -51,7 +51,7 @@ def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> I
 
 
 def _is_same(name: str, ours: Any, theirs: Any) -> bool:
-    """Return whether a setting is the same; where an argument names a file, the folder may be another machine's."""
+    """Return whether a setting is the same; if an argument names a file, its folder may differ."""
     return ours == theirs or (name not in _PLACES and without_folders(ours) == without_folders(theirs))
 
 
@@ -95,12 +95,12 @@ def same_sequences(ours: SequenceLosses | None, theirs: SequenceLosses | None) -
 
 
 def same_base(ours: Trial, theirs: Trial) -> bool:
-    """Return whether the base models say the same of every single sequence, but for rounding."""
+    """Return whether the base models have the same loss on every sequence, except for rounding."""
     return same_losses(ours.measured.base_validation, theirs.measured.base_validation, _precision(ours))
 
 
 def same_losses(one: SequenceLosses | None, other: SequenceLosses | None, precision: str) -> bool:
-    """Return whether a model says the same of every single sequence on both sides, but for rounding."""
+    """Return whether a model has the same loss on every sequence on both sides, except for rounding."""
     if one is None or other is None or not same_sequences(one, other):
         return False
     single, mean = _tolerance(_BASE_TOLERANCE, precision), _tolerance(_MEAN_BASE_TOLERANCE, precision)
@@ -117,7 +117,7 @@ def _tolerance(by_precision: Mapping[str, float], precision: str) -> float:
     return by_precision.get(precision, min(by_precision.values()))
 
 
-# The same text, model or tokenizer may lie elsewhere on another machine; what was measured tells.
+# The same text, model or tokenizer may have another path on another machine; what was measured decides.
 _PLACES: Final[Mapping[str, Callable[[Trial, Trial], bool]]] = {
     "model": same_base,
     "revision": same_base,
@@ -132,7 +132,7 @@ _NO_BASE: Final = "Without it nothing shows what was learned."
 
 
 def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
-    """Yield for each common seed whether batches or base model differ; trials that failed are told of elsewhere."""
+    """Yield for each common seed whether batches or base model differ; failed trials are left to other checks."""
     theirs = {trial.spec.seed: trial for trial in baseline.trials}
     common = [(trial, theirs[trial.spec.seed]) for trial in candidate.trials if trial.spec.seed in theirs]
     if candidate.trials and baseline.trials and not common:
@@ -214,8 +214,8 @@ def _environment_values(variant: TrainedVariant, name: str) -> set[str]:
 def step_0(ours: Trial, theirs: Trial) -> Iterator[Problem]:
     """Yield why two trials do not start from the same model.
 
-    A method that adds something at once, such as a prompt, starts elsewhere. If the model is the base model as soon as
-    its adapter is switched off, the method explains the difference, which is then left out.
+    A method that adds something at once, such as a prompt, does not start at the base model. If the model is the base
+    model with its adapter switched off, the method explains the difference, and it is left out.
     """
     starts = [
         trial.measured.curve[0]

@@ -42,16 +42,15 @@ DEFAULT_CONFIDENCE = 0.95
 
 
 Reaction = Literal["fail", "warn"]
-
-
 """What a verdict that is no PASS does to the test."""
 
 
 Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
+"""A function that judges a candidate against a baseline, by a limit and a rule."""
 
 
 class ActiveTest(Protocol):
-    """The test that is running: where its limits were set, and where its verdicts go."""
+    """The test that is running: it knows the limits that were set, and keeps the verdicts."""
 
     @property
     def is_over(self) -> bool:
@@ -72,7 +71,7 @@ class ActiveTest(Protocol):
         """Return a setting from the marker, the command line, the environment or the ini file."""
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
-        """Return the calibrated noise of seeds for two variants, where there is one."""
+        """Return the calibrated noise of seeds for two variants; None if there is none."""
 
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict, and the variants that it is about, for the summary and the files."""
@@ -85,12 +84,12 @@ class ActiveTest(Protocol):
 
 
 def check_pair(helper: str, candidate: object, baseline: object, usage: str = "lora_variant, full_variant") -> None:
-    """Raise the error of a candidate and a baseline that are no pair, or stand the wrong way round."""
+    """Raise an error if candidate and baseline are no pair, or were given the wrong way round."""
     ours, theirs = check_variant(helper, candidate), check_variant(helper, baseline)
     if ours.variant.kind == "full" and theirs.variant.kind != "full":
         message = (
-            f"{helper} was given {ours.label} as the candidate and {theirs.label} as the baseline; "
-            f"the other way round is meant: {helper}({usage})"
+            f"{helper} was given {ours.label} as the candidate and {theirs.label} as the baseline: swap them, "
+            f"{helper}({usage})"
         )
         raise ConfigurationError(message)
     # Also if one of the two was read from a report: the same training cannot be worse than itself, whatever its label.
@@ -113,13 +112,13 @@ def rule_of(confidence: float | None, same_learning_rate: bool = False) -> Rule:
 
 
 def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
-    """Ask a gate, and where it is in doubt and the workload allows it, ask again with more seeds."""
-    # Each side keeps the seeds that it has; only what was trained in this run, with the same ones, is extended.
+    """Ask a gate; if it is in doubt and the workload allows it, ask again with more seeds."""
+    # Only variants that were trained in this run, with the same seeds, can get more.
     both = candidate.source and baseline.source and candidate.workload.looks == baseline.workload.looks
     looks = candidate.workload.looks if both else ()
     rule = _calibrated(rule, candidate, baseline)
     if len(looks) < 2:
-        # Whoever stopped a run in another one, at the look that answered, owes that look's share of the error.
+        # The other run may have stopped at the look that answered: then that look's share of the error counts.
         elsewhere = [side.workload.looks for side in (candidate, baseline) if side.source is None]
         taken = max(elsewhere, key=len, default=looks)
         if len(taken) > 1:
@@ -156,7 +155,7 @@ def setting_of(name: str, argument: Any) -> Setting | None:
 
 
 def value_of(name: str, argument: Any, default: Any) -> Any:
-    """Return a setting's value, or the default where it was not made."""
+    """Return a setting's value, or the default if nobody made it."""
     setting = setting_of(name, argument)
     return default if setting is None else setting.value
 
@@ -193,7 +192,7 @@ def conclude(
     if verdict.lets_pass:
         return verdict
     if (verdict.status, choice) == ("INCONCLUSIVE", "warn") or (verdict.status == "INVALID" and warn_of_invalid):
-        # The frame that called the helper, two above this one, is where the user looks.
+        # The user looks at the frame that called the helper, which is two above this one.
         warnings.warn(FtguardWarning(verdict.message), stacklevel=3)
         return verdict
     raise (LimitExceeded if verdict.status == "FAIL" else GateFailure)(verdict.message)

@@ -33,7 +33,7 @@ class Calibration:
         baseline: Label of the variant that it is judged against.
         tau: Standard deviation of the loss gap over seeds, in nats per token.
         degrees_of_freedom: Number of seeds less one.
-        data_orders: Digest of the training batches of each seed, by which a changed training text is noticed.
+        data_orders: Digest of the training batches of each seed: it shows if the training text has changed.
     """
 
     key: str
@@ -71,7 +71,7 @@ def calibrate(candidate: TrainedVariant, baseline: TrainedVariant) -> Calibratio
 def find_seed_noise(
     calibrations: Iterable[Calibration], candidate: TrainedVariant, baseline: TrainedVariant
 ) -> SeedNoise | None:
-    """Return the calibrated noise for two variants, or None where there is none for just this work.
+    """Return the calibrated noise for two variants, or None if there is none for just this work.
 
     Args:
         calibrations: What was calibrated.
@@ -89,7 +89,7 @@ def find_seed_noise(
 
 
 def _key(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
-    # Paths differ from machine to machine: the texts are told apart by their digests.
+    # Paths differ from machine to machine, so the digests of the texts are compared.
     work = content_of(baseline.workload, "result", places="left out")
     usual = {item.name: item.default for item in fields(Workload)}
     validations = {
@@ -121,7 +121,7 @@ def read_calibrations(text: str, place: str) -> tuple[Calibration, ...]:
 
     Args:
         text: What the file holds.
-        place: What names the file to the user.
+        place: What messages call the file.
 
     Raises:
         ConfigurationError: The text is not a file of calibrations, or of another schema.

@@ -1,4 +1,4 @@
-"""Every gate and what it can be told: option, ini key, marker keyword, title and public name follow from a row here.
+"""Every gate and its settings: option, ini key, marker keyword, title and public name follow from a row here.
 
 A package adds a gate of its own with `add_gate`, called when one of its modules is imported. `ftguard_gates` names that
 module, so that the keys are known when settings are read; docs/how-to/write-a-gate.md is the recipe.
@@ -168,7 +168,7 @@ _RULES: Final = (
     Key("on_inconclusive", choice_of("fail", "warn"), "what an INCONCLUSIVE verdict does: fail or warn"),
     Key("on_missing", choice_of("fail", "warn"), "what a missing accepted result does: fail or warn"),
 )
-"""What can be told to more than one gate."""
+"""Settings of more than one gate."""
 
 _limits: Final = {row.limit.name: row.limit for row in _ROWS}
 MARKER_KEYS: Final = ChainMap({key.name: key for key in _RULES}, _limits)
@@ -220,15 +220,15 @@ def _problems(row: GateRow) -> Iterator[str]:
     if key.flag:
         yield f"its key {key.name} is a flag, and a limit has a value"
     for other in _gates.values():
-        whose = f"the gate {other.name!r} of {'.'.join(other.helper[::-1])}"
+        owner = f"the gate {other.name!r} of {'.'.join(other.helper[::-1])}"
         if (other.name, other.helper) == (row.name, row.helper) and other not in _ROWS:
             continue  # its module was imported again
         if other.name == row.name:
-            yield f"there is {whose} already"
+            yield f"there is {owner} already"
         if other.limit.name == key.name:
-            yield f"the key {key.name} (option {key.option}) belongs to {whose}"
+            yield f"the key {key.name} (option {key.option}) belongs to {owner}"
         if other.title == row.title:
-            yield f"the title {row.title!r} belongs to {whose}"
+            yield f"the title {row.title!r} belongs to {owner}"
 
 
 def added_keys() -> tuple[Key, ...]:

@@ -33,7 +33,7 @@ def assert_converged(
     confidence: float | None = None,
     on_inconclusive: Reaction | None = None,
 ) -> Verdict:
-    """Fail the test unless doubling the steps would improve the validation loss by at most so much.
+    """Fail the test unless doubling the steps would improve the validation loss by at most the limit.
 
     Args:
         variant: The variant that is judged.
@@ -42,7 +42,7 @@ def assert_converged(
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
 
     Returns:
-        The verdict: PASS, or INCONCLUSIVE where that only warns.
+        The verdict: PASS, or INCONCLUSIVE if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.
@@ -55,13 +55,7 @@ def assert_converged(
 
 
 def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
-    """Judge how much a variant's validation loss would still improve if the steps were doubled.
-
-    Args:
-        variant: The variant that is judged.
-        limit: The largest accepted improvement, in nats per token.
-        rule: How it is judged.
-    """
+    """Judge how much a variant's validation loss would still improve if the steps were doubled."""
     problems = text_problems([variant], "validation")
     # A loss that never fell has come to rest as well.
     problems = problems or learned_nothing(variant, rule.confidence)

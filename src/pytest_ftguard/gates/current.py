@@ -112,7 +112,7 @@ running = RunningTests()
 
 
 def find_known() -> ActiveTest | None:
-    """Return the test of the present context, whether it is running or over; None where the context has none."""
+    """Return the test of the present context, whether it is running or over; None if the context has none."""
     return active_test.get(None)
 
 

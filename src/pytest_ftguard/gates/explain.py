@@ -117,7 +117,7 @@ def widening(gap: Interval, trend: Trend, margin: Margin) -> tuple[str, str] | N
 
 
 def standing(comparison: Comparison) -> str:
-    """Return where both losses are."""
+    """Return both losses."""
     candidate, baseline = comparison.candidate, comparison.baseline
     return (
         f"After {candidate.workload.steps} steps {candidate.label} is at {candidate.loss:.4f} nats per token, "
@@ -220,7 +220,7 @@ def _way_out(seeds: int | None, sequences: int | None, comparison: Comparison) -
         words.append("more validation text alone would not")
     elif seeds is None and comparison.seeds > 1:
         words.append("more seeds alone would not")
-    return "; ".join(words) + ". That holds if the value stays where it is."
+    return "; ".join(words) + ". That holds if the value stays the same."
 
 
 def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[int, str], accept_again: str) -> str:
@@ -237,7 +237,7 @@ def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[i
     if seeds is not None and seeds <= accepted:
         return (
             f"about {seeds} of the {accepted} accepted seeds, instead of {paired}, would settle it if the growth stays "
-            "where it is."
+            "the same."
         )
     words = [f"about {seeds} seeds instead of {paired}"] if seeds is not None else []
     if sequences is not None:
@@ -248,7 +248,7 @@ def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[i
             "it. Choose another limit."
         )
     return (
-        f"in both results, {' or '.join(words)} would settle it if the growth stays where it is. More of them now "
+        f"in both results, {' or '.join(words)} would settle it if the growth stays the same. More of them now "
         "alone would not, because each is paired with the same one of the accepted result: "
         f"{accept_again}, with as many in that run."
     )

@@ -47,13 +47,13 @@ def assert_forgetting(
 
     Args:
         candidate: The variant that is judged.
-        baseline: The variant that it is judged against; the base model where there is none.
+        baseline: The variant that it is judged against; the base model if there is none.
         at_most: The margin in nats per token; by default `max_forgetting`.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
 
     Returns:
-        The verdict: PASS, or INCONCLUSIVE where that only warns.
+        The verdict: PASS, or INCONCLUSIVE if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.

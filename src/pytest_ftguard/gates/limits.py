@@ -34,7 +34,7 @@ GROWTH: Final = "of the accepted result"
 
 
 class Amount(NamedTuple):
-    """What the text of a limit says: the value of such a setting.
+    """What the text of a limit says.
 
     Attributes:
         value: The number, in `unit`.

@@ -37,7 +37,7 @@ def assert_memory_budget(
     Args:
         candidate: The variant that is judged, usually LoRA.
         at_most: A size ("0.9 GB") or a share ("60%"); by default `max_memory` of marker, option, environment or ini.
-        of: The variant whose peak is the whole of a share.
+        of: The variant that a share refers to.
 
     Returns:
         The verdict, which is PASS.
@@ -64,7 +64,7 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
     Args:
         candidate: The variant that is judged.
         limit: The budget, in bytes or as a share.
-        baseline: The variant whose peak is the whole of a share.
+        baseline: The variant that a share refers to.
 
     Raises:
         ConfigurationError: The limit is a share and there is no baseline.
@@ -105,7 +105,7 @@ def foretell_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVa
     Args:
         candidate: The variant, planned or trained.
         limit: The budget, in bytes or as a share.
-        baseline: The variant whose peak is the whole of a share.
+        baseline: The variant that a share refers to.
 
     Raises:
         ConfigurationError: The limit is a share and there is no baseline.

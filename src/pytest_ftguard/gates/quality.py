@@ -52,7 +52,7 @@ def assert_loss_gap(
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
 
     Returns:
-        The verdict: PASS, or INCONCLUSIVE where that only warns.
+        The verdict: PASS, or INCONCLUSIVE if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.
@@ -85,7 +85,7 @@ def assert_perplexity_gap(
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
 
     Returns:
-        The verdict: PASS, or INCONCLUSIVE where that only warns.
+        The verdict: PASS, or INCONCLUSIVE if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.
@@ -120,7 +120,7 @@ def assert_retention(
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
 
     Returns:
-        The verdict: PASS, or INCONCLUSIVE where that only warns.
+        The verdict: PASS, or INCONCLUSIVE if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.
@@ -134,14 +134,7 @@ def assert_retention(
 
 
 def assess_loss_gap(candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
-    """Judge the gap between the validation losses, candidate minus baseline, in nats per token.
-
-    Args:
-        candidate: The variant that is judged.
-        baseline: The variant that it is judged against.
-        limit: The margin.
-        rule: How it is judged.
-    """
+    """Judge the gap between the validation losses, candidate minus baseline, in nats per token."""
     comparison = compare(candidate, baseline, same_learning_rate=rule.same_learning_rate)
     if comparison.loss_problems:
         return invalid("loss_gap", candidate, baseline, limit, comparison.loss_problems)
@@ -151,14 +144,7 @@ def assess_loss_gap(candidate: TrainedVariant, baseline: TrainedVariant, limit: 
 
 
 def assess_perplexity_gap(candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
-    """Judge the gap between the perplexities exp(loss), candidate minus baseline.
-
-    Args:
-        candidate: The variant that is judged.
-        baseline: The variant that it is judged against.
-        limit: The margin, in points of perplexity.
-        rule: How it is judged.
-    """
+    """Judge the gap between the perplexities exp(loss), candidate minus baseline, in points of perplexity."""
     comparison = compare(candidate, baseline, same_learning_rate=rule.same_learning_rate)
     if comparison.loss_problems:
         return invalid("perplexity_gap", candidate, baseline, limit, comparison.loss_problems)
@@ -173,11 +159,7 @@ def assess_perplexity_gap(candidate: TrainedVariant, baseline: TrainedVariant, l
 def assess_retention(candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
     """Judge the share of the baseline's gain over the base model that the candidate retains.
 
-    Args:
-        candidate: The variant that is judged.
-        baseline: The variant that it is judged against.
-        limit: The smallest accepted share.
-        rule: How it is judged; a calibrated noise is not used, for it is that of the gap and not of the share.
+    A calibrated noise is not used: it is the noise of the gap, not of the share.
     """
     rule = replace(rule, seed_noise=None)
     comparison = compare(candidate, baseline, same_learning_rate=rule.same_learning_rate)
@@ -197,10 +179,10 @@ def assess_retention(candidate: TrainedVariant, baseline: TrainedVariant, limit:
 
 
 def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule, margin: Margin) -> Verdict:
-    """Decide, and hold back what may not be called FAIL or PASS.
+    """Decide, but give neither FAIL nor PASS without grounds.
 
-    A run that learned nothing is at fault itself, so it has no gap. A PASS needs a visible gain of the baseline, and a
-    gap that does not grow beyond the margin.
+    A run that learned nothing has a fault of its own, so it has no gap. A PASS needs a visible gain of the baseline,
+    and a gap that does not grow beyond the margin.
     """
     candidate, baseline, limit = comparison.candidate, comparison.baseline, margin.limit
     status = decide(gate, interval, limit.value)

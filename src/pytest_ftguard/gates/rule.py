@@ -1,4 +1,4 @@
-"""How a gate decides, and what each of several looks may err."""
+"""How a gate decides, and how often each of several looks may err."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rule:
         confidence: One-sided confidence of each bound.
         gain_factor: How many margins the baseline must gain over the base model.
         same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
-        seed_noise: The calibrated noise of seeds, where there is one.
+        seed_noise: The calibrated noise of seeds; None if there is none.
         look: Which look at the data this is, from 1.
         looks: How many looks there may be; each has its share of the error that `confidence` allows.
     """
@@ -39,9 +39,9 @@ class Rule:
 
 
 def confidence_at_timing(confidence: float, timing: int) -> float:
-    """Return the confidence of a bound at one of the timings of a pair, whose errors add up to what is allowed.
+    """Return the confidence of a bound at one of the timings of a pair: all their errors add up to what is allowed.
 
-    The first one, which mostly is the only one, may err in four fifths of the cases that are allowed, each further one
+    The first one, mostly the only one, may err in four fifths of the cases that are allowed. Each further one may err
     in four fifths of the rest.
 
     Args:

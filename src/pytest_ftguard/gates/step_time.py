@@ -38,7 +38,7 @@ def assess_time(
     Args:
         candidate: The variant that is judged.
         limit: The largest accepted share.
-        baseline: The variant whose time is the whole.
+        baseline: The variant that the share refers to.
         confidence: One-sided confidence of each bound.
         origin: Where the seconds come from; "" if they are those of the trainings.
     """
@@ -91,7 +91,7 @@ def can_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> bool:
     if len(candidate.trials) < _FEWEST_SEEDS or any(_unmeasured(side) or _short_of_memory(side) for side in sides):
         return False
     comparison = compare(candidate, baseline, same_learning_rate=True)
-    # What a user's own function does may depend on the step, or on how many there are: short trials show another thing.
+    # A user's own function may depend on the step, or on the number of steps, so short trials may differ.
     is_own = candidate.workload.training_function is not None
     return not (comparison.different_work or comparison.unpaired or is_own)
 
@@ -199,7 +199,7 @@ def _short_of_memory(variant: TrainedVariant) -> list[Problem]:
 
 
 def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list[Problem]:
-    """Seeds show how much a step's time moves within a run, and nothing of how it moves from run to run."""
+    """Seeds show how much a step's time moves within a run, but not how it moves from run to run."""
     if len(_runs(candidate, baseline)) == 1:
         return []
     return [
@@ -235,7 +235,7 @@ def _unmeasured(variant: TrainedVariant) -> list[Problem]:
 
 
 def _foreign(variant: TrainedVariant) -> list[Trial]:
-    """Return the trials whose seconds are another machine's."""
+    """Return the trials that another machine timed."""
     return [
         trial
         for trial in variant.trials

@@ -40,19 +40,19 @@ def assert_time_budget(
     confidence: float | None = None,
     on_inconclusive: Reaction | None = None,
 ) -> Verdict:
-    """Fail the test unless a step of the candidate takes at most so large a share of the baseline's.
+    """Fail the test unless a step of the candidate takes at most a given share of the baseline's.
 
-    Where both were trained by the plugin and the seconds that were stored cannot be compared, both are timed again.
+    If both were trained by the plugin and the stored seconds cannot be compared, both are timed again.
 
     Args:
         candidate: The variant that is judged, usually LoRA.
         at_most: The share, for example "80%"; by default `max_time`.
-        of: The variant whose time is the whole.
+        of: The variant that the share refers to.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
 
     Returns:
-        The verdict: PASS, or INCONCLUSIVE where that only warns.
+        The verdict: PASS, or INCONCLUSIVE if that only warns.
 
     Raises:
         LimitExceeded: The verdict is FAIL.
@@ -65,12 +65,12 @@ def assert_time_budget(
 
 
 def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant, confidence: float) -> Verdict:
-    """Judge the time of a step as a share of the baseline's; where only other trials can tell, these are made.
+    """Judge the time of a step as a share of the baseline's; make short trials if only they can tell.
 
     Args:
         candidate: The variant that is judged.
         limit: The largest accepted share.
-        baseline: The variant whose time is the whole.
+        baseline: The variant that the share refers to.
         confidence: One-sided confidence of each bound, over all timings of the pair that may be made.
     """
 
@@ -86,19 +86,19 @@ def judge_time(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant
         fresh = timed(candidate, baseline, look=look)
         judged = judge(fresh, look)
         if judged.status == "INVALID":
-            break  # it was disturbed, or could not be made: what is known stands
+            break  # it was disturbed, or could not be made: the earlier answer stays
         pair, verdict = fresh, judged
     return verdict
 
 
 @dataclass(frozen=True)
 class TimedPair:
-    """Two variants whose seconds can be compared, as far as that can be had.
+    """Two variants with seconds that can be compared, if there are any.
 
     Attributes:
         candidate: The variant that is judged, or short trials of it.
         baseline: The variant that it is judged against, or short trials of it.
-        origin: Where the seconds come from, or why they are not better; empty where they are those of the trainings.
+        origin: Where the seconds come from, or why they are not better; empty if they are those of the trainings.
     """
 
     candidate: TrainedVariant
@@ -117,7 +117,7 @@ class TimedPair:
 
 
 def timed(candidate: TrainedVariant, baseline: TrainedVariant, *, look: int = 1) -> TimedPair:
-    """Return a pair as it was trained, or short trials of both where only these can be compared.
+    """Return a pair as it was trained, or short trials of both if only these can be compared.
 
     Args:
         candidate: The variant that is judged.

@@ -71,7 +71,7 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """The first line of the message: gate, answer, value and bounds or the reason, and the limit.
+        """The first line of the message, with gate, answer, value and bounds or the reason, and the limit.
 
         JUnit XML, GitHub's annotations and GitLab show this line alone.
         """

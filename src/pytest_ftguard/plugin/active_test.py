@@ -11,12 +11,13 @@ import pytest
 from pytest_ftguard.errors import ConfigurationError, GateFailure
 from pytest_ftguard.files import write_all
 from pytest_ftguard.plugin.forks import forked
-from pytest_ftguard.plugin.properties import Properties, without_ours
+from pytest_ftguard.plugin.given import GivenVerdicts
+from pytest_ftguard.plugin.properties import without_ours
 from pytest_ftguard.plugin.xdist import name_of
 from pytest_ftguard.settings.markers import limits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pytest_ftguard.accepting.files import AcceptedFiles
     from pytest_ftguard.comparison.problem import Problem
@@ -57,7 +58,6 @@ class TestRecord:
         self.attempt = 0
         self.is_over = False
         self.has_forgotten = False
-        self._properties = Properties(item)
         self._accepted: AcceptedFiles | None = None
         self._forget()
 
@@ -68,7 +68,7 @@ class TestRecord:
     def start(self) -> None:
         """Forget an earlier attempt of the test: a rerun starts with its properties."""
         self.attempt += 1
-        self.has_forgotten |= bool(self._given)
+        self.has_forgotten |= len(self._given) > 0
         self._forget()
 
     def _forget(self) -> None:
@@ -77,12 +77,10 @@ class TestRecord:
         self._session.forks.take(self._number)
         self._has_reported = {"made": False, "logged": False, "repeated": False, "unpassed": False}
         self._unhandled: list[BaseException] = []
-        self._given: list[Verdict] = []
-        self._untold = 0
+        self._given = GivenVerdicts(self._item)
         self._has_failed = False
         if self._accepted is not None:
             self._accepted.start()
-        self._properties.forget()
 
     @property
     def is_planned(self) -> bool:
@@ -124,7 +122,8 @@ class TestRecord:
         """Return why nothing may be accepted here and now, whatever was measured."""
         from pytest_ftguard.comparison.problem import Problem
 
-        found = [Problem(what, why="Nothing is accepted with a gate that did not pass.") for what in self._spoiled_by()]
+        why = "Nothing is accepted with a gate that did not pass."
+        found = [Problem(what, why) for what in self._given.spoiled_by()]
         if self.call_is_over:
             found.append(Problem("the test is over", remedy="ask before it ends: it is accepted only if it passes"))
         ci = "" if self._settings.value("update_in_ci", False) else os.environ.get("CI", "").strip()
@@ -133,14 +132,6 @@ class TestRecord:
             remedy = "accept on a machine of yours and commit the file, or add --ftguard-update-in-ci"
             found.append(Problem(f"the environment variable CI is {ci!r}", why, remedy))
         return found
-
-    def _spoiled_by(self) -> list[str]:
-        """Return which gates forbid to accept, also those that only warned."""
-        return [
-            f"the gate {verdict.gate} of this test ended {verdict.status}"
-            for verdict in self._given
-            if not verdict.lets_pass
-        ]
 
     def settle(self, report: pytest.TestReport) -> None:
         """Decide, once the test has passed or failed by all that is known, what becomes of results that it accepts.
@@ -155,39 +146,27 @@ class TestRecord:
         self._has_failed |= report.failed
         is_due = self.call_is_over if report.when == "call" else report.when == "teardown" or not report.passed
         self.call_is_over |= is_due
-        pending = [number for number, verdict in enumerate(self._given) if verdict.status == "PENDING"]
-        if self._accepted is None or not is_due or not pending:
+        if self._accepted is None or not is_due or not self._given.are_pending:
             return
-        has_passed = report.passed and not self._has_failed
+        has_passed, error = report.passed and not self._has_failed, None
         why_not = self._why_not_accepted(report) if has_passed else "the test did not pass"
-        try:
-            if why_not is None:
+        if why_not is None:
+            try:
                 self._accepted.write()
-            else:
-                self._accepted.drop()
-        except ConfigurationError:
-            why_not = "its file cannot be written"
-            raise
-        finally:
-            for number in pending:
-                self._given[number] = self._given[number].settled(why_not)
-                if report.when == "teardown":  # no report of the test is left that could bring it
-                    self._session.outbox.add_late(self, self._given[number])
-            self._properties.show(self._given)
-        if has_passed and pending and why_not is not None:
-            raise GateFailure(self._given[pending[0]].message)
+            except ConfigurationError as failed:
+                why_not, error = "its file cannot be written", failed
+        else:
+            self._accepted.drop()
+        settled = self._given.settle(why_not)
+        for verdict in settled if report.when == "teardown" else ():  # no report of the test is left to bring it
+            self._session.outbox.add_late(self, verdict)
+        if has_passed and why_not is not None:
+            raise error or GateFailure(settled[0].message)
 
     def _why_not_accepted(self, report: pytest.TestReport) -> str | None:
         """Return why a test that has passed accepts nothing all the same; None if it does."""
         late = ["the test was over"] if report.when == "teardown" else []  # a thread was slower than its test
-        return next(iter([*late, *self._spoiled_by()]), None)
-
-    def _new_accepted(self) -> dict[str, Any]:
-        """Return the files that were written since the last call, and those that were accepted as they are."""
-        if self._accepted is None:
-            return {}
-        written, unchanged = self._accepted.news()
-        return {"accepted": written, "unchanged": unchanged}
+        return next(iter([*late, *self._given.spoiled_by()]), None)
 
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows."""
@@ -199,11 +178,9 @@ class TestRecord:
         if self.is_planned:
             self.planned += [verdict] if verdict.gate == "memory_budget" else []
             return
-        self._given.append(verdict)
+        self._given.add(verdict, is_late=self.is_over)
         if self.is_over:
             self._session.outbox.add_late(self, verdict)
-            return
-        self._properties.show(self._given)
 
     def _refuse_forked_process(self) -> None:
         if os.getpid() != self._process:
@@ -248,16 +225,10 @@ class TestRecord:
     def news(self) -> dict[str, Any]:
         """Return what the test came to since the last call, as values that travel between processes."""
         planned = [self.planned.pop(0) for _ in range(len(self.planned))]  # another thread may add to it
+        written, unchanged = self._accepted.news() if self._accepted else ([], [])
         return {
-            "verdicts": [verdict.to_dict() for verdict in self._news_of_gates()],
+            "verdicts": [verdict.to_dict() for verdict in self._given.news()],
             "planned": [verdict.to_dict() for verdict in planned],
-            **self._new_accepted(),
+            "accepted": written,
+            "unchanged": unchanged,
         }
-
-    def _news_of_gates(self) -> Iterator[Verdict]:
-        """Return the verdicts that were not told yet; from one that is PENDING on they wait until it is settled."""
-        for verdict in self._given[self._untold :]:
-            if verdict.status == "PENDING":
-                return
-            self._untold += 1
-            yield verdict

@@ -27,7 +27,7 @@ class Remarks:
             nearest of those.
         retimings: Each pair of variants that was timed again.
         notes: Sentences.
-        unused: Places of settings that had no effect, by the fixture that would have used them.
+        unused: Settings without effect, by the fixture that would have used them.
         accepted: The files of accepted results that were written.
         unchanged: The files that were accepted as they are.
         problems: What makes the run fail although no test did.
@@ -95,7 +95,7 @@ def _run_blocks(
 
 def _failures(trials: Sequence[Trial]) -> Iterator[Line]:
     for trial in trials:
-        # A search tries rates that are too high; that they diverged is said where it lists them.
+        # A search tries rates that are too high; its own line says that they diverged.
         expected = trial.spec.workload.purpose == "search" and trial.measured.outcome == "diverged"
         if trial.measured.outcome != "ok" and not expected:
             detail = f": {trial.measured.error.message}" if trial.measured.error else ""

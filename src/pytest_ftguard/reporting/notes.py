@@ -1,4 +1,4 @@
-"""What a reader should know about a comparison beside its verdicts: signs that it is not fair to LoRA, or too short."""
+"""What a reader should know about a comparison besides its verdicts: signs that it is unfair to LoRA, or too short."""
 
 from __future__ import annotations
 

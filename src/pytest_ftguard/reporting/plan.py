@@ -22,7 +22,7 @@ _COLUMNS: Final = (
     Column("forecast of peak memory", right=True),
     Column("of full", right=True),
 )
-_SAYS: Final[dict[Status, str]] = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast beside"}
+_SAYS: Final[dict[Status, str]] = {"PASS": "within", "FAIL": "BREAKS", "INVALID": "no forecast for"}
 
 
 def plan_blocks(trials: Sequence[Trial], budgets: Sequence[RecordedVerdict]) -> Iterator[Block]:
