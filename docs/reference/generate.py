@@ -5,6 +5,8 @@
     <!-- generated: settings -->
     The table is made when the pages are built.
     <!-- end -->
+
+`python docs/reference/generate.py` writes the table of options that the plugin loads at the start of every pytest run.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from pytest_ftguard.keys import Key
 from pytest_ftguard.settings.keys import KEYS
 from pytest_ftguard.specs import Full, LoRA, Workload
 
-__all__ = ["GENERATED", "SCHEMA", "fill"]
+__all__ = ["GENERATED", "OPTIONS", "SCHEMA", "fill", "options_module"]
+
+OPTIONS: Final = Path(__file__).parents[2] / "src" / "pytest_ftguard" / "plugin" / "options.py"
 
 SCHEMA: Final = Path(__file__).with_name("report.schema.json")
 _PLACE: Final = re.compile(r"^<!-- generated: (\w+) -->$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -165,3 +169,37 @@ GENERATED: Final[Mapping[str, Callable[[], str]]] = {
     "report": _report,
     "python": _python,
 }
+
+
+def options_module() -> str:
+    """Return the module that declares options to pytest without importing what reads them."""
+    rows = [f"    ({json.dumps(key.name)}, {key.flag}, {json.dumps(key.help, ensure_ascii=False)})," for key in KEYS]
+    limits = [f"    {json.dumps(name)}," for name in MARKER_KEYS]
+    return "\n".join(
+        [
+            '"""Every option, as plain values that load fast. Made by docs/reference/generate.py: do not edit."""',
+            "",
+            "# fmt: off",
+            "",
+            "from __future__ import annotations",
+            "",
+            "from typing import Final",
+            "",
+            '__all__ = ["LIMITS_AND_RULES", "OPTIONS"]',
+            "",
+            "OPTIONS: Final = (",
+            *rows,
+            ")",
+            '"""The name of each setting, whether it is a flag, and what it means."""',
+            "",
+            "LIMITS_AND_RULES: Final = (",
+            *limits,
+            ")",
+            '"""The settings that a marker takes."""',
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    OPTIONS.write_text(options_module(), encoding="utf-8")

@@ -16,7 +16,7 @@ from pytest_ftguard.store.fingerprint import MEASURING
 SOURCE = Path(pytest_ftguard.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "keys", "locks", "units"), GROUND := 0),
+    **dict.fromkeys(("current", "errors", "files", "keys", "locks", "units"), GROUND := 0),
     "specs": 1,
     "results": 2,
     "statistics": 3,

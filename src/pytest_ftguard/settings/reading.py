@@ -1,7 +1,4 @@
-"""Ini file, command line, environment and marker become settings and specs; this is the only parser of them.
-
-Every pytest run imports this module, so whatever takes time to import is imported where it is needed.
-"""
+"""Ini file, command line, environment and marker become settings and specs; this is the only parser of them."""
 
 from __future__ import annotations
 
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Settings",
-    "add_options",
     "marker_problem",
     "marker_settings",
     "read_early",
@@ -193,16 +189,6 @@ class Settings:
     def keep_at_most_bytes(self) -> int | None:
         """Largest size of trained weights that are kept; None is no bound."""
         return {"auto": _KEEP_AUTO_BYTES, "yes": None, "no": 0}[self.value("keep_models", "auto")]
-
-
-def add_options(parser: pytest.Parser, keys: Iterable[Key]) -> None:
-    """Declare the option of each key, and its ini twin."""
-    group = parser.getgroup("ftguard", "full fine-tuning against LoRA (pytest-ftguard)")
-    for key in keys:
-        # default=None: an option that was not given must not hide the ini key.
-        action = {"action": "store_true"} if key.flag else {"action": "store", "metavar": key.name.upper()}
-        group.addoption(key.option, dest=key.ini, default=None, help=key.help, **action)
-        parser.addini(key.ini, key.help.replace("%%", "%"), default=None)
 
 
 def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.environ) -> Settings:
