@@ -28,11 +28,12 @@ _MARKER: Final = "ftguard"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini keys."""
-    _add_options(parser, OPTIONS)
+    for title, rows in OPTIONS.items():
+        _add_options(parser, title, rows)
 
 
-def _add_options(parser: pytest.Parser, rows: Iterable[tuple[str, bool, str]]) -> None:
-    group = parser.getgroup("ftguard", "full fine-tuning against LoRA (pytest-ftguard)")
+def _add_options(parser: pytest.Parser, title: str, rows: Iterable[tuple[str, bool, str]]) -> None:
+    group = parser.getgroup(f"ftguard {title}", f"pytest-ftguard, full fine-tuning against LoRA: {title.lower()}")
     for name, is_flag, meaning in rows:
         # default=None: an option that was not given must not hide the ini key.
         action = {"action": "store_true"} if is_flag else {"action": "store", "metavar": name.upper()}
@@ -75,7 +76,7 @@ def pytest_load_initial_conftests(
         from pytest_ftguard.plugin.in_use import import_gates
 
         import_gates(early_config)
-    _add_options(parser, ((key.name, key.flag, key.help) for key in _added_keys()))
+    _add_options(parser, "Limits and rules", ((key.name, key.flag, key.help) for key in _added_keys()))
     return result
 
 
