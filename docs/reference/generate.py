@@ -5,6 +5,8 @@
     <!-- generated: settings -->
     The table is made when the pages are built.
     <!-- end -->
+
+`python docs/reference/generate.py` writes the table of options that the plugin loads at the start of every pytest run.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import pytest_ftguard
 from pytest_ftguard import errors, specs
 from pytest_ftguard.gates.catalogue import GATES, MARKER_KEYS, argument_of
 from pytest_ftguard.keys import Key
-from pytest_ftguard.settings.keys import KEYS
+from pytest_ftguard.settings.keys import GROUPS
 from pytest_ftguard.specs import Full, LoRA, Workload
 
-__all__ = ["GENERATED", "SCHEMA", "fill"]
+__all__ = ["GENERATED", "OPTIONS", "SCHEMA", "fill", "options_module"]
+
+OPTIONS: Final = Path(__file__).parents[2] / "src" / "pytest_ftguard" / "plugin" / "options.py"
 
 SCHEMA: Final = Path(__file__).with_name("report.schema.json")
 _PLACE: Final = re.compile(r"^<!-- generated: (\w+) -->$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -44,18 +48,11 @@ def fill(page: str) -> str:
 
 def _settings() -> str:
     """Return a table of settings for each group."""
-    groups: dict[str, list[Key]] = {
-        name: [] for name in ("The workload", "The variants", "Limits and rules", "The run")
-    }
-    workload = {item.name for item in fields(Workload)}
-    for key in KEYS:
-        is_variant = key.name.startswith(("full_", "lora_")) or key.name == "adapter_config"
-        name = "The workload" if key.name in workload else "The variants" if is_variant else "The run"
-        groups["Limits and rules" if key.name in MARKER_KEYS else name].append(key)
     blocks = []
-    for name, keys in groups.items():
+    for name, keys in GROUPS.items():
         rows = [
-            (f"`{key.name}`", f"`{key.option}{'' if key.flag else '=...'}`", _default(key), _help(key)) for key in keys
+            (f"`{key.name}`", f"`{key.option}{'' if key.flag else '=...'}`", _default(key), _help(key))
+            for key in keys.values()
         ]
         blocks.append(f"## {name}\n\n{_table(('Key', 'Option', 'Default', 'Meaning'), rows)}")
     return "\n\n".join(blocks)
@@ -165,3 +162,45 @@ GENERATED: Final[Mapping[str, Callable[[], str]]] = {
     "report": _report,
     "python": _python,
 }
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if '"' in text else f'"{text}"'
+
+
+def options_module() -> str:
+    """Return the module that declares options to pytest without importing what reads them."""
+    groups = []
+    for name, keys in GROUPS.items():
+        rows = [f"        ({json.dumps(key.name)}, {key.flag}, {_quoted(key.help)})," for key in keys.values()]
+        groups += [f"    {json.dumps(name)}: (", *rows, "    ),"]
+    limits = [f"    {json.dumps(name)}," for name in MARKER_KEYS]
+    return "\n".join(
+        [
+            '"""Every option, as plain values that load fast. Made by docs/reference/generate.py: do not edit."""',
+            "",
+            "# ruff: noqa: E501",
+            "# fmt: off",
+            "",
+            "from __future__ import annotations",
+            "",
+            "from typing import Final",
+            "",
+            '__all__ = ["LIMITS_AND_RULES", "OPTIONS"]',
+            "",
+            "OPTIONS: Final = {",
+            *groups,
+            "}",
+            '"""The name of each setting of a group, whether it is a flag, and what it means."""',
+            "",
+            "LIMITS_AND_RULES: Final = (",
+            *limits,
+            ")",
+            '"""The settings that a marker takes."""',
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    OPTIONS.write_text(options_module(), encoding="utf-8")

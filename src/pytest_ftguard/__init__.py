@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.quality import assert_loss_gap, assert_perplexity_gap, assert_retention
     from pytest_ftguard.gates.timed_pair import assert_time_budget
     from pytest_ftguard.gates.verdict import Verdict
-    from pytest_ftguard.plugin.fixtures import Ftguard
+    from pytest_ftguard.plugin.providing import Ftguard
     from pytest_ftguard.reporting.json import read_report
     from pytest_ftguard.reporting.summary import Summary
     from pytest_ftguard.results import TrainedVariant, Trial
@@ -81,7 +81,7 @@ _HOMES = {
     "gates.quality": ("assert_loss_gap", "assert_perplexity_gap", "assert_retention"),
     "gates.timed_pair": ("assert_time_budget",),
     "gates.verdict": ("Verdict",),
-    "plugin.fixtures": ("Ftguard",),
+    "plugin.providing": ("Ftguard",),
     "reporting.json": ("read_report",),
     "reporting.summary": ("Summary",),
     "results": ("TrainedVariant", "Trial"),

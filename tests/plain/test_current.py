@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pytest_ftguard import current
+from pytest_ftguard.current import RunningTests, active_test
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates import current
-from pytest_ftguard.gates.current import RunningTests, active_test
 
 
 class Running:

@@ -54,6 +54,14 @@ def test_each_setting_is_in_the_reference(key: Any) -> None:
     assert key.help.replace("%%", "%").replace("|", "\\|") in rows[0]
 
 
+def test_the_options_are_those_of_the_settings() -> None:
+    """The table that pytest loads at its start follows the specs, the catalogue of gates and the renderers."""
+    generator = generate()
+    assert generator.OPTIONS.read_text(encoding="utf-8") == generator.options_module(), (
+        "run python docs/reference/generate.py"
+    )
+
+
 @pytest.mark.parametrize("gate", GATES.values(), ids=lambda gate: gate.name)
 def test_each_gate_is_in_the_reference(gate: Any) -> None:
     """A gate has a row with its helper, its key and its name in JSON, and each of the three is findable."""

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import pytest_ftguard
+from pytest_ftguard import current
 from pytest_ftguard.accepting.asked import Asked, Metric
 from pytest_ftguard.accepting.gate import accept, assess_regression
 from pytest_ftguard.accepting.history import AcceptedFile, History
 from pytest_ftguard.accepting.record import record_pair
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates import current
 from pytest_ftguard.gates.convergence import assess_convergence
 from pytest_ftguard.gates.forgetting import assess_forgetting
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit

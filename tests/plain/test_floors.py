@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import pytest_ftguard
+from pytest_ftguard.gates.catalogue import _ROWS
 from pytest_ftguard.store.fingerprint import MEASURING
 
 SOURCE = Path(pytest_ftguard.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
-    **dict.fromkeys(("errors", "files", "imports", "keys", "locks", "units"), GROUND := 0),
+    **dict.fromkeys(("current", "errors", "files", "imports", "keys", "locks", "units"), GROUND := 0),
     "specs": 1,
     "results": 2,
     "statistics": 3,
@@ -132,3 +133,23 @@ def test_every_public_name_can_be_had() -> None:
     assert sorted(pytest_ftguard.__all__) == list(pytest_ftguard.__all__)
     with pytest.raises(AttributeError, match="nothing_here"):
         _ = pytest_ftguard.nothing_here
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    """They read the imports that never run: the same names, each from the module that it is loaded from."""
+    tree = ast.parse(Path(pytest_ftguard.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {
+        alias.name: node.module.removeprefix("pytest_ftguard.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    }
+    assert imported == pytest_ftguard._HOME_OF
+    assert sorted(imported) == pytest_ftguard.__all__
+
+
+def test_the_helper_of_each_gate_is_a_public_name() -> None:
+    """The catalogue names it, and no other name begins as helpers do."""
+    helpers = dict(row.helper for row in _ROWS)
+    assert helpers == {name: home for name, home in pytest_ftguard._HOME_OF.items() if name.startswith("assert_")}

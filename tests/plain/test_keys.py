@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,10 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.keys import Origin
-from pytest_ftguard.settings.keys import BY_NAME, KEYS
+from pytest_ftguard.settings import keys
+from pytest_ftguard.settings.keys import BY_NAME, KEYS, keys_of_fields
+from pytest_ftguard.specs import Full, LoRA, Workload
+from pytest_ftguard.specs.values import Spec
 
 ORIGIN = Origin("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
 
@@ -134,3 +139,44 @@ def test_a_name_that_is_no_utf_8_is_refused() -> None:
     for name in ("json", "train", "model", "cache_dir"):
         with pytest.raises(ValueError, match="not valid UTF-8"):
             parse(name, "a\udcff")
+
+
+@pytest.mark.parametrize("kind", [Workload, Full, LoRA])
+def test_each_field_of_a_spec_is_a_setting_with_a_meaning(kind: type[Spec]) -> None:
+    """Option, key and help follow from the field; what no setting fills is named where the others are made."""
+    names = keys_of_fields(kind)
+    assert {item.name for item in fields(kind)} - set(names) <= set(keys._NO_SETTINGS)  # type: ignore[arg-type]
+    assert all(len(BY_NAME[name].help) > 10 for name in names.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dummy(Spec):
+    """A spec of this test.
+
+    Attributes:
+        warmup: Steps of the warm-up, which
+            come first. They count.
+        share: A share of "100%"; None is all of it.
+        words: What is switched on.
+        shuffled: Whether the text is shuffled.
+    """
+
+    warmup: int = 10
+    share: float | None = None
+    words: Mapping[str, Any] = field(default_factory=dict)
+    shuffled: bool = False
+
+
+def test_a_new_field_needs_no_second_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its type says how its text is read, and its line in the docstring what help and reference say of it."""
+    monkeypatch.setattr(keys, "_PREFIXES", {Dummy: "dummy_"})
+    made = {key.name: key for key in keys._keys(Dummy)}
+    assert {name: (key.help, key.flag) for name, key in made.items()} == {
+        "dummy_warmup": ("steps of the warm-up, which come first (10)", False),
+        "dummy_share": ('a share of "100%%" (all of it)', False),
+        "dummy_words": ("what is switched on; lines of name=value", False),
+        "dummy_shuffled": ("whether the text is shuffled", True),
+    }
+    values = {"warmup": "12", "share": "0.5", "words": "a=1", "shuffled": "no"}
+    read = {name: made[f"dummy_{name}"].read(text, ORIGIN).value for name, text in values.items()}
+    assert Dummy(**read) == Dummy(warmup=12, share=0.5, words={"a": 1}, shuffled=False)

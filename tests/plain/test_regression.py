@@ -23,8 +23,8 @@ from pytest_ftguard.accepting.history import AcceptedFile, History, read_history
 from pytest_ftguard.accepting.record import PairRecord, record_pair
 from pytest_ftguard.accepting.since import differing_work, gap_change, paired_seeds, settings_since
 from pytest_ftguard.comparison.problem import Problem
+from pytest_ftguard.current import active_test
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Verdict, decide

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from pytest_ftguard.current import active_test
 from pytest_ftguard.errors import ConfigurationError, FtguardError
-from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.quality import assert_loss_gap
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict

@@ -20,9 +20,9 @@ from pytest_ftguard.accepting.helper import assert_no_regression
 from pytest_ftguard.accepting.history import AcceptedFile, History
 from pytest_ftguard.accepting.record import record_pair
 from pytest_ftguard.comparison.grouping import by_baseline, trained_variants
+from pytest_ftguard.current import active_test
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError, GateFailure
 from pytest_ftguard.files import write_all
-from pytest_ftguard.gates.current import active_test
 from pytest_ftguard.gates.limits import GROWTH, SHARE, Limit
 from pytest_ftguard.gates.rule import Rule, confidence_at_timing
 from pytest_ftguard.gates.step_time import assess_time, time_problems, why_time_again

@@ -73,10 +73,10 @@ for name in ("worst", "other"):
     add_gate(GateRow(name, name, key, ("assert_it", "light")))
 """
 LOOK = """
-from pytest_ftguard.plugin.session import SESSION
+from pytest_ftguard.plugin.run import RUN
 
 def test_it(request):
-    worst, other = (request.config.stash[SESSION].settings.get(f"max_{name}") for name in ("worst", "other"))
+    worst, other = (request.config.stash[RUN].session.settings.get(f"max_{name}") for name in ("worst", "other"))
     assert (worst.value.value, worst.origin.kind) == (0.5, "ini")
     assert (other.value.value, other.origin.kind) == (0.7, "command line")
 """

@@ -185,7 +185,7 @@ def test_precedence_is_marker_command_line_environment_ini(
     project.makepyfile(
         """
         import pytest
-        from pytest_ftguard.gates.current import active_test
+        from pytest_ftguard.current import active_test
 
         def found(name):
             return active_test.get().setting(name)

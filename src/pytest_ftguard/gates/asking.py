@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pytest_ftguard.current import active_test, find_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded
 from pytest_ftguard.gates.catalogue import argument_of, argument_setting
-from pytest_ftguard.gates.current import active_test, find_test
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
 from pytest_ftguard.gates.verdict import Verdict, needs_seeds

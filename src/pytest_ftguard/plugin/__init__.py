@@ -1,7 +1,8 @@
 """pytest's edge: here its objects become plain data. The names below are what pytest finds in a plugin."""
 
+from __future__ import annotations
+
 from pytest_ftguard.plugin.fixtures import (
-    Ftguard,
     ftguard,
     ftguard_full,
     ftguard_lora,
@@ -30,7 +31,6 @@ from pytest_ftguard.plugin.hooks import (
 )
 
 __all__ = [
-    "Ftguard",
     "ftguard",
     "ftguard_full",
     "ftguard_lora",

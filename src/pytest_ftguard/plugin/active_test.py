@@ -10,9 +10,9 @@ import pytest
 
 from pytest_ftguard.errors import ConfigurationError, GateFailure
 from pytest_ftguard.files import write_all
-from pytest_ftguard.plugin.forks import forked
 from pytest_ftguard.plugin.given import GivenVerdicts
 from pytest_ftguard.plugin.properties import without_ours
+from pytest_ftguard.plugin.run import forked
 from pytest_ftguard.plugin.xdist import name_of
 from pytest_ftguard.settings.markers import limits_of
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.comparison.problem import Problem
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.keys import Setting
+    from pytest_ftguard.plugin.run import CurrentTest
     from pytest_ftguard.plugin.session import Session
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.settings.reading import Settings
@@ -38,25 +39,21 @@ class TestRecord:
     """What the assertion helpers see of the test that is running.
 
     Args:
-        item: The test.
+        test: What stands for the test, since its start.
         session: What this pytest process holds.
         name: What tells it from every other test of the run.
 
     Attributes:
-        attempt: How many times the test was started.
-        is_over: Whether it has ended, its teardown included.
         has_forgotten: Whether an earlier attempt gave verdicts.
     """
 
-    def __init__(self, item: pytest.Item, session: Session, name: str) -> None:
+    def __init__(self, test: CurrentTest, session: Session, name: str) -> None:
         self.name = name
-        self._item = item
+        self._test = test
+        self._item = test.item
         self._session = session
         self._settings = session.settings
-        self._number = session.tests_started
         self.planned: list[Verdict] = []
-        self.attempt = 0
-        self.is_over = False
         self.has_forgotten = False
         self._accepted: AcceptedFiles | None = None
         self._forget()
@@ -65,17 +62,23 @@ class TestRecord:
         """Return pytest's name of the test."""
         return self._item.nodeid
 
+    @property
+    def attempt(self) -> int:
+        """How many times the test was started."""
+        return self._test.attempt
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, its teardown included."""
+        return self._test.is_over
+
     def start(self) -> None:
         """Forget an earlier attempt of the test: a rerun starts with its properties."""
-        self.attempt += 1
         self.has_forgotten |= len(self._given) > 0
         self._forget()
 
     def _forget(self) -> None:
         self.call_is_over = False
-        self._process = os.getpid()
-        self._session.forks.take(self._number)
-        self._has_reported = {"made": False, "logged": False, "repeated": False, "unpassed": False}
         self._unhandled: list[BaseException] = []
         self._given = GivenVerdicts(self._item)
         self._has_failed = False
@@ -98,7 +101,7 @@ class TestRecord:
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting of the marker, or else of command line, environment or ini file."""
-        self._refuse_forked_process()
+        self._test.refuse_forked_process()
         return self.marker.get(name) or self._settings.get(name)
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
@@ -172,7 +175,7 @@ class TestRecord:
         """Keep a verdict and what it is about, and put it among the properties that JUnit XML shows."""
         from dataclasses import replace
 
-        self._refuse_forked_process()
+        self._test.refuse_forked_process()
         self._session.show(variants)
         verdict = replace(verdict, attempts=max(1, self.attempt))
         if self.is_planned:
@@ -182,32 +185,22 @@ class TestRecord:
         if self.is_over:
             self._session.outbox.add_late(self, verdict)
 
-    def _refuse_forked_process(self) -> None:
-        if os.getpid() != self._process:
-            self._session.forks.mark(self._number)
-            raise forked(self)
-
     def note(self, text: str) -> None:
         """Have the summary say something, once."""
         self._session.outbox.note(text)
 
     def note_made(self, report: pytest.TestReport) -> None:
-        """Note that a report was made, which a plugin may still drop; say so if it hides that a gate failed."""
-        seen = self._has_reported
-        seen["made"] |= report.when == "call"
-        seen["unpassed"] |= not report.passed
+        """Say so if a test has passed although its gate has failed; to be called for each report that was made."""
         failed = [verdict for verdict in self._given if verdict.status == "FAIL"]
-        if report.when == "teardown" and failed and not seen["unpassed"]:
+        if report.when == "teardown" and failed and not self._test.seen["unpassed"]:
             self.note(
                 f"{self} passed although its gate {failed[0].title} ended FAIL: the error was caught or lost, for "
                 "example by pytest.raises or in a task that nobody awaits: let it reach the test"
             )
 
     def note_logged(self, report: pytest.TestReport) -> None:
-        """Note that a report was not dropped, and leave the properties to the attempt that counts."""
-        seen = self._has_reported
-        seen["logged"] |= report.when == "call"
-        seen["repeated"] |= report.outcome == "rerun"  # type: ignore[comparison-overlap]  # pytest-rerunfailures
+        """Leave the properties to the attempt that counts; to be called for each report that was not dropped."""
+        seen = self._test.seen
         if report.when == "teardown" and (seen["repeated"] or (seen["made"] and not seen["logged"])):
             report.user_properties = without_ours(report.user_properties)
 
@@ -219,7 +212,7 @@ class TestRecord:
         """Raise what ended a thread of the test, or a helper in a forked process, if the test has not failed yet."""
         if self._unhandled:
             raise self._unhandled.pop(0)
-        if self._session.forks.take(self._number) and not self._has_reported["unpassed"]:
+        if self._test.take_fork() and not self._test.seen["unpassed"]:
             raise forked(self)
 
     def news(self) -> dict[str, Any]:

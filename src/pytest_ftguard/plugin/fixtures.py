@@ -1,129 +1,62 @@
-"""The fixtures: what a test asks for, and what it gets."""
+"""The fixtures. Every pytest run loads this module, so what they do is imported when one is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.plugin.session import SESSION, Session
-from pytest_ftguard.settings.markers import limits_of, memory_budget
-from pytest_ftguard.settings.reading import Settings
-
 if TYPE_CHECKING:
+    from pytest_ftguard.plugin.providing import Ftguard
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.specs import Full, Variant, Workload
 
-__all__ = ["Ftguard", "ftguard", "ftguard_full", "ftguard_lora", "ftguard_workload", "full_variant", "lora_variant"]
-
-Spec = TypeVar("Spec")
-
-
-class Ftguard:
-    """What the fixture `ftguard` gives to a test.
-
-    Attributes:
-        settings: What command line, environment and ini file set.
-    """
-
-    def __init__(self, request: pytest.FixtureRequest, ours: Session) -> None:
-        self._request = request
-        self._session = ours
-        self.settings: Settings = ours.settings
-
-    @property
-    def limits(self) -> Settings:
-        """What the test's markers set, those included that were added while it runs."""
-        return limits_of(self._request.node)
-
-    def train(self, variant: Variant, workload: Workload | None = None) -> TrainedVariant:
-        """Return a variant trained with every seed of the workload; in one run nothing is trained twice.
-
-        Args:
-            variant: `Full`, `LoRA`, `Peft`, or a variant of your own; LoRA's learning rate is by default ten times that
-                of `ftguard_full`.
-            workload: What is held fixed; the fixture `ftguard_workload` by default.
-        """
-        return self._session.train(
-            lambda: variant,  # a class, with its brackets forgotten, is no variant
-            lambda: workload or _spec(self._request, "ftguard_workload"),
-            lambda: _spec(self._request, "ftguard_full"),
-            [memory_budget(self._request.node)],
-        )
+__all__ = ["ftguard", "ftguard_full", "ftguard_lora", "ftguard_workload", "full_variant", "lora_variant"]
 
 
 @pytest.fixture(scope="session")
 def ftguard_workload(pytestconfig: pytest.Config) -> Workload:
     """What is held fixed while the variants are compared; made from options and ini keys unless overridden."""
-    return _from_settings(pytestconfig, "ftguard_workload", Settings.workload)
+    from pytest_ftguard.plugin.providing import workload_of
+
+    return workload_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def ftguard_full(pytestconfig: pytest.Config) -> Full:
     """Full fine-tuning; made from options and ini keys unless overridden."""
-    return _from_settings(pytestconfig, "ftguard_full", Settings.full)
+    from pytest_ftguard.plugin.providing import full_of
+
+    return full_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def ftguard_lora(pytestconfig: pytest.Config) -> Variant:
     """The candidate, LoRA or what ftguard_adapter_config says; made from options and ini keys unless overridden."""
-    return _from_settings(pytestconfig, "ftguard_lora", Settings.lora)
+    from pytest_ftguard.plugin.providing import lora_of
 
-
-def _from_settings(config: pytest.Config, name: str, make: Callable[[Settings], Spec]) -> Spec:
-    ours = config.stash[SESSION]
-    ours.outbox.made_of_settings.add(name)
-    try:
-        made = make(ours.settings)
-    except ConfigurationError as error:
-        failure = pytest.fail.Exception(f"ftguard: {error}", pytrace=False)
-    else:
-        ours.specs_of_settings.append(made)
-        return made
-    raise failure
-
-
-def _spec(request: pytest.FixtureRequest, name: str) -> Any:
-    """Return the value of a fixture, and note whether it is overridden without a use for the settings."""
-    value = request.getfixturevalue(name)
-    ours = request.config.stash[SESSION]
-    if name not in ours.outbox.made_of_settings:
-        ours.outbox.overridden.add(name)
-    return value
+    return lora_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def full_variant(request: pytest.FixtureRequest) -> TrainedVariant:
     """The model after full fine-tuning, one trial per seed; trained on first use, once per pytest run."""
-    return _session_variant(request, "ftguard_full")
+    from pytest_ftguard.plugin.providing import session_variant
+
+    return session_variant(request, "ftguard_full")
 
 
 @pytest.fixture(scope="session")
 def lora_variant(request: pytest.FixtureRequest) -> TrainedVariant:
     """The model after LoRA, one trial per seed; trained on first use, once per pytest run."""
-    return _session_variant(request, "ftguard_lora")
+    from pytest_ftguard.plugin.providing import session_variant
 
-
-def _session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVariant:
-    ours, name = request.config.stash[SESSION], request.fixturename or ""
-    ours.session_variants_to_come.discard(name)
-    ours.overrides.note_made(name)
-    why_not = ours.overrides.why_not_train(name)
-    # The specs are asked for by name so that a disabled run does not even prepare their data.
-    trained = ours.train(
-        lambda: _spec(request, fixture),
-        lambda: _spec(request, "ftguard_workload"),
-        lambda: _spec(request, "ftguard_full"),
-        ours.fixture_budgets.get(name, []),
-        why_not,
-    )
-    ours.overrides.note_trained(name, trained, spared=why_not is not None)
-    return trained
+    return session_variant(request, "ftguard_lora")
 
 
 @pytest.fixture
 def ftguard(request: pytest.FixtureRequest) -> Ftguard:
     """Train further variants inside a test, and read its limits."""
-    return Ftguard(request, request.config.stash[SESSION])
+    from pytest_ftguard.plugin.providing import ftguard_of
+
+    return ftguard_of(request)

@@ -1,37 +1,20 @@
-"""Hooks that are registered for the runs that need them, and those that need an object of their own."""
+"""Hooks that are registered for the runs that need them."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, GateFailure
+from pytest_ftguard.plugin.run import FIXTURES
 from pytest_ftguard.settings.markers import find_problem
 
 if TYPE_CHECKING:
     from pytest_ftguard.plugin.session import Session
 
-__all__ = ["FIXTURES", "Accepting", "Collector", "Plan"]
-
-FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
-
-
-class Collector:
-    """Keeps what reports bring; an object of its own, because pytest's hook for reports names no configuration."""
-
-    def __init__(self, ours: Session) -> None:
-        self._session = ours
-
-    @pytest.hookimpl(tryfirst=True)  # before JUnit XML takes the properties
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the trials and verdicts of a report."""
-        if self._session.test is not None:
-            self._session.test.note_logged(report)
-        parcel = getattr(report, "ftguard", None)
-        if parcel:
-            self._session.take(parcel)
+__all__ = ["Accepting", "Plan"]
 
 
 class Plan:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
 from pytest_ftguard.plugin.active_test import TestRecord
-from pytest_ftguard.plugin.forks import Forks
 from pytest_ftguard.plugin.outbox import Outbox
 from pytest_ftguard.plugin.overrides import Overrides
 from pytest_ftguard.plugin.received import Received
@@ -20,28 +19,25 @@ from pytest_ftguard.plugin.xdist import is_worker, process_name
 if TYPE_CHECKING:
     from pytest_ftguard.gates.calibration import Calibration
     from pytest_ftguard.keys import Setting
+    from pytest_ftguard.plugin.run import CurrentTest, Run
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.settings.reading import Settings
     from pytest_ftguard.specs import Full, Variant, Workload
 
-__all__ = ["SESSION", "Session"]
+__all__ = ["Session"]
 
 
 class Session:
-    """What one pytest process holds.
+    """What one pytest process holds once it uses the plugin.
 
     Args:
-        config: pytest's configuration.
+        run: The run of pytest.
         settings: What command line, environment and ini file set.
 
     Attributes:
-        test: The test that is running.
         received: What has reached this process.
         outbox: What is to be told.
         overrides: Which specs hold for which test.
-        forks: Tells of helpers in forked processes.
-        tests_started: Number of tests that were started.
-        collected: pytest's names of all tests, also of those that were then left out.
         specs_of_settings: The specs that fixtures made of settings, as they gave them: only these does an ini key
             change.
         session_variants_to_come: The session's variants that are asked for and not made yet.
@@ -49,24 +45,26 @@ class Session:
         tests_to_come: Number of tests after the present one that train variants of their own.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        self.config = config
+    def __init__(self, run: Run, settings: Settings) -> None:
+        self.config = run.config
         self.settings = settings
-        self.test: TestRecord | None = None
         self.received = Received()
-        self.workshop = Workshop(config, settings)
-        self.outbox = Outbox(process_name(config), self.workshop)
+        self.workshop = Workshop(run.config, settings, run.folder)
+        self.outbox = Outbox(process_name(run.config), self.workshop)
         self.overrides = Overrides()
-        self.forks = Forks()
-        self.collected: Sequence[str] = ()
         self.specs_of_settings: list[object] = []
         self.session_variants_to_come: set[str] = set()
         self.fixture_budgets: dict[str, list[Setting | None]] = {}
         self.tests_to_come = 0
-        self.tests_started = 0
+        self._run = run
         self._has_noted_unused = False
         self._calibrations: tuple[Calibration, ...] | None = None
         self._skips: list[BaseException] = []
+
+    @property
+    def test(self) -> TestRecord | None:
+        """The test that is running."""
+        return None if self._run.test is None else self._run.test.opened()
 
     @property
     def is_planned(self) -> bool:
@@ -171,7 +169,7 @@ class Session:
         from pytest_ftguard.accepting.unused import find_unused, unused_note
         from pytest_ftguard.plugin.collected import collected
 
-        found = collected(self.config, {*self.collected, *tests})
+        found = collected(self.config, {*self._run.collected, *tests})
         for unused in find_unused(folder, found.names, found.has_looked_for):
             self.outbox.note(unused_note(unused, found.names))
 
@@ -181,10 +179,12 @@ class Session:
         places = {name: [setting.origin.name for setting in self.settings.of_fixture(name)] for name in unused}
         return {name: found for name, found in places.items() if found}
 
-    def new_test(self, item: pytest.Item) -> TestRecord:
-        """Return the record of a test that starts now."""
-        self.tests_started += 1
-        return TestRecord(item, self, f"{process_name(self.config)}-{self.tests_started}")
+    def new_test(self, test: CurrentTest) -> TestRecord:
+        """Return the record of a test, which starts now or is running already."""
+        self.tests_to_come -= "ftguard" in getattr(test.item, "fixturenames", ())
+        if test.attempt:
+            self.overrides.start(test.item)
+        return TestRecord(test, self, f"{process_name(self.config)}-{test.number}")
 
     def pack(self, error: BaseException | None) -> dict[str, object] | None:
         """Return what the test that is running has come to, for its report; None if there is nothing new.
@@ -203,16 +203,13 @@ class Session:
 
     def left_over(self) -> list[dict[str, object]]:
         """Return what no report has brought."""
-        if self.forks.take():
+        if self._run.forks.take():
             self.outbox.problems.append("ftguard: a helper was called in a forked process after its test was over")
         return self.outbox.left_over()
 
     def _skip(self, reason: str) -> BaseException:
         self._skips.append(pytest.skip.Exception(reason))
         return self._skips[-1]
-
-
-SESSION: Final = pytest.StashKey[Session]()
 
 
 def _failure(message: str) -> BaseException:

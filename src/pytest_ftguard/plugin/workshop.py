@@ -6,11 +6,12 @@ import uuid
 from typing import TYPE_CHECKING
 
 from pytest_ftguard.plugin.progress import ProgressDisplay
-from pytest_ftguard.plugin.xdist import SharedFolder, disturbance
+from pytest_ftguard.plugin.xdist import disturbance
 
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_ftguard.plugin.xdist import SharedFolder
     from pytest_ftguard.running.lab import Lab
     from pytest_ftguard.settings.reading import Settings
     from pytest_ftguard.store.store import Store
@@ -24,17 +25,18 @@ class Workshop:
     Args:
         config: pytest's configuration.
         settings: What the user set.
+        folder: What the processes of the run share.
 
     Attributes:
         lab: The lab; None until it is opened.
         store: The store; None until the lab is opened.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, folder: SharedFolder) -> None:
         self._config = config
         self._settings = settings
         self._progress = ProgressDisplay(config)
-        self.folder = SharedFolder(config)
+        self._folder = folder
         self.lab: Lab | None = None
         self.store: Store | None = None
 
@@ -48,13 +50,13 @@ class Workshop:
             self.store = self._open_store()
             chosen = self._settings.get("executor")
             name, origin = (chosen.value, chosen.origin.name) if chosen else (DEFAULT_EXECUTOR, "default")
-            executor = make_executor(name, ExecutorOptions(self.folder.place, disturbance(self._config)), origin)
+            executor = make_executor(name, ExecutorOptions(self._folder.place, disturbance(self._config)), origin)
             options = LabOptions(
                 device=self._settings.value("device", "auto"),
                 timeout_seconds=self._settings.value("timeout", None),
                 keep_at_most_bytes=self._settings.keep_at_most_bytes,
                 foretell=self._settings.value("forecast", "yes") == "yes",
-                root=self.folder.place,
+                root=self._folder.place,
             )
             self.lab = Lab(options, executor, self._progress.show, self.store)
         return self.lab
@@ -65,11 +67,11 @@ class Workshop:
         chosen = self._settings.store(self._config.rootpath)
         if chosen is None:
             # One that ends with the run: the workers of xdist share what they train, and with nobody else.
-            chosen = StoreOptions(self.folder.make() / "store", keeps_weights=False)
-        return Store(chosen, self.folder.place.name if self.folder.place else uuid.uuid4().hex)
+            chosen = StoreOptions(self._folder.make() / "store", keeps_weights=False)
+        return Store(chosen, self._folder.place.name if self._folder.place else uuid.uuid4().hex)
 
     def close(self) -> None:
         """End what is running and remove what was written."""
         if self.lab is not None:
             self.lab.close()
-        self.folder.remove()
+        self._folder.remove()

@@ -1,7 +1,4 @@
-"""Ini file, command line, environment and marker become settings and specs; this is the only parser of them.
-
-Every pytest run imports this module, so whatever takes time to import is imported where it is needed.
-"""
+"""Ini file, command line, environment and marker become settings and specs; this is the only parser of them."""
 
 from __future__ import annotations
 
@@ -16,18 +13,17 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
 from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Key, Origin, Setting
 from pytest_ftguard.settings.ini import early_value, ini_overrides, ini_values
-from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE
+from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE, keys_of_fields, required_fields
+from pytest_ftguard.specs import Full, LoRA, Peft, Workload
 
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_ftguard.specs import Full, LoRA, Peft, Workload
     from pytest_ftguard.store.store import StoreOptions
 
 
 __all__ = [
     "Settings",
-    "add_options",
     "marker_problem",
     "marker_settings",
     "read_early",
@@ -48,7 +44,7 @@ _CACHE_BYTES: Final = 1000**3
 _OF_ONES_OWN: Final = "; the limit of a gate of your own is known once ftguard_gates names the gate's module"
 
 
-_LORA_ALONE: Final = ("r", "alpha", "dropout", "target_modules")
+# What a configuration of peft's does not say.
 _RATE: Final = ("learning_rate", "search_learning_rate")
 
 
@@ -80,24 +76,18 @@ class Settings:
         Raises:
             ConfigurationError: The model or a text is not set, or a value is not allowed.
         """
-        from dataclasses import fields
-
-        from pytest_ftguard.specs import Workload
-
-        missing = [f"{INI_PREFIX}{name}" for name in ("model", "train", "validation") if name not in self._values]
+        missing = [f"{INI_PREFIX}{name}" for name in required_fields(Workload) if name not in self._values]
         if missing:
             message = (
                 f"nothing says what to train: set {', '.join(missing)} in the ini file, "
                 "or override the fixture ftguard_workload in conftest.py"
             )
             raise ConfigurationError(message)
-        return self._make(Workload, {item.name: item.name for item in fields(Workload)})
+        return self._make(Workload, keys_of_fields(Workload))
 
     def full(self) -> Full:
         """Return the full variant that the settings describe."""
-        from pytest_ftguard.specs import Full
-
-        return self._make(Full, {name: f"full_{name}" for name in ("learning_rate", "search_learning_rate")})
+        return self._make(Full, keys_of_fields(Full))
 
     def lora(self) -> LoRA | Peft:
         """Return the candidate that the settings describe: LoRA, or what a configuration of peft's says.
@@ -105,16 +95,13 @@ class Settings:
         Raises:
             ConfigurationError: A value is not allowed, or two of them say what the candidate is.
         """
-        from pytest_ftguard.specs import LoRA
-
         if (config := self._values.get("adapter_config")) is not None:
             return self._peft(config)
-        return self._make(LoRA, {name: f"lora_{name}" for name in (*_LORA_ALONE, *_RATE)})
+        return self._make(LoRA, keys_of_fields(LoRA))
 
     def _peft(self, config: Setting) -> Peft:
-        from pytest_ftguard.specs import Peft
-
-        others = [key for key in (f"lora_{name}" for name in _LORA_ALONE) if key in self._values]
+        keys = keys_of_fields(LoRA)
+        others = [key for name, key in keys.items() if name not in _RATE and key in self._values]
         if others:
             second = self._values[others[0]]
             message = (
@@ -122,9 +109,9 @@ class Settings:
                 f"what the candidate is: remove one of them, or set the value in {config.value!r}"
             )
             raise ConfigurationError(message)
-        names = {name: f"lora_{name}" for name in _RATE}
+        rate = {name: keys[name] for name in _RATE}
         try:
-            made = self._make(lambda **rate: Peft(Path(config.value), **rate), names)
+            made = self._make(lambda **values: Peft(Path(config.value), **values), rate)
         except ConfigurationError as error:
             known = any(setting.origin.name in str(error) for setting in self._values.values())
             raise ConfigurationError(str(error) if known else f"{error} (set by {config.origin.name})") from None
@@ -138,25 +125,16 @@ class Settings:
 
     def of_fixture(self, name: str) -> list[Setting]:
         """Return the settings that the fixture `ftguard_workload`, `ftguard_full` or `ftguard_lora` is made of."""
-        from pytest_ftguard.specs import Workload
-
-        prefixes = {"ftguard_full": ("full_",), "ftguard_lora": ("lora_", "adapter_config")}.get(name)
-        fields = Workload.__dataclass_fields__
-        return [
-            setting
-            for key, setting in self._values.items()
-            if (key in fields if prefixes is None else key.startswith(prefixes))
-        ]
+        kinds = {"ftguard_workload": Workload, "ftguard_full": Full, "ftguard_lora": LoRA}
+        names = {*keys_of_fields(kinds[name]).values(), *(["adapter_config"] if name == "ftguard_lora" else [])}
+        return [setting for key, setting in self._values.items() if key in names]
 
     def check_specs(self) -> None:
         """Raise the error of a value that no spec would take, before anything runs."""
-        from pytest_ftguard.specs import Workload
-
-        # The model and the texts may come from a fixture; the other values are checked beside stand-ins for them.
-        names = [item for item in Workload.__dataclass_fields__ if item not in ("model", "train", "validation")]
-        self._make(
-            lambda **values: Workload(model="-", train="-", validation="-", **values), {name: name for name in names}
-        )
+        # The model and the texts may come from a fixture; the other values are checked next to stand-ins for them.
+        given: dict[str, Any] = dict.fromkeys(required_fields(Workload), "-")
+        names = {field: key for field, key in keys_of_fields(Workload).items() if field not in given}
+        self._make(lambda **values: Workload(**given, **values), names)
         if "task" in self._values:
             from pytest_ftguard.tasks import check_name
 
@@ -211,16 +189,6 @@ def said_of_task(name: str, setting: Setting | None) -> str:
     if setting is None or setting.value != name:
         return f"Workload.task is {name!r}"
     return f"{INI_PREFIX}task is {name!r} (set by {setting.origin.name})"
-
-
-def add_options(parser: pytest.Parser, keys: Iterable[Key]) -> None:
-    """Declare the option of each key, and its ini twin."""
-    group = parser.getgroup("ftguard", "full fine-tuning against LoRA (pytest-ftguard)")
-    for key in keys:
-        # default=None: an option that was not given must not hide the ini key.
-        action = {"action": "store_true"} if key.flag else {"action": "store", "metavar": key.name.upper()}
-        group.addoption(key.option, dest=key.ini, default=None, help=key.help, **action)
-        parser.addini(key.ini, key.help.replace("%%", "%"), default=None)
 
 
 def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_ftguard.specs.identity import content_of, fields_of, key_of, places_of
+from pytest_ftguard.specs.identity import content_of, fields_of, key_of, places_of, rows_of
 from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.methods.full import Full
 from pytest_ftguard.specs.methods.lora import LoRA
@@ -42,6 +42,7 @@ __all__ = [
     "rate_source",
     "readable_json",
     "register_variant",
+    "rows_of",
     "variant_from_dict",
     "variant_to_dict",
     "with_learning_rate",

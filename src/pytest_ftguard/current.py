@@ -1,4 +1,7 @@
-"""Which test is running, whichever thread or task asks."""
+"""Which test is running, whichever thread or task asks.
+
+Every pytest run imports this module, so the errors are imported where one is raised.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-
-from pytest_ftguard.errors import ConfigurationError, FtguardError, GateFailure
 
 if TYPE_CHECKING:
     from pytest_ftguard.gates.asking import ActiveTest
@@ -79,6 +80,8 @@ class RunningTests:
                 )
             return test
         if self._by_thread:
+            from pytest_ftguard.errors import ConfigurationError
+
             message = (
                 "several tests are running in this process, and the thread "
                 f"{threading.current_thread().name!r} does not say which one it works for: start it with "
@@ -90,6 +93,8 @@ class RunningTests:
     def require_none(self) -> None:
         """Raise the error of a helper that is called in a run of pytest, but in no test of it."""
         if self._sessions:
+            from pytest_ftguard.errors import ConfigurationError
+
             message = (
                 "a helper was called while no test was running, so neither summary nor report would show its verdict: "
                 "call it in a test, or in a fixture of one"
@@ -97,6 +102,8 @@ class RunningTests:
             raise ConfigurationError(message)
 
     def _on_thread_error(self, args: Any) -> None:
+        from pytest_ftguard.errors import FtguardError, GateFailure
+
         if isinstance(args.exc_value, FtguardError | GateFailure):
             test = find_known() or (self.find() if len(self._by_thread) == 1 else None)
             if test is not None and not test.is_over:
