@@ -17,7 +17,7 @@ OPTIONS: Final = {
         ("revision", False, "revision of the model on the hub"),
         ("tokenizer", False, "hub id or folder of the tokenizer, where it is not the model's own"),
         ("reference", False, "path of a general text whose loss is measured too, for both variants"),
-        ("task", False, "what the model is trained for: causal-lm, or module:Class of a task of yours (`pytest_ftguard.tasks.Task`)"),
+        ("task", False, "what the model is trained for: causal-lm, or module:Class of a task of yours (`pytest_ftguard.tasks`)"),
         ("block_size", False, "tokens in a sequence (128)"),
         ("batch_size", False, "sequences in a batch (4)"),
         ("steps", False, "optimizer steps (500)"),

@@ -44,7 +44,7 @@ class Workload(Spec):
         revision: Revision of the model on the hub.
         tokenizer: Hub id or folder of the tokenizer, where it is not the model's own.
         reference: Path of a general text whose loss is measured too, for both variants.
-        task: What the model is trained for: causal-lm, or module:Class of a task of yours (`pytest_ftguard.tasks.Task`).
+        task: What the model is trained for: causal-lm, or module:Class of a task of yours (`pytest_ftguard.tasks`).
             An installed package may have given its task a name.
         block_size: Tokens in a sequence.
         batch_size: Sequences in a batch.
