@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.results import SequenceLosses
 from pytest_ftguard.tasks import Task, check_name, find_task, path_of_own
 from pytest_ftguard.tasks.causal_lm import CausalLM
 
@@ -92,3 +95,51 @@ def test_a_name_is_checked_without_an_import() -> None:
     check_name("nowhere.rows:Rows", "it is")
     with pytest.raises(ConfigurationError, match="it is, which is no task"):
         check_name("causal_lm", "it is")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Evaluation examples made by hand."""
+
+    sequences: tuple[str, ...] = ("abc", "de")
+    tokens: tuple[int, ...] = (2, 1)
+    documents: tuple[int, ...] | None = None
+    repeated: int = 0
+    trained_on: int = 1
+    unknown: float = 0.5
+    digest: str = "digest"
+
+
+class Counting(CausalLM):
+    """A task with a loss of one nat for each letter, which may lose an example."""
+
+    most = 9
+
+    def nll(self, model: Any, sequences: Sequence[str], *, batch_size: int, bf16: bool) -> list[float]:
+        """Return the number of letters."""
+        return [float(len(sequence)) for sequence in sequences[: self.most]]
+
+
+def test_the_losses_of_a_task_hold_all_that_a_gate_rests_on() -> None:
+    """Those of each example with its tokens, and what is known of the text."""
+    losses = Counting().losses(cast(Any, None), Lines(documents=(0, 0)), batch_size=2, bf16=False)
+    assert losses == SequenceLosses((3.0, 2.0), (2, 1), (0, 0), "digest", 0, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "most", "words"),
+    [
+        ({}, 1, "Counting gave 1 losses of 2 examples"),
+        ({"tokens": (2,)}, 9, "gave 1 numbers of tokens of 2 examples"),
+        ({"tokens": (2, 0)}, 9, "gave an example of 0 tokens"),
+        ({"documents": (0,)}, 9, "gave 1 documents of 2 examples"),
+        ({"sequences": (), "tokens": ()}, 9, "gave no examples"),
+    ],
+)
+def test_losses_that_do_not_belong_to_the_examples_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], most: int, words: str
+) -> None:
+    """A gate would pair them with others."""
+    monkeypatch.setattr(Counting, "most", most)
+    with pytest.raises(ConfigurationError, match=words):
+        Counting().losses(cast(Any, None), Lines(**changes), batch_size=2, bf16=False)

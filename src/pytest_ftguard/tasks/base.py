@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, SequenceLosses
 from pytest_ftguard.specs import Workload
 
@@ -164,8 +165,12 @@ class Task(ABC):
         """
 
     def losses(self, model: nn.Module, examples: Evaluated, *, batch_size: int, bf16: bool) -> SequenceLosses:
-        """Return the losses of a model on evaluation examples; see `nll`."""
-        return SequenceLosses(
+        """Return the losses of a model on evaluation examples; see `nll`.
+
+        Raises:
+            ConfigurationError: What the task gave does not belong to the examples.
+        """
+        losses = SequenceLosses(
             nll=tuple(self.nll(model, examples.sequences, batch_size=batch_size, bf16=bf16)),
             tokens=tuple(examples.tokens),
             documents=None if examples.documents is None else tuple(examples.documents),
@@ -174,6 +179,11 @@ class Task(ABC):
             trained_on=examples.trained_on,
             unknown=examples.unknown,
         )
+        problem = _problem(losses, len(examples.sequences))
+        if problem is not None:
+            message = f"{type(self).__name__} gave {problem}: each example needs a loss, and at least one token"
+            raise ConfigurationError(message)
+        return losses
 
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return a batch of training examples, as the model is called with; `input_ids` must be in it.
@@ -227,3 +237,14 @@ class Task(ABC):
         Raises:
             ConfigurationError: It does not.
         """
+
+
+def _problem(losses: SequenceLosses, count: int) -> str | None:
+    """Return what is wrong with the losses of so many examples."""
+    found = {"losses": losses.nll, "numbers of tokens": losses.tokens, "documents": losses.documents}
+    for name, values in found.items():
+        if values is not None and len(values) != count:
+            return f"{len(values)} {name} of {count} examples"
+    if not count:
+        return "no examples"
+    return f"an example of {min(losses.tokens)} tokens" if min(losses.tokens) < 1 else None
