@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest_ftguard
 from pytest_ftguard import errors, specs
 from pytest_ftguard.gates.catalogue import GATES, MARKER_KEYS, argument_of
-from pytest_ftguard.keys import Key
+from pytest_ftguard.gates.setting import Key
 from pytest_ftguard.settings.keys import GROUPS
 from pytest_ftguard.specs import Full, LoRA, Workload
 

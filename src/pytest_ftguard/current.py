@@ -8,15 +8,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from pytest_ftguard.gates.asking import ActiveTest
-
-__all__ = ["RunningTests", "active_test", "find_test", "running"]
+__all__ = ["RunningTest", "RunningTests", "active_test", "find_test", "running"]
 
 
-active_test: ContextVar[ActiveTest | None] = ContextVar("ftguard_active_test")
+class RunningTest(Protocol):
+    """A test, as far as it matters here."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the test has ended, its teardown included."""
+
+    def note(self, text: str) -> None:
+        """Have the summary say something, once."""
+
+    def take_unhandled(self, error: BaseException) -> None:
+        """Keep an error of ours that ended a thread: the thread's end alone does not fail the test."""
+
+
+active_test: ContextVar[RunningTest | None] = ContextVar("ftguard_active_test")
 """The test of a context; None is a context that belongs to none. Most threads and some loops start without."""
 
 
@@ -25,7 +36,7 @@ class RunningTests:
 
     def __init__(self) -> None:
         self._sessions: list[Callable[[str], None]] = []
-        self._by_thread: dict[int, list[tuple[ActiveTest, frozenset[int | None]]]] = {}
+        self._by_thread: dict[int, list[tuple[RunningTest, frozenset[int | None]]]] = {}
         self._earlier_hook: Callable[[Any], Any] | None = None
 
     def open_session(self, report_problem: Callable[[str], None]) -> None:
@@ -45,7 +56,7 @@ class RunningTests:
                 threading.excepthook = self._earlier_hook
             self._earlier_hook = None
 
-    def enter(self, test: ActiveTest) -> None:
+    def enter(self, test: RunningTest) -> None:
         """Note that the calling thread starts a test."""
         if self._earlier_hook is None:  # pytest sets a hook of its own while it is configured
             self._earlier_hook = threading.excepthook
@@ -60,7 +71,7 @@ class RunningTests:
         if not tests:
             del self._by_thread[threading.get_ident()]
 
-    def find(self) -> ActiveTest | None:
+    def find(self) -> RunningTest | None:
         """Return the test that the calling thread works for; None outside of a run of pytest.
 
         Raises:
@@ -118,12 +129,12 @@ class RunningTests:
 running = RunningTests()
 
 
-def find_known() -> ActiveTest | None:
+def find_known() -> RunningTest | None:
     """Return the test of the present context, whether it is running or over; None if the context has none."""
     return active_test.get(None)
 
 
-def find_test() -> ActiveTest | None:
+def find_test() -> RunningTest | None:
     """Return the test that a helper is called for; None outside of pytest.
 
     The context says it best. A context without a test, or with one that is over (a loop that several tests share keeps

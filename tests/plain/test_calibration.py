@@ -19,7 +19,7 @@ from pytest_ftguard.gates.calibration import (
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.keys import Origin
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import LoRA, Peft, Variant, Workload, fields_of
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial

@@ -18,8 +18,8 @@ import pytest
 import pytest_ftguard
 from pytest_ftguard.gates.catalogue import GATES, MARKER_KEYS
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.json import json_report
 from pytest_ftguard.results import Breakdown, Memory, Start, TrialError
 from pytest_ftguard.settings.keys import KEYS

@@ -24,9 +24,9 @@ from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, 
 from pytest_ftguard.gates.memory import assess_memory
 from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import CurvePoint, Memory, Timing, TrainedVariant, Trial
 from pytest_ftguard.specs import LoRA
 from tests.plain.builders import FULL, LORA, WORKLOAD, changed, losses, trained, trial

@@ -17,7 +17,7 @@ from pytest_ftguard.store.fingerprint import MEASURING
 SOURCE = Path(pytest_ftguard.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 FLOORS = {
-    **dict.fromkeys(("current", "errors", "files", "imports", "keys", "locks", "units"), GROUND := 0),
+    **dict.fromkeys(("current", "errors", "files", "units"), GROUND := 0),
     "specs": 1,
     "results": 2,
     "statistics": 3,

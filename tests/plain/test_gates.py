@@ -21,8 +21,8 @@ from pytest_ftguard.gates.limits import (
 from pytest_ftguard.gates.memory import assess_memory
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.setting import Origin, Setting
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.results import CurvePoint, Memory, TrainedVariant, Trial, TrialError
 from pytest_ftguard.specs import Full, LoRA, Peft, Variant
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_ftguard.keys import Origin
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.settings import keys
 from pytest_ftguard.settings.keys import BY_NAME, KEYS, keys_of_fields
 from pytest_ftguard.specs import Full, LoRA, Workload

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, SHARE, Limit
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.assembly import Remarks, plan_summary, run_summary
 from pytest_ftguard.reporting.escaping import as_code, as_text
 from pytest_ftguard.reporting.github import append_summary

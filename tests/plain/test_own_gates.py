@@ -20,8 +20,8 @@ from pytest_ftguard.gates.catalogue import (
     share_limit,
 )
 from pytest_ftguard.gates.limits import Amount, Limit
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict, decide, invalid
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.settings.keys import BY_NAME, KEYS
 from pytest_ftguard.statistics import Interval
 from tests.plain.builders import FULL, LORA, summary_lines, trained, trial

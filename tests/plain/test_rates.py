@@ -15,8 +15,8 @@ from pytest_ftguard.gates.forgetting import assess_forgetting
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, Limit
 from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.results import CurvePoint, Parameters, TrainedVariant, Trial
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant, rate_source, with_learning_rate

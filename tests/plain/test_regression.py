@@ -27,8 +27,8 @@ from pytest_ftguard.current import active_test
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit, parse_regression_limit
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.setting import Origin, Setting
 from pytest_ftguard.gates.verdict import Verdict, decide
-from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.results import Memory, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, Peft, Variant, Workload
 from pytest_ftguard.statistics import change_of_gap, effort_to_settle

@@ -18,8 +18,8 @@ from pytest_ftguard.current import active_test
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.quality import assert_loss_gap
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.assembly import Remarks, plan_summary, run_summary
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.progress import progress_line

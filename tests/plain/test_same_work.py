@@ -14,9 +14,9 @@ from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.memory import assess_memory
 from pytest_ftguard.gates.quality import assert_loss_gap
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import Memory, Timing, TrainedVariant, TrialError
 from pytest_ftguard.specs import Workload, fields_of, places_of
 from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_ftguard.locks import held
 from pytest_ftguard.results import Breakdown, Timing, Trial
 from pytest_ftguard.running.local.leases import Neighbours, leased
 from pytest_ftguard.store.fingerprint import Fingerprint
+from pytest_ftguard.store.locks import held
 from pytest_ftguard.store.store import Store, StoreOptions
 
 from .builders import ENVIRONMENT, FULL, LORA, trial
@@ -466,7 +466,7 @@ def test_where_nothing_can_be_locked_the_training_goes_on(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("pytest_ftguard.locks.FileLock.acquire", refuse)
+    monkeypatch.setattr("pytest_ftguard.store.locks.FileLock.acquire", refuse)
     ours = store(tmp_path)
     with ours.lock(PARTS.key, lambda: None):
         ours.keep(PARTS, RESULT)
@@ -548,7 +548,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_entries(tmp_path: Path) -> N
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pytest_ftguard.locks import held
+from pytest_ftguard.store.locks import held
 with held([Path(sys.argv[1])], lambda: None):
     print("held", flush=True)
     time.sleep(60)

@@ -25,10 +25,10 @@ from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, Ft
 from pytest_ftguard.files import write_all
 from pytest_ftguard.gates.limits import GROWTH, SHARE, Limit
 from pytest_ftguard.gates.rule import Rule, confidence_at_timing
+from pytest_ftguard.gates.setting import Origin, Setting
 from pytest_ftguard.gates.step_time import assess_time, time_problems, why_time_again
 from pytest_ftguard.gates.timed_pair import assert_time_budget, with_times
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Origin, Setting
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.results import (

@@ -10,8 +10,8 @@ import pytest
 
 from pytest_ftguard.comparison.problem import Problem, failure_of
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict, give, invalid
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.reporting.json import json_report
 from pytest_ftguard.results import TrialError
 from pytest_ftguard.statistics import Interval

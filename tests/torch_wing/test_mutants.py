@@ -17,9 +17,9 @@ from pytest_ftguard.gates.limits import BYTES, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.memory import assess_memory
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.keys import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.training import adapters

@@ -10,7 +10,6 @@ from pytest_ftguard.specs import Variant, variant_to_dict
 from pytest_ftguard.units import format_bytes
 
 if TYPE_CHECKING:
-    from pytest_ftguard.accepting.history import History
     from pytest_ftguard.accepting.record import PairRecord, SideRecord
 
 __all__ = ["headline"]
@@ -19,13 +18,13 @@ _ALWAYS_SHOWN: Final = ("learning_rate", "alpha", "target_modules")
 _SHOWN_VERSIONS: Final = ("torch", "transformers", "peft")
 
 
-def headline(history: History) -> dict[str, str]:
+def headline(last: PairRecord, first: PairRecord) -> dict[str, str]:
     """Return the accepted result in a few lines: gap, losses, settings, training, and when and where it was measured.
 
     Args:
-        history: What the file holds.
+        last: What was accepted last.
+        first: What was accepted first.
     """
-    last, first = history.accepted, history.anchor
     lines = {
         "accepted": _accepted(last),
         "gap": f"{_gap(last)} nats per token, {last.candidate.variant.label} above {last.baseline.variant.label}",

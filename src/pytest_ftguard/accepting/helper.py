@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol, cast
+
 from pytest_ftguard.accepting.asked import Asked, Metric
+from pytest_ftguard.accepting.files import AcceptedFiles
 from pytest_ftguard.accepting.gate import accept, assess_regression
 from pytest_ftguard.accepting.metrics import MEASURES
 from pytest_ftguard.accepting.missing import missing_in_plan
+from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.asking import (
     ActiveTest,
@@ -23,6 +27,17 @@ from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import TrainedVariant
 
 __all__ = ["assert_no_regression"]
+
+
+class _AcceptingTest(ActiveTest, Protocol):
+    """The test that is running, which may have accepted results."""
+
+    @property
+    def accepted(self) -> AcceptedFiles:
+        """The files of results that were accepted for this test."""
+
+    def refusals(self) -> list[Problem]:
+        """Return why nothing may be accepted here and now, whatever was measured."""
 
 
 def assert_no_regression(
@@ -77,7 +92,7 @@ def assert_no_regression(
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=warns)
 
 
-def _accept(test: ActiveTest, asked: Asked) -> Verdict:
+def _accept(test: _AcceptingTest, asked: Asked) -> Verdict:
     """Queue what is accepted: it is written once the test has passed."""
     verdict, updated = accept(asked, test.refusals())
     if updated is not None:
@@ -85,11 +100,11 @@ def _accept(test: ActiveTest, asked: Asked) -> Verdict:
     return verdict
 
 
-def _test() -> ActiveTest:
+def _test() -> _AcceptingTest:
     test = find_test()
     if test is None:
         raise ConfigurationError("assert_no_regression finds what was accepted by the test's name: call it in a test")
-    return test
+    return cast("_AcceptingTest", test)
 
 
 def _limit(metric: str, argument: float | str | None) -> Limit:

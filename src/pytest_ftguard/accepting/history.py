@@ -66,7 +66,7 @@ def write_history(history: History) -> str:
     moved = history.anchor != history.accepted
     content = {
         "test": history.test,
-        "headline": headline(history),
+        "headline": headline(history.accepted, history.anchor),
         "schema": _SCHEMA,
         "accepted": history.accepted.to_dict(),
         "anchor": history.anchor.to_dict() if moved else None,  # None: the last is the first

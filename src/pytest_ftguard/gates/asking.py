@@ -5,23 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
-from pytest_ftguard.current import active_test, find_test
+from pytest_ftguard import current
+from pytest_ftguard.current import RunningTest, active_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded
 from pytest_ftguard.gates.catalogue import argument_of, argument_setting
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
+from pytest_ftguard.gates.setting import Setting
 from pytest_ftguard.gates.verdict import Verdict, needs_seeds
-from pytest_ftguard.keys import Setting
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import key_of
 from pytest_ftguard.statistics import SeedNoise
-
-if TYPE_CHECKING:
-    from pytest_ftguard.accepting.files import AcceptedFiles
-    from pytest_ftguard.comparison.problem import Problem
-
 
 __all__ = [
     "ActiveTest",
@@ -49,23 +45,12 @@ Gate = Callable[[TrainedVariant, TrainedVariant, Limit, Rule], Verdict]
 """A function that judges a candidate against a baseline, by a limit and a rule."""
 
 
-class ActiveTest(Protocol):
+class ActiveTest(RunningTest, Protocol):
     """The test that is running: it knows the limits that were set, and keeps the verdicts."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the test has ended, its teardown included."""
 
     @property
     def is_planned(self) -> bool:
         """Whether the variants are planned only, and not trained."""
-
-    @property
-    def accepted(self) -> AcceptedFiles:
-        """The files of results that were accepted for this test."""
-
-    def refusals(self) -> list[Problem]:
-        """Return why nothing may be accepted here and now, whatever was measured."""
 
     def setting(self, name: str) -> Setting | None:
         """Return a setting from the marker, the command line, the environment or the ini file."""
@@ -76,11 +61,14 @@ class ActiveTest(Protocol):
     def record(self, verdict: Verdict, variants: Sequence[TrainedVariant]) -> None:
         """Keep a verdict, and the variants that it is about, for the summary and the files."""
 
-    def note(self, text: str) -> None:
-        """Have the summary say something, once."""
 
-    def take_unhandled(self, error: BaseException) -> None:
-        """Keep an error of ours that ended a thread: the thread's end alone does not fail the test."""
+def find_test() -> ActiveTest | None:
+    """Return the test that a helper is called for; None outside of pytest.
+
+    Raises:
+        ConfigurationError: No test is running, or it cannot be known which one called.
+    """
+    return cast("ActiveTest | None", current.find_test())
 
 
 def check_pair(helper: str, candidate: object, baseline: object, usage: str = "lora_variant, full_variant") -> None:

@@ -25,7 +25,7 @@ from pytest_ftguard.gates.limits import (
     parse_regression_limit,
     parse_share_limit,
 )
-from pytest_ftguard.keys import Key, Origin, Setting, choice_of, number_of
+from pytest_ftguard.gates.setting import Key, Origin, Setting, choice_of, number_of
 
 __all__ = [
     "GATES",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.keys import Origin, Setting
+from pytest_ftguard.gates.setting import Origin, Setting
 from pytest_ftguard.units import decimals_apart, format_bytes, format_bytes_apart, parse_bytes, parse_share
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates.catalogue import GATES, row_of, title_of
 from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, PERPLEXITY, SHARE, Limit
-from pytest_ftguard.keys import Origin
+from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 

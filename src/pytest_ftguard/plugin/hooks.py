@@ -19,8 +19,8 @@ from pytest_ftguard.plugin.run import FIXTURES, RUN, Run
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_ftguard.gates.asking import ActiveTest
-    from pytest_ftguard.keys import Key
+    from pytest_ftguard.current import RunningTest
+    from pytest_ftguard.gates.setting import Key
 
 LEFT_OVER: Final = "ftguard_left_over"
 _MARKER: Final = "ftguard"
@@ -158,8 +158,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Let the assertion helpers know which test is running."""
     run = item.config.stash[RUN]
     test = run.start(item)
-    token = active_test.set(cast("ActiveTest", test))
-    running.enter(cast("ActiveTest", test))
+    token = active_test.set(cast("RunningTest", test))
+    running.enter(cast("RunningTest", test))
     try:
         return (yield)
     finally:

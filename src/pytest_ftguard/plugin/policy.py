@@ -12,7 +12,7 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.limits import SHARE, Limit
 from pytest_ftguard.gates.memory import forecast_text, foretell_memory
-from pytest_ftguard.keys import Setting
+from pytest_ftguard.gates.setting import Setting
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.lab import Lab
 from pytest_ftguard.running.search import find_learning_rate

@@ -18,7 +18,7 @@ from pytest_ftguard.plugin.xdist import is_worker, process_name
 
 if TYPE_CHECKING:
     from pytest_ftguard.gates.calibration import Calibration
-    from pytest_ftguard.keys import Setting
+    from pytest_ftguard.gates.setting import Setting
     from pytest_ftguard.plugin.run import CurrentTest, Run
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.settings.reading import Settings

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.imports import entry_points, imported
+from pytest_ftguard.specs.importing import entry_points, imported
 
 if TYPE_CHECKING:
     from pytest_ftguard.reporting.summary import Summary

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.imports import entry_points, imported
 from pytest_ftguard.running.executor import Executor, ExecutorOptions
 from pytest_ftguard.running.local.executor import LocalExecutor
+from pytest_ftguard.specs.importing import entry_points, imported
 
 __all__ = ["DEFAULT_EXECUTOR", "GROUP", "make_executor"]
 

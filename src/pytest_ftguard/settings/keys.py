@@ -10,7 +10,7 @@ from inspect import getdoc
 from typing import Any, Final
 
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
-from pytest_ftguard.keys import Key, Origin, choice_of, number_of, text_of
+from pytest_ftguard.gates.setting import Key, Origin, choice_of, number_of, text_of
 from pytest_ftguard.reporting.registry import RENDERERS
 from pytest_ftguard.settings.parsers import (
     adapter_config_of,

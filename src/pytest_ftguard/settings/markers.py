@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.keys import Setting
+from pytest_ftguard.gates.setting import Setting
 from pytest_ftguard.settings.reading import Settings, marker_problem, marker_settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_ftguard.files import name_problem
-from pytest_ftguard.keys import Origin, text_of
+from pytest_ftguard.gates.setting import Origin, text_of
 
 __all__ = [
     "adapter_config_of",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.catalogue import MARKER_KEYS
-from pytest_ftguard.keys import ENVIRONMENT_PREFIX, INI_PREFIX, Key, Origin, Setting
+from pytest_ftguard.gates.setting import ENVIRONMENT_PREFIX, INI_PREFIX, Key, Origin, Setting
 from pytest_ftguard.settings.ini import early_value, ini_overrides, ini_values
 from pytest_ftguard.settings.keys import KEYS, SIGNING_KEY_VARIABLE, keys_of_fields, required_fields
 from pytest_ftguard.specs import Full, LoRA, Peft, Workload

@@ -9,12 +9,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from pytest_ftguard.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from pytest_ftguard.specs.identity import Row
+from pytest_ftguard.specs.rows import Row
 
 __all__ = [
     "FrozenOptions",

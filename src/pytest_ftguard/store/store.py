@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.locks import held
 from pytest_ftguard.results import Environment, Trial
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.store.entries import digest_of, entries_of, place_of, read_entry, write_entry
 from pytest_ftguard.store.failures import Failures
 from pytest_ftguard.store.fingerprint import Fingerprint, same_machine
+from pytest_ftguard.store.locks import held
 from pytest_ftguard.store.nearest import of_any_seed, why_missing
 from pytest_ftguard.store.notes import Notes
 from pytest_ftguard.store.room import make_checkpoints, make_room, prepare, remove, set_aside

@@ -6,7 +6,7 @@ from inspect import isclass
 from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.imports import entry_points, imported
+from pytest_ftguard.specs.importing import entry_points, imported
 from pytest_ftguard.tasks.base import Task
 
 __all__ = ["GROUP", "check_name", "find_task", "path_of_own"]

@@ -12,8 +12,8 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from pytest_ftguard.locks import held
 from pytest_ftguard.running.local.devices import CPU_SLOT
+from pytest_ftguard.store.locks import held
 
 __all__ = ["Neighbours", "leased"]
 

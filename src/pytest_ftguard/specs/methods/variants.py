@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.imports import imported
+from pytest_ftguard.specs.importing import imported
 from pytest_ftguard.specs.methods.base import Variant
 from pytest_ftguard.specs.methods.full import FULL_LEARNING_RATE, Full
 from pytest_ftguard.specs.methods.lora import LORA_LEARNING_RATE_FACTOR, LoRA

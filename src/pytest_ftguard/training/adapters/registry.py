@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.imports import imported
 from pytest_ftguard.specs import Variant
+from pytest_ftguard.specs.importing import imported
 from pytest_ftguard.training.adapters.base import Adapter
 
 __all__ = ["apply_variant", "check_variant", "find_adapter"]
