@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_ftguard.running.clock import Progress, ProgressClock
+from pytest_ftguard.results.progress import Progress
+from pytest_ftguard.running.clock import ProgressClock
 from pytest_ftguard.running.executor import Event
 from pytest_ftguard.specs import TrialSpec
 

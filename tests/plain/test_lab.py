@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError
+from pytest_ftguard.plugin.workshop import store_options
 from pytest_ftguard.results import Measured, Memory, Timing, Trial, TrialError
 from pytest_ftguard.running.executor import Answer, Failure, Job, TrainJob
 from pytest_ftguard.running.lab import Lab, LabOptions
@@ -151,7 +152,7 @@ def test_what_cannot_fit_is_forecast_for_one_seed_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("key", "required"), [(None, False), ("secret", True)])
 def test_who_signs_believes_nothing_that_is_unsigned(tmp_path: Path, key: str | None, required: bool) -> None:
     """A checkpoint or a base loss of anybody's would else go into what bears the signature."""
-    options = Settings({}).store(tmp_path, {"FTGUARD_SIGNING_KEY": key} if key else {})
+    options = store_options(Settings({}), tmp_path, {"FTGUARD_SIGNING_KEY": key} if key else {})
     assert options is not None
     assert options.requires_signature is required
     ours = Store(options, "now")

@@ -26,7 +26,7 @@ from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.reporting.registry import RENDERERS, find_renderer
 from pytest_ftguard.reporting.terminal import terminal_lines
 from pytest_ftguard.results import Breakdown, Measured, Memory, Parameters, Provenance, Timing, Trial, TrialError
-from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.settings.keys import BY_NAME
 from pytest_ftguard.specs import TrialSpec
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, plan_lines, remarks, summary_lines, trial

@@ -15,7 +15,7 @@ from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.results import TrainedVariant, Trial
-from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.running.search import find_learning_rate
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.specs.short import search_workload

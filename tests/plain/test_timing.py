@@ -39,12 +39,13 @@ from pytest_ftguard.results import (
     Trial,
     TrialError,
 )
+from pytest_ftguard.results.progress import Progress
+from pytest_ftguard.results.retiming import Retiming
 from pytest_ftguard.running.bench import Bench
-from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.executor import TrainJob
 from pytest_ftguard.running.lab import Lab, LabOptions
 from pytest_ftguard.running.shelf import Shelf
-from pytest_ftguard.running.timing import PairTimer, Retiming
+from pytest_ftguard.running.timing import PairTimer
 from pytest_ftguard.specs import LoRA, TrialSpec, Variant, Workload
 from pytest_ftguard.specs.short import timing_workload
 from pytest_ftguard.store.store import Store, StoreOptions

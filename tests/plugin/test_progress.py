@@ -10,7 +10,7 @@ import pytest
 from tests.plain.builders import LORA, WORKLOAD
 
 from pytest_ftguard.plugin import progress
-from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.specs import TrialSpec
 
 SPEC = TrialSpec(workload=WORKLOAD, variant=LORA, seed=0)

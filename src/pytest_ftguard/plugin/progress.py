@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_ftguard.running.clock import Progress
+    from pytest_ftguard.results.progress import Progress
 
 __all__ = ["ProgressDisplay"]
 

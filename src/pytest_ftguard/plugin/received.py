@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_ftguard.gates.verdict import RecordedVerdict
     from pytest_ftguard.results import Trial
-    from pytest_ftguard.running.timing import Retiming
+    from pytest_ftguard.results.retiming import Retiming
     from pytest_ftguard.specs import Places, Variant
 
 __all__ = ["Received", "identity"]
@@ -94,7 +94,7 @@ class Received:
         for label, seed, changes in parcel["reasons"]:
             self.reasons.setdefault((label, changes), []).append(seed)
         if parcel["retimings"]:
-            from pytest_ftguard.running.timing import Retiming
+            from pytest_ftguard.results.retiming import Retiming
 
             found = [Retiming(**values) for values in parcel["retimings"]]
             self.retimings += [one for one in found if one not in self.retimings]

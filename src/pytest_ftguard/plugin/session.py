@@ -93,9 +93,7 @@ class Session:
         from dataclasses import replace
 
         from pytest_ftguard.plugin.policy import Policy, absolute
-        from pytest_ftguard.settings.reading import said_of_task
         from pytest_ftguard.specs import Variant, Workload, import_path, rate_source
-        from pytest_ftguard.tasks import find_task
 
         chosen = variant() if callable(variant) else variant
         if not isinstance(chosen, Variant):
@@ -109,7 +107,7 @@ class Session:
             if not isinstance(asked, Workload):
                 raise _failure(f"ftguard: a workload must be Workload(...), got {asked!r}")
             work = absolute(asked, self.config.rootpath)
-            find_task(work.task, said_of_task(work.task, self.settings.get("task")))  # so is a task that is none
+            self.settings.check_task(work.task)
             trained = Policy(self.settings, lab).train(work, chosen, full, budgets, why_not)
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from pytest_ftguard.plugin.progress import ProgressDisplay
 from pytest_ftguard.plugin.xdist import disturbance
+from pytest_ftguard.settings.keys import SIGNING_KEY_VARIABLE
 
 if TYPE_CHECKING:
     import pytest
@@ -14,9 +18,12 @@ if TYPE_CHECKING:
     from pytest_ftguard.plugin.xdist import SharedFolder
     from pytest_ftguard.running.lab import Lab
     from pytest_ftguard.settings.reading import Settings
-    from pytest_ftguard.store.store import Store
+    from pytest_ftguard.store.store import Store, StoreOptions
 
-__all__ = ["Workshop"]
+__all__ = ["Workshop", "store_options"]
+
+_CACHE_FOLDER: Final = ".ftguard_cache"
+_CACHE_BYTES: Final = 1000**3
 
 
 class Workshop:
@@ -64,7 +71,7 @@ class Workshop:
     def _open_store(self) -> Store:
         from pytest_ftguard.store.store import Store, StoreOptions
 
-        chosen = self._settings.store(self._config.rootpath)
+        chosen = store_options(self._settings, self._config.rootpath)
         if chosen is None:
             # One that ends with the run: the workers of xdist share what they train, and with nobody else.
             chosen = StoreOptions(self._folder.make() / "store", keeps_weights=False)
@@ -75,3 +82,28 @@ class Workshop:
         if self.lab is not None:
             self.lab.close()
         self._folder.remove()
+
+
+def store_options(
+    settings: Settings, rootdir: Path, environment: Mapping[str, str] = os.environ
+) -> StoreOptions | None:
+    """Return where results are stored and which are believed; None if none are.
+
+    Args:
+        settings: What was set.
+        rootdir: Where the default folder lies.
+        environment: Where the key of the signatures is.
+    """
+    from pytest_ftguard.store.store import StoreOptions
+
+    if settings.value("no_cache", False):
+        return None
+    key = environment.get(SIGNING_KEY_VARIABLE)
+    return StoreOptions(
+        folder=Path(settings.value("cache_dir", rootdir / _CACHE_FOLDER)),
+        limit_bytes=settings.value("cache_size", _CACHE_BYTES),
+        reads=not settings.value("protected", False),
+        signing_key=key.encode() if key else None,
+        # Whoever signs answers for all that went into a result: what is unsigned must not.
+        requires_signature=settings.value("require_signed", False) or bool(key),
+    )

@@ -13,7 +13,7 @@ from pytest_ftguard.reporting.plan import plan_blocks
 from pytest_ftguard.reporting.summary import Block, Line, Summary
 from pytest_ftguard.reporting.variants import workload_block
 from pytest_ftguard.results import Trial
-from pytest_ftguard.running.timing import Retiming
+from pytest_ftguard.results.retiming import Retiming
 
 __all__ = ["Remarks", "plan_summary", "remark_lines", "run_summary"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_ftguard.reporting.summary import Line
-from pytest_ftguard.running.clock import Progress
+from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.units import format_duration
 
 __all__ = ["progress_line"]

@@ -12,8 +12,9 @@ from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import BaseLosses, Environment, Measured, Trial, TrialError
+from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.running.alternatives import with_advice
-from pytest_ftguard.running.clock import Progress, ProgressClock
+from pytest_ftguard.running.clock import ProgressClock
 from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, TrainJob
 from pytest_ftguard.specs import TrialSpec, key_of
 from pytest_ftguard.store.notes import Notes

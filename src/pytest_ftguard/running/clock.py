@@ -1,38 +1,15 @@
-"""Where a trial stands, and how long it will still take."""
+"""How long a trial has taken, and how long it will still take."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.running.executor import Event
 from pytest_ftguard.specs import TrialSpec
 
-__all__ = ["Progress", "ProgressClock"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a trial stands.
-
-    Attributes:
-        spec: What is being trained.
-        phase: "wait", "start", "load", "evaluate", "train", "save", or "end".
-        step: Optimizer steps done.
-        loss: Training loss of that step, if known.
-        elapsed_seconds: Time since the trial started.
-        seconds_left: Estimated time until its last step; None while there is nothing to estimate from.
-        resumed_at: Step from which a training that was killed went on; 0 if it began at the start.
-    """
-
-    spec: TrialSpec
-    phase: str
-    step: int
-    loss: float | None
-    elapsed_seconds: float
-    seconds_left: float | None
-    resumed_at: int = 0
+__all__ = ["ProgressClock"]
 
 
 class ProgressClock:

@@ -11,12 +11,13 @@ from typing import Any
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import Measured, TrainedVariant, Trial, TrialError
+from pytest_ftguard.results.progress import Progress
+from pytest_ftguard.results.retiming import Retiming
 from pytest_ftguard.running.bench import Bench, LabOptions
-from pytest_ftguard.running.clock import Progress
 from pytest_ftguard.running.executor import Executor
 from pytest_ftguard.running.loading import ModelLoader
 from pytest_ftguard.running.shelf import Identity, Shelf
-from pytest_ftguard.running.timing import PairTimer, Retiming
+from pytest_ftguard.running.timing import PairTimer
 from pytest_ftguard.running.unchanged import UnchangedFiles, refuse_missing_texts
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of
 from pytest_ftguard.store.store import Store, StoreOptions

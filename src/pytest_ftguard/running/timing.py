@@ -8,45 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant, Trial
+from pytest_ftguard.results.retiming import Retiming
 from pytest_ftguard.running.shelf import Identity, Shelf
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.specs.short import timing_workload
 from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.store import Store
 
-__all__ = ["PairTimer", "Retiming"]
-
-
-@dataclass(frozen=True)
-class Retiming:
-    """A pair of variants that was timed again.
-
-    Attributes:
-        candidate: Label of the variant that is judged.
-        baseline: Label of the variant that it is judged against.
-        steps: Steps of each trial.
-        seeds: Number of trials of each variant.
-        why: Why the seconds that they had could not be compared.
-        cached: Whether an earlier run had timed them so.
-        look: Which timing of the pair it was, from 1.
-    """
-
-    candidate: str
-    baseline: str
-    steps: int
-    seeds: int
-    why: str
-    cached: bool = False
-    look: int = 1
-
-    @property
-    def pair(self) -> tuple[str, str, str]:
-        """What it has in common with further timings of the same pair."""
-        return self.candidate, self.baseline, self.why
+__all__ = ["PairTimer"]
 
 
 class PairTimer:

@@ -19,8 +19,6 @@ from pytest_ftguard.specs import Full, LoRA, Peft, Workload
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_ftguard.store.store import StoreOptions
-
 
 __all__ = [
     "Settings",
@@ -28,17 +26,10 @@ __all__ = [
     "marker_settings",
     "read_early",
     "read_settings",
-    "said_of_task",
 ]
 
 
 _KEEP_AUTO_BYTES: Final = 2 * 1000**3
-
-
-_CACHE_FOLDER: Final = ".ftguard_cache"
-
-
-_CACHE_BYTES: Final = 1000**3
 
 
 _OF_ONES_OWN: Final = "; the limit of a gate of your own is known once ftguard_gates names the gate's module"
@@ -138,10 +129,30 @@ class Settings:
         if "task" in self._values:
             from pytest_ftguard.tasks import check_name
 
-            task = self._values["task"]
-            check_name(task.value, said_of_task(task.value, task))
+            name = self._values["task"].value
+            check_name(name, self._said_of_task(name))
         self.full()
         self.lora()
+
+    def check_task(self, name: str) -> None:
+        """Raise the error of a workload's task that cannot be found.
+
+        Args:
+            name: The task, which a fixture of the user's may have named.
+
+        Raises:
+            ConfigurationError: There is no such task, or it is no task.
+        """
+        from pytest_ftguard.tasks import find_task
+
+        find_task(name, self._said_of_task(name))
+
+    def _said_of_task(self, name: str) -> str:
+        """Return the beginning of a message about a task: which setting named it, if one did."""
+        setting = self._values.get("task")
+        if setting is None or setting.value != name:
+            return f"Workload.task is {name!r}"
+        return f"{INI_PREFIX}task is {name!r} (set by {setting.origin.name})"
 
     def _make(self, make: Callable[..., Made], names: Mapping[str, str]) -> Made:
         found = {field: self._values[key] for field, key in names.items() if key in self._values}
@@ -152,43 +163,10 @@ class Settings:
             culprit = next((setting for field, setting in found.items() if f".{field} " in str(error)), None)
             raise ConfigurationError(f"{error} (set by {culprit.origin.name})" if culprit else str(error)) from None
 
-    def store(self, rootdir: Path, environment: Mapping[str, str] = os.environ) -> StoreOptions | None:
-        """Return where results are stored and which are believed; None where none are.
-
-        Args:
-            rootdir: Where the default folder lies.
-            environment: Where the key of the signatures is.
-        """
-        from pytest_ftguard.store.store import StoreOptions
-
-        if self.value("no_cache", False):
-            return None
-        key = environment.get(SIGNING_KEY_VARIABLE)
-        return StoreOptions(
-            folder=Path(self.value("cache_dir", rootdir / _CACHE_FOLDER)),
-            limit_bytes=self.value("cache_size", _CACHE_BYTES),
-            reads=not self.value("protected", False),
-            signing_key=key.encode() if key else None,
-            # Whoever signs answers for all that went into a result: what is unsigned must not.
-            requires_signature=self.value("require_signed", False) or bool(key),
-        )
-
     @property
     def keep_at_most_bytes(self) -> int | None:
         """Largest size of trained weights that are kept; None is no bound."""
         return {"auto": _KEEP_AUTO_BYTES, "yes": None, "no": 0}[self.value("keep_models", "auto")]
-
-
-def said_of_task(name: str, setting: Setting | None) -> str:
-    """Return the beginning of a message about a workload's task: which setting named it, if one did.
-
-    Args:
-        name: The task of the workload, which a fixture of the user's may have made.
-        setting: The setting of the task.
-    """
-    if setting is None or setting.value != name:
-        return f"Workload.task is {name!r}"
-    return f"{INI_PREFIX}task is {name!r} (set by {setting.origin.name})"
 
 
 def read_settings(config: pytest.Config, environment: Mapping[str, str] = os.environ) -> Settings:
