@@ -20,7 +20,7 @@ PAIRS = 20
 def seconds(folder: Path, *options: str) -> tuple[float, float]:
     """Return the wall time and the processor time of one pytest run of a project with one trivial test."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    # An installed plugin has its byte code; without it an editable one would be compiled anew in every run.
+    # An installed plugin has its byte code; without it an editable one would be compiled again in every run.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start, used = time.perf_counter(), processor_seconds()
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
