@@ -1,4 +1,4 @@
-"""The plugin beside a plain Trainer script and a bare loop: the same job in whole processes, in turn, as ratios.
+"""The plugin against a plain Trainer script and a bare loop: the same job in whole processes, in turn, as ratios.
 
 The job is 30 steps of 4x128 on SmolLM2-135M, full fine-tuning and LoRA r=8, with an evaluation of both results. The
 script trains in fp32, as scripts without further settings do, prints the training losses and saves what it trained; the

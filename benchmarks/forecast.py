@@ -1,4 +1,4 @@
-"""The forecast of a training's peak memory beside what live tensors then measure, on the CPU, and what it costs.
+"""The forecast of a training's peak memory against what live tensors then measure, on the CPU, and what it costs.
 
 Each figure comes from a process of its own: shapes with random weights, 4 sequences of 128 tokens, fp32, with and
 without gradient checkpointing. The shape of 8 billion parameters, with 1 sequence of 2,048 tokens, is forecast only.
@@ -22,7 +22,7 @@ from tabulate import tabulate
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
 STEPS = 4
-# The dropout that GPT-2's configuration has, and that trials otherwise remove.
+# The dropout of GPT-2's configuration, which trials remove by default.
 DROPOUT = {"attn_pdrop": 0.1, "resid_pdrop": 0.1, "embd_pdrop": 0.1}
 SMALL_LORA = LoRA(r=8, target_modules=["c_attn"], learning_rate=5e-4)
 ALL_LORA = LoRA(r=16, learning_rate=5e-4)

@@ -80,7 +80,7 @@ def job(shape: str, kind: str, folder: Path, options: Namespace) -> TrialSpec:
 
 
 def measure(contender: str, spec: TrialSpec, folder: Path) -> dict[str, Any]:
-    """Return the seconds of a step, and the peak memory where it is known."""
+    """Return the seconds of a step, and the peak memory if it is known."""
     if contender == "forecast":
         from pytest_ftguard.training.forecast import forecast
 

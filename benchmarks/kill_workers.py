@@ -1,7 +1,7 @@
 """Kill the processes of trials at random moments, and see that only their trials are lost.
 
 Each round trains full fine-tuning and LoRA of a tiny model, one process each, and kills one of the processes that are
-there with SIGKILL after a random time. The run must end, the trial whose process was killed must be the one that
+there with SIGKILL after a random time. The run must end, the trial with the killed process must be the one that
 crashed, the others must end well, and no process may be left.
 
     python benchmarks/kill_workers.py [ROUNDS]        # about 8 s a round

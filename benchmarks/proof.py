@@ -2,7 +2,7 @@
 
 The real noise is in `data/pairs.npz` (see `proof_pairs.py`): the losses per sequence of really trained pairs. Their
 gaps are centred, a gap is planted, and seeds and sequences are drawn from them with replacement, so that the truth is
-known. Beside the shipped rule stand rules that are in use elsewhere, on the same draws. "Calibrated" is the shipped
+known. Rules that are in use elsewhere are tried on the same draws. "Calibrated" is the shipped
 rule with the seeds' noise taken from ten other seeds, as a calibration gives it.
 
     python benchmarks/proof.py [--draws 10000] [--plot FILE]       # the plot needs matplotlib
@@ -34,7 +34,7 @@ RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 @dataclass(frozen=True)
 class Noise:
-    """Losses of two variants whose true gap is 0, to draw from.
+    """Losses of two variants with a true gap of 0, to draw from.
 
     Attributes:
         name: What the noise is.
@@ -181,7 +181,7 @@ def table(noises: list[Noise], draws: int) -> None:
 
 
 def extrapolation(path: Path = DATA) -> None:
-    """Print how well the gap at twice the steps is foretold from the last three points, on the trained pairs."""
+    """Print how well the last three points predict the gap at twice the steps, on the trained pairs."""
     with np.load(path) as data:
         steps = data["curve_steps"].tolist()
         gaps = (data["lora_curves"] - data["full_curves"]).sum(axis=2) / (127 * data["full_curves"].shape[2])

@@ -2,7 +2,7 @@
 
 Both commits are drawn with replacement from the same centred pairs (see `proof.py`), on the same sequences. How much
 two commits have in common is not known beforehand, so there are three cases: nothing but the sequences; the full
-variant too, as where only LoRA was changed; and most of LoRA's noise beside that, as where little was changed.
+variant too, as if only LoRA was changed; and most of LoRA's noise as well, as if little was changed.
 
     python benchmarks/proof_regression.py [--draws 4000]
 """

@@ -111,7 +111,7 @@ def pytest_seconds(folder: Path, *options: str) -> float:
 
 
 def second_run() -> None:
-    """Time the unchanged second run of the quickstart beside a bare pytest that collects nothing of ours."""
+    """Time the unchanged second run of the quickstart against a bare pytest that collects nothing of ours."""
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "quickstart"
         shutil.copytree(QUICKSTART, project, ignore=shutil.ignore_patterns(".*", "__pycache__"))

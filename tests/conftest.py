@@ -127,7 +127,7 @@ def import_ours(*, with_torch: bool) -> None:
 
 @pytest.fixture(scope="session")
 def warm_server() -> Iterator[Mapping[str, str]]:
-    """The environment of runs whose workers are forked from a server; empty if a driver would not outlive a fork."""
+    """The environment of runs with workers forked from a server; empty if a driver would not outlive a fork."""
     if sys.platform != "linux" or Path("/dev/nvidia0").exists():
         yield {}
         return
@@ -170,7 +170,7 @@ def within(
 def project(
     pytester: pytest.Pytester, tiny_model: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, within: None
 ) -> pytest.Pytester:
-    """A project whose ini file says what is trained, on a machine that seems to have no other pytest run."""
+    """A project with an ini file that says what is trained, on a machine that seems to have no other pytest run."""
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
     for name in ("train.txt", "validation.txt"):
         (pytester.path / name).write_bytes((texts / name).read_bytes())

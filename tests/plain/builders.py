@@ -1,4 +1,4 @@
-"""Results made by hand, complete and comparable unless a test says otherwise."""
+"""Results made by hand, complete and comparable unless a test changes them."""
 
 from __future__ import annotations
 

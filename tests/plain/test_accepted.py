@@ -45,7 +45,7 @@ OURS = replace(HISTORY, test="t.py::test")
 
 
 def test_what_is_written_is_what_is_read() -> None:
-    """Also after a second result was accepted, beside which the first one stays as the anchor."""
+    """Also after a second result was accepted, with the first one as the anchor."""
     assert read_history(write_history(HISTORY), PLACE) == HISTORY
     moved = HISTORY.accept(record(0.2, LoRA(r=8, learning_rate=1e-3, target_modules=("q", "v"))))
     again = read_history(write_history(moved), PLACE)
@@ -353,7 +353,7 @@ def test_files_that_no_test_looks_for_are_found(tmp_path: Path) -> None:
 def test_only_of_files_that_were_collected_whole_it_is_known_what_is_gone(
     tmp_path: Path, test: str, changes: dict[str, Any], known: bool
 ) -> None:
-    """Or of files that do not exist; where anything may be left out, nothing is known."""
+    """Or of files that do not exist; if anything may be left out, nothing is known."""
     for name in ("t.py", "u.py"):
         (tmp_path / name).touch()
     partly = frozenset((tmp_path / name).resolve() for name in changes.pop("partly", ()))
@@ -382,7 +382,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_where_one_file_cannot_be_written_none_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test fails, so the files of all its pairs stay as they were, and no draft is left beside them."""
+    """The test fails, so the files of all its pairs stay as they were, and no draft is left."""
     files = AcceptedFiles("t.py::test", tmp_path, write_all)
     asked = [files.find(*pair()), files.find(*pair(0.1, LoRA(r=8, learning_rate=1e-3)))]
     for one in asked:
@@ -403,7 +403,7 @@ def test_where_one_file_cannot_be_written_none_is(tmp_path: Path, monkeypatch: p
 
 
 def test_a_pair_is_not_judged_against_the_file_of_another_one(tmp_path: Path) -> None:
-    """Where a test asks in another order than when they were accepted, or no longer about one, it is told so."""
+    """If a test asks in another order than when they were accepted, or no longer about one, the error says so."""
     eight, two = LoRA(r=8, learning_rate=1e-3), LoRA(r=2, learning_rate=1e-3)
     asked: list[tuple[TrainedVariant, ...]] = [pair(0.0, eight), pair(0.2, two)]
     accepting = AcceptedFiles("t.py::test", tmp_path, write_all)

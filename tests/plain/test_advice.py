@@ -1,4 +1,4 @@
-"""Notes beside the verdicts: too few steps, attention only, a rank that cannot hold the training text."""
+"""Notes next to the verdicts: too few steps, attention only, a rank that cannot hold the training text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_adapters_on_less_than_half_of_the_matrices_are_noted(share: float, note
 
 
 def test_what_was_asked_for_does_not_decide() -> None:
-    """All linear layers that leave the experts out are noted, and two targets that have them beside are not."""
+    """Adapters on all linear layers but the experts are noted; two targets that include the experts are not."""
     few = Parameters(10**9, 10**8, adapted={"q_proj": 0.06, "v_proj": 0.05}, left_alone=EXPERTS)
     assert any(
         "mlp.experts.gate_up_proj, mlp.experts.down_proj have no" in n for n in fairness_notes([variant(LORA, few)])
@@ -51,7 +51,7 @@ def test_what_was_asked_for_does_not_decide() -> None:
 
 
 def test_results_that_did_not_measure_it_have_no_such_note() -> None:
-    """Neither have those with nothing to measure."""
+    """Results with nothing to measure have none either."""
     two = replace(LORA, target_modules=("q_proj", "v_proj"))
     for counts in (LARGE, Parameters(10**9, 10**8, adapted={}, left_alone={})):
         assert not any("matrix weights" in note for note in fairness_notes([variant(two, counts)]))

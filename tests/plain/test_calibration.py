@@ -29,7 +29,7 @@ NLL = np.full(N, 20.0)
 
 
 def pair(gaps: list[float], variant: Variant = LORA, **workload: Any) -> tuple[TrainedVariant, TrainedVariant]:
-    """Pairs of trials with gaps per token as given, on sequences of ten tokens."""
+    """Pairs of trials with given gaps per token, on sequences of ten tokens."""
     work = replace(WORKLOAD, seeds=tuple(range(len(gaps))), **workload)
     ours = [trial(variant, tuple(NLL + 10 * gap), seed=seed, workload=work) for seed, gap in enumerate(gaps)]
     theirs = [trial(FULL, tuple(NLL), seed=seed, workload=work) for seed in range(len(gaps))]

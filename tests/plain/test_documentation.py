@@ -31,7 +31,7 @@ DOCS = ROOT / "docs"
 
 @cache
 def generate() -> ModuleType:
-    """The script that makes the tables, which lies beside the pages."""
+    """The script that makes the tables, which is next to the pages."""
     spec = spec_from_file_location("ftguard_docs_generate", DOCS / "reference" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -98,7 +98,7 @@ def schema() -> dict[str, Any]:
 
 
 def problems(value: Any, rule: Mapping[str, Any], place: str = "report") -> Iterator[str]:
-    """Yield where a value is not what a rule of the JSON Schema says; a name that the rule lacks counts too."""
+    """Yield each place with a value that breaks a rule of the JSON Schema; a name that the rule lacks counts too."""
     if "$ref" in rule:
         yield from problems(value, schema()["$defs"][rule["$ref"].rpartition("/")[2]], place)
     elif "anyOf" in rule:
@@ -219,7 +219,7 @@ def explained() -> list[str]:
 
 @pytest.mark.parametrize("message", explained())
 def test_each_message_that_is_explained_exists(message: str) -> None:
-    """Whoever searches the page for a message finds it: the page quotes what the code says."""
+    """A message can be found by searching the page: the page quotes what the code says."""
     wanted = message.removeprefix("note: ").strip(".")
     assert [text for text in texts_of_the_code() if wanted in text], (
         "the message has changed: update troubleshooting.md"

@@ -1,4 +1,4 @@
-"""A smaller run of the proof: the shipped rule keeps its error rates at the margin, and the rules beside it do not."""
+"""A smaller run of the proof: the shipped rule keeps its error rates at the margin, and the other rules do not."""
 
 from __future__ import annotations
 

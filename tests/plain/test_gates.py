@@ -33,7 +33,7 @@ BASE = tuple(20.0 + 0.01 * i for i in range(N))
 
 
 def shifted(gap: float, noise: float = 0.0, seed: int = 0) -> tuple[float, ...]:
-    """Losses whose gap per token to BASE is as given, with noise per sequence."""
+    """Losses with a given gap per token to BASE, and with noise per sequence."""
     draw = np.random.default_rng(seed).normal(0, noise, N)
     return tuple(float(value + 10 * gap + 10 * e) for value, e in zip(BASE, draw - draw.mean(), strict=True))
 
@@ -248,7 +248,7 @@ def test_memory_of_failed_or_differently_measured_trials_is_invalid() -> None:
 
 
 def test_a_failed_trial_shows_the_end_of_its_log() -> None:
-    """Whoever asks for the memory alone is told as much as whoever asks for the gap."""
+    """A test of the memory alone says as much about a failure as a test of the gap."""
     crashed = trial(LORA, BASE, outcome="crashed", error=TrialError("it died", "last words"))
     assert "last words" in memory("99 TB", trained(LORA, crashed)).message
 

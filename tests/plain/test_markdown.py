@@ -207,7 +207,7 @@ def test_a_plan_is_a_page_too() -> None:
 
 
 def test_a_thousand_trials_and_200_verdicts_fit_with_every_verdict() -> None:
-    """Also if each test's name has 500 characters, of which most are escaped, and each gate says much."""
+    """Also if each test's name has 500 characters, most of them escaped, and each gate says much."""
     trials = [
         trial(
             LoRA(r=16, alpha=1 + number // 5, learning_rate=1e-3),

@@ -28,13 +28,13 @@ RULE = Rule()
 
 
 def nll(loss: float, noise: float = 0.0, seed: int = 0) -> tuple[float, ...]:
-    """Sequences of ten tokens whose mean loss is as given, with noise per sequence of that size in nats per token."""
+    """Sequences of ten tokens with a given mean loss, and noise per sequence of a given size in nats per token."""
     draw = np.random.default_rng(seed).normal(0, 1, N)
     return tuple(float(10 * (loss + noise * e)) for e in draw - draw.mean())
 
 
 def curve(*changes: float, noise: float = 0.0) -> tuple[CurvePoint, ...]:
-    """A curve whose losses at 25, 50 and 100 steps are those of full fine-tuning plus the changes."""
+    """A curve with the losses of full fine-tuning plus the changes at 25, 50 and 100 steps."""
     points = [CurvePoint(0, BASE_LOSS, nll(BASE_LOSS))]
     for number, (step, change) in enumerate(zip(STEPS, changes, strict=True)):
         values = nll(FULL_LOSS + change, noise, number + 1)
@@ -77,7 +77,7 @@ def test_beside_a_baseline_that_learnt_too_little_nothing_is_concluded(gain: flo
 
 @pytest.mark.parametrize("loss", [BASE_LOSS, BASE_LOSS + 1])
 def test_a_baseline_that_is_not_better_than_the_base_model_is_said_to_be_so(loss: float) -> None:
-    """Beside it nothing is concluded, and its learning rate is the first thing to look at."""
+    """Nothing is concluded, and its learning rate is the first thing to check."""
     verdict = judge(trial(LORA, nll(BASE_LOSS - 0.1), curve=FLAT), full(loss), 0.1)
     assert verdict.status == "INVALID"
     assert "full is not better than the base model" in verdict.message
@@ -85,7 +85,7 @@ def test_a_baseline_that_is_not_better_than_the_base_model_is_said_to_be_so(loss
 
 
 def test_the_factor_of_the_gain_can_be_set() -> None:
-    """Whoever asks for five margins gets them."""
+    """A test may ask for five margins instead of three."""
     assert judge(lora(0.01), full(), 0.25, gain_factor=3).status == "PASS"
     assert judge(lora(0.01), full(), 0.25, gain_factor=5).status == "INVALID"
 
@@ -112,7 +112,7 @@ def test_a_gap_that_widens_beyond_the_margin_is_too_early_to_tell() -> None:
 
 
 def test_a_gap_that_does_not_widen_may_pass() -> None:
-    """A constant gap, a shrinking one, and one that moves within its noise are judged where they are."""
+    """A constant gap, a shrinking one, and one that moves within its noise are judged as they are."""
     for shape in ((0.05, 0.05, 0.05), (0.09, 0.07, 0.05)):
         assert judge(lora(0.05, curve=curve(*shape)), full(), 0.06).status == "PASS"
     assert judge(lora(0.05, curve=curve(0.048, 0.049, 0.05, noise=0.1)), full(), 0.06).status == "PASS"
@@ -126,7 +126,7 @@ def test_steps_that_are_those_of_production_are_judged_where_they_are() -> None:
 
 
 def test_a_pass_says_whether_training_had_come_to_rest() -> None:
-    """The word is "converged" only where doubling the steps gains less than a quarter of the margin in both."""
+    """The word is "converged" only if doubling the steps gains less than a quarter of the margin in both."""
     assert "Both had converged at 100 steps" in judge(lora(0.01), full(), 0.1).message
     moving = full(curve=curve(0.1, 0.05, 0.0))
     message = judge(lora(0.01, curve=curve(0.1, 0.05, 0.0)), moving, 0.1).message
@@ -161,7 +161,7 @@ def several(gaps: list[float], noise: float) -> tuple[TrainedVariant, TrainedVar
 
 
 def test_doubt_names_the_larger_noise_and_the_cheapest_way_out() -> None:
-    """Where seeds scatter, seeds settle it and text does not; where sequences do, text is named, and first."""
+    """If seeds scatter, more seeds settle it and more text does not; if sequences scatter, text is named first."""
     scattered = assess_loss_gap(*several([0.0, 0.04, 0.08], 0.001), limit(0.05), RULE).message
     assert "100 % of the uncertainty comes from the 3 seeds" in scattered
     assert re.search(r"about \d+ seeds instead of 3 would settle it; more validation text alone would not", scattered)
@@ -185,7 +185,7 @@ def test_as_many_sequences_as_are_named_settle_it(noise: float) -> None:
 
 
 def test_a_gap_on_the_edge_says_that_nothing_would_settle_it() -> None:
-    """Where the value is the limit, no number of seeds or sequences is named."""
+    """If the value is the limit, no number of seeds or sequences is named."""
     verdict = judge(lora(0.05, 0.1), full(), 0.05)
     assert verdict.status == "INCONCLUSIVE"
     assert "so close to the limit that neither" in verdict.message

@@ -258,7 +258,7 @@ def test_a_margin_of_perplexity_is_turned_into_nats_exactly(points: float) -> No
 
 
 def test_a_baseline_with_too_little_gain_is_told_in_units_that_can_be_compared() -> None:
-    """Points beside points and nats beside nats; the limit that is advised passes."""
+    """Points are compared with points and nats with nats; the limit that is advised passes."""
     verdict = perplexity(0.1, 1.0)
     assert verdict.status == "INVALID"
     assert (

@@ -55,7 +55,7 @@ def pair(
     both: dict[str, Any] | None = None,
     ours: dict[str, Any] | None = None,
 ) -> Pair:
-    """LoRA beside full, with so large a gap in nats per token, and noise of each seed and sequence on top."""
+    """LoRA and full with a given gap in nats per token, and noise of each seed and sequence on top."""
     workload = replace(work, seeds=seeds)
     random = np.random.default_rng(7)
     sides = []
@@ -80,7 +80,7 @@ def limit(value: float | str) -> Limit:
 
 
 def file(*records: PairRecord) -> AcceptedFile:
-    """A file whose first record is the anchor and whose last one was accepted last; there is none without records."""
+    """A file with the first record as its anchor and the last one as what was accepted last; empty without records."""
     history = History("t.py::test", records[-1], records[0]) if records else None
     return AcceptedFile(Path("accepted.json"), "t.py::test", history)
 
@@ -196,7 +196,7 @@ def test_an_improvement_beyond_the_limit_asks_to_be_accepted() -> None:
 
 
 def test_the_advice_is_what_accepting_would_do() -> None:
-    """Where the anchor forbids to accept a result, its file must go; elsewhere it need not."""
+    """The file must be deleted only if the anchor forbids to accept the result."""
     arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
     one, better, worse, worst = (record_pair(*pair(gap)) for gap in (0.2, 0.1, 0.24, 0.31))
     cases = {
@@ -271,7 +271,7 @@ def test_a_method_of_peft_is_held_to_its_accepted_result() -> None:
 
 
 def test_a_changed_training_function_is_named() -> None:
-    """It trains both variants, and only its code tells it from the one whose result was accepted."""
+    """It trains both variants, and only its code shows that it has changed since the result was accepted."""
     work = replace(WORKLOAD, training_function="mine:train")
     now, then = (pair(gap, work=work, both={"code": code}) for gap, code in ((0.2, "b"), (0.1, "a")))
     assert "Changed since then: the code of mine:train." in judge(now, then, 0.05).message
@@ -330,7 +330,7 @@ def test_slow_decay_is_caught_by_the_anchor() -> None:
 
 
 def test_after_an_improvement_was_accepted_it_is_what_counts() -> None:
-    """Back to where the anchor stands is a regression."""
+    """A return to the anchor is a regression."""
     verdict = judge(pair(0.2), file(record_pair(*pair(0.2)), record_pair(*pair(0.1))), 0.05)
     assert verdict.status == "FAIL"
     assert verdict.value == pytest.approx(0.1)
@@ -428,7 +428,7 @@ def test_a_missing_result_says_how_to_keep_that_of_an_earlier_name() -> None:
 
 
 def test_some_seeds_in_common_pair_where_one_side_has_no_others() -> None:
-    """Three of five are paired; where each side has others, the means are compared with the noise of both."""
+    """Three of five are paired; if each side has others, the means are compared with the noise of both."""
     three, five, others = (record_pair(*pair(seeds=seeds)) for seeds in ((0, 1, 2), (0, 1, 2, 3, 4), (2, 3, 4)))
     assert paired_seeds(three, five) == paired_seeds(five, three) == (0, 1, 2)
     assert paired_seeds(three, others) == ()
@@ -531,7 +531,7 @@ def test_what_the_accepted_result_does_not_hold_is_invalid() -> None:
 
 
 def test_accepting_starts_a_history_and_goes_on_with_it() -> None:
-    """The first result is the anchor; the second one takes the place of the last, and says where it stands."""
+    """The first result is the anchor; the second one replaces the last, and its note compares the two."""
     arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
     verdict, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), **arguments)
     assert first is not None
@@ -561,7 +561,7 @@ def test_what_takes_the_place_of_a_better_result_says_so(gap: float, worse: bool
 
 
 def test_what_every_later_run_would_fail_is_not_accepted() -> None:
-    """Beyond the limit from the anchor, which never moves: it is told how to begin again instead of a green run."""
+    """It is beyond the limit from the anchor, which never moves: the message says how to begin again."""
     _, first = accept(*pair(0.1), limit(0.05), LAZY, file=file(), metric="loss_gap", refusals=[])
     held = AcceptedFile(Path("accepted.json"), "t.py::test", first)
     for gap, status in ((0.149, "PENDING"), (0.151, "INVALID")):
@@ -574,7 +574,7 @@ def test_what_every_later_run_would_fail_is_not_accepted() -> None:
 
 
 def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
-    """Later runs will be INCONCLUSIVE as well, and whoever accepts it is told so."""
+    """Later runs will be INCONCLUSIVE as well, and the note says so."""
     now, held = pair(0.2, noise=0.3), file(record_pair(*pair(0.1)))
     at_most = limit(gap_change(record_pair(*now), record_pair(*pair(0.1)), 0.95).value + 0.01)
     arguments: dict[str, Any] = {"metric": "loss_gap", "refusals": []}
@@ -590,7 +590,7 @@ def test_what_is_in_doubt_beside_the_anchor_is_accepted_with_a_note() -> None:
 
 
 def test_what_the_anchor_does_not_hold_cannot_be_accepted_beside_it() -> None:
-    """A metric that was not measured at first would be INVALID beside the anchor in every later run."""
+    """A metric that the anchor does not have would be INVALID in every later run."""
     now = record_pair(*pair())
     bare = replace(now, memory_method=None, candidate=replace(now.candidate, peak_bytes=None))
     arguments: dict[str, Any] = {"rule": LAZY, "file": file(bare), "refusals": []}
@@ -626,7 +626,7 @@ def test_a_refusal_from_outside_holds_whatever_was_measured() -> None:
 
 
 def test_without_a_running_test_there_is_no_file() -> None:
-    """A script that calls the helper is told so, and nothing is green."""
+    """A script that calls the helper gets an error that says so, and nothing is green."""
 
     def ask() -> None:
         active_test.set(None)

@@ -53,7 +53,7 @@ def trials() -> list[Trial]:
 
 
 def test_losses_that_are_not_finite_are_shown_and_do_not_end_the_summary() -> None:
-    """Two seeds of which one is NaN have no spread, and what else there is to say is said."""
+    """Two seeds have no spread if one is NaN, and the rest of the summary is shown."""
     broken = [trial(LORA, [math.nan] * 64, seed=seed) for seed in (0, 1)]
     text = "\n".join(summary_lines([*trials()[:2], *broken], [RecordedVerdict("t.py::test_it", VERDICT)], []))
     assert "nan" in text
@@ -112,7 +112,7 @@ def test_nothing_that_happened_is_an_empty_summary() -> None:
 
 
 def test_a_verdict_goes_from_process_to_process_as_it_is() -> None:
-    """Where its limit was set goes with it; the JSON report keeps the fields that its readers know."""
+    """The place of its limit goes with it; the JSON report keeps the fields that its readers know."""
     assert Verdict.from_dict(json.loads(json.dumps(VERDICT.to_dict()))) == VERDICT
     (shown,) = json.loads(json_report([], [RecordedVerdict("t.py::test_it", VERDICT)]))["verdicts"]
     assert list(shown) == [
@@ -381,7 +381,7 @@ def test_a_report_with_a_wrong_value_is_no_report(tmp_path: Path, change: dict[s
 
 @pytest.mark.parametrize(("order", "blocks"), [("order 0", 1), ("other", 2)])
 def test_the_same_work_in_another_folder_stands_in_the_same_table(order: str, blocks: int) -> None:
-    """A variant of another machine is shown beside this one's, unless its batches were others."""
+    """A variant of another machine is shown with this one's, unless its batches were others."""
     elsewhere = replace(WORKLOAD, train="/mnt/train.txt", model="/mnt/model")
     lines = summary_lines([trial(LORA, NLL), trial(FULL, NLL, workload=elsewhere, data_order=order)], [], [])
     assert sum(line.startswith("variant") for line in lines) == blocks
@@ -402,7 +402,7 @@ def test_a_result_survives_json() -> None:
 
 
 def places_of_values(values: Any, *place: Any) -> Iterator[tuple[Any, ...]]:
-    """Where values lie in a result that was written, lists and mappings included."""
+    """The paths of all values in a result that was written, lists and mappings included."""
     yield place
     if isinstance(values, dict | list):
         for name, value in values.items() if isinstance(values, dict) else enumerate(values):
@@ -484,7 +484,7 @@ def test_a_plan_shows_forecasts_shares_and_what_budgets_say() -> None:
 
 
 def test_a_plan_without_a_forecast_says_why() -> None:
-    """Never a guess: the words stand where the number would, and the reason below."""
+    """Never a guess: the words take the place of the number, and the reason is below."""
     budget = replace(
         VERDICT,
         gate="memory_budget",
@@ -501,7 +501,7 @@ def test_a_plan_without_a_forecast_says_why() -> None:
 
 
 def test_seeds_of_a_report_stand_apart_from_those_trained_here() -> None:
-    """Those of the store do not: it was told by its content that they are the same variant."""
+    """Those of the store do not: their content shows that they are the same variant."""
 
     def rows(**earlier: Any) -> list[str]:
         trials = [trial(FULL, NLL, seed=0, cached=True, **earlier), trial(FULL, NLL, seed=1)]

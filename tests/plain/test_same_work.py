@@ -1,4 +1,4 @@
-"""Whether two variants did the same work is told by what was measured, not by where their files lie."""
+"""What was measured decides whether two variants did the same work, not the paths of their files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def pair(**changes: Any) -> tuple[TrainedVariant, TrainedVariant]:
-    """LoRA, changed, beside full; three seeds and a reference text each."""
+    """A changed LoRA, and full; three seeds and a reference text each."""
     ours = {"reference": losses(NLL), **changes}
     return (
         trained(LORA, *(trial(LORA, NLL, seed=seed, **ours) for seed in range(3))),
@@ -59,7 +59,7 @@ def pair(**changes: Any) -> tuple[TrainedVariant, TrainedVariant]:
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_the_same_content_in_another_place_is_the_same_work(name: str) -> None:
-    """A path that differs is no objection where batches, sequences and the base model's losses agree."""
+    """A path that differs is no objection if batches, sequences and the base model's losses agree."""
     work = replace(WORKLOAD, **{name: ELSEWHERE[name]})
     comparison = compare(*pair(workload=work))
     assert not comparison.different_work
@@ -104,7 +104,7 @@ def test_more_seeds_and_a_precision_by_name_are_the_same_work() -> None:
     ],
 )
 def test_another_content_in_another_place_is_other_work(name: str, other: dict[str, Any]) -> None:
-    """So is a place of which nothing was measured that could tell."""
+    """So is another place if nothing was measured that shows its content."""
     comparison = compare(*pair(workload=replace(WORKLOAD, **{name: ELSEWHERE[name]}), **other))
     (problem,) = [one for one in comparison.different_work if one.why.startswith(f"{name} is ")]
     assert "their contents differ" in problem.why or "but the contents differ" in problem.why
@@ -128,7 +128,7 @@ def test_a_file_that_an_argument_names_may_lie_elsewhere() -> None:
 
 
 def test_another_base_model_in_the_same_place_is_noticed() -> None:
-    """A checkpoint that was replaced between two runs differs in single sequences where its mean may not."""
+    """A checkpoint that was replaced between two runs differs in single sequences, even if its mean does not."""
     swapped = losses([30.5, 29.5, *(30.0,) * 62])
     comparison = compare(*pair(base_validation=swapped))
     assert any("same base model" in problem.what for problem in comparison.loss_problems)
@@ -177,7 +177,7 @@ def test_seconds_of_two_runs_are_not_compared() -> None:
 
 
 def test_forgetting_is_judged_on_one_reference_text() -> None:
-    """Two variants whose reference texts differ are not subtracted from one another."""
+    """Two variants with different reference texts are not subtracted from one another."""
     ours, theirs = pair()
     limit = Limit(0.05, "nats per token", Origin("argument", "the argument at_most"))
 
@@ -255,7 +255,7 @@ def test_another_number_of_threads_changes_seconds_and_not_bytes() -> None:
     ],
 )
 def test_a_disturbed_accelerator_gives_no_times(memory: Memory, words: str) -> None:
-    """Whose steps waited for room, or for another process, cannot be called slow."""
+    """A variant is not called slow if its steps waited for room, or for another process."""
     ours, theirs = pair(memory=memory)
     verdict = assess_time(ours, LIMIT, theirs, 0.95)
     assert verdict.status == "INVALID"
@@ -279,7 +279,7 @@ def test_the_time_gate_names_the_arithmetic() -> None:
 
 
 def test_a_failure_is_told_before_what_it_has_prevented() -> None:
-    """A candidate that was not trained because the baseline crashed is told after the crash."""
+    """The crash of the baseline comes first, then the candidate that was not trained because of it."""
     spared = trial(LORA, [1.0], outcome="not_trained", error=TrialError("its partner full crashed"))
     crashed = trial(FULL, [1.0], outcome="crashed", error=TrialError("it ended by SIGKILL"))
     sides = (TrainedVariant(WORKLOAD, one.spec.variant, (one,)) for one in (spared, crashed))

@@ -47,7 +47,7 @@ def test_the_bounds_are_those_of_the_formula(k: int, n: int, seed: int, confiden
 @given(k=st.integers(1, 4), n=st.integers(2, 40), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
 def test_the_order_of_sequences_and_seeds_does_not_matter(k: int, n: int, seed: int) -> None:
-    """Permuting rows and columns leaves the interval where it is."""
+    """Permuting rows and columns does not change the interval."""
     d, tokens = sample(k, n, seed)
     random = np.random.default_rng(seed)
     rows, columns = random.permutation(k), random.permutation(n)
@@ -123,7 +123,7 @@ def test_a_share_is_within_the_bounds_of_retention_exactly_where_its_gap_is_not_
 
 
 def test_retention_needs_a_gain() -> None:
-    """A gain whose lower bound is not above 0 is refused."""
+    """A gain is refused if its lower bound is not above 0."""
     base = np.full(10, 3.0)
     with pytest.raises(ValueError, match="gain"):
         retention(np.full((1, 10), 2.0), np.full((1, 10), 3.0), base, np.ones(10), 0.95)

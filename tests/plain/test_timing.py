@@ -1,4 +1,4 @@
-"""The timing: who is timed again, how, how often, and where it is said."""
+"""The timing: what is timed again, how, how often, and what the messages say about it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NOW = Timing(0.5, 97, 50.0, run="now")
 
 
 def variant(kind: Variant, *, work: Workload = WORK, **changes: Any) -> TrainedVariant:
-    """A variant with three seeds, timed in this run unless the changes say otherwise."""
+    """A variant with three seeds, timed in this run unless the changes differ."""
     return trained(kind, *(trial(kind, NLL, seed=seed, workload=work, **{"time": NOW, **changes}) for seed in range(3)))
 
 
@@ -92,7 +92,7 @@ class TimedExecutor(FakeExecutor):
 
 @pytest.fixture
 def work(tmp_path: Path) -> Workload:
-    """A workload whose files exist, trained by an executor that trains nothing."""
+    """A workload with files that exist, and an executor that trains nothing."""
     TimedExecutor.jobs.clear()
     (tmp_path / "model").mkdir()
     for name in ("model/config.json", "train", "validation"):
@@ -232,7 +232,7 @@ def test_another_pytest_run_disturbs_a_timing_too(
 
 
 def test_seconds_of_a_pair_are_taken_from_one_run_or_not_at_all(tmp_path: Path, work: Workload) -> None:
-    """Where one of a pair's short trials is lost, all are trained again: each was timed beside its neighbour."""
+    """If one of a pair's short trials is lost, all are trained again: each was timed next to its neighbour."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     before = set((tmp_path / "store" / "results").rglob("*.json"))
     assert_time_budget(lora, at_most="90%", of=full)
@@ -296,7 +296,7 @@ def judged_later(tmp_path: Path, work: Workload, run: str, **options: Any) -> tu
 def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_followed_by_another(
     tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine was busy then; beside other workers, or where the other one is disturbed too, the doubt stays."""
+    """The machine was busy; next to other workers, or if the next timing is disturbed too, the doubt stays."""
     pair_of_two_runs(tmp_path, work)[0].close()
     with monkeypatch.context() as busy:
         noisy(busy)
@@ -355,7 +355,7 @@ def test_a_variant_whose_rate_was_searched_is_timed_too(tmp_path: Path, work: Wo
 def test_short_trials_of_unknown_content_are_told_apart_by_their_specs(
     tmp_path: Path, work: Workload, root: str | None
 ) -> None:
-    """The same in every run, and apart from those beside another variant."""
+    """The same in every run, and apart from those timed with another variant."""
     work = replace(work, model_args={"gguf_file": "missing.gguf"})
     known = []
     for run in ("one", "another"):
@@ -465,7 +465,7 @@ def test_seconds_of_short_trials_can_be_accepted(tmp_path: Path, work: Workload)
 def test_a_regression_of_time_without_short_trials_says_why(
     tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them fails, or none can be made beside other workers of xdist."""
+    """One of them fails, or none can be made next to other workers of xdist."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     monkeypatch.setattr(TimedExecutor, "failing", "full")
     test = Asking(False, variant(LORA, work=work), variant(FULL, work=work))
@@ -499,7 +499,7 @@ def test_bytes_of_another_machine_are_not_accepted_with_seconds_of_this_one() ->
 def test_metrics_accept_in_any_order(
     tmp_path: Path, work: Workload, metrics: tuple[Metric, ...], has_file: bool
 ) -> None:
-    """Only that of time has short trials made, whose seconds the others do not lose; none is held to another's."""
+    """Only the metric of time makes short trials, the others keep their seconds, and no metric judges another's."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     files = AcceptedFiles("t.py::test", tmp_path / "accepted", write_all)
     if has_file:
@@ -592,7 +592,7 @@ def test_the_processes_of_a_run_share_what_they_time(tmp_path: Path) -> None:
     ],
 )
 def test_a_timing_takes_few_steps_or_three_seconds(steps: int, seconds: float, short: int) -> None:
-    """Never more than the training itself, and enough of them where they are fast."""
+    """Never more than the training itself, and enough of them if they are fast."""
     assert timing_workload(replace(WORK, steps=steps), (0, 1), seconds).steps == short
 
 
@@ -624,7 +624,7 @@ def test_seconds_that_belong_to_another_time_or_place_are_taken_again(changes: d
     file = AcceptedFile(Path("accepted.json"), "t.py::test", None)
     asked = Asked(candidate=ours, baseline=theirs, limit=limit, rule=Rule(), metric="time", file=file)
     assert time_problems(ours, theirs) == asked.problems() != []
-    # Where no others can be made, as of a function of the user's, it is told how to train both again.
+    # If no others can be made, as for a user's own function, the remedy says how to train both again.
     work = replace(WORK, training_function="mine:train")
     own = time_problems(variant(LORA, work=work), variant(FULL, work=work, **changes))
     assert all("--ftguard-no-cache trains" in problem.remedy for problem in own)
@@ -671,7 +671,7 @@ def test_one_seed_is_refused_before_anything_is_timed() -> None:
 
 
 def test_what_was_not_trained_in_this_run_is_not_timed_in_it(tmp_path: Path, work: Workload) -> None:
-    """Neither a variant of a report beside one of this run, nor two of a report."""
+    """Neither a variant of a report with one of this run, nor two of a report."""
     ours, lora, full = pair_of_two_runs(tmp_path, work)
     for pair in ((replace(lora, source=None), full), (lora, replace(full, source=None))):
         with pytest.raises(GateFailure, match="timed in different runs"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from pytest_ftguard.comparison.problem import Problem, failure_of
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict, give, invalid
-from pytest_ftguard.reporting.json import json_report
+from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.results import TrialError
 from pytest_ftguard.statistics import Interval
 from tests.plain.builders import FULL, LORA, summary_lines, trained, trial
@@ -148,3 +149,15 @@ def test_what_was_accepted_is_green_and_has_no_value_in_the_summary() -> None:
     accepted = verdict("regression", None, 0.05, GROWTH, "ACCEPTED")
     lines = summary_lines([], [RecordedVerdict("t.py::test_it", accepted)])
     assert lines[1].split() == ["regression", "-", "<=", "5%", "(argument)", "ACCEPTED"]
+
+
+def test_a_report_of_a_version_without_accepted_is_still_read(tmp_path: Path) -> None:
+    """Its verdicts say PASS for what was accepted, and its trials are as good as before."""
+    one = trial(FULL, [20.0] * 64)
+    recorded = RecordedVerdict("a::b", verdict("regression", None, 0.05, GROWTH, "ACCEPTED"))
+    report = json.loads(json_report([one], [recorded]))
+    report["verdicts"][0] |= {"status": "PASS", "message": "regression PASS: the result is accepted"}
+    place = tmp_path / "report.json"
+    place.write_text(json.dumps(report), encoding="utf-8")
+    (found,) = read_report(place)
+    assert found.losses == trained(FULL, one).losses

@@ -1,4 +1,4 @@
-"""What tests of accepted results share: a project whose trainings are made up, so that they take no time."""
+"""What tests of accepted results share: a project with made-up trainings, which take no time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ready(imported: None) -> None:
 
 @pytest.fixture
 def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project whose gap is in gap.txt, and whose validation text is in text.txt."""
+    """A project with its gap in gap.txt, and its validation text in text.txt."""
     for name in ("train", "plan"):  # what the project's conftest.py replaces is put back after the test
         monkeypatch.setattr(Lab, name, getattr(Lab, name))
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{Path(__file__).parents[2] / 'src'}")

@@ -1,4 +1,4 @@
-"""A result is accepted only with a test that passes, and what became of it is told in the summary."""
+"""A result is accepted only with a test that passes, and the summary says what became of it."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_other_verdicts_keep_their_place_around_a_pending_one(made_up: pytest.Py
 
 
 def test_a_thread_that_outlives_the_test_accepts_nothing(made_up: pytest.Pytester) -> None:
-    """What it asked before the test was over, and was told after, is INVALID and makes the run fail."""
+    """What it asked before the end of the test, and got after it, is INVALID and makes the run fail."""
     made_up.makepyfile(
         test_it="""
         import threading
@@ -375,7 +375,7 @@ def test_a_second_metric_of_a_pair_is_accepted_with_the_first(made_up: pytest.Py
 
 
 def test_unchanged_results_are_counted(made_up: pytest.Pytester) -> None:
-    """Beside those that were written, and where nothing was; also with the workers of xdist."""
+    """Next to those that were written, and if nothing was; also with the workers of xdist."""
     write_test(made_up)
     append(
         made_up,
@@ -391,7 +391,7 @@ def test_unchanged_results_are_counted(made_up: pytest.Pytester) -> None:
 
 
 def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytester) -> None:
-    """Where those whose tests pass look: below the gate, in the report and among the properties of JUnit."""
+    """Below the gate, in the report and among the properties of JUnit, which are seen if a test passes."""
     made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
     made_up.path.joinpath("gap.txt").write_text("0.05")
     result = made_up.runpytest_inprocess("--ftguard-json=r.json", "--junitxml=junit.xml")
@@ -455,7 +455,7 @@ UNUSED = "*test_it.test_it-*.json' holds what was accepted of test_it.py::test_i
 
 
 def rename_test(project: pytest.Pytester, *more: str) -> None:
-    """Rename the test whose result was accepted, in its file, beside some other tests."""
+    """Rename the test with the accepted result, in its file with some other tests."""
     text = project.path.joinpath("test_it.py").read_text().replace("def test_it", "def test_new")
     project.path.joinpath("test_it.py").write_text(text + "".join(f"\ndef {name}(): pass\n" for name in more))
 

@@ -1,4 +1,4 @@
-"""Of a test that is tried several times the last attempt counts, and what was trained is never lost."""
+"""If a test is tried several times, the last attempt counts, and what was trained is never lost."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_other(ftguard):
 
 @pytest.mark.parametrize("options", [[], ["-n2", "--dist=loadgroup"]])
 def test_workers_with_texts_of_their_own_calibrate_as_one_process(made_up: pytest.Pytester, options: list[str]) -> None:
-    """Both have full, of which one is kept, and each has a LoRA beside it."""
+    """Both have full, which is kept once, and each has a LoRA of its own."""
     made_up.makepyfile(APART)
     result = made_up.runpytest_inprocess("--ftguard-calibrate=10", "--ftguard-json=r.json", *options)
     result.assert_outcomes(passed=2)

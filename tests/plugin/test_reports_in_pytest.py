@@ -93,7 +93,7 @@ def test_colours_follow_the_verdict_and_github_can_be_left_out(
 
 
 def test_nothing_is_written_if_nothing_was_trained(gates: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No verdict of an earlier run stays where one of this run would be; only the JSON report says that it is empty."""
+    """No file with verdicts of an earlier run stays; only the JSON report is written even if it is empty."""
     on_path(gates, monkeypatch)
     gates.makepyfile(test_it="def test_nothing(): pass")
     step = gates.path / "step.md"
