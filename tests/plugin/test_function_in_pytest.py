@@ -58,7 +58,7 @@ def test_what_it_raises_ends_the_trial_and_is_shown(project: pytest.Pytester) ->
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("our_trainings:train", "*our_trainings:train*cannot be imported*beside conftest.py*"),
+        ("our_trainings:train", "*our_trainings:train*cannot be imported*next to conftest.py*"),
         ("our_training", "*must be \"module:function\"*got 'our_training'*--ftguard-training-function*"),
     ],
 )

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 Places = Literal["kept", "named", "left out"]
-"""What becomes of the paths: kept, known by the names of the files alone, or left out where contents take over."""
+"""What becomes of the paths: kept, known by the names of the files alone, or left out if contents take over."""
 
 
 _EVERYTHING: Final = Row(training=True, evaluation=True, base=True, memory=True)

@@ -52,7 +52,7 @@ REFUSED_TRAINING_ARGS: Final[Mapping[str, str]] = {
     "save_steps": _NO_SIDE_WORK,
     "save_strategy": _NO_SIDE_WORK,
     "seed": "it is the trial's seed: set seeds instead",
-    "skip_memory_metrics": "it runs a thread beside the training that takes a processor core for itself",
+    "skip_memory_metrics": "it runs a thread next to the training that takes a processor core for itself",
     "use_cpu": "set device instead",
 }
 _ONE_DEVICE: Final = "one trial runs in one process on one device: set device instead"

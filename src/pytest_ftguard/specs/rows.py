@@ -30,9 +30,9 @@ class Row:
         base: Whether it may change the losses of the base model.
         memory: Whether it may change the forecast of the memory, or what else is known before a training: a plan reads
             the texts and checks them.
-        label: Whether trials are told apart by it although it changes no number.
+        label: Whether it tells trials apart although it changes no number.
         place: Which kind of place it names: a folder or a name on the hub of a "model", its "revision", or the path of
-            a "text". Between runs its content decides, and the place does not. None where the value itself decides.
+            a "text". Between runs its content decides, and the place does not. None if the value itself decides.
         resolved: Whether it may be "auto". Between runs, what that stood for decides.
         names_files: Whether values in it may be paths. Between runs, what they lead to decides.
     """

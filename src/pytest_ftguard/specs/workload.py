@@ -42,16 +42,16 @@ class Workload(Spec):
         train: Path of the training text: a text file, or JSON lines with a `text` field (`.jsonl`).
         validation: Path of the validation text, in the same formats; gates read its loss.
         revision: Revision of the model on the hub.
-        tokenizer: Hub id or folder of the tokenizer, where it is not the model's own.
-        reference: Path of a general text whose loss is measured too, for both variants.
+        tokenizer: Hub id or folder of the tokenizer, if it is not the model's own.
+        reference: Path of a general text. Its loss is measured too, for both variants.
         task: What the model is trained for: causal-lm, or module:Class of a task of yours (`pytest_ftguard.tasks`).
             An installed package may have given its task a name.
         block_size: Tokens in a sequence.
         batch_size: Sequences in a batch.
         steps: Optimizer steps.
         seeds: One trial of each variant is trained per seed. The text "3..8" stands for three seeds, and more of them,
-            up to eight, where a gate on losses is in doubt.
-        precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 where the hardware is faster in it.
+            up to eight, if a gate on losses is in doubt.
+        precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 if the hardware is faster in it.
         final: Whether the steps are those of production, not a stand-in for a longer run.
         validation_sequences: Largest number of validation sequences, evenly spaced over the text.
         model_args: Further options for `from_pretrained`, for example `gguf_file`.
@@ -59,7 +59,7 @@ class Workload(Spec):
         training_function: "module:function" of a function of yours that trains in the Trainer's place. It is called
             with the model, the data and the `TrialSpec`, and must take one optimizer step at
             `spec.variant.learning_rate` for each batch of the data. None is the Trainer.
-        most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 where it may not. Set by `seeds`.
+        most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 if it may not. Set by `seeds`.
         purpose: "gates"; "search" for the short trials of a search for a learning rate, which are evaluated on
             validation sequences that no gate uses; or "timing" for the short trials of which only the time of a step
             is judged.
@@ -113,7 +113,7 @@ class Workload(Spec):
             self._set("training_function", _function_name(self.training_function))
             if self.training_args:
                 message = (
-                    f"Workload.training_args must be empty where training_function is {self.training_function!r}, "
+                    f"Workload.training_args must be empty if training_function is {self.training_function!r}, "
                     f"because they are the Trainer's, got {dict(self.training_args)!r}: set them in the function"
                 )
                 raise ConfigurationError(message)

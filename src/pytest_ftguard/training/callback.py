@@ -33,13 +33,13 @@ from pytest_ftguard.training.start import base_of_wrapped, start_of
 
 __all__ = ["FtguardCallback"]
 
-# The arguments of a Trainer that decide what is learnt, beside those that a workload and a variant name themselves.
 _PROCESS: Final = uuid.uuid4().hex
 # Of a LoraConfig, what a LoRA variant has a field for, or what changes nothing that is learnt.
 _OTHER_OPTIONS: Final = frozenset(
     {"r", "lora_alpha", "target_modules", "lora_dropout", "bias", "base_model_name_or_path", "task_type", "peft_type"}
     | {"inference_mode", "revision", "auto_mapping", "fan_in_fan_out", "peft_version", "runtime_config"}
 )
+# The arguments of a Trainer that decide what is learnt, except those that a workload and a variant name themselves.
 _DECISIVE: Final = (
     "adam_beta1",
     "adam_beta2",
@@ -74,9 +74,9 @@ class FtguardCallback(TrainerCallback):
             tokenizer (`processing_class`); or the token ids of each sequence.
         block_size: Largest number of tokens in a sequence of a text.
         validation_sequences: Largest number of validation sequences, evenly spaced.
-        reference: A general text whose loss is measured too, in the same forms.
+        reference: A general text, in the same forms. Its loss is measured too.
         documents: Number of the document that each validation sequence of token ids was cut from. Without it they are
-            taken for independent of one another, which makes bounds too narrow where several are from one document.
+            taken for independent of one another, which makes bounds too narrow if several are from one document.
         train: Name of the training data, for the summary.
         final: Whether the steps are those of production, so that the trend beyond them does not decide.
     """
@@ -122,7 +122,7 @@ class FtguardCallback(TrainerCallback):
             self._run.recorder.begin_step(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop them, and measure a point of the curve where one is due."""
+        """Stop them, and measure a point of the curve if one is due."""
         if self._run:
             self._run.recorder.end_step(state.global_step)
             self._run.search.search()
@@ -362,7 +362,7 @@ def _plain(value: Any) -> Any:
 
 
 def _precision(args: TrainingArguments, model: nn.Module) -> str:
-    """Return the arithmetic and, where some are not fp32, the weights' types.
+    """Return the arithmetic and, if some are not fp32, the weights' types.
 
     Both matter: at the usual rates weights of bf16 hardly change at all, and in LoRA only the frozen ones are bf16.
     """

@@ -1,7 +1,7 @@
 """Checkpoints of a training, so that one whose process was killed goes on where it was, to the same numbers.
 
-They are the Trainer's own, with a file of ours beside them that is written last: it holds what was measured so far and
-the digest of every other file, and where it is missing or does not agree, the checkpoint is not complete.
+They are the Trainer's own, with a file of ours that is written last. It holds what was measured so far, and the digest
+of every other file. If it is missing or does not agree, the checkpoint is not complete.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CheckpointSaver(TrainerCallback):
     """Lets the Trainer save a checkpoint between two steps when it is time to, and completes it.
 
     Args:
-        seconds: Least time between two checkpoints, longer where saving takes longer; 0 saves after each step.
+        seconds: Least time between two checkpoints, longer if saving takes longer; 0 saves after each step.
         trainable: Number of parameters that are trained, which are saved with two moments each.
         measured: Returns what was measured so far, as JSON holds it.
         remark: Called once, with why no more checkpoints are made.
@@ -148,7 +148,7 @@ def _complete(folder: Path, measured: State) -> None:
 
 
 def newest_complete(root: Path, remark: Callable[[str], None]) -> tuple[Path, State] | None:
-    """Return the newest checkpoint that is complete, and what was measured until then; None where there is none.
+    """Return the newest checkpoint that is complete, and what was measured until then; None if there is none.
 
     One that is not, because the process was killed while it was written or a file was damaged since, is removed.
 

@@ -131,7 +131,7 @@ def _remarks_on_texts(spec: TrialSpec) -> list[str]:
 
 
 def _environment(spec: TrialSpec) -> Environment:
-    """Return the environment that a trial would have; where its device is not here, bf16 stands for "auto".
+    """Return the environment that a trial would have; if its device is not here, bf16 stands for "auto".
 
     Raises:
         ConfigurationError: torch does not know the device, or it cannot compute in the precision.

@@ -39,7 +39,7 @@ def load_function(name: str) -> TrainingFunction:
     except ImportError as error:
         message = (
             f"{_FIELD} is {name!r}, but the module cannot be imported ({error}): it must be importable in the tests, "
-            "so install it, put it beside conftest.py, or add its folder to pytest's pythonpath"
+            "so install it, put it next to conftest.py, or add its folder to pytest's pythonpath"
         )
         raise ConfigurationError(message) from error
     for part in path.split("."):
@@ -58,7 +58,7 @@ def load_function(name: str) -> TrainingFunction:
 
 
 def source_digest(name: str) -> str | None:
-    """Return the SHA-256 of the source of the module that `module:function` names; None where there is no source."""
+    """Return the SHA-256 of the source of the module that `module:function` names; None if there is no source."""
     path = getattr(importlib.import_module(name.partition(":")[0]), "__file__", None)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else None
 
@@ -140,7 +140,7 @@ class Batches:
         self._on_step(self._done)
 
     def finish(self) -> None:
-        """End the last step where the function did not ask for a further batch.
+        """End the last step if the function did not ask for a further batch.
 
         Raises:
             ConfigurationError: Not all batches were taken.
@@ -158,7 +158,7 @@ class Batches:
 class _Watch:
     """Notices whether trainable weights have changed.
 
-    Each operation in place raises a tensor's version, save those on its `.data`, for which the weights are summed up.
+    An operation in place raises a tensor's version, unless it is on its `.data`: for those the weights are summed up.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -190,7 +190,7 @@ def train_with(function: TrainingFunction, model: nn.Module, batches: Batches, s
 
     Args:
         function: Called with the model, the batches and the spec.
-        model: On its device; its forward pass runs under bf16 autocast where that is the precision, as the Trainer's.
+        model: On its device; its forward pass runs under bf16 autocast if that is the precision, as the Trainer's.
         batches: What it must go through, once.
         spec: What is trained; the learning rate is `spec.variant.learning_rate`.
         bf16: Whether the precision is bf16.

@@ -33,7 +33,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that a name stands for; "auto" is the accelerator where there is one.
+    """Return the device that a name stands for; "auto" is the accelerator, if there is one.
 
     Raises:
         ConfigurationError: torch does not know such a device.
@@ -61,7 +61,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Return "fp32" or "bf16"; "auto" is bf16 where the hardware has units that make it faster.
+    """Return "fp32" or "bf16"; "auto" is bf16 if the hardware has units that make it faster.
 
     Raises:
         ConfigurationError: bf16 was asked for on a GPU that only emulates it.
@@ -86,7 +86,7 @@ def has_fast_bf16(flags: Collection[str], vendor: str) -> bool:
     """Return whether a processor computes faster in bf16 than in fp32.
 
     AMX and Arm's bf16 instructions do, and those of AVX-512 (`avx512_bf16`) on AMD's processors do (their published
-    rates say so; not measured). On Intel's those of AVX-512 alone do not: on a Xeon of model 207 whose AMX is hidden,
+    rates say so; not measured). On Intel's those of AVX-512 alone do not: on a Xeon of model 207 with its AMX hidden,
     matrix products reached 96 to 154 GFLOPS in bf16 and 160 to 250 in fp32, and a training step of a model with 135
     million parameters took 1.7 times as long.
 
@@ -115,8 +115,8 @@ def synchronize(device: torch.device) -> None:
 def flop_per_second(device: torch.device, *, bf16: bool) -> float | None:
     """Return the floating-point operations a second that a device reaches in a large matrix product.
 
-    It takes a fraction of a second: the best of a few products of two square matrices. None where there is no room for
-    them, for a finished training must not be lost over it.
+    It takes a fraction of a second: the best of a few products of two square matrices. None if there is no room for
+    them: a finished training must not be lost over it.
     """
     size = 1536 if device.type == "cpu" else 8192
     seconds: list[float] = []
@@ -135,7 +135,7 @@ def flop_per_second(device: torch.device, *, bf16: bool) -> float | None:
 
 
 def memory_bytes(device: torch.device) -> int | None:
-    """Return the memory that a training on a device may use; None where it is not known.
+    """Return the memory that a training on a device may use; None if it is not known.
 
     On the CPU that is what is available now, or what the process's control group allows in all, whichever is less.
     """

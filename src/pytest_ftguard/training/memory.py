@@ -54,7 +54,7 @@ class StepMeter(Protocol):
         """Stop measuring; what happens until the next step, such as an evaluation, does not count."""
 
     def result(self) -> Memory | None:
-        """Return the peak of the steps so far; None where it was not measured."""
+        """Return the peak of the steps so far; None if it was not measured."""
 
 
 class _Stages:
@@ -86,7 +86,7 @@ class _Stages:
         self._peaks.clear()
 
     def breakdown(self) -> Breakdown | None:
-        """Return the breakdown; None where the parts of the step were not seen."""
+        """Return the breakdown; None if the parts of the step were not seen."""
         if {"forward", "backward"} - self._peaks.keys():
             return None
         stage = max(self._peaks, key=self._peaks.__getitem__)
@@ -144,7 +144,7 @@ class LiveTensorMeter:
             self._steps += 1
 
     def result(self) -> Memory | None:
-        """Return the peak; None after fewer than `COUNTED_STEPS`, whose peak would mislead."""
+        """Return the peak; None after fewer than `COUNTED_STEPS`: their peak would mislead."""
         return self.so_far("live tensors") if self._steps >= COUNTED_STEPS else None
 
     def follow_state(self, values: Iterable[Any]) -> None:
@@ -278,7 +278,7 @@ class AllocatorMeter:
             self._retries = (self._retries or 0) + now - self._retries_before
 
     def result(self) -> Memory | None:
-        """Return the peak; None after fewer than `COUNTED_STEPS`, or where the allocator reported nothing."""
+        """Return the peak; None after fewer than `COUNTED_STEPS`, or if the allocator reported nothing."""
         if self._peak_bytes <= 0 or self._steps < COUNTED_STEPS:
             return None
         return Memory(
@@ -292,7 +292,7 @@ class AllocatorMeter:
 
 
 class _NoMeter:
-    """For devices whose allocator reports no peak."""
+    """For devices with an allocator that reports no peak."""
 
     def begin_step(self, step: int) -> None:
         """Do nothing."""
@@ -319,8 +319,8 @@ def meter_for(model: nn.Module, device: torch.device) -> StepMeter:
 class PhasePeaks:
     """The peak of each phase of a trial: the allocator's on accelerators, the process's high-water mark on the CPU.
 
-    The mark counts the interpreter and its libraries as well, so on the CPU it is shown beside the live tensors and
-    gates nothing. Where the operating system keeps no such mark, or does not let it be reset, there are no peaks.
+    The mark counts the interpreter and its libraries as well, so on the CPU it is shown next to the live tensors and
+    gates nothing. If the operating system keeps no such mark, or does not let it be reset, there are no peaks.
 
     Args:
         device: Where the trial runs.
@@ -341,7 +341,7 @@ class PhasePeaks:
         self._reset()
 
     def with_training(self, memory: Memory | None) -> Memory | None:
-        """Return the memory of the training with the peaks of all phases beside it."""
+        """Return the memory of the training with the peaks of all phases."""
         if memory is None or not self._peaks:
             return memory
         # The meter resets the allocator's peak at every step, so it alone knows that of the training.

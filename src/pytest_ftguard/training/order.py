@@ -38,5 +38,5 @@ class OrderedCollator:
         return self._orders[-1]
 
     def order_after(self, batches: int) -> str:
-        """Return the digest after so many batches of this process: more may have been made ahead of their use."""
+        """Return the digest after a number of batches of this process: more may have been made ahead of their use."""
         return self._orders[batches]

@@ -109,7 +109,7 @@ class Recorder:
         evaluator: How losses are measured.
         steps: How many steps the training is to take.
         device: Where the model is.
-        earlier: What an earlier process measured of this training, as `measured` returned it; None where it is the
+        earlier: What an earlier process measured of this training, as `measured` returned it; None if this is the
             first.
     """
 
@@ -169,7 +169,7 @@ class Recorder:
         }
 
     def begin_step(self, done: int) -> None:
-        """Start the clock and the memory meter; so many steps are done."""
+        """Start the clock and the memory meter, after `done` steps."""
         self._in_step, self._in_forwards = True, False
         self._tokens = 0
         if done == 0 and self._counts_flops:  # one step is like another, and this one is not timed
@@ -179,7 +179,7 @@ class Recorder:
         self._started = time.perf_counter()
 
     def end_step(self, done: int) -> None:
-        """Stop both, and measure a point of the curve where one is due; so many steps are done, this one included."""
+        """Stop both after this step, the `done`-th, and measure a point of the curve if one is due."""
         machine.synchronize(self.device)
         self._durations.append(time.perf_counter() - self._started)
         if done - self._first > WARM_UP_STEPS:

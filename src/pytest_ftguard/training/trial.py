@@ -89,7 +89,7 @@ def run_trial(
         spec: What is trained.
         folder: Where the Trainer may write, and where the trained weights are kept.
         report: Called as the trial goes on.
-        base: The base model's losses on this workload where an earlier trial measured them.
+        base: The base model's losses on this workload, if an earlier trial measured them.
         wait_for_quiet: Called before the steps that are timed; returns when nothing of ours disturbs them.
         run: Identity of the run that the trial is part of.
         foretell: Whether a training that will not fit into the device's memory is to end before it begins.
@@ -118,7 +118,7 @@ def run_trial(
 
 
 def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device) -> Trial | None:
-    """Return the outcome of a training whose forecast exceeds the device's memory; None if it may fit."""
+    """Return the outcome of a training with a forecast beyond the device's memory; None if it may fit."""
     available = machine.memory_bytes(device)
     try:
         if available is None or surely_fits(spec, available):
@@ -371,7 +371,7 @@ class _TrainerHooks(TrainerCallback):
         self._recorder.begin_step(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop them, and measure a point of the curve where one is due."""
+        """Stop them, and measure a point of the curve if one is due."""
         self._recorder.end_step(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

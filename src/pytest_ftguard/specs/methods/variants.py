@@ -156,7 +156,7 @@ def with_learning_rate(variant: Variant, full: Variant) -> Variant:
 
     Args:
         variant: The variant.
-        full: Full fine-tuning, whose rate that of the others follows.
+        full: Full fine-tuning; the rates of the others follow its rate.
 
     Raises:
         ConfigurationError: The rate is neither given nor searched, and no rule is known.

@@ -1,6 +1,6 @@
-"""Whether a model does what training it rests on: it predicts each token from those before, and is trained to.
+"""Whether a model predicts each token from those before it, and whether its own loss trains it to.
 
-Both are found out by asking the model, for neither its class nor its configuration tells.
+Both are found out by asking the model: neither its class nor its configuration tells.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def check_causality(model: PreTrainedModel) -> None:
     ids = torch.arange(_TOKENS, device=model.device).repeat(2, 1) % model.config.get_text_config().vocab_size
     ids[1, -1] = 0
     with _asked(model, "input_ids and attention_mask"):
-        # With a mask, for some of these tokens may be those that fill up, and transformers would warn of them.
+        # With a mask: some of these tokens may be padding, of which transformers would warn.
         answer = cast(Any, model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         one, other = answer.logits[:, :-1]
-    # A causal model says the same to the last bit, or to rounding; what is left beside the logits' own spread is sight.
+    # A causal model says the same, up to rounding. What is larger, against the logits' spread, is sight.
     if not torch.isfinite(answer.logits).all():
         message = (
             f"{type(model).__name__} predicts numbers that are not finite: its weights are damaged, copy them again"

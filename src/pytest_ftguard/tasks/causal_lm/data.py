@@ -40,8 +40,8 @@ Read = Callable[[str, str], Text]
 
 # Below this a search for a learning rate would be decided by a few odd sequences.
 _LEAST_LEFT_OVER: Final = 32
-# By so much copies may widen the variance before they are left out: at a limit this lets 6 % of bad variants pass
-# instead of 5 %. Ordinary texts, whose few copies are of many passages, reach 1.03.
+# Copies are left out if they widen the variance by more than this: at a limit it lets 6 % of bad variants pass
+# instead of 5 %. Ordinary texts have few copies, of many passages, and reach 1.03.
 _MOST_DESIGN_EFFECT: Final = 1.1
 # Vocabularies of no more tokens are of bytes or characters.
 _CHARACTERS: Final = 512
@@ -67,11 +67,11 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Sequences whose losses are measured.
+    """Sequences to measure losses of.
 
     Attributes:
         sequences: Token ids of each sequence, at least two tokens each.
-        documents: Number of the document that each sequence was cut from; None where the text is one document.
+        documents: Number of the document that each sequence was cut from; None if the text is one document.
         excerpts: The same to be looked for in training data; None if nobody looks for them.
         repeated: Sequences of the text that were left out, because they repeat earlier ones.
         trained_on: How many of the sequences stand in the training data as well.
@@ -168,7 +168,7 @@ def blocks_of(tokens: Tokens, end: int | None, *, block_size: int, batch_size: i
 def evaluation_set(
     path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int, read: Read = read_text
 ) -> EvaluationSet:
-    """Return at most so many sequences, evenly spaced over the text.
+    """Return sequences of a text, evenly spaced, at most `at_most`.
 
     A plain text is one stream cut into blocks. Any other document is cut by itself, its last, shorter sequence
     included, so that no sequence crosses from one document into the next. Sequences that repeat earlier ones are left
@@ -193,7 +193,7 @@ def evaluation_set(
 def left_over_set(
     path: str, role: str, tokenizer: Any, *, block_size: int, at_most: int, read: Read = read_text
 ) -> EvaluationSet:
-    """Return at most so many of the sequences that `evaluation_set` leaves over, evenly spaced.
+    """Return sequences that `evaluation_set` leaves over, evenly spaced, at most `at_most`.
 
     Args:
         path: A file that `read` reads.
@@ -333,7 +333,7 @@ def _independent(origins: Integers, at_most: int) -> tuple[list[int], int]:
     chosen = evenly_spaced(len(origins), at_most)
     new = np.flatnonzero(origins == np.arange(len(origins)))
     distinct = len(set(origins[chosen].tolist()))
-    # Where the least number of sequences is at stake, every one must be one of its own.
+    # If the least number of sequences is at stake, every one must be one of its own.
     if distinct == len(chosen) or (distinct >= MINIMUM_UNITS and design_effect(origins[chosen]) <= _MOST_DESIGN_EFFECT):
         return chosen, 0
     return new[evenly_spaced(len(new), at_most)].tolist(), len(origins) - len(new)
@@ -342,12 +342,12 @@ def _independent(origins: Integers, at_most: int) -> tuple[list[int], int]:
 def evaluation_set_of_ids(
     sequences: Sequence[Sequence[int]], role: str, documents: Sequence[int] | None = None, *, at_most: int
 ) -> EvaluationSet:
-    """Return at most so many of the sequences of token ids, evenly spaced; copies as in `evaluation_set`.
+    """Return sequences of token ids, evenly spaced, at most `at_most`; copies as in `evaluation_set`.
 
     Args:
         sequences: Token ids of each sequence, at least two.
         role: "validation" or "reference", for messages.
-        documents: Number of the document that each was cut from; None where all are independent.
+        documents: Number of the document that each was cut from; None if all are independent.
         at_most: Largest number of sequences.
 
     Raises:

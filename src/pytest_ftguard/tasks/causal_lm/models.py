@@ -180,9 +180,9 @@ def _refuse_random_weights(name: str, loading: Mapping[str, Any]) -> None:
     if incomplete:
         shown = ", ".join(incomplete[:5]) + (", ..." if len(incomplete) > 5 else "")
         message = (
-            f"Workload.model is {name!r}, whose checkpoint lacks {len(incomplete)} of the weights of a causal language "
-            f"model, or has them in another shape ({shown}), so they would be random: give a pretrained causal "
-            "language model"
+            f"Workload.model is {name!r}, but its checkpoint lacks {len(incomplete)} of the weights of a causal "
+            f"language model, or has them in another shape ({shown}), so they would be random: give a pretrained "
+            "causal language model"
         )
         raise ConfigurationError(message)
 
@@ -220,7 +220,7 @@ def _refuse_cut_off_layers(workload: Workload, model: PreTrainedModel, unexpecte
 
 
 def _cannot_load(what: str, field: str, name: str, error: Exception, options: list[str] | None = None) -> str:
-    # transformers lists each of its classes behind these words.
+    # transformers lists each of its classes after these words.
     reason = str(error).partition("Model type should be one of")[0].partition(", or contain one of")[0].strip()
     reason = f"{type(error).__name__}: {reason}" if isinstance(error, TypeError | KeyError | AttributeError) else reason
     if "ignore_mismatched_sizes" in reason:

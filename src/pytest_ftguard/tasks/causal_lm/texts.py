@@ -28,7 +28,7 @@ from pytest_ftguard.tasks.text.words import words_of
 __all__ = ["check_context", "check_embeddings", "workload_texts"]
 
 _POSITIONS: Final = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed")
-# Of configurations that call it otherwise than the rest; those that transformers maps to one name are checked by it.
+# Names that some configurations have for it. Those that transformers maps to its usual name are checked with the model.
 _CONTEXT: Final = ("n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 
 

@@ -36,17 +36,17 @@ __all__ = ["Excerpts", "Search", "common_symbols", "design_effect", "origins"]
 _LEAST_WHOLE: Final = 8
 
 
-# So much of a sequence may be new, as a few words are where a copy was cut, numbered or named. But no more than half a
-# sentence in one stretch: behind a long prompt, a short message is all that counts.
+# So much of a sequence may be new: a few words are, if a copy was cut, numbered or named. But no more than half a
+# sentence in one stretch: after a long prompt, a short message is all that counts.
 _NEW_SHARE: Final = 0.1
 
 
-# Windows that follow one another are a passage if they are so many windows long, or nearly the whole sequence. Single
+# Windows that follow one another are a passage if there are this many, or if they are nearly the whole sequence. Single
 # ones covered 80 % of the blocks of log lines with lines that none of these blocks was made of.
 _LEAST_RUN: Final = 2
 
 
-# Passages that so many of the excerpts have are a form that is filled in: prompts, headers, keys, padding.
+# Passages that this share of the excerpts has are a form that is filled in: prompts, headers, keys, padding.
 _COMMON_SHARE: Final = 0.02
 
 
@@ -109,7 +109,7 @@ def common_symbols(row: Row, places: Places, passages: Passages, units: Integers
 
 
 def design_effect(origins: Sequence[int] | Integers) -> float:
-    """Return how many times larger the variance of a mean is than that of so many sequences that are all new.
+    """Return how many times larger the variance of a mean is than if all of these sequences were new.
 
     It is Kish's formula for units of unequal weight: sequences of one origin say the same.
     """
@@ -224,7 +224,7 @@ class Excerpts:
     """Sequences of an evaluation text with what stands around them, to be looked for in training data.
 
     Attributes:
-        row: Each sequence with what it is judged by and nearly a window before and behind it, joined.
+        row: Each sequence with what it is judged by and nearly a window before and after it, joined.
         places: Where the sequences are.
         passages: What counts as a passage.
         begins: Where each of them begins in the row.
@@ -291,7 +291,7 @@ class Search:
             windows(np.frombuffer(content, dtype=np.int64)[:_LEAST_WHOLE], _LEAST_WHOLE) for content in self._short
         ]
         self._begins = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *begins]))
-        # By their first bits most passages of the training data are told to be none of these.
+        # The first bits of most passages of the training data show that they are none of these.
         self._may_be = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
         for hashes in (self._wanted, self._begins):
             self._may_be[_first_bits(hashes)] = True
@@ -321,7 +321,7 @@ class Search:
                     self._short[content] = True
 
     def see_rows(self, rows: Sequence[Integers], texts: Sequence[str] = ()) -> None:
-        """Look for them in the rows of a batch, which may be whole sequences with others before and behind them.
+        """Look for them in the rows of a batch, which may be whole sequences with others before and after them.
 
         Args:
             rows: Token ids of each row.

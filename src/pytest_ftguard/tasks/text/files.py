@@ -33,7 +33,7 @@ _SIGNATURES: Final = (
     (b"\xfd7zXZ", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"PAR1", "parquet"),
-    (b"ARROW1", "feather"),  # files of Arrow's other format, a stream, are told by their name alone
+    (b"ARROW1", "feather"),  # only their name tells files of Arrow's other format, a stream
     (b"FEA1", "feather"),
     (b"%PDF", "pdf"),
     (b"PK\x03\x04", "zip"),
@@ -91,7 +91,7 @@ class Text:
     Attributes:
         path: The file.
         role: "training", "validation" or "reference", for messages.
-        documents: Its documents; one where it is a plain text.
+        documents: Its documents; one if it is a plain text.
         is_stream: Whether it is a plain text, which may be cut anywhere.
     """
 
@@ -372,7 +372,7 @@ def _delimiter(sample: list[str]) -> str | None:
 
 
 def _json(text: str) -> Any:
-    """Return what JSON says; None where it is none."""
+    """Return what JSON says; None if it is no JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

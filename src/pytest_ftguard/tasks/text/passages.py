@@ -57,7 +57,7 @@ class Row:
 
     @classmethod
     def of_ids(cls, ids: Integers) -> Row:
-        """Return the row of some tokens, of which nobody knows where sentences end."""
+        """Return the row of some tokens; nobody knows where sentences end in them."""
         return cls(ids, np.zeros(len(ids), dtype=np.bool_))
 
     def part(self, start: int, stop: int) -> Row:
@@ -79,12 +79,12 @@ class Passages:
 
     @classmethod
     def of_tokens(cls, tokens: int, size: int) -> Passages:
-        """Return what counts in a text of so many tokens and bytes."""
+        """Return what counts in a text with these numbers of tokens and bytes."""
         return cls._of(tokens, size, _LEAST_TOKENS, _LEAST_TOKENS)
 
     @classmethod
     def of_words(cls, words: int, size: int) -> Passages:
-        """Return what counts in a text of so many words and bytes."""
+        """Return what counts in a text with these numbers of words and bytes."""
         return cls._of(words, size, _LEAST_WORDS, _LEAST_WORDS // 2)
 
     @classmethod
@@ -188,7 +188,7 @@ def firsts(hashes: Hashes) -> Integers:
 
 
 def shared_by(hashes: Hashes, numbers: Integers, least: float, inside: Flags) -> Flags:
-    """Return which hashes so many units have, of those places that count."""
+    """Return the hashes that at least so many units have, counting some places only."""
     numbers, within = numbers[inside], hashes[inside]
     order = np.lexsort((numbers, within))
     numbers, within = numbers[order], within[order]

@@ -39,7 +39,7 @@ _TIME: Final = re.compile(r"^[ \t]*[\[(]?\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,3})?)
 _LEAST_NUMBERED: Final = 5
 # What a list or a quotation puts before each of its items, and a numbered copy at its end. Other numbers say something.
 _MARKS: Final = re.compile(r"^(?:(?:[-*>#\u2022]+|[(\[]?#?\d+[.)\]]) )+| (?:#\d+|\(#?\d+\))$")
-# A sequence is looked for so many letters around the place where it should be: some tokenizers lose a few.
+# A sequence is looked for this many letters before and after its expected place: some tokenizers lose a few.
 _SLACK: Final = 64
 
 

@@ -37,7 +37,7 @@ class FullAdapter(Adapter):
         made.config.save_pretrained(folder)  # over what may be there: from_pretrained looks for one
         weights = {"config": made.config, "dtype": torch.float32, "use_safetensors": True}
         model: nn.Module = cast(Any, type(made)).from_pretrained(folder, **weights)
-        # Not every model has one, and where a folder has no configuration either, transformers trips over that.
+        # Not every model has one, and if a folder has no configuration either, transformers trips over that.
         with suppress(OSError, ValueError, TypeError):
             configured = GenerationConfig.from_pretrained(workload.model, **workload.place_options)
             cast(Any, model).generation_config = configured
