@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TestRecord"]
 
-# What the environment variable CI holds where this is no CI.
+# What the environment variable CI holds if this is no CI.
 _FALSE: Final = ("", "0", "false", "no", "off")
 
 
@@ -107,7 +107,7 @@ class TestRecord:
         return self.marker.get(name) or self._settings.get(name)
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
-        """Return the calibrated noise of seeds for two variants, where there is one."""
+        """Return the calibrated noise of seeds for two variants; None if there is none."""
         from pytest_ftguard.gates.calibration import find_seed_noise
 
         return find_seed_noise(self._session.calibrations, candidate, baseline)
@@ -137,7 +137,7 @@ class TestRecord:
         ]
 
     def settle(self, report: pytest.TestReport) -> None:
-        """Write what the test has accepted once it has passed by all that is known, and forget it where it has not.
+        """Write what the test has accepted if it has passed by all that is known; forget it if it has not.
 
         Raises:
             ConfigurationError: It cannot be written.

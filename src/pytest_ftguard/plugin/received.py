@@ -46,11 +46,11 @@ class Received:
         self._verdicts: list[tuple[str, int, RecordedVerdict]] = []
         self._planned: list[RecordedVerdict] = []
         self._attempts: dict[str, int] = {}
-        # Where files lie, and where others with the same content do, which came before.
+        # The places of files, and the first known places of files with the same content.
         self._places: dict[Places, Places] = {}
 
     def take(self, parcel: Mapping[str, Any]) -> None:
-        """Take over what a test reported; two xdist workers may bring the same trial, of which one is kept."""
+        """Take over what a test reported. If two xdist workers bring the same trial, one is kept."""
         self._take_trials(parcel["trials"], parcel.get("variant_classes", ()))
         if parcel.get("test"):
             self._take_verdicts(parcel)
@@ -114,9 +114,9 @@ class Received:
 
     @property
     def reported(self) -> list[TrialResult]:
-        """The trials, those of one workload with the same files, of which a worker of xdist may have had its own.
+        """The trials. Those with the same files are of one workload, even if each worker of xdist had its own copies.
 
-        One that a test was spared counts only if no other test had it trained.
+        A trial that one test did not need counts only if no other test had it trained.
         """
         trained = {_asked_for(trial) for trial in self.trials.values() if trial.outcome != "not_trained"}
         found = (
@@ -133,9 +133,9 @@ class Received:
 
     @property
     def concluded(self) -> list[RecordedVerdict]:
-        """The verdicts, of a test that was tried several times those of the last attempt.
+        """The verdicts; if a test was tried several times, those of the last attempt.
 
-        What was accepted is INVALID where its test did not pass, since nothing was written.
+        What was accepted is INVALID if its test did not pass, since nothing was written.
         """
         from dataclasses import replace
 
@@ -160,7 +160,7 @@ class Received:
 def identity(trial: TrialResult) -> tuple[str, bool, bool, str]:
     """Tell a trial from its twins: that of a report, one that was left out, and that of another workload like it.
 
-    Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
+    If a fixture writes a text to a folder of its worker, the workers of xdist still ask for one workload.
     """
     from pytest_ftguard.specs import key_of
 

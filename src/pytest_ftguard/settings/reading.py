@@ -61,11 +61,11 @@ class Settings:
         self._values = dict(values)
 
     def get(self, name: str) -> Setting | None:
-        """Return a setting, or None where it was not made."""
+        """Return a setting; None if it was not made."""
         return self._values.get(name)
 
     def value(self, name: str, default: Any) -> Any:
-        """Return a setting's value, or the default where it was not made."""
+        """Return a setting's value, or the default if it was not made."""
         setting = self._values.get(name)
         return default if setting is None else setting.value
 
@@ -147,7 +147,7 @@ class Settings:
             raise ConfigurationError(f"{error} (set by {culprit.origin.name})" if culprit else str(error)) from None
 
     def store(self, rootdir: Path, environment: Mapping[str, str] = os.environ) -> StoreOptions | None:
-        """Return where results are stored and which are believed; None where none are.
+        """Return where results are stored and which are believed; None if none are stored.
 
         Args:
             rootdir: Where the default folder lies.
@@ -233,7 +233,7 @@ def _read(key: Key, from_ini: Mapping[str, Any], places: Mapping[str, Origin]) -
 
 
 def _ini_places(config: pytest.Config, names: Iterable[str]) -> dict[str, Origin]:
-    """Return where keys of the ini file were set: in it or by `-o`. Relative paths of both start at the root folder."""
+    """Return the origin of keys: the ini file or `-o`. Relative paths of both start at the root folder."""
     overrides, file = ini_overrides(config), config.inipath.name if config.inipath else "the ini file"
     return {
         name: Origin("command line", f"-o {name}=...", config.rootpath)
