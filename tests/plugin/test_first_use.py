@@ -473,7 +473,7 @@ def test_a_fixture_that_is_asked_for_by_name_is_trained(project: pytest.Pytester
             "    from pytest_ftguard import assert_loss_gap\n"
             "    assert_loss_gap(*map(request.getfixturevalue, ('lora_variant', 'full_variant')), at_most=0.3)\n"
         )
-    result = project.runpytest_inprocess("a", "b", "a/test_it.py::test_it", *workers)
+    result = project.runpytest_inprocess(*workers)
     result.assert_outcomes(passed=4)
     output = result.stdout.str()
     assert all(label in output for label in ("ftguard summary", "lora r=2", "lora r=4"))

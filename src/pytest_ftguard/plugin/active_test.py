@@ -105,7 +105,7 @@ class TestRecord:
         return self.marker.get(name) or self._settings.get(name)
 
     def seed_noise(self, candidate: TrainedVariant, baseline: TrainedVariant) -> SeedNoise | None:
-        """Return the calibrated noise of seeds for two variants, where there is one."""
+        """Return the calibrated noise of seeds for two variants; None if there is none."""
         from pytest_ftguard.gates.calibration import find_seed_noise
 
         return find_seed_noise(self._session.calibrations, candidate, baseline)

@@ -1,4 +1,4 @@
-"""The tests that were collected: by them it is known which accepted results no test looks for any more."""
+"""The tests that were collected. They tell which accepted results no test looks for any more."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Collected", "collected"]
 
 @dataclass(frozen=True)
 class Collected:
-    """All tests that a run found, those among them that it was then told to leave out.
+    """All tests that a run found, also those that it then left out.
 
     Attributes:
         names: pytest's names of them.
         root: The folder in which the names start.
-        partly: The files of which the command line asked for some tests, so that the others were not collected.
-        only_some: Whether of any file some tests may be left out.
+        partly: The files from which the command line asked for single tests, so that the others were not collected.
+        only_some: Whether any file may have tests that were not collected.
     """
 
     names: frozenset[str]
@@ -30,7 +30,7 @@ class Collected:
     only_some: bool
 
     def has_looked_for(self, test: str) -> bool:
-        """Return whether a test, had there been one of this name, would have been collected."""
+        """Return whether the run would have collected a test of this name, if there were one."""
         if self.only_some:
             return False
         file = _file(test)
@@ -43,18 +43,18 @@ def _file(test: str) -> str:
 
 
 def collected(config: pytest.Config, names: Iterable[str]) -> Collected:
-    """Return the tests that were collected, and of which files they are all that there are.
+    """Return the tests that were collected, and which files were collected whole.
 
     Args:
         config: pytest's configuration.
         names: pytest's names of the tests.
     """
-    # Below the parts of the command line that name single tests, as in tests/test_it.py::test_one.
+    # The files of single tests that the command line names, as in tests/test_it.py::test_one.
     files = [Path(config.invocation_params.dir, _file(one)) for one in config.args if "::" in one]
     return Collected(
         names=frozenset(names),
         root=config.rootpath,
         partly=frozenset(file.resolve() for file in files),
-        # The tests that failed last, or a module (--pyargs) whose file is not known here.
+        # Only the tests that failed last (--lf), or a module (--pyargs): its file is not known here.
         only_some=bool(config.getoption("lf", False)) or not all(file.exists() for file in files),
     )

@@ -139,7 +139,7 @@ def _is_marked(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
-    """Keep the names of all tests, before anything takes some away: accepted results of the others are unused."""
+    """Keep the names of all tests before a hook leaves some out: their accepted results are in use."""
     config.stash[RUN].collected = [item.nodeid for item in items]
     return (yield)
 
@@ -183,7 +183,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose helper has failed in a thread that nobody asked for its result."""
+    """Fail a test if a helper failed in one of its threads and nobody asked the thread for its result."""
     __tracebackhide__ = True  # other people's errors pass through here
     result = yield
     test = item.config.stash[RUN].test
@@ -239,7 +239,7 @@ class Collector:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the comparison; nothing at all where nothing was trained."""
+    """Print the comparison; nothing at all if nothing was trained."""
     ours = config.stash[RUN].session
     if ours is not None and not ours.received.is_empty:
         from pytest_ftguard.plugin.outputs import print_summary

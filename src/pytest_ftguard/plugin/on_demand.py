@@ -18,7 +18,7 @@ __all__ = ["Accepting", "Plan"]
 
 
 class Plan:
-    """Lets tests name what they would train, and skips them; registered under a plan only: nobody else pays for it."""
+    """Lets tests name what they would train, and skips them. Registered under a plan only."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -28,7 +28,7 @@ class Plan:
 
     @pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
     def pytest_fixtures_setup(self) -> Generator[None, object, object]:
-        """Skip a test whose fixtures need what was not trained."""
+        """Skip a test if its fixtures need what was not trained."""
         return (yield from _skip_on_error())
 
     @pytest.hookimpl(wrapper=True)
@@ -39,7 +39,7 @@ class Plan:
 
 
 class Accepting:
-    """Writes what a test accepts once it has passed; registered under --ftguard-update only, so nobody else pays."""
+    """Writes what a test accepts once it has passed. Registered under --ftguard-update only."""
 
     def __init__(self, ours: Session) -> None:
         self._session = ours
@@ -55,7 +55,7 @@ class Accepting:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # after whatever else may still let the test fail
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Settle what a test accepts as its report says whether it has passed; if it cannot be written, the test fails.
+        """Settle what a test accepts when its report says whether it has passed; fail it if nothing can be written.
 
         Some failures are known to the report alone: that of a method of unittest, or of an xfail that is strict. The
         report of the teardown brings the summary what became of it.

@@ -138,7 +138,7 @@ class Outbox:
 
 
 def _classes_of(trials: Sequence[Trial]) -> list[str]:
-    """Return where the user's own classes of variants are imported from: xdist's controller has seen no test."""
+    """Return the import paths of the user's own classes of variants: xdist's controller has imported no test."""
     if not trials:
         return []
     from pytest_ftguard.specs import import_paths

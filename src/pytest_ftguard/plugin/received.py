@@ -44,11 +44,11 @@ class Received:
         self._verdicts: list[tuple[str, int, RecordedVerdict]] = []
         self._planned: list[RecordedVerdict] = []
         self._attempts: dict[str, int] = {}
-        # Where files lie, and where others with the same content do, which came before.
+        # The places of files, and the first known places of files with the same content.
         self._places: dict[Places, Places] = {}
 
     def take(self, parcel: Mapping[str, Any]) -> None:
-        """Take over what a test reported; two xdist workers may bring the same trial, of which one is kept."""
+        """Take over what a test reported. If two xdist workers bring the same trial, one is kept."""
         self._take_trials(parcel["trials"], parcel.get("variant_classes", ()))
         if parcel.get("test"):
             self._take_verdicts(parcel)
@@ -108,9 +108,9 @@ class Received:
 
     @property
     def reported(self) -> list[Trial]:
-        """The trials, those of one workload with the same files, of which a worker of xdist may have had its own.
+        """The trials. Those with the same files are of one workload, even if each worker of xdist had its own copies.
 
-        One that a test was spared counts only if no other test had it trained.
+        A trial that one test did not need counts only if no other test had it trained.
         """
         trained = {_asked_for(trial) for trial in self.trials.values() if trial.measured.outcome != "not_trained"}
         found = (
@@ -145,7 +145,7 @@ class Received:
 def identity(trial: Trial) -> tuple[str, bool, bool, str]:
     """Tell a trial from its twins: that of a report, one that was left out, and that of another workload like it.
 
-    Workers of xdist whose fixtures write a text to folders of their own ask for one workload.
+    If a fixture writes a text to a folder of its worker, the workers of xdist still ask for one workload.
     """
     from pytest_ftguard.specs import key_of
 

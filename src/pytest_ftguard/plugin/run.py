@@ -1,6 +1,6 @@
 """A run of pytest as long as it does not use the plugin, and the step to its use.
 
-Every pytest run loads this module. What only a run needs that trains or judges is imported where it is needed.
+Every pytest run loads this module. It imports inside functions what only a run needs that trains or judges.
 """
 
 from __future__ import annotations

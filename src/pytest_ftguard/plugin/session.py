@@ -1,4 +1,4 @@
-"""What one pytest process holds: settings, the test that is running, where trials are trained, what is to be told."""
+"""What one pytest process holds: settings, where trials are trained, what it has to tell."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Session:
         specs_of_settings: The specs that fixtures made of settings, as they gave them: only these does an ini key
             change.
         session_variants_to_come: The session's variants that are asked for and not made yet.
-        fixture_budgets: The memory budget of each test that uses a session fixture of ours.
+        fixture_budgets: By session fixture of ours, the memory budget of each test that uses it.
         tests_to_come: Number of tests after the present one that train variants of their own.
     """
 

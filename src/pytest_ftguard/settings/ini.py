@@ -18,7 +18,7 @@ __all__ = ["early_value", "ini_overrides", "ini_values"]
 def early_value(config: pytest.Config, name: str) -> Any:
     """Return what the ini file or `-o` sets, before pytest has parsed its options; None if neither does.
 
-    It is quick, since every pytest run asks: of a TOML file, it takes the types that pytest makes of its own.
+    It takes the types that pytest makes of those of a TOML file.
     """
     overrides = _overrides(config.known_args_namespace.override_ini)
     from_file = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
@@ -51,7 +51,7 @@ def _overrides(texts: Iterable[str] | None) -> dict[str, str]:
 
 
 def _is_meant(name: str, prefix: str) -> bool:
-    """Return whether a key was meant for us, be it spelt with dashes or capitals, as options and variables are."""
+    """Return whether a key was meant for us, even if it has dashes or capitals as options and variables do."""
     return name.lower().replace("-", "_").startswith(prefix)
 
 

@@ -53,11 +53,11 @@ class Settings:
         self._values = dict(values)
 
     def get(self, name: str) -> Setting | None:
-        """Return a setting, or None where it was not made."""
+        """Return a setting; None if it was not made."""
         return self._values.get(name)
 
     def value(self, name: str, default: Any) -> Any:
-        """Return a setting's value, or the default where it was not made."""
+        """Return a setting's value, or the default if it was not made."""
         setting = self._values.get(name)
         return default if setting is None else setting.value
 
@@ -229,7 +229,7 @@ def _read(key: Key, from_ini: Mapping[str, Any], places: Mapping[str, Origin]) -
 
 
 def _ini_places(config: pytest.Config, names: Iterable[str]) -> dict[str, Origin]:
-    """Return where keys of the ini file were set: in it or by `-o`. Relative paths of both start at the root folder."""
+    """Return the origin of keys: the ini file or `-o`. Relative paths of both start at the root folder."""
     overrides, file = ini_overrides(config), config.inipath.name if config.inipath else "the ini file"
     return {
         name: Origin("command line", f"-o {name}=...", config.rootpath)
