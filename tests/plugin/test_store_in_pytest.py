@@ -148,9 +148,9 @@ def test_time_again(full_variant, lora_variant):
 
 
 SHORT = """
-from pytest_ftguard.running import timing
+from pytest_ftguard.specs import short
 
-timing._SECONDS = 0.0
+short._SECONDS = 0.0
 """
 
 
