@@ -338,6 +338,7 @@ READ_ONLY = """
 import os, sys
 from pathlib import Path
 from tests.plain.test_store import PARTS, RESULT, find, store
+RESULT.to_dict()  # import what writing needs while this process may still read it
 os.chdir(sys.argv[1])  # what lies above it may be closed to others, as the tests' own folder is
 if os.geteuid() == 0:  # to whom modes do not matter
     os.setgroups([])
