@@ -176,9 +176,8 @@ def test_the_summary_says_what_was_tried_and_what_was_chosen() -> None:
 def test_a_best_rate_at_the_edge_is_pointed_out() -> None:
     """The search has not found a minimum, so the reader is told to go on."""
     trials = [one for one in searched() if one.spec.variant.learning_rate != 9e-4]
-    assert (
-        "the best is the highest that was tried and a better one may lie beyond: set full_learning_rate = 0.0003"
-        in " ".join("\n".join(summary_lines(trials, [], [])).split())
+    assert "a better one may lie beyond: search again, with learning_rate = 0.0003 as the first guess" in " ".join(
+        "\n".join(summary_lines(trials, [], [])).split()
     )
 
 
@@ -237,3 +236,12 @@ def test_a_plan_says_what_a_search_may_add() -> None:
         "full: its learning rate is searched first, with at most 5 trials of 20 steps and 3 trials of 50 steps" in text
     )
     assert "lora r=16: its learning rate is searched" not in text
+
+
+def test_a_search_that_begins_at_the_edge_of_the_last_one_finds_what_lies_beyond() -> None:
+    """The advice of the summary works."""
+    bench = Bench(0.5)
+    rate = 5e-5
+    for _ in range(4):
+        rate = find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=rate))
+    assert 0.3 < rate < 0.9

@@ -185,6 +185,6 @@ def _edge(variant: Variant, rates: Sequence[float]) -> str:
         return ""
     word = "lowest" if variant.learning_rate == rates[0] else "highest"
     return (
-        f"; the best is the {word} that was tried and a better one may lie beyond: set "
-        f"{variant.settings_prefix}_learning_rate = {variant.learning_rate:g} and search again"
+        f"; the best is the {word} that was tried and a better one may lie beyond: search again, with "
+        f"learning_rate = {variant.learning_rate:g} as the first guess"
     )
