@@ -11,7 +11,7 @@ import pytest
 from pytest_ftguard.plugin.received import identity
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.specs.identity import Purpose, Row, content_of, fields_of, key_of, places_of, rows_of
-from pytest_ftguard.specs.short import search_workload, timing_workload
+from pytest_ftguard.specs.short import search_workloads, timing_workload
 from pytest_ftguard.specs.values import Spec
 from tests.plain.builders import trial
 
@@ -247,7 +247,9 @@ def test_a_trial_of_two_processes_is_shown_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "short", [search_workload(LONG), timing_workload(LONG, (0, 1), 0.5)], ids=lambda short: short.purpose
+    "short",
+    [*search_workloads(LONG), timing_workload(LONG, (0, 1), 0.5)],
+    ids=lambda short: f"{short.purpose} {short.steps}",
 )
 def test_a_short_trial_takes_the_steps_of_the_whole_one(short: Workload) -> None:
     """There are fewer of them; otherwise a search or a timing changes only what is evaluated, and the seeds."""

@@ -18,68 +18,91 @@ from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.running.search import find_learning_rate
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
-from pytest_ftguard.specs.short import search_workload
-from tests.plain.builders import LORA, WORKLOAD, summary_lines, trained, trial
+from pytest_ftguard.specs.short import search_workloads
+from tests.plain.builders import LORA, WORKLOAD, plan_lines, summary_lines, trained, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 
 
 class Bench:
-    """Trains nothing: the loss is a parabola over the logarithm of the rate, lowest at `best`."""
+    """Trains nothing: the loss is a parabola over the logarithm of the rate, lowest at `best`.
 
-    def __init__(self, best: float, failing: float = math.inf) -> None:
-        self.best = best
+    Trials of the second round have their lowest loss at `best_longer`.
+    """
+
+    def __init__(self, best: float, failing: float = math.inf, best_longer: float | None = None) -> None:
+        self.best = {"short": best, "longer": best_longer or best}
         self.failing = failing
-        self.tried: list[float] = []
+        self.tried: dict[str, list[float]] = {"short": [], "longer": []}
         self.workloads: list[Workload] = []
+        self.noise = 0.0
 
     def train(self, workload: Workload, variant: Variant) -> TrainedVariant:
         rate = variant.learning_rate
         assert rate is not None
-        self.tried.append(rate)
+        length = "short" if workload.steps == 20 else "longer"
+        self.tried[length].append(rate)
         self.workloads.append(workload)
         if rate >= self.failing:
             return trained(variant, trial(variant, NLL, workload=workload, outcome="diverged", validation=None))
-        loss = 20 + math.log(rate / self.best) ** 2
-        return trained(variant, trial(variant, [loss] * 64, workload=workload))
+        loss = 20 + math.log(rate / self.best[length]) ** 2
+        wobble = [self.noise * math.sin(number * math.log(rate)) for number in range(64)]
+        return trained(variant, trial(variant, [loss + one for one in wobble], workload=workload))
 
 
 @pytest.mark.parametrize(
-    ("best", "tried", "chosen"),
+    ("best", "short", "longer", "chosen"),
     [
-        (5e-5, [5e-5, 1.7e-5, 1.5e-4], 5e-5),
-        (1e-4, [5e-5, 1.7e-5, 1.5e-4, 4.5e-4], 1.5e-4),
-        (1e-5, [5e-5, 1.7e-5, 1.5e-4, 5.7e-6], 1.7e-5),
-        (1.0, [5e-5, 1.7e-5, 1.5e-4, 4.5e-4, 1.4e-3], 1.4e-3),
-        (1e-9, [5e-5, 1.7e-5, 1.5e-4, 5.7e-6, 1.9e-6], 1.9e-6),
+        (5e-5, [5e-5, 1.7e-5, 1.5e-4], [5e-5, 1.7e-5], 5e-5),
+        (1e-4, [5e-5, 1.7e-5, 1.5e-4, 4.5e-4], [1.5e-4, 5e-5], 1.5e-4),
+        (1e-5, [5e-5, 1.7e-5, 1.5e-4, 5.6e-6], [1.7e-5, 5.6e-6], 1.7e-5),
+        (1.0, [5e-5, 1.7e-5, 1.5e-4, 4.5e-4, 1.4e-3], [1.4e-3, 4.5e-4], 1.4e-3),
+        (1e-9, [5e-5, 1.7e-5, 1.5e-4, 5.6e-6, 1.9e-6], [1.9e-6, 6.2e-7, 2.1e-7], 2.1e-7),
     ],
 )
-def test_the_grid_is_small_and_grows_at_the_edge_where_the_best_is(
-    best: float, tried: list[float], chosen: float
+def test_the_grid_is_small_and_grows_at_the_edge_that_is_best(
+    best: float, short: list[float], longer: list[float], chosen: float
 ) -> None:
-    """Three rates, a factor of three apart; up to two more in the direction that is better."""
+    """Three rates, a factor of three apart; up to two more in the direction that is better; then longer trials."""
     bench = Bench(best)
     found = find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5))
-    assert (bench.tried, found) == (tried, chosen)
+    assert (bench.tried, found) == ({"short": short, "longer": longer}, chosen)
 
 
-@given(st.floats(1e-8, 1.0), st.floats(1e-7, 1e-1))
-def test_the_chosen_rate_is_the_best_of_those_tried(best: float, first: float) -> None:
-    """Whatever the first guess: at most five trials, none of them twice, and none that was tried was better."""
-    bench = Bench(best)
+@given(st.floats(1e-8, 1.0), st.floats(1e-7, 1e-1), st.floats(0.05, 1.0))
+def test_no_rate_that_was_tried_for_longer_is_better(best: float, first: float, falls: float) -> None:
+    """Whatever the first guess: at most five short trials and three longer ones, and none of them twice."""
+    bench = Bench(best, best_longer=falls * best)
     found = find_learning_rate(bench.train, WORKLOAD, LoRA(learning_rate=first))
-    assert first in bench.tried
-    assert len(set(bench.tried)) == len(bench.tried) <= 5
-    assert found == min(bench.tried, key=lambda rate: (math.log(rate / best) ** 2, rate))
+    assert first in bench.tried["short"]
+    for length, most in (("short", 5), ("longer", 3)):
+        assert len(set(bench.tried[length])) == len(bench.tried[length]) <= most
+    best_of_longer = min(bench.tried["longer"], key=lambda rate: math.log(rate / (falls * best)) ** 2)
+    assert found in (best_of_longer, first)
+
+
+def test_a_rate_that_only_short_trials_favour_is_left() -> None:
+    """At half of the steps a lower rate is better, so the search goes down as long as that stays so."""
+    bench = Bench(5e-5, best_longer=6e-6)
+    assert find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5)) == 5.6e-6
+    assert bench.tried == {"short": [5e-5, 1.7e-5, 1.5e-4], "longer": [5e-5, 1.7e-5, 5.6e-6]}
+
+
+@pytest.mark.parametrize(("noise", "chosen"), [(0.5, 1.5e-4), (20.0, 5e-5)])
+def test_the_first_guess_stays_unless_another_rate_is_better_beyond_the_noise(noise: float, chosen: float) -> None:
+    """The best of a few noisy losses is often no better at all."""
+    bench = Bench(1.1e-4)
+    bench.noise = noise
+    assert find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5)) == chosen
 
 
 def test_a_rate_that_diverges_is_not_chosen() -> None:
-    """It counts as the worst, and where every rate does the search goes down."""
+    """It counts as the worst, and if every rate does the search goes down."""
     assert find_learning_rate(Bench(1.0, failing=1e-4).train, WORKLOAD, Full(learning_rate=5e-5)) == 5e-5
     bench = Bench(1.0, failing=0)
-    find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5))
-    assert bench.tried == [5e-5, 1.7e-5, 1.5e-4, 5.7e-6, 1.9e-6]
-    assert find_learning_rate(Bench(1.0, failing=1e-5).train, WORKLOAD, Full(learning_rate=5e-5)) == 5.7e-6
+    assert find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5)) == 1.9e-6
+    assert bench.tried == {"short": [5e-5, 1.7e-5, 1.5e-4, 5.6e-6, 1.9e-6], "longer": []}
+    assert find_learning_rate(Bench(1.0, failing=1e-5).train, WORKLOAD, Full(learning_rate=5e-5)) == 5.6e-6
 
 
 @pytest.mark.parametrize("outcome", ["crashed", "timed_out", "out_of_memory"])
@@ -110,25 +133,29 @@ def test_a_search_for_one_side_only_is_pointed_out() -> None:
 
 
 def test_the_trials_are_short_and_are_not_judged_on_the_gates_sequences() -> None:
-    """A quarter of the steps, the first seed, for the purpose of a search; all else is as it will be."""
-    work = replace(WORKLOAD, steps=101, seeds=(4, 5), most_seeds=8, reference="reference.txt")
+    """An eighth of the steps, then half of them; the first seed, and all else as it will be."""
+    work = replace(WORKLOAD, steps=201, seeds=(4, 5), most_seeds=8, reference="reference.txt")
     bench = Bench(5e-5)
     find_learning_rate(bench.train, work, Full(learning_rate=5e-5))
-    expected = replace(WORKLOAD, steps=25, seeds=(4,), purpose="search")
-    assert set(map(search_workload, [work])) == set(bench.workloads) == {expected}
-    for steps, short in ((3, 3), (20, 20), (50, 20), (79, 20), (84, 21)):
-        assert search_workload(replace(WORKLOAD, steps=steps)).steps == short
+    expected = {replace(WORKLOAD, steps=steps, seeds=(4,), purpose="search") for steps in (25, 100)}
+    assert set(search_workloads(work)) == set(bench.workloads) == expected
+    for steps, rounds in ((3, [3, 3]), (20, [20, 20]), (50, [20, 25]), (160, [20, 80]), (168, [21, 84])):
+        assert [one.steps for one in search_workloads(replace(WORKLOAD, steps=steps))] == rounds
 
 
 def searched() -> list[Trial]:
-    short = search_workload(WORKLOAD)
+    short, longer = search_workloads(WORKLOAD)
     full = Full(learning_rate=3e-4, search_learning_rate=True)
     tries = [
         trial(replace(full, learning_rate=rate), [value] * 64, workload=short)
         for rate, value in ((1e-4, 26.0), (3e-4, 25.0))
     ]
     wild = trial(replace(full, learning_rate=9e-4), NLL, workload=short, outcome="diverged", validation=None, curve=())
-    return [*tries, wild, trial(full, NLL), trial(LORA, NLL)]
+    again = [
+        trial(replace(full, learning_rate=rate), [value] * 64, workload=longer)
+        for rate, value in ((1e-4, 24.0), (3e-4, 23.0))
+    ]
+    return [*tries, wild, *again, trial(full, NLL), trial(LORA, NLL)]
 
 
 def test_the_summary_says_what_was_tried_and_what_was_chosen() -> None:
@@ -136,7 +163,10 @@ def test_the_summary_says_what_was_tried_and_what_was_chosen() -> None:
     text = "\n".join(summary_lines(searched(), [], []))
     assert "learning rates: full 0.0003, lora r=16 0.001" in text
     flat = " ".join(text.split())
-    assert "searched for full, 25 steps, sequences that no gate uses: 0.0001 gives 2.600, 0.0003 gives 2.500, " in flat
+    assert (
+        "searched for full, on sequences that no gate uses, 20 steps: 0.0001 gives 2.600, 0.0003 gives 2.500, " in flat
+    )
+    assert "; 50 steps: 0.0001 gives 2.400, 0.0003 gives 2.300" in flat
     assert "0.0009 gives diverged" in flat
     assert "may lie beyond" not in flat
     assert "ended diverged" not in text
@@ -146,9 +176,8 @@ def test_the_summary_says_what_was_tried_and_what_was_chosen() -> None:
 def test_a_best_rate_at_the_edge_is_pointed_out() -> None:
     """The search has not found a minimum, so the reader is told to go on."""
     trials = [one for one in searched() if one.spec.variant.learning_rate != 9e-4]
-    assert (
-        "the best is the highest that was tried and a better one may lie beyond: set full_learning_rate = 0.0003"
-        in " ".join("\n".join(summary_lines(trials, [], [])).split())
+    assert "a better one may lie beyond: search again, with learning_rate = 0.0003 as the first guess" in " ".join(
+        "\n".join(summary_lines(trials, [], [])).split()
     )
 
 
@@ -178,7 +207,7 @@ def test_a_report_keeps_them_apart(tmp_path_factory: pytest.TempPathFactory) -> 
     """They are in the JSON with their purpose, and are not read back."""
     path = tmp_path_factory.mktemp("report") / "ftguard.json"
     path.write_text(json_report(searched(), []), encoding="utf-8")
-    assert path.read_text().count('"purpose": "search"') == 2 * 3  # of the trial, and in its workload
+    assert path.read_text().count('"purpose": "search"') == 2 * 5  # of the trial, and in its workload
     assert [variant.label for variant in read_report(path)] == ["full", "lora r=16"]
 
 
@@ -193,7 +222,26 @@ def test_a_rate_that_was_found_and_one_that_was_given_are_the_same_trial() -> No
 
 def test_the_progress_line_names_the_rate_that_is_tried() -> None:
     """Otherwise the same seed would seem to be trained again and again."""
-    spec = TrialSpec(workload=search_workload(WORKLOAD), variant=LORA, seed=3)
+    spec = TrialSpec(workload=search_workloads(WORKLOAD)[0], variant=LORA, seed=3)
     assert (
-        "lora r=16  learning rate 0.001?  step 4/25" in progress_line(Progress(spec, "train", 4, None, 2.0, None)).text
+        "lora r=16  learning rate 0.001?  step 4/20" in progress_line(Progress(spec, "train", 4, None, 2.0, None)).text
     )
+
+
+def test_a_plan_says_what_a_search_may_add() -> None:
+    """The trials of a search take time too, and the rate that it finds is not known yet."""
+    planned = trial(Full(learning_rate=5e-5, search_learning_rate=True), NLL, outcome="planned")
+    text = " ".join("\n".join(plan_lines([planned, trial(LORA, NLL, outcome="planned")])).split())
+    assert (
+        "full: its learning rate is searched first, with at most 5 trials of 20 steps and 3 trials of 50 steps" in text
+    )
+    assert "lora r=16: its learning rate is searched" not in text
+
+
+def test_a_search_that_begins_at_the_edge_of_the_last_one_finds_what_lies_beyond() -> None:
+    """The advice of the summary works."""
+    bench = Bench(0.5)
+    rate = 5e-5
+    for _ in range(4):
+        rate = find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=rate))
+    assert 0.3 < rate < 0.9

@@ -99,14 +99,16 @@ def summary_of(ours: Session) -> Summary:
 
 
 def print_summary(ours: Session, reporter: pytest.TerminalReporter) -> None:
-    """Print the summary; nothing at all if nothing was trained."""
+    """Print the summary, a shorter one under `-q`; nothing at all if nothing was trained."""
     summary = summary_of(ours)
     if summary.is_empty:
         return
     from pytest_ftguard.reporting.terminal import terminal_lines
 
-    reporter.section("ftguard summary")
-    for line in terminal_lines(summary):
+    lines = list(terminal_lines(summary, reporter.verbosity))
+    if lines and reporter.verbosity > -2:
+        reporter.section("ftguard summary")
+    for line in lines:
         reporter.write_line(line.text, red=line.tone == "bad", green=line.tone == "good")
 
 

@@ -11,6 +11,7 @@ from pytest_ftguard.reporting.gates import UNMEASURED, measured_and_limit
 from pytest_ftguard.reporting.summary import TONE_OF, Block, Column, Line, Row, Table
 from pytest_ftguard.reporting.variants import cached_mark, distinct_labels, workload_title
 from pytest_ftguard.results import TrainedVariant, Trial
+from pytest_ftguard.specs.short import MOST_RATES, search_workloads
 from pytest_ftguard.units import format_bytes, format_count
 
 __all__ = ["plan_blocks"]
@@ -50,8 +51,21 @@ def _workload(trials: Sequence[Trial]) -> Block:
     reasons = {
         f"{trial.spec.variant.label}: {trial.measured.error.message}" for trial in trials if trial.measured.error
     }
-    notes = tuple(Line(reason, kind="note") for reason in sorted(reasons))
+    searches = (_search(label, variant) for label, variant in zip(labels, variants, strict=True))
+    notes = tuple(Line(note, kind="note") for note in (*filter(None, searches), *sorted(reasons)))
     return Block("workload", workload_title(trials), table=Table(_COLUMNS, rows), notes=notes)
+
+
+def _search(label: str, variant: TrainedVariant) -> str | None:
+    """Return which trials the search for a learning rate adds; None if it is not searched."""
+    if not variant.variant.search_learning_rate:
+        return None
+    rounds = zip(MOST_RATES, search_workloads(variant.workload), strict=True)
+    added = " and ".join(f"{most} trials of {work.steps} steps" for most, work in rounds)
+    return (
+        f"{label}: its learning rate is searched first, with at most {added}, so the rate of this plan may not be the "
+        "one that is trained"
+    )
 
 
 def _cells(variant: TrainedVariant, label: str, whole: int | None) -> tuple[str, ...]:

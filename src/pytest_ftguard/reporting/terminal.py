@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tabulate import tabulate
 
-from pytest_ftguard.reporting.summary import Block, Line, Summary, Table
+from pytest_ftguard.reporting.summary import TONE_OF, Block, Line, Summary, Table
 from pytest_ftguard.reporting.visible import visible
 
 __all__ = ["terminal_lines"]
@@ -17,18 +19,52 @@ _UNDER = "    "
 _HANGING = "      "
 
 
-def terminal_lines(summary: Summary) -> Iterator[Line]:
+def terminal_lines(summary: Summary, verbosity: int = 0) -> Iterator[Line]:
     """Return the lines that a terminal shows, in 80 columns if their words allow it; each has a tone.
 
     Args:
         summary: What is shown.
+        verbosity: pytest's: at -1 (`-q`) the table of gates alone, and below (`-qq`) one line. What makes the run fail
+            although no test did is shown too. A plan is always whole.
     """
+    if verbosity < 0 and not summary.is_plan:
+        summary = _quiet(summary) if verbosity == -1 else _counted(summary)
     for number, block in enumerate(summary.blocks):
         if number:
             yield Line("")
         yield from _block(block)
     for note in summary.notes:
         yield from _line(note)
+
+
+def _quiet(summary: Summary) -> Summary:
+    """Return the table of gates without its notes, and the problems."""
+    blocks = []
+    for block in summary.blocks:
+        if block.subject == "gates" and block.table:
+            rows = (replace(row, under=_names(row.under)) for row in block.table.rows)
+            blocks.append(replace(block, table=replace(block.table, rows=tuple(rows))))
+        elif block.subject == "not run":
+            blocks.append(block)
+    return replace(summary, blocks=tuple(blocks), notes=_problems(summary))
+
+
+def _names(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    return tuple(line for line in lines if line.kind == "name")
+
+
+def _problems(summary: Summary) -> tuple[Line, ...]:
+    return tuple(note for note in summary.notes if note.tone == "bad")
+
+
+def _counted(summary: Summary) -> Summary:
+    """Return how many gates ended how, in one line, and the problems."""
+    counts = Counter(recorded.verdict.status for recorded in summary.verdicts)
+    parts = [f"{count} {status}" for status, count in counts.most_common()]
+    is_bad = any(TONE_OF[status] == "bad" for status in counts)
+    skipped = [line for block in summary.blocks if block.subject == "not run" for line in block.lines]
+    said = [Line(f"gates: {', '.join(parts)}", "bad" if is_bad else "good")] if parts else []
+    return Summary((), (*said, *(replace(line, under=()) for line in skipped), *_problems(summary)))
 
 
 def _block(block: Block) -> Iterator[Line]:

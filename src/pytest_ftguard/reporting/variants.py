@@ -15,7 +15,7 @@ from pytest_ftguard.reporting.notes import fairness_notes
 from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Table
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
-from pytest_ftguard.specs.short import search_workload
+from pytest_ftguard.specs.short import search_workloads
 from pytest_ftguard.units import format_bytes, format_count
 
 __all__ = ["cached_mark", "distinct_labels", "workload_block", "workload_title"]
@@ -43,7 +43,7 @@ def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
     lines = [Line(f"learning rates: {', '.join(rates)}")]
     for variant, label in zip(variants, labels, strict=True):
         tried = _tried(variant, searches)
-        lines += [Line(_search_line(label, tried), kind="note")] if tried else []
+        lines += [Line(_search_line(label, variant.variant, tried), kind="note")] if tried else []
     rows = [Row(cells) for cells in [_base_row(trials), *map(_variant_row, variants, labels)] if cells]
     notes = dict.fromkeys([*fairness_notes(variants), *_trial_notes(trials)])
     return Block(
@@ -138,43 +138,53 @@ def _trial_notes(trials: Sequence[Trial]) -> Iterator[str]:
             yield f"{trial.spec.variant.label}, seed {trial.spec.seed}: {note}"
 
 
-def _tried(variant: TrainedVariant, searches: Sequence[Trial]) -> list[Trial]:
-    """Return the trials of the search for a variant's learning rate, the lowest rate first."""
+def _tried(variant: TrainedVariant, searches: Sequence[Trial]) -> list[list[Trial]]:
+    """Return the trials of the rounds of the search for a variant's learning rate, the lowest rate first in each."""
     rate = variant.variant.learning_rate
     if not variant.variant.search_learning_rate or rate is None:
         return []
-    short = key_of(search_workload(variant.workload), "trial")
-    trials = [
-        trial
-        for trial in searches
-        if key_of(trial.spec.workload, "trial") == short
-        and replace(trial.spec.variant, learning_rate=rate) == variant.variant
-    ]
-    return sorted(trials, key=lambda trial: trial.spec.variant.learning_rate or 0)
+    rounds = dict.fromkeys(key_of(work, "trial") for work in search_workloads(variant.workload))
+    ours = [trial for trial in searches if replace(trial.spec.variant, learning_rate=rate) == variant.variant]
+    found = ([trial for trial in ours if key_of(trial.spec.workload, "trial") == work] for work in rounds)
+    return [sorted(trials, key=_rate) for trials in found if trials]
 
 
-def _search_line(label: str, tried: Sequence[Trial]) -> str:
-    results = [
-        f"{trial.spec.variant.learning_rate:g} gives "
-        + (trial.measured.outcome if trial.measured.validation is None else f"{trial.measured.validation.loss:.3f}")
-        for trial in tried
-    ]
-    steps = tried[0].spec.workload.steps
-    losses = [math.inf if trial.measured.validation is None else trial.measured.validation.loss for trial in tried]
-    found = f"searched for {label}, {steps} steps, sequences that no gate uses: {', '.join(results)}"
-    return found + _edge(losses.index(min(losses)), tried) if math.isfinite(min(losses)) else found + _ALL_DIVERGED
+def _rate(trial: Trial) -> float:
+    return trial.spec.variant.learning_rate or 0.0
 
 
+def _search_line(label: str, variant: Variant, rounds: Sequence[Sequence[Trial]]) -> str:
+    shown = []
+    for tried in rounds:
+        results = (
+            f"{_rate(trial):g} gives "
+            + (trial.measured.outcome if trial.measured.validation is None else f"{trial.measured.validation.loss:.3f}")
+            for trial in tried
+        )
+        shown.append(f"{tried[0].spec.workload.steps} steps: {', '.join(results)}")
+    found = f"searched for {label}, on sequences that no gate uses, {'; '.join(shown)}"
+    if all(trial.measured.validation is None for tried in rounds for trial in tried):
+        return found + _ALL_DIVERGED
+    finished = [trial for trial in rounds[-1] if trial.measured.validation is not None]
+    best = min(finished, key=_loss, default=None)
+    kept = "" if best is None or _rate(best) == variant.learning_rate else _KEPT
+    return found + kept + _edge(variant, sorted({_rate(trial) for tried in rounds for trial in tried}))
+
+
+def _loss(trial: Trial) -> float:
+    return math.inf if trial.measured.validation is None else trial.measured.validation.loss
+
+
+_KEPT: Final = "; the first guess stays, because no other rate is better beyond the noise"
 _ALL_DIVERGED: Final = "; all diverged, so start the search from a much lower rate"
 
 
-def _edge(best: int, tried: Sequence[Trial]) -> str:
-    """Return what to do if the best of the rates is the first or the last of them."""
-    if 0 < best < len(tried) - 1:
+def _edge(variant: Variant, rates: Sequence[float]) -> str:
+    """Return what to do if the rate that was chosen is the lowest or the highest of those tried."""
+    if variant.learning_rate not in (rates[0], rates[-1]):
         return ""
-    variant = tried[best].spec.variant
-    word = "lowest" if best == 0 else "highest"
+    word = "lowest" if variant.learning_rate == rates[0] else "highest"
     return (
-        f"; the best is the {word} that was tried and a better one may lie beyond: set "
-        f"{variant.settings_prefix}_learning_rate = {variant.learning_rate:g} and search again"
+        f"; the best is the {word} that was tried and a better one may lie beyond: search again, with "
+        f"learning_rate = {variant.learning_rate:g} as the first guess"
     )

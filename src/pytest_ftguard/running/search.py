@@ -7,40 +7,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Variant, Workload
-from pytest_ftguard.specs.short import search_workload
+from pytest_ftguard.specs.short import MOST_RATES, search_workloads
+from pytest_ftguard.statistics import cluster, gap_interval
 
-__all__ = ["find_learning_rate", "next_rate"]
+__all__ = ["find_learning_rate", "next_notch"]
 
 _FACTOR: Final = 3.0
-_MOST_RATES: Final = 5
+# One-sided. A rate that wins by less than the noise of the sequences takes no guess's place.
+_CONFIDENCE: Final = 0.95
 
 
-def next_rate(first: float, losses: Mapping[float, float]) -> float | None:
-    """Return the learning rate to try next; None if the best is known.
+def next_notch(losses: Mapping[int, float]) -> int | None:
+    """Return what to try next in the first round; None if there is no more to try.
 
-    The grid is the first guess, a third and three times of it; while the best so far lies at an edge, it grows there,
-    up to five rates.
+    A notch is a factor of three, counted from the first guess. The grid is the guess, a third and three times of it;
+    while the best so far lies at an edge, it grows there, up to five rates.
 
     Args:
-        first: The first guess.
-        losses: Loss of each rate that was tried; infinity if the training diverged.
+        losses: Loss at each notch that was tried; infinity if the training diverged.
     """
-    for rate in (first, _rounded(first / _FACTOR), _rounded(first * _FACTOR)):
-        if rate not in losses:
-            return rate
-    best = min(losses, key=lambda rate: (losses[rate], rate))
-    if len(losses) >= _MOST_RATES:
+    for notch in (0, -1, 1):
+        if notch not in losses:
+            return notch
+    best = _best(losses)
+    if len(losses) >= MOST_RATES[0]:
         return None
     if best == min(losses):  # also if all of them diverged: only a lower rate can help
-        return _rounded(best / _FACTOR)
-    return _rounded(best * _FACTOR) if best == max(losses) else None
+        return best - 1
+    return best + 1 if best == max(losses) else None
 
 
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.2g}")
+def _best(losses: Mapping[int, float]) -> int:
+    return min(losses, key=lambda notch: (losses[notch], notch))
 
 
 def find_learning_rate(
@@ -48,7 +51,10 @@ def find_learning_rate(
 ) -> float:
     """Return the best of the learning rates that were tried; the variant's own is the first guess.
 
-    If all of them diverged, the lowest is returned, and the gates will say what is wrong.
+    The first round tries rates in trials of an eighth of the steps. Short trials favour high rates, so the second one
+    takes the best of them to half of the steps, and lower rates as long as these are better. The first guess stays if
+    no other rate is better beyond the noise of the sequences. If all rates diverged, the lowest is returned, and the
+    gates will say what is wrong.
 
     Args:
         train: Trains a variant, or returns what was trained before.
@@ -58,23 +64,93 @@ def find_learning_rate(
     Raises:
         ConfigurationError: A trial failed for another reason than its rate, or the rate changes nothing.
     """
-    short = search_workload(workload)
-    assert variant.learning_rate is not None  # with_learning_rate has filled it in
-    rate: float | None = variant.learning_rate
-    losses: dict[float, float] = {}
-    while rate is not None:
-        trained = train(short, replace(variant, learning_rate=rate))
-        for trial in trained.trials:
-            if trial.measured.outcome not in ("ok", "diverged"):
-                # Taken for a bad rate, a machine's failure would decide which rate looks best.
-                message = f"the search for {variant.label}'s learning rate cannot go on at {rate:g}: {trial.failure}"
-                raise ConfigurationError(message)
-        losses[rate] = math.inf if trained.loss is None else trained.loss
-        rate = next_rate(variant.learning_rate, losses)
-    if len(set(losses.values())) == 1 and math.isfinite(losses[variant.learning_rate]):
+    short, longer = (_Round(train, work, variant) for work in search_workloads(workload))
+    notch: int | None = 0
+    while notch is not None:
+        short.loss(notch)
+        notch = next_notch(short.losses)
+    short.refuse_equal_losses()
+    start = best = _best(short.losses)
+    if math.isinf(short.losses[start]):
+        return short.rate(start)
+    longer.loss(best)
+    while len(longer.losses) < MOST_RATES[1] and longer.loss(best - 1) < longer.losses[best]:
+        best -= 1
+    is_better = longer.is_better(best, 0) if 0 in longer.losses else short.is_better(start, 0)
+    return short.rate(best if is_better else 0)
+
+
+class _Round:
+    """Trials of one length, one for each rate.
+
+    Args:
+        train: Trains a variant, or returns what was trained before.
+        workload: What each trial trains.
+        variant: The variant.
+
+    Attributes:
+        losses: Loss at each notch, in nats per token; infinity if the training diverged.
+    """
+
+    def __init__(
+        self, train: Callable[[Workload, Variant], TrainedVariant], workload: Workload, variant: Variant
+    ) -> None:
+        self._train = train
+        self._workload = workload
+        self._variant = variant
+        self._trained: dict[int, TrainedVariant] = {}
+        self.losses: dict[int, float] = {}
+
+    def rate(self, notch: int) -> float:
+        """Return the learning rate of a notch."""
+        assert self._variant.learning_rate is not None  # with_learning_rate has filled it in
+        rate = self._variant.learning_rate * _FACTOR**notch
+        return float(f"{rate:.2g}") if notch else rate
+
+    def loss(self, notch: int) -> float:
+        """Return the loss at a notch, which is trained now if it was not before.
+
+        Raises:
+            ConfigurationError: The trial failed for another reason than its rate.
+        """
+        if notch not in self.losses:
+            trained = self._train(self._workload, replace(self._variant, learning_rate=self.rate(notch)))
+            for trial in trained.trials:
+                if trial.measured.outcome not in ("ok", "diverged"):
+                    # Taken for a bad rate, a machine's failure would decide which rate looks best.
+                    message = (
+                        f"the search for {self._variant.label}'s learning rate cannot go on at {self.rate(notch):g}: "
+                        f"{trial.failure}"
+                    )
+                    raise ConfigurationError(message)
+            self._trained[notch] = trained
+            self.losses[notch] = math.inf if trained.loss is None else trained.loss
+        return self.losses[notch]
+
+    def is_better(self, notch: int, other: int) -> bool:
+        """Return whether the loss at a notch is below that at another one, beyond the noise of the sequences."""
+        if notch == other:
+            return False
+        ours, theirs = (self._trained[one].trials[0].measured.validation for one in (notch, other))
+        if ours is None or theirs is None:
+            return ours is not None
+        row, tokens = np.subtract([ours.nll], [theirs.nll]), np.array(ours.tokens, dtype=np.float64)
+        if ours.documents is not None:
+            row, tokens = cluster(row, ours.documents), cluster(tokens, ours.documents)
+        return len(tokens) > 1 and gap_interval(row, tokens, _CONFIDENCE).upper < 0
+
+    def refuse_equal_losses(self) -> None:
+        """Refuse a training that takes no notice of the rate.
+
+        Raises:
+            ConfigurationError: All rates gave the same loss.
+        """
+        if len(set(self.losses.values())) > 1 or math.inf in self.losses.values():
+            return
+        rates = ", ".join(f"{self.rate(notch):g}" for notch in sorted(self.losses))
         message = (
-            f"the search for {variant.label}'s learning rate found the same loss, {trained.loss:.4f}, at each of "
-            f"{', '.join(f'{rate:g}' for rate in sorted(losses))}: the training does not use spec.variant.learning_rate"
+            f"the search for {self._variant.label}'s learning rate found the same loss, "
+            f"{next(iter(self.losses.values())):.4f}, at each of {rates}: the training does not use "
+            "spec.variant.learning_rate"
         )
         raise ConfigurationError(message)
-    return min(losses, key=lambda rate: (losses[rate], rate))

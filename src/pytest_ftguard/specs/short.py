@@ -9,9 +9,13 @@ from typing import Final
 
 from pytest_ftguard.specs.workload import Workload
 
-__all__ = ["search_workload", "timing_workload"]
+__all__ = ["MOST_RATES", "search_workloads", "timing_workload"]
 
-_SHARE_OF_STEPS: Final = 4
+MOST_RATES: Final = (5, 3)
+"""The most rates that each of the two rounds of a search tries."""
+
+# The rounds of a search, by the share of the steps that they train; benchmarks/rates.py shows how well they rank rates.
+_SHARES_OF_STEPS: Final = (8, 2)
 # Within the warm-up and the first updates every rate looks alike.
 _LEAST_SEARCHED_STEPS: Final = 20
 # Three steps warm up, and the median of the other 37 moves by about a fifth of what a single step does.
@@ -23,19 +27,24 @@ _ROUND_STEPS: Final = 20
 _SEQUENCES: Final = 8
 
 
-def search_workload(workload: Workload) -> Workload:
-    """Return what a search trains: a quarter of the steps, one seed, judged on sequences that no gate uses.
+def search_workloads(workload: Workload) -> tuple[Workload, Workload]:
+    """Return what the two rounds of a search train: an eighth of the steps, and half of them.
 
-    Fewer than 20 steps are not searched with, unless the workload itself has fewer.
+    Each has one seed, and is judged on sequences that no gate uses. No round has fewer than 20 steps, unless the
+    workload itself has fewer.
     """
-    return replace(
-        workload,
-        steps=min(workload.steps, max(_LEAST_SEARCHED_STEPS, workload.steps // _SHARE_OF_STEPS)),
-        seeds=workload.seeds[:1],
-        most_seeds=0,
-        reference=None,
-        purpose="search",
+    first, second = (
+        replace(
+            workload,
+            steps=min(workload.steps, max(_LEAST_SEARCHED_STEPS, workload.steps // share)),
+            seeds=workload.seeds[:1],
+            most_seeds=0,
+            reference=None,
+            purpose="search",
+        )
+        for share in _SHARES_OF_STEPS
     )
+    return first, second
 
 
 def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: float) -> Workload:
