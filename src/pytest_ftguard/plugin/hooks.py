@@ -14,7 +14,7 @@ import pytest
 
 from pytest_ftguard.current import active_test, running
 from pytest_ftguard.plugin.options import LIMITS_AND_RULES, OPTIONS
-from pytest_ftguard.plugin.run import FIXTURES, RUN, Run
+from pytest_ftguard.plugin.run import FIXTURES, LEFT_OVER, RUN, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_ftguard.current import RunningTest
     from pytest_ftguard.gates.setting import Key
 
-LEFT_OVER: Final = "ftguard_left_over"
 _MARKER: Final = "ftguard"
 
 

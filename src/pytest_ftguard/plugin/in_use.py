@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError
-from pytest_ftguard.plugin.hooks import LEFT_OVER
 from pytest_ftguard.plugin.on_demand import Accepting, Plan
 from pytest_ftguard.plugin.outputs import check_outputs, write_outputs
-from pytest_ftguard.plugin.run import FIXTURES, Run
+from pytest_ftguard.plugin.run import FIXTURES, LEFT_OVER, Run
 from pytest_ftguard.plugin.session import Session
 from pytest_ftguard.plugin.xdist import is_worker
 from pytest_ftguard.settings import own_gates

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pytest_ftguard.plugin.xdist import SharedFolder
     from pytest_ftguard.settings.reading import Settings
 
-__all__ = ["FIXTURES", "RUN", "CurrentTest", "Run", "forked"]
+__all__ = ["FIXTURES", "LEFT_OVER", "RUN", "CurrentTest", "Run", "forked"]
 
 FIXTURES: Final = frozenset({"full_variant", "lora_variant", "ftguard"})
 """The fixtures that train."""
+LEFT_OVER: Final = "ftguard_left_over"
+"""What a worker of xdist hands its controller when it ends."""
 
 
 class Forks:
