@@ -174,7 +174,7 @@ def test_a_new_field_needs_no_second_place(monkeypatch: pytest.MonkeyPatch) -> N
     assert {name: (key.help, key.flag) for name, key in made.items()} == {
         "dummy_warmup": ("steps of the warm-up, which come first (10)", False),
         "dummy_share": ('a share of "100%%" (all of it)', False),
-        "dummy_words": ("what is switched on; lines of name=value", False),
+        "dummy_words": ("what is switched on; one name=value a line", False),
         "dummy_shuffled": ("whether the text is shuffled", True),
     }
     values = {"warmup": "12", "share": "0.5", "words": "a=1", "shuffled": "no"}

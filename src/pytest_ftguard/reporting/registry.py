@@ -55,13 +55,13 @@ class RendererRow(NamedTuple):
 _ROWS: Final = (
     RendererRow(
         "json",
-        "file to which trials and verdicts are written",
+        "file to write the trials and verdicts to, as JSON",
         "pytest_ftguard.reporting.json:render",
         writes_empty=True,
     ),
     RendererRow(
         "markdown",
-        "file to which the summary is written, in GitHub's Markdown",
+        "file to write the summary to, in GitHub's Markdown",
         "pytest_ftguard.reporting.markdown:render",
     ),
 )
