@@ -93,6 +93,6 @@ def _load(name: str, place: str) -> Renderer:
         message = f"the renderer {name!r} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error
     if not callable(found):
-        message = f"the renderer {name!r} is no function: it is {found!r}"
+        message = f"the renderer {name!r} is not a function: it is {found!r}"
         raise ConfigurationError(message)
     return cast("Renderer", found)
