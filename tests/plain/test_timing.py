@@ -315,7 +315,7 @@ def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_followed_by_another(
     assert "each bound is wrong in at most 0.8 % of cases" in verdict.message
     verdict, cached, jobs = judged_later(tmp_path, work, "unchanged")
     assert (verdict.status, cached, jobs) == ("PASS", [True] * 12, 0)
-    assert verdict.message.splitlines()[-1].endswith("This is timing number 2: the earlier ones left the gate in doubt.")
+    assert verdict.message.splitlines()[-1].endswith("number 2: the earlier ones left the gate in doubt.")
 
 
 def test_after_three_looks_the_doubt_stays(tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ OPTIONS: Final = {
         ("forecast", False, "yes or no: refuse to start a training that cannot fit, or must exceed max_memory (yes)"),
         ("cache_dir", False, "folder of stored results (.ftguard_cache next to the ini file)"),
         ("no_cache", True, "neither read nor write the store"),
-        ("cache_size", False, "largest size of the store ('1 GB'): beyond it, results that were not used for longest are removed"),
+        ("cache_size", False, "largest size of the store ('1 GB'): results that were not used for longest go first; 0 is an error"),
         ("protected", True, "ignore all stored results, because others may have written them"),
         ("require_signed", True, "use only stored results signed with the key in FTGUARD_SIGNING_KEY"),
         ("disable", True, "train nothing and skip the tests that would"),

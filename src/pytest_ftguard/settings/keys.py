@@ -152,7 +152,7 @@ _RUN: Final = (
     Key(
         "cache_size",
         cache_size_of,
-        "largest size of the store ('1 GB'): beyond it, results that were not used for longest are removed",
+        "largest size of the store ('1 GB'): results that were not used for longest go first; 0 is an error",
     ),
     Key("protected", flag_of, "ignore all stored results, because others may have written them", flag=True),
     Key("require_signed", flag_of, f"use only stored results signed with the key in {SIGNING_KEY_VARIABLE}", flag=True),
