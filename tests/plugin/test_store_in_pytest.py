@@ -198,7 +198,7 @@ def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
     }
     unchanged = gates.runpytest_inprocess(*options, "--ftguard-lora-r=2")
     unchanged.assert_outcomes(passed=3, failed=1)
-    unchanged.stdout.fnmatch_lines(["timed in an earlier run: lora r=2 and full, in turns, 40 steps x 2 seeds each;*"])
+    unchanged.stdout.fnmatch_lines(["timed in an earlier run: lora r=2 and full, in turns, 40 steps x 2 seeds each,*"])
     assert purposes(gates.path) == {}
     assert steps_of(changed) == steps_of(unchanged)
 
