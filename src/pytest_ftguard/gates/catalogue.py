@@ -131,7 +131,7 @@ _ROWS: Final = (
         Key(
             "min_retention",
             share_limit("retention", OF_GAIN),
-            "smallest accepted share of full's gain that LoRA retains: '90%%'",
+            "least share of full's gain that LoRA must retain: '90%%'",
         ),
         ("assert_retention", "gates.quality"),
     ),

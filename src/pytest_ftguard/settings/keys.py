@@ -109,7 +109,7 @@ _VARIANTS: Final = (
     Key(
         "adapter_config",
         adapter_config_of,
-        "adapter_config.json of peft, or its folder: the candidate, in place of the lora_... settings",
+        "adapter_config.json of peft, or its folder: the candidate, in place of LoRA",
     ),
 )
 _RUN: Final = (
