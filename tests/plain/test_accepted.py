@@ -125,7 +125,7 @@ def test_a_file_of_an_earlier_version_is_read_as_before() -> None:
     held = read_history(json.dumps(content, sort_keys=True), PLACE)
     assert held == HISTORY
     assert (held.accepted.model, held.accepted.accepted_on, held.accepted.bounds) == (None, None, None)
-    assert "on an unknown day" in write_history(held)
+    assert "on an unknown date" in write_history(held)
 
 
 def test_digits_far_below_the_noise_are_left_out() -> None:

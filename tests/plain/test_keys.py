@@ -74,7 +74,7 @@ def test_the_types_of_toml_and_texts_mean_the_same(name: str, values: list[Any],
         ("reports", "a:b=", "each line must be renderer=path, for example"),
         ("reports", "a:b=/no/such/folder/x", "there is no folder '/no/such/folder'"),
         ("reports", {"a:b": ["x"]}, "it must be a text in quotes"),
-        ("json", "/dev/null", "it is no regular file, which could be replaced: give a file name"),
+        ("json", "/dev/null", "it is not a regular file: give a file name"),
         ("markdown", "/", "it is a folder: give a file name"),
         ("markdown", "/no/such/folder/x", "there is no folder '/no/such/folder'"),
         ("steps", 30.0, "a whole number, written as 30"),
@@ -174,7 +174,7 @@ def test_a_new_field_needs_no_second_place(monkeypatch: pytest.MonkeyPatch) -> N
     assert {name: (key.help, key.flag) for name, key in made.items()} == {
         "dummy_warmup": ("steps of the warm-up, which come first (10)", False),
         "dummy_share": ('a share of "100%%" (all of it)', False),
-        "dummy_words": ("what is switched on; lines of name=value", False),
+        "dummy_words": ("what is switched on; one name=value a line", False),
         "dummy_shuffled": ("whether the text is shuffled", True),
     }
     values = {"warmup": "12", "share": "0.5", "words": "a=1", "shuffled": "no"}

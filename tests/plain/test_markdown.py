@@ -181,7 +181,7 @@ def test_trials_failures_skipped_tests_and_notes_are_there() -> None:
         "learning rates: full 0.0001, lora r=16 0.001",
         "lora r=16",
         "lora r=16, seed 1, ended diverged: the loss is nan",
-        "1 test did not run, so its gates were not asked:",
+        "1 test did not run, so its gates were not checked:",
         "no GPU",
         "note: so",
         "not written",
@@ -293,7 +293,7 @@ def test_a_full_step_summary_is_left_alone(tmp_path: Path) -> None:
     for size in (MOST_BYTES - 100, ONE_MIB + 1):
         path.write_bytes(b"x" * size)
         assert append_summary(path, summary) == (
-            f"it holds {size:,} bytes already, and GitHub shows nothing of a file of more than 1 MiB"
+            f"it already holds {size:,} bytes, and GitHub shows nothing of a file of more than 1 MiB"
         )
         assert path.stat().st_size == size
 

@@ -215,8 +215,8 @@ def test_the_advice_is_what_accepting_would_do() -> None:
     for name, (held, gap, status, accepted) in cases.items():
         verdict = judge(pair(gap), held, 0.05)
         assert verdict.status == status, name
-        assert ("if it is meant, accept it with --ftguard-update" in verdict.message) is accepted, name
-        again = "if it is meant, delete 'accepted.json' and accept again with --ftguard-update"
+        assert ("if it is intended, accept it with --ftguard-update" in verdict.message) is accepted, name
+        again = "if it is intended, delete 'accepted.json' and accept again with --ftguard-update"
         assert (again in verdict.message) is not accepted, name
         assert (accept(*pair(gap), limit(0.05), LAZY, file=held, **arguments)[1] is not None) is accepted, name
     assert (

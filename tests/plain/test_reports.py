@@ -562,7 +562,7 @@ def test_notes_are_as_wide_as_the_summary() -> None:
         ("math:nothing", "'math:nothing' cannot be imported: AttributeError: module 'math' has no attribute 'nothing'"),
         ("math:", "'math:' cannot be imported: AttributeError"),
         (":render", "':render' cannot be imported: ValueError"),
-        ("math:pi", "the renderer 'math:pi' is no function: it is 3.14"),
+        ("math:pi", "the renderer 'math:pi' is not a function: it is 3.14"),
     ],
 )
 def test_a_renderer_that_is_not_there_is_one_clear_error(name: str, words: str) -> None:

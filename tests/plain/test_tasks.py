@@ -63,7 +63,7 @@ def test_an_entry_point_names_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("chatt", "which is no task: use one of causal-lm, or module:Class"),
+        ("chatt", "which is not a task: use one of causal-lm, or module:Class"),
         ("nowhere.rows:Rows", "which cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         (f"{__name__}:Nothing", "which cannot be imported: AttributeError"),
         ("broken_task:Rows", "which cannot be imported: ZeroDivisionError"),
@@ -93,7 +93,7 @@ def test_a_name_is_checked_without_an_import() -> None:
     """Before anything runs only a misspelt name is an error: a module of the user's may take seconds to import."""
     check_name("causal-lm", "it is")
     check_name("nowhere.rows:Rows", "it is")
-    with pytest.raises(ConfigurationError, match="it is, which is no task"):
+    with pytest.raises(ConfigurationError, match="it is, which is not a task"):
         check_name("causal_lm", "it is")
 
 

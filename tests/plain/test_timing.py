@@ -315,7 +315,7 @@ def test_a_stored_timing_that_leaves_a_gate_in_doubt_is_followed_by_another(
     assert "each bound is wrong in at most 0.8 % of cases" in verdict.message
     verdict, cached, jobs = judged_later(tmp_path, work, "unchanged")
     assert (verdict.status, cached, jobs) == ("PASS", [True] * 12, 0)
-    assert verdict.message.splitlines()[-1].endswith("It is timing number 2: those before left it in doubt.")
+    assert verdict.message.splitlines()[-1].endswith("number 2: the earlier ones left the gate in doubt.")
 
 
 def test_after_three_looks_the_doubt_stays(tmp_path: Path, work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -707,7 +707,7 @@ def test_the_summary_and_the_progress_name_the_timing() -> None:
     assert stored.startswith("timed in an earlier run: lora r=4 and full")
     lines = remarks(retimings=[replace(timing, cached=True), replace(timing, look=2)])
     assert lines == [
-        "timed again: lora r=4 and full, in turns, 40 steps x 3 seeds each; why: their",
+        "timed again: lora r=4 and full, in turns, 40 steps x 3 seeds each, because their",
         "      steps were timed in different runs",
     ]
     spec = TrialSpec(workload=timing_workload(WORK, (0, 1), 0.5), variant=LORA, seed=1)

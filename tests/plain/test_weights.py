@@ -202,7 +202,7 @@ def test_only_signed_weights_are_taken_where_signatures_are_required(
     assert take(ours, tmp_path / "taken") is (key == b"secret")
     assert path.exists()
     # A key is enough: require_signed may not be set.
-    assert all("this key, without which nothing is believed" in problem for problem in ours.problems)
+    assert all("no valid signature by this key" in problem for problem in ours.problems)
     without = store(tmp_path / "store", "later", signing_key=None, requires_signature=True)
     assert not take(without, tmp_path / "never")
 

@@ -169,7 +169,7 @@ def test_a_fixture_can_accept_before_a_test_and_not_after_it(made_up: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             "*not accepted, because the test is over, limit *",
-            "*What to do: ask before it ends: it is accepted only if it passes.",
+            "*What to do: call the helper before the test ends.",
             "regression  -  * ACCEPTED",
             "    test_it.py::test_good",
             "    test_it.py::test_bad",

@@ -124,13 +124,13 @@ def test_failures_of_an_executor_are_told_apart(project: pytest.Pytester) -> Non
     [
         (
             "slurmm",
-            "ftguard_executor is 'slurmm' (set by the option --ftguard-executor), which is no executor: use one of "
+            "ftguard_executor is 'slurmm' (set by the option --ftguard-executor), which is not an executor: use one of "
             "local, or module:function",
         ),
         ("nowhere:make", "*which cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         ("far:nothing", "*which cannot be imported: AttributeError*"),
         ("far:HERE", "*cannot be called: name a function or a class"),
-        ("far:Path", "*it is no executor, for it has no method run, folder, facts, disturbance, close; see *"),
+        ("far:Path", "*it is not an executor, because it has no method run, folder, facts, disturbance, close; see *"),
     ],
 )
 def test_a_name_that_leads_to_no_executor_is_an_error(project: pytest.Pytester, name: str, message: str) -> None:

@@ -177,7 +177,7 @@ def test_a_plan_says_what_will_not_fit(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(full_variant): pass")
     result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-model=giant")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["full: it will not fit: * has * to give, and its*"])
+    result.stdout.fnmatch_lines(["full: it will not fit: * has * free, and its*"])
 
 
 def test_a_mistake_in_a_test_fails_the_plan(project: pytest.Pytester) -> None:

@@ -62,7 +62,7 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
     made_up.path.joinpath("gap.txt").write_text("0.13")
     worse = made_up.runpytest_inprocess()
     worse.assert_outcomes(failed=1)
-    worse.stdout.fnmatch_lines(["*regression FAIL: +0.0300 *", "*if it is meant, delete '*", "regression *FAIL"])
+    worse.stdout.fnmatch_lines(["*regression FAIL: +0.0300 *", "*if it is intended, delete '*", "regression *FAIL"])
     refused = made_up.runpytest_inprocess("--ftguard-update")
     refused.assert_outcomes(failed=1)
     refused.stdout.fnmatch_lines(["*so every later run would fail*", "*to begin again, delete *"])

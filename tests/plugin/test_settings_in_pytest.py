@@ -25,7 +25,7 @@ import pytest
         (["--ftguard-json=nope/r.json"], ["json is 'nope/r.json'", "there is no folder", "create it"]),
         (["--ftguard-calibration=nope/r.json"], ["calibration is 'nope/r.json'", "there is no folder"]),
         *(
-            ([f"--ftguard-cache-size={size}"], ["a size with a unit", "for no store set no_cache", "1000 TB"])
+            ([f"--ftguard-cache-size={size}"], ["a size with a unit", "to keep no store, set no_cache", "1000 TB"])
             for size in ("0", "0 GB", "none", "5")
         ),
         *(

@@ -181,7 +181,10 @@ def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
     lines = ["step time *%*PASS", "step time *%*FAIL"]
     changed.stdout.fnmatch_lines(lines)
     changed.stdout.fnmatch_lines(
-        ["timed again: lora r=2 and full, in turns, 40 steps x 2 seeds each; why: their", "*steps were timed in diff*"]
+        [
+            "timed again: lora r=2 and full, in turns, 40 steps x 2 seeds each, because their",
+            "*steps were timed in diff*",
+        ]
     )
     changed.stdout.fnmatch_lines(
         ["*timed again in this run, in turns, by short trials of 40 steps, because their steps*"]
@@ -195,7 +198,7 @@ def test_a_time_gate_profits_from_the_store(gates: pytest.Pytester) -> None:
     }
     unchanged = gates.runpytest_inprocess(*options, "--ftguard-lora-r=2")
     unchanged.assert_outcomes(passed=3, failed=1)
-    unchanged.stdout.fnmatch_lines(["timed in an earlier run: lora r=2 and full, in turns, 40 steps x 2 seeds each;*"])
+    unchanged.stdout.fnmatch_lines(["timed in an earlier run: lora r=2 and full, in turns, 40 steps x 2 seeds each,*"])
     assert purposes(gates.path) == {}
     assert steps_of(changed) == steps_of(unchanged)
 
@@ -433,8 +436,8 @@ def test_lost_weights_are_trained_again_once(gates: pytest.Pytester) -> None:
         summary = " ".join(line.strip() for line in result.outlines)
         for label in ("full", "lora r=4"):
             line = (
-                f"note: {label}, seed 0, was trained again for load(), as the store had no weights of it to take; now "
-                "it has"
+                f"note: {label}, seed 0, was trained again for load(), because the store had no weights of it; now it "
+                "has them"
             )
             assert (line in summary) is bool(trainings), summary
 
@@ -450,7 +453,7 @@ def test_a_plan_says_what_is_cached(gates: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--ftguard-cache-dir=train.txt", "it is a file, and a folder is meant"),
+        ("--ftguard-cache-dir=train.txt", "it is a file: give a folder"),
         ("--ftguard-cache-size=5", "a size with a unit"),
     ],
 )

@@ -93,7 +93,7 @@ def test_an_unknown_task_is_a_usage_error(with_task: pytest.Pytester) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
-            "*ftguard_task is 'classifcation' (set by the option --ftguard-task), which is no task: use one of "
+            "*ftguard_task is 'classifcation' (set by the option --ftguard-task), which is not a task: use one of "
             "causal-lm, or module:Class*"
         ]
     )

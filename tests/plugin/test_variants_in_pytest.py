@@ -160,7 +160,7 @@ def test_methods_of_peft_pass_through_the_same_gates_and_are_found_again(project
 
 
 def test_the_candidate_may_be_a_file_of_peft(project: pytest.Pytester) -> None:
-    """The ini key makes `ftguard_lora` of it; its rate must be set or searched, and no LoRA key may stand beside it."""
+    """The ini key makes `ftguard_lora` of it; its rate must be set or searched, and no LoRA key may be set too."""
     (project.path / "mine.json").write_text(json.dumps({"peft_type": "IA3"}))
     project.makepyfile(
         test_it="""

@@ -226,7 +226,7 @@ def test_a_base_that_cannot_be_told_and_a_missing_tokenizer_are_errors_at_the_st
     run: Run, tiny_model: Path, texts: Path, tmp_path: Path
 ) -> None:
     """Better before the training than after it."""
-    with pytest.raises(ConfigurationError, match=r"cannot tell the base model of fourierft: .* nats per token from"):
+    with pytest.raises(ConfigurationError, match=r"cannot determine the base model of fourierft: .* nats per token"):
         run(
             "fourierft",
             FourierFTConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], n_frequency=50, fan_in_fan_out=True),
@@ -317,7 +317,7 @@ def test_a_schedule_that_was_planned_for_more_steps_is_other_work(run: Run) -> N
 
 def test_frozen_weights_are_not_full_fine_tuning(run: Run) -> None:
     """The name would promise what the run did not do."""
-    with pytest.raises(ConfigurationError, match="of 39,808 parameters are trained"):
+    with pytest.raises(ConfigurationError, match="of its 39,808 parameters in another way"):
         run("part", prepare=lambda model: model.transformer.wte.requires_grad_(False))
 
 

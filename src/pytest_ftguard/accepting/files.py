@@ -106,8 +106,8 @@ class AcceptedFiles:
                 recorded = history.accepted.candidate.variant.label
                 message = (
                     f"the accepted result in {str(place)!r} is that of {recorded}, and that of "
-                    f"{candidate.label} is in {other.name!r}: ask in the same order and with the same parameters as "
-                    "when they were accepted, or remove the files and accept again"
+                    f"{candidate.label} is in {other.name!r}: call the helpers in the same order and with the same "
+                    "parameters as when they were accepted, or remove the files and accept again"
                 )
                 raise ConfigurationError(message)
 

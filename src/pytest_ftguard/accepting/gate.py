@@ -89,13 +89,14 @@ def _what_to_do(asked: Asked, now: PairRecord, worst: Change, anchored: Change) 
     accepting = _how_to_accept(now, anchored, asked.file)
     match worst.status:
         case "FAIL":
-            return f"find the change that caused it; or, if it is meant, {accepting}"
+            return f"find the change that caused it; or, if it is intended, {accepting}"
         case "INVALID":
-            return f"undo what differs; or, if it is meant, {accepting}, on this commit once it was reviewed"
+            return f"undo what differs; or, if it is intended, {accepting} on this commit, once it is reviewed"
         case "INCONCLUSIVE":
             # The anchor stays if another result is accepted, so its own noise is left only with the file.
             again = (
-                f"delete {asked.file} and accept again with --ftguard-update, on the commit that it is to be held to"
+                f"delete {asked.file} and accept again with --ftguard-update, on the commit that later ones are to be "
+                "held to"
             )
             return asked.measure.way_out(now, worst, asked.limit, asked.rule, again)
     return ""
@@ -121,8 +122,8 @@ def _better(now: PairRecord, change: Change, limit: Limit) -> list[str]:
         return []
     seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f" and at least {MINIMUM_SEEDS} seeds"
     return [
-        f"It has become better by more than the limit: accept it with --ftguard-update{seeds}, so that it is held to "
-        "that."
+        f"It has become better by more than the limit: accept it with --ftguard-update{seeds}, so that later "
+        "commits are held to it."
     ]
 
 
@@ -196,7 +197,7 @@ def _doubted_by_anchor(asked: Asked) -> list[str]:
 
 def _replaced(asked: Asked, now: PairRecord, then: PairRecord) -> list[str]:
     """Return how a result that is accepted stands to the one that it replaces."""
-    worse = [f"It is worse than {LAST} by more than {asked.limit}: commit it only if that is meant."]
+    worse = [f"It is worse than {LAST} by more than {asked.limit}: commit it only if that is intended."]
     is_worse = asked.change_since(now, then, LAST).status == "FAIL"
     return [asked.measure.standing(now, then), *(worse if is_worse else [])]
 

@@ -41,7 +41,7 @@ def headline(last: PairRecord, first: PairRecord) -> dict[str, str]:
 
 
 def _accepted(record: PairRecord) -> str:
-    return record.accepted_on or "on an unknown day"
+    return record.accepted_on or "on an unknown date"
 
 
 def _gap(record: PairRecord) -> str:

@@ -64,7 +64,7 @@ def assert_no_regression(
         at_most: The largest accepted growth, 0.01 (nats per token) or "5%" (of memory or time); see `max_regression`.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
-        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        same_learning_rate: Allow full fine-tuning and LoRA to have the same learning rate.
         on_missing: What a missing accepted result does, "fail" or "warn"; by default `on_missing`, or "fail".
 
     Returns:

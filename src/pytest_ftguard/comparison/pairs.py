@@ -156,7 +156,7 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     Args:
         candidate: The variant that is judged.
         baseline: The variant that it is judged against.
-        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        same_learning_rate: Whether full fine-tuning and LoRA may have the same learning rate.
     """
     candidate, baseline = (replace(side, trials=_by_seed(side)) for side in (candidate, baseline))
     # A side that was not trained because something else failed comes after its cause.
@@ -363,7 +363,7 @@ def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> 
         yield Problem(
             f"both variants were trained at the same learning rate, {rates.pop():g}",
             why="That holds LoRA back: its best rate is about ten times that of full fine-tuning.",
-            remedy="give one of them another learning_rate, or pass same_learning_rate=True if it is meant",
+            remedy="give one of them another learning_rate, or pass same_learning_rate=True if you mean it",
         )
 
 

@@ -90,8 +90,8 @@ def _read_run(folder: Path) -> Trial:
     if log is None or state.get("global_step") != steps or found[:common] != digests[:common]:
         step = state.get("global_step") if isinstance(state, dict) else None
         message = (
-            f"{str(state_file)!r} (step {step}) and {TRAINER_RUN_FILE} beside it (step {steps}) do not have the same "
-            "log, so they are of different runs: train again, with the callback, into an empty folder"
+            f"{str(state_file)!r} (step {step}) and {TRAINER_RUN_FILE} next to it (step {steps}) do not have the same "
+            "log, so they are from different runs: train again, with the callback, into an empty folder"
         )
         raise ConfigurationError(message)
     return trial

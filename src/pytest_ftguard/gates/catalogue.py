@@ -118,25 +118,41 @@ _ROWS: Final = (
     GateRow(
         "perplexity_gap",
         "perplexity gap",
-        Key("max_perplexity_gap", number_limit("perplexity gap", PERPLEXITY), "largest accepted perplexity gap"),
+        Key(
+            "max_perplexity_gap",
+            number_limit("perplexity gap", PERPLEXITY),
+            "largest accepted perplexity gap, in points",
+        ),
         ("assert_perplexity_gap", "gates.quality"),
     ),
     GateRow(
         "retention",
         "retention",
-        Key("min_retention", share_limit("retention", OF_GAIN), "smallest accepted share of full's gain: '90%%'"),
+        Key(
+            "min_retention",
+            share_limit("retention", OF_GAIN),
+            "least share of full's gain that LoRA must retain: '90%%'",
+        ),
         ("assert_retention", "gates.quality"),
     ),
     GateRow(
         "forgetting",
         "forgetting",
-        Key("max_forgetting", number_limit("forgetting", NATS_PER_TOKEN), "largest growth of the reference loss"),
+        Key(
+            "max_forgetting",
+            number_limit("forgetting", NATS_PER_TOKEN),
+            "largest accepted growth of the loss on the reference text, in nats per token",
+        ),
         ("assert_forgetting", "gates.forgetting"),
     ),
     GateRow(
         "convergence",
         "convergence",
-        Key("max_improvement", number_limit("convergence", NATS_PER_TOKEN), "what doubling the steps may still gain"),
+        Key(
+            "max_improvement",
+            number_limit("convergence", NATS_PER_TOKEN),
+            "largest accepted gain that twice the steps would still bring, in nats per token",
+        ),
         ("assert_converged", "gates.convergence"),
     ),
     GateRow(
@@ -148,13 +164,21 @@ _ROWS: Final = (
     GateRow(
         "time_budget",
         "step time",
-        Key("max_time", share_limit("step time", SHARE), "largest share of the baseline's step time: '80%%'"),
+        Key(
+            "max_time",
+            share_limit("step time", SHARE),
+            "largest accepted step time, as a share of the baseline's: '80%%'",
+        ),
         ("assert_time_budget", "gates.timed_pair"),
     ),
     GateRow(
         "regression",
         "regression",
-        Key("max_regression", _regression, "growth since accepted: 0.01 nats per token, or '5%%' of memory or time"),
+        Key(
+            "max_regression",
+            _regression,
+            "largest growth over the accepted result: 0.01 nats per token, or '5%%' of memory or time",
+        ),
         ("assert_no_regression", "accepting.helper"),
     ),
 )
@@ -163,10 +187,10 @@ GATES: Final[Mapping[str, GateRow]] = MappingProxyType(_gates)
 """Every gate by name: ours, and those that were added since."""
 
 _RULES: Final = (
-    Key("confidence", _confidence, "one-sided confidence of each bound (0.95)"),
-    Key("gain_factor", _gain_factor, "margins that full fine-tuning must gain over the base model (3)"),
-    Key("on_inconclusive", choice_of("fail", "warn"), "what an INCONCLUSIVE verdict does: fail or warn"),
-    Key("on_missing", choice_of("fail", "warn"), "what a missing accepted result does: fail or warn"),
+    Key("confidence", _confidence, "confidence of each one-sided bound (0.95)"),
+    Key("gain_factor", _gain_factor, "least gain of full over the base model, as a multiple of the limit (3)"),
+    Key("on_inconclusive", choice_of("fail", "warn"), "fail or warn if a verdict is INCONCLUSIVE (fail)"),
+    Key("on_missing", choice_of("fail", "warn"), "fail or warn if there is no accepted result (fail)"),
 )
 """Settings of more than one gate."""
 

@@ -59,7 +59,7 @@ def assert_memory_budget(
 def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVariant | None = None) -> Verdict:
     """Judge the peak memory of training, in bytes or as a share of the baseline's.
 
-    Memory is nearly deterministic, so there is no interval: the largest peak over the seeds is held against the limit.
+    Memory is nearly deterministic, so there is no interval: the largest peak over the seeds is compared with the limit.
 
     Args:
         candidate: The variant that is judged.
@@ -204,4 +204,4 @@ def _taken_by(parts: Breakdown) -> str:
     }
     listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
     stage = {"forward": "the forward pass", "backward": "the backward pass", "optimizer": "the optimizer's step"}
-    return f"It is taken by {listed}; the peak came in {stage.get(parts.peak_stage, parts.peak_stage)}."
+    return f"It consists of {listed}; the peak came in {stage.get(parts.peak_stage, parts.peak_stage)}."

@@ -41,7 +41,7 @@ def assert_loss_gap(
     on_inconclusive: Reaction | None = None,
     same_learning_rate: bool = False,
 ) -> Verdict:
-    """Fail the test unless the candidate's validation loss exceeds the baseline's by at most the margin.
+    """Fail the test unless the candidate's validation loss is at most the margin above the baseline's.
 
     Args:
         candidate: The variant that is judged, usually LoRA.
@@ -49,7 +49,7 @@ def assert_loss_gap(
         at_most: The margin in nats per token; by default `max_loss_gap` of marker, option, environment or ini.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
-        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        same_learning_rate: Allow full fine-tuning and LoRA to have the same learning rate.
 
     Returns:
         The verdict: PASS, or INCONCLUSIVE if that only warns.
@@ -74,7 +74,7 @@ def assert_perplexity_gap(
     on_inconclusive: Reaction | None = None,
     same_learning_rate: bool = False,
 ) -> Verdict:
-    """Fail the test unless the candidate's validation perplexity exceeds the baseline's by at most the margin.
+    """Fail the test unless the candidate's validation perplexity is at most the margin above the baseline's.
 
     Args:
         candidate: The variant that is judged, usually LoRA.
@@ -82,7 +82,7 @@ def assert_perplexity_gap(
         at_most: The margin in points of perplexity; by default `max_perplexity_gap`.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
-        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        same_learning_rate: Allow full fine-tuning and LoRA to have the same learning rate.
 
     Returns:
         The verdict: PASS, or INCONCLUSIVE if that only warns.
@@ -117,7 +117,7 @@ def assert_retention(
         at_least: The share, for example "90%"; by default `min_retention`.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
-        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        same_learning_rate: Allow full fine-tuning and LoRA to have the same learning rate.
 
     Returns:
         The verdict: PASS, or INCONCLUSIVE if that only warns.

@@ -20,7 +20,7 @@ class Rule:
     Attributes:
         confidence: One-sided confidence of each bound.
         gain_factor: How many margins the baseline must gain over the base model.
-        same_learning_rate: Whether an equal learning rate of full fine-tuning and LoRA is meant.
+        same_learning_rate: Allow full fine-tuning and LoRA to have the same learning rate.
         seed_noise: The calibrated noise of seeds; None if there is none.
         look: Which look at the data this is, from 1.
         looks: How many looks there may be; each has its share of the error that `confidence` allows.

@@ -191,7 +191,7 @@ def _short_of_memory(variant: TrainedVariant) -> list[Problem]:
         if memory is not None and memory.is_shared:
             problems.append(
                 Problem(
-                    f"{where}: other processes had {format_bytes(memory.others_bytes or 0)} of the device",
+                    f"{where}: other processes had {format_bytes(memory.others_bytes or 0)} of the device's memory",
                     remedy="run on a device that nothing else uses",
                 )
             )

@@ -135,7 +135,7 @@ def timed(candidate: TrainedVariant, baseline: TrainedVariant, *, look: int = 1)
     when = "in an earlier run" if pair.is_stored else "again in this run"
     origin = f"Both were timed {when}, in turns, by short trials of {ours.workload.steps} steps, because {why}."
     if look > 1:
-        origin += f" It is timing number {look}: those before left it in doubt."
+        origin += f" This is timing number {look}: the earlier ones left the gate in doubt."
     return replace(pair, origin=origin)
 
 

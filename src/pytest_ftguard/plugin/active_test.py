@@ -128,11 +128,11 @@ class TestRecord:
         why = "Nothing is accepted with a gate that did not pass."
         found = [Problem(what, why) for what in self._given.spoiled_by()]
         if self.call_is_over:
-            found.append(Problem("the test is over", remedy="ask before it ends: it is accepted only if it passes"))
+            found.append(Problem("the test is over", remedy="call the helper before the test ends"))
         ci = "" if self._settings.value("update_in_ci", False) else os.environ.get("CI", "").strip()
         if ci.lower() not in _FALSE:
             why = "Nobody reviews what such a run accepts."
-            remedy = "accept on a machine of yours and commit the file, or add --ftguard-update-in-ci"
+            remedy = "accept on your own machine and commit the file, or add --ftguard-update-in-ci"
             found.append(Problem(f"the environment variable CI is {ci!r}", why, remedy))
         return found
 
@@ -167,7 +167,7 @@ class TestRecord:
             raise error or GateFailure(settled[0].message)
 
     def _why_not_accepted(self, report: pytest.TestReport) -> str | None:
-        """Return why a test that has passed accepts nothing all the same; None if it does."""
+        """Return why a test that has passed still accepts nothing; None if it does."""
         late = ["the test was over"] if report.when == "teardown" else []  # a thread was slower than its test
         return next(iter([*late, *self._given.spoiled_by()]), None)
 

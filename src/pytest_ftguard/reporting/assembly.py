@@ -90,7 +90,7 @@ def _run_blocks(
         tests = "1 test did not run, so its gates were" if len(not_run) == 1 else None
         tests = tests or f"{len(not_run)} tests did not run, so their gates were"
         reasons = tuple(Line(reason) for reason in dict.fromkeys(not_run))
-        yield Block("not run", lines=(Line(f"{tests} not asked:", under=reasons),))
+        yield Block("not run", lines=(Line(f"{tests} not checked:", under=reasons),))
 
 
 def _failures(trials: Sequence[Trial]) -> Iterator[Line]:
@@ -131,7 +131,7 @@ def _retimings(retimings: Sequence[Retiming]) -> Iterator[Line]:
             continue  # it left a gate in doubt
         how = f"in turns, {one.steps} steps x {one.seeds} seeds each"
         when = "timed in an earlier run" if one.cached else "timed again"
-        yield Line(f"{when}: {one.candidate} and {one.baseline}, {how}; why: {one.why}", kind="note")
+        yield Line(f"{when}: {one.candidate} and {one.baseline}, {how}, because {one.why}", kind="note")
 
 
 def _accepted(remarks: Remarks) -> Iterator[Line]:

@@ -28,7 +28,7 @@ def append_summary(path: Path, summary: Summary) -> str | None:
         separator = "\n\n" if before else ""
         text = render(summary, MOST_BYTES - before - len(separator))
         if not text:
-            return f"it holds {before:,} bytes already, and GitHub shows nothing of a file of more than 1 MiB"
+            return f"it already holds {before:,} bytes, and GitHub shows nothing of a file of more than 1 MiB"
         with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(f"{separator}{text}")
     except OSError as error:

@@ -55,7 +55,7 @@ def json_report(trials: Sequence[Trial], verdicts: Sequence[RecordedVerdict], ro
 def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
     """Return the variants that another run trained, from the file that `--ftguard-json` named.
 
-    They go through the same assertion helpers as those of this run, for example LoRA trained now beside full
+    They go through the same assertion helpers as those of this run, for example LoRA trained now next to full
     fine-tuning trained last night: what was measured decides whether the two did the same work, wherever the files
     lay. Memory and time are judged only within one environment. The weights are not in the report, so `load` is an
     error.

@@ -105,9 +105,9 @@ def _too_fast(variant: TrainedVariant, variants: Sequence[TrainedVariant]) -> It
     floor, ratio = ours / theirs, variant.seconds_per_step / full.seconds_per_step
     if ratio < _BELOW_THE_FLOOR * floor:
         yield (
-            f"a step of {variant.label} took {100 * ratio:.0f}% of full's, less than the {100 * floor:.0f}% of its "
-            "arithmetic: mostly because the optimizer moves every weight of full and the batch is small, so a larger "
-            "batch shrinks the advantage; or because full was disturbed"
+            f"a step of {variant.label} took {100 * ratio:.0f}% of full's, less than the {100 * floor:.0f}% that "
+            "its arithmetic needs. Mostly the optimizer is the reason: it moves every weight of full, and the batch is "
+            "small, so a larger batch shrinks the advantage. Or full was disturbed"
         )
 
 
@@ -134,8 +134,8 @@ def _schedule(variants: Sequence[TrainedVariant]) -> Iterator[str]:
     schedule = variants[0].workload.training_args.get("lr_scheduler_type", _CONSTANT[0])
     if schedule not in _CONSTANT:
         yield (
-            f'the schedule {schedule!r} changes the learning rate along the way, so the trend, on which "too early to '
-            'tell" and assert_converged rest, mixes learning with that; judge only what ends at the steps of production'
+            f"the schedule {schedule!r} changes the learning rate along the way, and that moves the trend on which "
+            '"too early to tell" and assert_converged rest: rely on them only if the run has the steps of production'
         )
 
 

@@ -55,13 +55,13 @@ class RendererRow(NamedTuple):
 _ROWS: Final = (
     RendererRow(
         "json",
-        "file to which trials and verdicts are written",
+        "file to write the trials and verdicts to, as JSON",
         "pytest_ftguard.reporting.json:render",
         writes_empty=True,
     ),
     RendererRow(
         "markdown",
-        "file to which the summary is written, in GitHub's Markdown",
+        "file to write the summary to, in GitHub's Markdown",
         "pytest_ftguard.reporting.markdown:render",
     ),
 )
@@ -93,6 +93,6 @@ def _load(name: str, place: str) -> Renderer:
         message = f"the renderer {name!r} cannot be imported: {type(error).__name__}: {error}"
         raise ConfigurationError(message) from error
     if not callable(found):
-        message = f"the renderer {name!r} is no function: it is {found!r}"
+        message = f"the renderer {name!r} is not a function: it is {found!r}"
         raise ConfigurationError(message)
     return cast("Renderer", found)

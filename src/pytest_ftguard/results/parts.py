@@ -169,7 +169,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """What the memory of a training step is taken by.
+    """What takes the memory of a training step.
 
     Attributes:
         weights_bytes: Parameters and buffers.
@@ -200,7 +200,7 @@ class Memory:
         allocator_retries: How often the allocator had to give back its cache to find room; None on CPU.
         others_bytes: Memory of the device that is neither free nor of this process's tensors; None if it is not
             known.
-        breakdown: What the memory is taken by.
+        breakdown: What takes the memory.
         phases: Peak of each phase, "load", "train" and "evaluate": the allocator's on accelerators; on the CPU the
             process's high-water mark, in which interpreter and libraries count too.
     """

@@ -341,8 +341,8 @@ class Executor(Protocol):
     `ExecutorOptions` and returns an executor. It is made in each pytest process that trains, at its first training.
 
     A job is plain data: `job.to_dict()` can be sent anywhere as JSON, and whoever is there calls
-    `pytest_ftguard.running.work.carry_out(job_from_dict(...))`, whose answer comes back by `Answer.to_dict()`. Only
-    that process imports torch. Weights and checkpoints do not travel in the answer: they are in the job's folders,
+    `pytest_ftguard.running.work.carry_out(job_from_dict(...))`, and its answer comes back by `Answer.to_dict()`.
+    Only that process imports torch. Weights and checkpoints do not travel in the answer: they are in the job's folders,
     so these must be the same files on both sides.
 
     Each trial needs a fresh process: what a training has allocated, seeded or patched must not reach the next one. A

@@ -36,7 +36,7 @@ def make_executor(name: str, options: ExecutorOptions, origin: str = "default") 
     missing = [method for method in _METHODS if not callable(getattr(made, method, None))]
     if missing:
         message = (
-            f"{said}, which gave {made!r}: it is no executor, for it has no method "
+            f"{said}, which gave {made!r}: it is not an executor, because it has no method "
             f"{', '.join(missing)}; see pytest_ftguard.running.executor.Executor"
         )
         raise ConfigurationError(message)
@@ -51,7 +51,7 @@ def _found(name: str, said: str) -> Callable[[ExecutorOptions], Any]:
         target = name
     else:
         known = ", ".join(sorted({*_OURS, *named}))
-        message = f"{said}, which is no executor: use one of {known}, or module:function"
+        message = f"{said}, which is not an executor: use one of {known}, or module:function"
         raise ConfigurationError(message)
     try:
         found = imported(target)

@@ -171,7 +171,7 @@ class Lab:
             raise
 
     def plan(self, workload: Workload, variant: Variant) -> TrainedVariant:
-        """Return a variant whose trials are planned and not trained, with the forecast of their memory.
+        """Return a variant with trials that are planned, not trained, and the forecast of their memory.
 
         Raises:
             ConfigurationError: The spec cannot be carried out, or its texts cannot be trained or evaluated on.

@@ -76,8 +76,8 @@ class ModelLoader:
         ):
             why_not = self._store.keep_weights(judged, Path(trained.provenance.model_dir))
             self._store.complain(
-                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), as the store had "
-                f"no weights of it to take; {f'it still has none: {why_not}' if why_not else 'now it has'}"
+                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), because the "
+                f"store had no weights of it; {f'it still has none: {why_not}' if why_not else 'now it has them'}"
             )
         return trained
 

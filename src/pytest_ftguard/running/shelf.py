@@ -136,7 +136,7 @@ class Shelf:
         if others:
             label = f"{identity.spec.variant.label}, seed {identity.spec.seed}"
             self._store.complain(
-                f"{label}, was trained elsewhere than was said, so it is not stored: {', '.join(others)}"
+                f"{label}, was not trained where the executor said, so it is not stored: {', '.join(others)}"
             )
         return not others
 

@@ -55,7 +55,7 @@ _TYPES: Final[Mapping[str, Callable[[Any, Origin], Any]]] = {
     "str | Sequence[str]": targets_of,
 }
 # How a text is written that is no plain word or number.
-_FORMS: Final = {seeds_of: "'3..8': more in doubt", assignments_of: "lines of name=value"}
+_FORMS: Final = {seeds_of: "'3..8': up to 8 if in doubt", assignments_of: "one name=value a line"}
 
 
 def keys_of_fields(kind: type[Spec]) -> dict[str, str]:
@@ -109,48 +109,63 @@ _VARIANTS: Final = (
     Key(
         "adapter_config",
         adapter_config_of,
-        "folder or file of peft's (adapter_config.json): the candidate, in LoRA's place",
+        "adapter_config.json of peft, or its folder: the candidate, in place of LoRA",
     ),
 )
 _RUN: Final = (
     OWN_GATES,
-    Key("device", text_of, "auto, cpu, cuda, ..."),
+    Key("device", text_of, "device to train on: auto, cpu, cuda, ... (auto)"),
     Key("require_gpu", flag_of, "fail if there is no accelerator", flag=True),
-    Key("executor", text_of, "who starts a trial's process: local, or module:function of your own (local)"),
-    Key("timeout", duration_of, "time that one trial may take: '30 min'; a number alone is seconds (no limit)"),
+    Key("executor", text_of, "what starts each trial's process: local, or module:function of your own (local)"),
+    Key("timeout", duration_of, "longest time for one trial: '30 min'; a number alone is seconds (no limit)"),
     Key(
         "keep_models",
         choice_of("auto", "yes", "no"),
-        "keep trained weights for load() until the run ends (auto: up to 2 GB)",
+        "auto, yes or no: keep trained weights for load() until the run ends (auto: up to 2 GB)",
     ),
-    Key("calibration", output_of, "file of the calibrated noise of seeds"),
+    Key(
+        "calibration",
+        output_of,
+        "file with the calibrated noise of the seeds: read, or written with --ftguard-calibrate",
+    ),
     Key(
         "calibrate",
         calibration_seeds_of,
-        "number of seeds, 10 or more, to train and write their noise to the calibration",
+        "number of seeds, 10 or more, to train so that their noise is written to the calibration file",
     ),
     Key("baseline_dir", path_of, "folder of the accepted results (ftguard_baselines)"),
-    Key("update", update_of, "accept what the tests with assert_no_regression measure, and write it", flag=True),
+    Key(
+        "update",
+        update_of,
+        "accept what the tests with assert_no_regression measure, and write it to baseline_dir",
+        flag=True,
+    ),
     Key("update_in_ci", flag_of, "let --ftguard-update accept even if the variable CI is set", flag=True),
-    Key("plan", flag_of, "train nothing: list the trials with the forecast of their memory", flag=True),
+    Key("plan", flag_of, "train nothing: list the trials and forecast their memory", flag=True),
     Key(
         "forecast",
         choice_of("yes", "no"),
-        "yes: a training that cannot fit, or must break max_memory, fails before it starts (yes)",
+        "yes or no: refuse to start a training that cannot fit, or must exceed max_memory (yes)",
     ),
     Key("cache_dir", folder_of, "folder of stored results (.ftguard_cache next to the ini file)"),
-    Key("no_cache", flag_of, "neither look results up nor store them", flag=True),
+    Key("no_cache", flag_of, "neither read nor write the store", flag=True),
     Key(
         "cache_size",
         cache_size_of,
-        "size of the store: beyond it, what was not used for longest is removed ('1 GB'); 0 is an error",
+        "largest size of the store ('1 GB'): results that were not used for longest go first; 0 is an error",
     ),
     Key("protected", flag_of, "ignore all stored results, because others may have written them", flag=True),
-    Key("require_signed", flag_of, f"believe only results signed with the key in {SIGNING_KEY_VARIABLE}", flag=True),
+    Key("require_signed", flag_of, f"use only stored results signed with the key in {SIGNING_KEY_VARIABLE}", flag=True),
     Key("disable", flag_of, "train nothing and skip the tests that would", flag=True),
     *(Key(row.name, output_of, row.help) for row in RENDERERS.values()),
-    Key("reports", reports_of, "lines of renderer=path; a renderer is a name, or module:function of yours"),
-    Key("github", choice_of("auto", "off"), "append the summary to GITHUB_STEP_SUMMARY: auto (if it is set) or off"),
+    Key(
+        "reports",
+        reports_of,
+        "reports to write, one renderer=path a line; a renderer is a name, or module:function of your own",
+    ),
+    Key(
+        "github", choice_of("auto", "off"), "auto or off: append the summary to GITHUB_STEP_SUMMARY if it is set (auto)"
+    ),
 )
 
 GROUPS: Final[Mapping[str, MutableMapping[str, Key]]] = {

@@ -45,7 +45,7 @@ def output_of(value: Any, origin: Origin) -> str:
     if Path(path).is_dir():
         raise ValueError("it is a folder: give a file name")
     if Path(path).exists() and not Path(path).is_file():
-        raise ValueError("it is no regular file, which could be replaced: give a file name")
+        raise ValueError("it is not a regular file: give a file name")
     parent = Path(path).parent
     if not parent.exists():
         raise ValueError(f"there is no folder {str(parent)!r}: create it, or choose a folder that exists")
@@ -80,7 +80,7 @@ def folder_of(value: Any, origin: Origin) -> str:
     """Return the path of a folder, which need not exist."""
     path = Path(path_of(value, origin))
     if path.exists() and not path.is_dir():
-        raise ValueError("it is a file, and a folder is meant")
+        raise ValueError("it is a file: give a folder")
     return str(path)
 
 
@@ -91,7 +91,7 @@ def cache_size_of(value: Any, origin: Origin) -> int:
     try:
         return parse_bytes(str(value))
     except ValueError as error:
-        message = f'{error}; for no store set no_cache, and for one without a limit a large size such as "1000 TB"'
+        message = f'{error}; to keep no store, set no_cache; for no limit, give a large size such as "1000 TB"'
         raise ValueError(message) from None
 
 

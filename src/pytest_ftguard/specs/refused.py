@@ -98,7 +98,7 @@ REFUSED_MODEL_ARGS: Final[Mapping[str, str]] = {
     "use_kernels": _OTHER_KERNELS,
     "weights_only": "it protects you from code that is hidden in weights",
 }
-_IS_LORA: Final = "a LoRA variant trains LoRA: other methods of peft are not supported yet"
+_IS_LORA: Final = "a LoRA variant trains LoRA: use Peft(...) for another method"
 _THE_WORKLOAD: Final = "the base model is that of the workload"
 REFUSED_LORA_OPTIONS: Final[Mapping[str, str]] = {
     "auto_mapping": _THE_WORKLOAD,

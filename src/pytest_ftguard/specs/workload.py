@@ -38,27 +38,27 @@ class Workload(Spec):
     """Everything that is held fixed while the variants are compared.
 
     Attributes:
-        model: Hub id or folder of the base model, any causal language model.
+        model: Hub id or folder of the base model: any causal language model.
         train: Path of the training text: a text file, or JSON lines with a `text` field (`.jsonl`).
         validation: Path of the validation text, in the same formats; gates read its loss.
         revision: Revision of the model on the hub.
         tokenizer: Hub id or folder of the tokenizer, if it is not the model's own.
-        reference: Path of a general text. Its loss is measured too, for both variants.
-        task: What the model is trained for: causal-lm, or module:Class of a task of yours (`pytest_ftguard.tasks`).
-            An installed package may have given its task a name.
-        block_size: Tokens in a sequence.
-        batch_size: Sequences in a batch.
-        steps: Optimizer steps.
-        seeds: One trial of each variant is trained per seed. The text "3..8" stands for three seeds, and more of them,
-            up to eight, if a gate on losses is in doubt.
+        reference: Path of a general text, for `assert_forgetting`. Its loss is measured too, for both variants.
+        task: Task to train for: causal-lm (predict the next token), or module:Class of your own. An installed package
+            may have given its task a name. See `pytest_ftguard.tasks`.
+        block_size: Tokens per sequence.
+        batch_size: Sequences per batch.
+        steps: Number of optimizer steps.
+        seeds: Seeds, with one trial of each variant per seed. The text "3..8" stands for three seeds, and more of
+            them, up to eight, if a gate on losses is in doubt.
         precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 if the hardware is faster in it.
-        final: Whether the steps are those of production, not a stand-in for a longer run.
-        validation_sequences: Largest number of validation sequences, evenly spaced over the text.
+        final: Treat the steps as those of production, not as a stand-in for a longer run: the trend does not decide.
+        validation_sequences: Largest number of validation sequences to use, evenly spaced over the text.
         model_args: Further options for `from_pretrained`, for example `gguf_file`.
         training_args: Further options for `transformers.TrainingArguments`, the same for both variants.
-        training_function: "module:function" of a function of yours that trains in the Trainer's place. It is called
-            with the model, the data and the `TrialSpec`, and must take one optimizer step at
-            `spec.variant.learning_rate` for each batch of the data. None is the Trainer.
+        training_function: "module:function" of your own that trains in place of the Trainer. It is called with the
+            model, the data and the `TrialSpec`, and must take one optimizer step at `spec.variant.learning_rate` for
+            each batch of the data. None is the Trainer.
         most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 if it may not. Set by `seeds`.
         purpose: "gates"; "search" for the short trials of a search for a learning rate, which are evaluated on
             validation sequences that no gate uses; or "timing" for the short trials of which only the time of a step

@@ -119,7 +119,7 @@ def _hub_revision(name: str, revision: str | None, options: Mapping[str, Any]) -
         # Asks for the small file alone; which commit it belongs to is in its path.
         path = Path(hf_hub_download(name, "config.json", revision=revision, **where))
     except Exception as error:  # a missing repository, no network, no rights: each has an exception of its own
-        message = f"which revision {name!r} is, the hub does not say: {type(error).__name__}"
+        message = f"the hub does not say which revision {name!r} is: {type(error).__name__}"
         raise UnknownContentError(message) from error
     return path.parts[path.parts.index("snapshots") + 1]
 

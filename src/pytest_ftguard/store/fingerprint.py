@@ -200,7 +200,7 @@ def _with_contents(value: Any, known: MutableMapping[str, list[Any]], name: str 
         files = sorted(one for one in path.rglob("*") if one.is_file())
         return {str(one.relative_to(path)): file_digest(one, known) for one in files}
     if name.endswith("_name_or_path") and not is_file:
-        message = f"which revision {value!r} ({name}) is, is not known: give a folder"
+        message = f"it is not known which revision {value!r} ({name}) is: give a folder"
         raise UnknownContentError(message)
     return [file_digest(path, known)] if is_file else value
 

@@ -37,7 +37,7 @@ class StoreOptions:
     Attributes:
         folder: Where it lies; made if it is not there yet.
         limit_bytes: Size beyond which the entries that were not used for longest are removed.
-        reads: Whether anything in it is believed; what is trained is written all the same.
+        reads: Whether results are read from it; what is trained is written all the same.
         keeps_weights: Whether trained weights are kept too, if they take little of the store's size.
         signing_key: Key of the signatures; None if there is none.
         requires_signature: Whether only entries with a valid signature are believed.
@@ -96,7 +96,7 @@ class Store:
         found = [(path, result) for path, result in read if self._trust.reads or _run(result) == self.run]
         if not found:
             if read:
-                self.complain(f"protected is set, so nothing that is stored in {str(self._folder)!r} was believed")
+                self.complain(f"protected is set, so all results stored in {str(self._folder)!r} are ignored")
             return None
         path, result = max(found, key=lambda pair: _is_of(pair[1], environment))
         self._used.append(of_any_seed(fingerprint.parts))

@@ -52,5 +52,5 @@ class Trust:
             return
         expected = self.sign(text)
         if expected is None or not hmac.compare_digest(str(signature), expected):
-            message = f"{what} no signature by this key, without which nothing is believed"
+            message = f"{what} no valid signature by this key"
             raise UnsignedError(message)

@@ -76,6 +76,6 @@ def _path(name: str, said: str) -> str:
     installed = entry_points(GROUP)
     if name not in installed:
         known = ", ".join(sorted({*_OURS, *installed}))
-        message = f"{said}, which is no task: use one of {known}, or module:Class"
+        message = f"{said}, which is not a task: use one of {known}, or module:Class"
         raise ConfigurationError(message)
     return installed[name]

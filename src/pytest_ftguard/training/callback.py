@@ -328,8 +328,8 @@ def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
         counts = count_parameters(model)
         if counts.trainable != counts.total:
             message = (
-                f"FtguardCallback measures full fine-tuning and methods of peft, and of this model "
-                f"{counts.trainable:,} of {counts.total:,} parameters are trained"
+                f"FtguardCallback measures full fine-tuning and methods of peft, but this model trains "
+                f"{counts.trainable:,} of its {counts.total:,} parameters in another way"
             )
             raise ConfigurationError(message)
         return Full(learning_rate=args.learning_rate)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, so that one whose process was killed goes on where it was, to the same numbers.
+"""Checkpoints of a training: if its process was killed, it goes on where it was, to the same numbers.
 
 They are the Trainer's own, with a file of ours that is written last. It holds what was measured so far, and the digest
 of every other file. If it is missing or does not agree, the checkpoint is not complete.

@@ -60,7 +60,7 @@ def forecast(spec: TrialSpec) -> Memory:
         raise NoForecastError(message)
     for name, value in workload.training_args.items():
         if (name in _NOT_FOLLOWED and value) or (name == "optim" and re.search("paged|bit", str(value))):
-            message = f"what training_args {name}={value} does to the memory is not followed"
+            message = f"the forecast cannot tell what training_args {name}={value} does to the memory"
             raise NoForecastError(message)
     bf16 = _environment(spec).precision == "bf16"
     arguments = training_arguments(spec, Path(), torch.device("cpu"), bf16=bf16)
@@ -103,7 +103,7 @@ def plan_trial(spec: TrialSpec, *, texts: bool = False) -> Trial:
     peak = planned.measured.memory.forecast_bytes if planned.measured.memory else None
     available = _available(spec)
     if peak is not None and available is not None and peak > available:
-        has = f"{environment.device_name} has {format_bytes(available)} to give"
+        has = f"{environment.device_name} has {format_bytes(available)} free"
         remarks.append(f"it will not fit: {has}, and its forecast is {format_bytes(peak)}")
     return planned.remeasured(error=TrialError("; ".join(remarks))) if remarks else planned
 

@@ -58,7 +58,7 @@ class StepMeter(Protocol):
 
 
 class _Stages:
-    """What a step's memory is taken by, pieced together from what is there at the ends of its parts.
+    """What takes the memory of a step, pieced together from what is there at the ends of its parts.
 
     Args:
         model: Its parameters and buffers are the weights, its parameters have the gradients.

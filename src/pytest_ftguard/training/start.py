@@ -94,7 +94,7 @@ def base_of_wrapped(
     if config.is_prompt_learning or distance <= _SAME:
         return disabled
     message = (
-        f"FtguardCallback cannot tell the base model of {label}: before training the loss of a sequence is up to "
+        f"FtguardCallback cannot determine the base model of {label}: before training the loss of a sequence is up to "
         f"{distance:.4f} nats per token from that with the adapter switched off. Train it as a variant of "
         "pytest-ftguard: ftguard.train(Peft(...))"
     )

@@ -131,7 +131,7 @@ def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.devic
         return None
     message = (
         f"its peak memory is forecast at {format_bytes(peak)}, and {environment.device_name} has "
-        f"{format_bytes(available)}, so it was not started (ftguard_forecast = no starts it all the same)"
+        f"{format_bytes(available)}, so it was not started (set ftguard_forecast = no to start it anyway)"
     )
     return Trial(
         spec, Measured(outcome="out_of_memory", memory=foretold, environment=environment, error=TrialError(message))
@@ -343,7 +343,7 @@ class _Trial:
 
     def _keep(self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]) -> kept.Kept:
         if self.workload.purpose == "timing":
-            return kept.Kept(None, "it was trained for the time of its steps only")
+            return kept.Kept(None, "it was trained only to time its steps")
         problem = kept.no_room(self.adapter, model, changes, self.folder.path, self.folder.keep_at_most_bytes)
         if problem:
             return kept.Kept(None, problem)

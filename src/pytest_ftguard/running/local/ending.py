@@ -74,7 +74,7 @@ def answer_of(code: int, path: Path, log: Log, latest: Event, *, kernel_killed: 
         name = signal.Signals(-code).name
         if name == "SIGKILL" and kernel_killed:
             # The count is that of the whole machine.
-            killed = "the kernel has killed a process for lack of memory meanwhile, most likely this one"
+            killed = "the kernel killed a process for lack of memory in the meantime, most likely this one"
             return failed("out_of_memory", f"its process was ended by SIGKILL, and {killed}, {where}")
         hint = ", by someone, or by the kernel because the machine ran out of memory" if name == "SIGKILL" else ""
         kind: FailureKind = "killed" if name == "SIGKILL" else "crashed"

@@ -29,7 +29,7 @@ class Variant(Spec):
         more_capacity: What gives it more capacity.
         told_by_label: The fields that its label tells.
         learning_rate: Learning rate of the optimizer after the warm-up.
-        search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
+        search_learning_rate: Search the learning rate with a few short trials before the training.
     """
 
     __slots__ = ()

@@ -19,7 +19,7 @@ class Full(Variant):
 
     Attributes:
         learning_rate: Learning rate of AdamW after the warm-up; None is 5e-5.
-        search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
+        search_learning_rate: Search the learning rate with a few short trials before the training.
 
     Raises:
         ConfigurationError: The learning rate is not a finite number above 0, or the search neither True nor False.

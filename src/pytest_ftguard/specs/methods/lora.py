@@ -32,13 +32,13 @@ class LoRA(Variant):
 
     Attributes:
         r: Rank of the adapters.
-        alpha: Numerator of the adapters' scale.
-        target_modules: "all-linear", a regular expression for whole module names, or name suffixes in any order; [] if
-            the options name `target_parameters`, and the adapters are to be on these alone.
+        alpha: Numerator of the adapters' scale, alpha / r.
+        target_modules: Modules to adapt: "all-linear", a regular expression for whole module names, or name suffixes
+            in any order; [] if the options name `target_parameters`, and the adapters are to be on these alone.
         dropout: Dropout before the adapters.
         bias: Which biases are trained: "none", "all" or "lora_only".
         learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
-        search_learning_rate: Whether the best of a few rates around `learning_rate` is searched before the training.
+        search_learning_rate: Search the learning rate with a few short trials before the training.
         options: Further options for `peft.LoraConfig`, for example `{"use_rslora": True}`. The order of `rank_pattern`
             and `alpha_pattern` matters, so these are held as lists of [pattern, number] pairs.
 

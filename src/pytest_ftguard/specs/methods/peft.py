@@ -49,7 +49,7 @@ class Peft(Variant):
         label: What the summary calls the variant; the method with a few of its options by default.
         learning_rate: Learning rate of the optimizer after the warm-up. No rule is known for it, so it must be given
             or searched.
-        search_learning_rate: Whether the best of a few rates is searched before the training. The search starts at
+        search_learning_rate: Search the learning rate with a few short trials before the training, starting at
             `learning_rate`, or at ten times that of full fine-tuning.
         more_options: Options of the method's configuration, by name.
 
