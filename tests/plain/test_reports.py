@@ -310,7 +310,8 @@ def test_what_the_texts_hold_is_read_back_and_may_be_missing(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", sorted({item.name for item in fields(Measured)} - {"start", "notes"})  # these an earlier version lacked
+    "name",
+    sorted({item.name for item in fields(Measured)} - {"start", "notes"}),  # these an earlier version lacked
 )
 def test_a_report_that_lacks_a_part_is_no_report(tmp_path: Path, name: str) -> None:
     """What was measured and is not there must not be read as what was never measured, such as another source."""

@@ -107,7 +107,7 @@ def session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVari
     run, name = request.config.stash[RUN], request.fixturename or ""
     ours = run.use()
     if run.test is not None:
-        run.test.opened()  # so that the variant is noted for the specs of this test, also if nothing used the run before
+        run.test.opened()  # the variant is noted for the specs of this test, also if nothing has used the run before
     ours.session_variants_to_come.discard(name)
     ours.overrides.note_made(name)
     why_not = ours.overrides.why_not_train(name)

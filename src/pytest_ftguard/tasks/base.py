@@ -6,8 +6,9 @@ The process that runs pytest imports tasks too, so torch is imported inside of t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_ftguard.errors import ConfigurationError
@@ -170,18 +171,16 @@ class Task(ABC):
         Raises:
             ConfigurationError: What the task gave does not belong to the examples.
         """
-        losses = SequenceLosses(
-            nll=tuple(self.nll(model, examples.sequences, batch_size=batch_size, bf16=bf16)),
-            tokens=tuple(examples.tokens),
-            documents=None if examples.documents is None else tuple(examples.documents),
-            digest=examples.digest,
-            repeated=examples.repeated,
-            trained_on=examples.trained_on,
-            unknown=examples.unknown,
-        )
+        name = type(self).__name__
+        nll = list(self.nll(model, examples.sequences, batch_size=batch_size, bf16=bf16))
+        try:
+            losses = _plain(nll, examples)
+        except _NoNumberError as error:
+            message = f"{name} gave {error}: losses are numbers, counts are whole numbers, and the digest is a text"
+            raise ConfigurationError(message) from None
         problem = _problem(losses, len(examples.sequences))
         if problem is not None:
-            message = f"{type(self).__name__} gave {problem}: each example needs a loss, and at least one token"
+            message = f"{name} gave {problem}: each example needs a loss, and at least one token"
             raise ConfigurationError(message)
         return losses
 
@@ -237,6 +236,40 @@ class Task(ABC):
         Raises:
             ConfigurationError: It does not.
         """
+
+
+class _NoNumberError(Exception):
+    """A task gave what is no number, or no text; the message says what."""
+
+
+def _plain(nll: Iterable[Any], examples: Evaluated) -> SequenceLosses:
+    """Return what a task gave as Python's own numbers: those of numpy and torch cannot be stored.
+
+    Raises:
+        _NoNumberError: A value is of another type.
+    """
+
+    def read(what: str, kind: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
+        try:
+            return tuple(map(kind, values))
+        except (TypeError, ValueError, RuntimeError) as error:  # torch raises a RuntimeError
+            message = f"{what} that cannot be used ({error})"
+            raise _NoNumberError(message) from None
+
+    if not isinstance(examples.digest, str):
+        message = f"the digest {examples.digest!r:.80}"
+        raise _NoNumberError(message)
+    repeated, trained_on = read("counts", index, (examples.repeated, examples.trained_on))
+    (unknown,) = read("a share", float, (examples.unknown,))
+    return SequenceLosses(
+        nll=read("losses", float, nll),
+        tokens=read("numbers of tokens", index, examples.tokens),
+        documents=None if examples.documents is None else read("documents", index, examples.documents),
+        digest=examples.digest,
+        repeated=repeated,
+        trained_on=trained_on,
+        unknown=unknown,
+    )
 
 
 def _problem(losses: SequenceLosses, count: int) -> str | None:
