@@ -160,10 +160,10 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tokens": (2.0, 1.0)}, "gave numbers of tokens that cannot be used"),
-        ({"documents": ("a", "b")}, "gave documents that cannot be used"),
-        ({"trained_on": None}, "gave counts that cannot be used"),
-        ({"unknown": "none"}, "gave a share that cannot be used"),
+        ({"tokens": (2.0, 1.0)}, "gave numbers of tokens that are no whole numbers"),
+        ({"documents": ("a", "b")}, "gave documents that are no whole numbers"),
+        ({"trained_on": None}, "gave counts of copies that are no whole numbers"),
+        ({"unknown": "none"}, "gave shares of unknown text that are no numbers"),
         ({"digest": b"text"}, "gave the digest b'text'"),
     ],
 )
