@@ -76,6 +76,14 @@ def test_the_first_line_has_gate_answer_value_and_limit(arguments: Any, line: st
     assert verdict(*arguments).headline == line
 
 
+@pytest.mark.parametrize(("unit", "what"), [(SHARE, "of baseline"), (OF_GAIN, "of the gain")])
+def test_a_share_of_one_variant_alone_names_no_other(unit: str, what: str) -> None:
+    """A gate of a user's own may judge a variant by itself, and None is nobody's name."""
+    limit = Limit(0.6, unit, ARGUMENT)
+    alone = give("memory_budget", "FAIL", candidate=OURS, baseline=None, measured=0.915, limit=limit)
+    assert alone.headline == f"peak memory FAIL: 91.5% {what}, limit 60% (the argument at_most): lora r=16"
+
+
 def test_the_first_line_is_a_line_whatever_a_label_holds() -> None:
     """JUnit, GitHub and GitLab show it alone."""
     odd = replace(verdict("loss_gap", 0.2, 0.1, NATS_PER_TOKEN), candidate="lora\nr=16")
