@@ -54,6 +54,14 @@ def between(value: float, lower: float, upper: float) -> Interval:
             "peak memory FAIL: 1.2001 GB, limit 1.2000 GB (the argument at_most): lora r=16 against full",
         ),
         (
+            ("memory_budget", 1.0003, 1.0005, SHARE, "PASS"),
+            "peak memory PASS: 100.0% of full's, limit 100.05% (the argument at_most): lora r=16",
+        ),
+        (
+            ("loss_gap", 0.12345675, 0.12345674, NATS_PER_TOKEN),
+            "loss gap FAIL: +0.1235 nats per token, limit 0.12345674 (the argument at_most): lora r=16 against full",
+        ),
+        (
             ("memory_budget", 0.915, 0.6, SHARE),
             "peak memory FAIL: 91.5% of full's, limit 60% (the argument at_most): lora r=16",
         ),
