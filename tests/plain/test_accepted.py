@@ -164,6 +164,7 @@ DAMAGES: dict[str, Change] = {
     "an unknown kind": lambda c: c["accepted"]["candidate"]["variant"].update(kind="os.system"),
     "no memory at all": lambda c: c["accepted"]["baseline"].update(peak_bytes=0),
     "a time of 0": lambda c: c["accepted"]["baseline"].update(seconds_per_step=[0.0, 0.1, 0.1]),
+    "times of no seed": lambda c: c["accepted"]["baseline"].update(seconds_per_step=[]),
     "versions in a list": lambda c: c["accepted"]["environment"].update(versions=["torch"]),
     "no work": lambda c: c["accepted"].update(work=None),
 }

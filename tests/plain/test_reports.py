@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +307,30 @@ def test_what_the_texts_hold_is_read_back_and_may_be_missing(tmp_path: Path) -> 
         del report["trials"][0]["validation"][name]
     path.write_text(json.dumps(report), encoding="utf-8")
     assert read_report(path)[0].trials[0].measured.validation == losses(NLL)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted({item.name for item in fields(Measured)} - {"start", "notes"}),  # these an earlier version lacked
+)
+def test_a_report_that_lacks_a_part_is_no_report(tmp_path: Path, name: str) -> None:
+    """What was measured and is not there must not be read as what was never measured, such as another source."""
+    path = tmp_path / "ftguard.json"
+    report = json.loads(json_report([trial(FULL, NLL, code="a digest")], []))
+    del report["trials"][0][name]
+    path.write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=rf"KeyError: '{name}'\): make it again"):
+        read_report(path)
+
+
+def test_a_report_of_an_earlier_version_says_nothing_of_start_and_notes(tmp_path: Path) -> None:
+    """It is read all the same."""
+    path = tmp_path / "ftguard.json"
+    report = json.loads(json_report([trial(FULL, NLL)], []))
+    for name in ("start", "notes"):
+        del report["trials"][0][name]
+    path.write_text(json.dumps(report), encoding="utf-8")
+    assert read_report(path)[0].trials == (trial(FULL, NLL, cached=True),)
 
 
 def test_a_report_of_a_run_that_asked_for_more_seeds_still_owes_its_looks(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import SequenceLosses
+from pytest_ftguard.results import SequenceLosses, from_plain, to_plain
 from pytest_ftguard.tasks import Task, check_name, find_task, path_of_own
 from pytest_ftguard.tasks.causal_lm import CausalLM
 
@@ -141,5 +142,32 @@ def test_losses_that_do_not_belong_to_the_examples_are_an_error(
 ) -> None:
     """A gate would pair them with others."""
     monkeypatch.setattr(Counting, "most", most)
+    with pytest.raises(ConfigurationError, match=words):
+        Counting().losses(cast(Any, None), Lines(**changes), batch_size=2, bf16=False)
+
+
+def test_numbers_of_numpy_are_taken_as_pythons_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task counts and adds with numpy, and what it gave must reach the store and the report."""
+    lines = Lines(
+        tokens=cast(Any, np.array([2, 1])), documents=cast(Any, np.array([0, 1])), repeated=cast(int, np.int64(3))
+    )
+    monkeypatch.setattr(Counting, "nll", lambda *_, **__: np.array([3.0, 2.0], dtype=np.float32))
+    losses = Counting().losses(cast(Any, None), lines, batch_size=2, bf16=False)
+    assert losses == SequenceLosses((3.0, 2.0), (2, 1), (0, 1), "digest", 3, 1, 0.5)
+    assert from_plain(to_plain(losses), SequenceLosses) == losses
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokens": (2.0, 1.0)}, "gave numbers of tokens that are no whole numbers"),
+        ({"documents": ("a", "b")}, "gave documents that are no whole numbers"),
+        ({"trained_on": None}, "gave counts of copies that are no whole numbers"),
+        ({"unknown": "none"}, "gave shares of unknown text that are no numbers"),
+        ({"digest": b"text"}, "gave the digest b'text'"),
+    ],
+)
+def test_what_is_no_number_is_an_error_before_anything_is_trained(changes: dict[str, Any], words: str) -> None:
+    """It would be refused when the training is over, and lost with it."""
     with pytest.raises(ConfigurationError, match=words):
         Counting().losses(cast(Any, None), Lines(**changes), batch_size=2, bf16=False)

@@ -54,6 +54,14 @@ def between(value: float, lower: float, upper: float) -> Interval:
             "peak memory FAIL: 1.2001 GB, limit 1.2000 GB (the argument at_most): lora r=16 against full",
         ),
         (
+            ("memory_budget", 1.0003, 1.0005, SHARE, "PASS"),
+            "peak memory PASS: 100.0% of full's, limit 100.05% (the argument at_most): lora r=16",
+        ),
+        (
+            ("loss_gap", 0.12345675, 0.12345674, NATS_PER_TOKEN),
+            "loss gap FAIL: +0.1235 nats per token, limit 0.12345674 (the argument at_most): lora r=16 against full",
+        ),
+        (
             ("memory_budget", 0.915, 0.6, SHARE),
             "peak memory FAIL: 91.5% of full's, limit 60% (the argument at_most): lora r=16",
         ),
@@ -74,6 +82,14 @@ def between(value: float, lower: float, upper: float) -> Interval:
 def test_the_first_line_has_gate_answer_value_and_limit(arguments: Any, line: str) -> None:
     """In every unit, with enough digits to show on which side of the limit the value and its bounds lie."""
     assert verdict(*arguments).headline == line
+
+
+@pytest.mark.parametrize(("unit", "what"), [(SHARE, "of baseline"), (OF_GAIN, "of the gain")])
+def test_a_share_of_one_variant_alone_names_no_other(unit: str, what: str) -> None:
+    """A gate of a user's own may judge a variant by itself, and None is nobody's name."""
+    limit = Limit(0.6, unit, ARGUMENT)
+    alone = give("memory_budget", "FAIL", candidate=OURS, baseline=None, measured=0.915, limit=limit)
+    assert alone.headline == f"peak memory FAIL: 91.5% {what}, limit 60% (the argument at_most): lora r=16"
 
 
 def test_the_first_line_is_a_line_whatever_a_label_holds() -> None:

@@ -639,3 +639,37 @@ def test_pytest_lists_everything_although_nothing_is_used(project: pytest.Pytest
     assert "full_variant [session scope]" in listed
     assert "The model after LoRA, one trial per seed" in listed
     assert project.runpytest_inprocess("--strict-markers").ret == 0
+
+
+@pytest.mark.parametrize("place", ["setup", "call"])
+def test_what_a_first_use_makes_lives_as_long_as_its_session(project: pytest.Pytester, place: str) -> None:
+    """A fixture of the session that holds a variant is not torn down in the middle of the test that asked for it."""
+    asked = {"setup": "usefixtures('chosen')", "call": "filterwarnings('default')"}
+    project.makeconftest(
+        CONFTEST
+        + """
+@pytest.fixture(scope="session")
+def holder(full_variant):
+    open_ones = [full_variant]
+    yield open_ones
+    open_ones.clear()
+
+@pytest.fixture
+def chosen(request):
+    return request.getfixturevalue("holder")
+"""
+    )
+    project.makepyfile(
+        test_it=f"""
+        import pytest
+        from pytest_ftguard import assert_memory_budget
+
+        @pytest.mark.{asked[place]}
+        @pytest.mark.parametrize("time", [1, 2])
+        def test_it(request, time):
+            holder = request.getfixturevalue("holder")
+            assert_memory_budget(holder[0], at_most="1 GB")
+            assert holder
+        """
+    )
+    project.runpytest_inprocess().assert_outcomes(passed=2)

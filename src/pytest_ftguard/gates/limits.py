@@ -53,7 +53,7 @@ class Amount(NamedTuple):
         """Return the amount as it is shown: "900 MB", "60%" or "0.02"."""
         if self.unit == BYTES:
             return format_bytes(self.value)
-        return f"{100 * self.value:.4g}%" if self.is_share else f"{self.value:g}"
+        return f"{100 * self.value:.10g}%" if self.is_share else f"{self.value:.10g}"
 
 
 @dataclass(frozen=True)

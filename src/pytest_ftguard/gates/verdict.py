@@ -87,13 +87,9 @@ class Verdict:
     def _measured(self) -> str:
         assert self.value is not None  # else there is a reason
         value, *bounds = self.limit.texts(self.value, *(self.interval or ()))
-        units = {
-            BYTES: "",
-            GROWTH: "",
-            PERPLEXITY: " points of perplexity",
-            SHARE: f" of {self.baseline}'s",
-            OF_GAIN: f" of {self.baseline}'s gain",
-        }
+        units = {BYTES: "", GROWTH: "", PERPLEXITY: " points of perplexity"}
+        if self.baseline is not None:  # a gate of a user's own may judge a share of one variant alone
+            units |= {SHARE: f" of {self.baseline}'s", OF_GAIN: f" of {self.baseline}'s gain"}
         return value + (f" [{', '.join(bounds)}]" if bounds else "") + units.get(self.limit.unit, f" {self.limit.unit}")
 
     @property

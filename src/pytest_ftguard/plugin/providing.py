@@ -104,7 +104,10 @@ def session_variant(request: pytest.FixtureRequest, fixture: str) -> TrainedVari
         request: The request of the fixture that gives the variant.
         fixture: The name of the spec's fixture.
     """
-    ours, name = request.config.stash[RUN].use(), request.fixturename or ""
+    run, name = request.config.stash[RUN], request.fixturename or ""
+    ours = run.use()
+    if run.test is not None:
+        run.test.opened()  # the variant is noted for the specs of this test, also if nothing has used the run before
     ours.session_variants_to_come.discard(name)
     ours.overrides.note_made(name)
     why_not = ours.overrides.why_not_train(name)

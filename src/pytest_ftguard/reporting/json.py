@@ -106,6 +106,8 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
 # The report gives the short names to what most readers want: the sums over the text.
 _ROWS: Final = {"nll": "sequence_nll", "tokens": "sequence_tokens"}
+# What an earlier version did not write. All else is in every report, so what lacks it is damaged.
+_LATER: Final = frozenset({"start", "notes"})
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -138,7 +140,8 @@ def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
 
 
 def _read_trial(values: Mapping[str, Any]) -> Trial:
-    measured = {item.name: values[item.name] for item in fields(Measured) if item.name in values}
+    names = {item.name for item in fields(Measured)} - (_LATER - values.keys())
+    measured = {name: values[name] for name in names}
     curve = [{**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]]
     losses = {name: _read_losses(values[name]) for name in _LOSSES}
     parts = {"workload": values["workload"], "variant": values["settings"]}

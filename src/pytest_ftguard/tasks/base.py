@@ -6,9 +6,10 @@ The process that runs pytest imports tasks too, so torch is imported inside of t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from operator import index
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import MINIMUM_UNITS, SequenceLosses
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
     from transformers import PreTrainedModel
 
-__all__ = ["Evaluated", "Examples", "NeedsWeightsError", "Task"]
+__all__ = ["Evaluated", "Examples", "NeedsWeightsError", "Task", "checked_nll"]
+
+_Number = TypeVar("_Number", int, float)
 
 
 class NeedsWeightsError(Exception):
@@ -170,15 +173,8 @@ class Task(ABC):
         Raises:
             ConfigurationError: What the task gave does not belong to the examples.
         """
-        losses = SequenceLosses(
-            nll=tuple(self.nll(model, examples.sequences, batch_size=batch_size, bf16=bf16)),
-            tokens=tuple(examples.tokens),
-            documents=None if examples.documents is None else tuple(examples.documents),
-            digest=examples.digest,
-            repeated=examples.repeated,
-            trained_on=examples.trained_on,
-            unknown=examples.unknown,
-        )
+        nll = checked_nll(self, model, examples.sequences, batch_size=batch_size, bf16=bf16)
+        losses = _losses(type(self).__name__, nll, examples)
         problem = _problem(losses, len(examples.sequences))
         if problem is not None:
             message = f"{type(self).__name__} gave {problem}: each example needs a loss, and at least one token"
@@ -239,9 +235,62 @@ class Task(ABC):
         """
 
 
+def checked_nll(task: Task, model: nn.Module, sequences: Sequence[Any], *, batch_size: int, bf16: bool) -> list[float]:
+    """Return what `Task.nll` gives, one number of Python's own for each example.
+
+    Raises:
+        ConfigurationError: It gave something else.
+    """
+    given = list(task.nll(model, sequences, batch_size=batch_size, bf16=bf16))
+    name = type(task).__name__
+    if len(given) != len(sequences):
+        message = (
+            f"{name} gave {len(given)} losses of {len(sequences)} examples: each example needs a loss, and at least "
+            "one token"
+        )
+        raise ConfigurationError(message)
+    return _read(name, "losses", float, given)
+
+
+def _losses(name: str, nll: Sequence[float], examples: Evaluated) -> SequenceLosses:
+    """Return losses with all that a task says of their examples.
+
+    Raises:
+        ConfigurationError: A value is of another type.
+    """
+    if not isinstance(examples.digest, str):
+        message = f"{name} gave the digest {examples.digest!r:.80}, which is no text"
+        raise ConfigurationError(message)
+    repeated, trained_on = _read(name, "counts of copies", index, (examples.repeated, examples.trained_on))
+    (unknown,) = _read(name, "shares of unknown text", float, (examples.unknown,))
+    documents = examples.documents
+    return SequenceLosses(
+        nll=tuple(nll),
+        tokens=tuple(_read(name, "numbers of tokens", index, examples.tokens)),
+        documents=None if documents is None else tuple(_read(name, "documents", index, documents)),
+        digest=examples.digest,
+        repeated=repeated,
+        trained_on=trained_on,
+        unknown=unknown,
+    )
+
+
+def _read(name: str, what: str, kind: Callable[[Any], _Number], values: Iterable[Any]) -> list[_Number]:
+    """Return values as Python's own numbers: those of numpy and torch cannot be stored.
+
+    Raises:
+        ConfigurationError: One is no such number.
+    """
+    try:
+        return [kind(value) for value in values]
+    except (TypeError, ValueError, RuntimeError) as error:  # torch raises a RuntimeError
+        message = f"{name} gave {what} that are no {'whole ' if kind is index else ''}numbers: {error}"
+        raise ConfigurationError(message) from None
+
+
 def _problem(losses: SequenceLosses, count: int) -> str | None:
     """Return what is wrong with the losses of so many examples."""
-    found = {"losses": losses.nll, "numbers of tokens": losses.tokens, "documents": losses.documents}
+    found = {"numbers of tokens": losses.tokens, "documents": losses.documents}
     for name, values in found.items():
         if values is not None and len(values) != count:
             return f"{len(values)} {name} of {count} examples"

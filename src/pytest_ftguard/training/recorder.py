@@ -24,7 +24,7 @@ from pytest_ftguard.results import (
     from_plain_if_any,
     to_plain,
 )
-from pytest_ftguard.tasks import Evaluated, Task
+from pytest_ftguard.tasks import Evaluated, Task, checked_nll
 from pytest_ftguard.training import machine, memory
 
 __all__ = ["Evaluator", "Recorder", "curve_sequences", "curve_steps"]
@@ -95,7 +95,7 @@ class Evaluator:
 
     def nll(self, model: nn.Module, sequences: Sequence[Any]) -> list[float]:
         """Return the summed negative log-likelihood of each sequence, in nats."""
-        return self.task.nll(model, sequences, batch_size=self._sequences_at_once, bf16=self.bf16)
+        return checked_nll(self.task, model, sequences, batch_size=self._sequences_at_once, bf16=self.bf16)
 
 
 class Recorder:
@@ -131,7 +131,7 @@ class Recorder:
         count = curve_sequences(steps, evaluator.batch_size, len(validation.sequences))
         self._chosen = evenly_spaced(len(validation.sequences), count)
         self._sequences = [validation.sequences[index] for index in self._chosen]
-        self._predicted = sum(validation.tokens[index] for index in self._chosen)
+        self._predicted = sum(int(validation.tokens[index]) for index in self._chosen)
         self._points: list[CurvePoint] = []
         self._meter = memory.meter_for(model, device)
         self._hooks = [
