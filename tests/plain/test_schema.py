@@ -20,6 +20,7 @@ from pytest_ftguard.results import (
     SequenceLosses,
     Start,
     Timing,
+    Trial,
     TrialError,
     from_plain,
     to_plain,
@@ -107,3 +108,10 @@ def test_what_an_earlier_version_did_not_write_takes_its_default() -> None:
     del values["digest"]
     with pytest.raises(FtguardError, match="missing required field `digest`"):
         from_plain(values, SequenceLosses)
+
+
+@pytest.mark.parametrize("values", [None, [], {}, {"schema": 2}, {"schema": 2, "spec": "x", "measured": {}}])
+def test_what_is_no_trial_is_refused_with_our_error(values: Any) -> None:
+    """Whatever an executor or a file gives."""
+    with pytest.raises(FtguardError):
+        Trial.from_dict(values)

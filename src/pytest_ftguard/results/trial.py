@@ -103,6 +103,6 @@ class Trial:
                 from_plain(values["measured"], Measured),
                 from_plain(values["provenance"], Provenance),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"a trial's result is not complete: {type(error).__name__}: {error}"
             raise FtguardError(message) from error
