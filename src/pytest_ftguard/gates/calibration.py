@@ -15,7 +15,15 @@ from pytest_ftguard.results import TrainedVariant, from_plain, to_plain
 from pytest_ftguard.specs import Workload, canonical_json, content_of, variant_to_dict
 from pytest_ftguard.statistics import SeedNoise
 
-__all__ = ["MINIMUM_SEEDS", "Calibration", "calibrate", "find_seed_noise", "read_calibrations", "write_calibrations"]
+__all__ = [
+    "MINIMUM_SEEDS",
+    "Calibration",
+    "SeedNoise",
+    "calibrate",
+    "find_seed_noise",
+    "read_calibrations",
+    "write_calibrations",
+]
 
 MINIMUM_SEEDS: Final = 10
 _SCHEMA: Final = 1

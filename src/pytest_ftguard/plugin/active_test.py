@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from pytest_ftguard.accepting.files import AcceptedFiles
     from pytest_ftguard.comparison.problem import Problem
+    from pytest_ftguard.gates.calibration import SeedNoise
     from pytest_ftguard.gates.setting import Setting
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin.run import CurrentTest
     from pytest_ftguard.plugin.session import Session
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.settings.reading import Settings
-    from pytest_ftguard.statistics import SeedNoise
 
 __all__ = ["TestRecord"]
 
