@@ -313,3 +313,12 @@ def test_copies_that_were_left_out_are_in_the_message() -> None:
     assert "8 different validation documents are too few" in verdict.message
     assert "248 sequences repeat earlier ones and count once" in verdict.message
     assert "give a longer validation text that does not repeat itself" in verdict.message
+
+
+@pytest.mark.parametrize(("at_most", "is_told"), [(0.5, False), (5.0, True)])
+def test_a_pass_without_power_says_so_if_gain_factor_allows_it(at_most: float, is_told: bool) -> None:
+    """A gain_factor of 0 lets a variant pass that learned nothing: the summary says it under the verdict."""
+    verdict = assess_loss_gap(trained(LORA, lora(0.01)), trained(FULL, full()), limit(at_most), Rule(gain_factor=0))
+    assert verdict.status == "PASS"
+    assert ("This PASS proves nothing" in (verdict.note or "")) is is_told
+    assert ("This PASS proves nothing" in verdict.message) is is_told

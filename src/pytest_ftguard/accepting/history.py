@@ -84,7 +84,10 @@ def read_history(text: str, place: Path) -> History:
     Raises:
         ConfigurationError: It is not a file of accepted results, is damaged, or has another schema.
     """
-    remedy = "restore it from version control, or delete it and accept again with --ftguard-update"
+    remedy = (
+        "restore it from version control, or delete it and accept again with --ftguard-update (the first accepted "
+        "result is lost then)"
+    )
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
         schema = content["schema"]
@@ -95,7 +98,8 @@ def read_history(text: str, place: Path) -> History:
     if history is None:
         message = (
             f"the accepted results in {str(place)!r} have schema {schema!r}, and this version of pytest-ftguard reads "
-            f"{_SCHEMA}: {remedy}"
+            f"{_SCHEMA}: use the version that wrote them, or delete the file and accept again with --ftguard-update "
+            "(the first accepted result is lost then)"
         )
         raise ConfigurationError(message)
     return history

@@ -283,6 +283,17 @@ def better(comparison: Comparison, rule: Rule) -> list[str]:
     ]
 
 
+def little_power(baseline: TrainedVariant, gain: Interval, margin: Margin) -> list[str]:
+    """Return that a PASS proves nothing, which only a `gain_factor` below 1 allows; nothing if it does."""
+    if gain.lower > max(0.0, margin.nats):
+        return []
+    return [
+        f"This PASS proves nothing: {baseline.label} gained at least {gain.lower:+.4f} nats per token over the base "
+        "model, not more than the limit allows, so a variant that learned nothing would pass too. Set a lower limit, "
+        "or leave gain_factor at its default."
+    ]
+
+
 def measured_elsewhere(trial: Trial) -> Problem:
     """Return why bytes and seconds of a stored trial do not count here."""
     return Problem(

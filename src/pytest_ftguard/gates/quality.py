@@ -201,6 +201,8 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     if status == "PASS" and (early := _too_early(comparison, rule, margin)):
         status, (reason, todo) = "INCONCLUSIVE", early
     praise = explain.better(comparison, rule) if status == "PASS" else []
+    if status == "PASS" and gate != "retention":
+        praise += explain.little_power(baseline, gain, margin)
     why = [
         reason,
         explain.basis(comparison, rule),
