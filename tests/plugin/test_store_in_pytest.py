@@ -130,7 +130,7 @@ def test_signed_results_are_checked_with_the_key(gates: pytest.Pytester, monkeyp
     gates.runpytest_inprocess()
     monkeypatch.setenv("FTGUARD_SIGNING_KEY", "secret")
     unsigned = gates.runpytest_inprocess("--ftguard-require-signed", "--ftguard-json=r.json")
-    unwrapped(unsigned).fnmatch_lines(["note: the stored result*is not used: it has no signature by this key*"])
+    unwrapped(unsigned).fnmatch_lines(["note: the stored result*is not used: it has no valid signature by this key*"])
     assert cached(gates.path) == {"full": False, "lora r=4": False}
     gates.runpytest_inprocess("--ftguard-require-signed", "--ftguard-json=r.json")
     assert cached(gates.path) == {"full": True, "lora r=4": True}

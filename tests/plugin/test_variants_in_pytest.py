@@ -186,7 +186,7 @@ def test_it(full_variant, lora_variant):
     result.stdout.fnmatch_lines(["ia3 *"])
     result = project.runpytest_subprocess("--ftguard-lora-search-learning-rate")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["searched for ia3, 12 steps*"])
+    result.stdout.fnmatch_lines(["searched for ia3, on sequences that no gate uses, *"])
 
 
 @pytest.mark.parametrize(
