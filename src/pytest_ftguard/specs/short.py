@@ -14,8 +14,8 @@ __all__ = ["MOST_RATES", "search_workloads", "timing_workload"]
 MOST_RATES: Final = (5, 3)
 """The most rates that each of the two rounds of a search tries."""
 
-# The rounds of a search, by the share of the steps that they train. On the quickstart's model an eighth ranked the rates
-# of full as 400 steps did, and those of LoRA r=2 only from half of the steps on (benchmarks/results/rates.txt).
+# The rounds of a search, by the share of the steps that they train. On the quickstart's model an eighth finds the best
+# rates of full, and only half of the steps finds those of LoRA r=2 (benchmarks/results/rates.txt).
 _SHARES_OF_STEPS: Final = (8, 2)
 # Within the warm-up and the first updates every rate looks alike.
 _LEAST_SEARCHED_STEPS: Final = 20
