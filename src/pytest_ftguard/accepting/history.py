@@ -98,8 +98,8 @@ def read_history(text: str, place: Path) -> History:
     if history is None:
         message = (
             f"the accepted results in {str(place)!r} have schema {schema!r}, and this version of pytest-ftguard reads "
-            f"{_SCHEMA}: use the version that wrote them, or delete the file and accept again with --ftguard-update "
-            "(the first accepted result is lost then)"
+            f"{_SCHEMA}: use the version that wrote this file, or delete it and accept again with "
+            "--ftguard-update (the first accepted result is lost then)"
         )
         raise ConfigurationError(message)
     return history
