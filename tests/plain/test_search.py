@@ -245,3 +245,30 @@ def test_a_search_that_begins_at_the_edge_of_the_last_one_finds_what_lies_beyond
     for _ in range(4):
         rate = find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=rate))
     assert 0.3 < rate < 0.9
+
+
+class LateBench(Bench):
+    """As `Bench`, but the longer trials diverge from a rate on."""
+
+    def __init__(self, best: float, failing_longer: float) -> None:
+        super().__init__(best)
+        self.failing_longer = failing_longer
+
+    def train(self, workload: Workload, variant: Variant) -> TrainedVariant:
+        self.failing = math.inf if workload.steps == 20 else self.failing_longer
+        return super().train(workload, variant)
+
+
+@pytest.mark.parametrize(
+    ("failing", "longer", "chosen"),
+    [
+        (1e-3, [1.4e-3, 4.5e-4, 1.5e-4], 4.5e-4),
+        (4e-4, [1.4e-3, 4.5e-4, 1.5e-4], 1.5e-4),
+        (1e-5, [1.4e-3, 4.5e-4, 1.5e-4], 5e-5),
+    ],
+)
+def test_a_rate_that_diverges_only_in_longer_trials_is_left(failing: float, longer: list[float], chosen: float) -> None:
+    """The search goes down until one does not; if none was found, the first guess is below all that diverged."""
+    bench = LateBench(1.0, failing)
+    assert find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5)) == chosen
+    assert bench.tried["longer"] == longer

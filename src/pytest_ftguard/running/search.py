@@ -74,8 +74,12 @@ def find_learning_rate(
     if math.isinf(short.losses[start]):
         return short.rate(start)
     longer.loss(best)
-    while len(longer.losses) < MOST_RATES[1] and longer.loss(best - 1) < longer.losses[best]:
+    while len(longer.losses) < MOST_RATES[1]:
+        if longer.loss(best - 1) >= longer.losses[best] and math.isfinite(longer.losses[best]):
+            break
         best -= 1
+    if math.isinf(longer.losses[best]):
+        return short.rate(min(best, 0))  # a guess below all that diverged may still do
     is_better = longer.is_better(best, 0) if 0 in longer.losses else short.is_better(start, 0)
     return short.rate(best if is_better else 0)
 
