@@ -22,11 +22,13 @@ __all__ = [
     "gap_interval",
     "line_weights",
     "mean_log_ratio",
+    "one_run_interval",
     "perplexity_gap",
     "retention",
 ]
 
 FloatArray = NDArray[np.float64]
+_Row = Sequence[float]
 
 _MOST_SEEDS: Final = 100
 _MOST_TIMES_THE_SEQUENCES: Final = 1000
@@ -82,6 +84,26 @@ class Effort:
 
     seeds: int | None
     sequences: int | None
+
+
+def one_run_interval(
+    ours: _Row, theirs: _Row, tokens: _Row, documents: tuple[int, ...] | None, confidence: float
+) -> Interval | None:
+    """Return the interval of ours minus theirs in nats per token, in which only the choice of the sequences is noise.
+
+    None if there are fewer than two sequences or documents, or a loss is not finite.
+
+    Args:
+        ours: Summed loss of each sequence, in nats, of one model.
+        theirs: Likewise, of the other model.
+        tokens: Predicted tokens of each sequence.
+        documents: Number of the document of each sequence; None if all are independent.
+        confidence: One-sided confidence of each bound.
+    """
+    row, counts = np.subtract([ours], [theirs]), np.array(tokens, dtype=np.float64)
+    if documents is not None:
+        row, counts = cluster(row, documents), cluster(counts, documents)
+    return gap_interval(row, counts, confidence) if len(counts) > 1 and np.isfinite(row).all() else None
 
 
 def cluster(sums: FloatArray, documents: tuple[int, ...]) -> FloatArray:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.comparison.same_work import same_sequences
 from pytest_ftguard.results import TrainedVariant, Trial
-from pytest_ftguard.statistics import Interval, cluster, gap_interval
+from pytest_ftguard.statistics import Interval, one_run_interval
 
 __all__ = ["how_to_search", "how_to_settle", "learned_nothing", "rates_note", "unsettled"]
 
@@ -91,10 +89,7 @@ def _gain(trial: Trial, confidence: float) -> Interval | None:
     ours, base = trial.measured.validation, trial.measured.base_validation
     if ours is None or base is None or not same_sequences(ours, base):
         return None
-    row, tokens = np.subtract([base.nll], [ours.nll]), np.array(base.tokens, dtype=np.float64)
-    if base.documents is not None:
-        row, tokens = cluster(row, base.documents), cluster(tokens, base.documents)
-    return gap_interval(row, tokens, confidence) if len(tokens) > 1 and np.isfinite(row).all() else None
+    return one_run_interval(base.nll, ours.nll, base.tokens, base.documents, confidence)
 
 
 def _remedy(variant: TrainedVariant) -> str:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-import numpy as np
-
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import Variant, Workload
 from pytest_ftguard.specs.short import MOST_RATES, search_workloads
-from pytest_ftguard.statistics import cluster, gap_interval
+from pytest_ftguard.statistics import one_run_interval
 
 __all__ = ["find_learning_rate", "next_notch"]
 
@@ -138,10 +136,8 @@ class _Round:
         ours, theirs = (self._trained[one].trials[0].measured.validation for one in (notch, other))
         if ours is None or theirs is None:
             return ours is not None
-        row, tokens = np.subtract([ours.nll], [theirs.nll]), np.array(ours.tokens, dtype=np.float64)
-        if ours.documents is not None:
-            row, tokens = cluster(row, ours.documents), cluster(tokens, ours.documents)
-        return len(tokens) > 1 and gap_interval(row, tokens, _CONFIDENCE).upper < 0
+        gap = one_run_interval(ours.nll, theirs.nll, ours.tokens, ours.documents, _CONFIDENCE)
+        return gap is not None and gap.upper < 0
 
     def refuse_equal_losses(self) -> None:
         """Refuse a training that takes no notice of the rate.
