@@ -15,7 +15,8 @@ from pytest_ftguard.statistics import one_run_interval
 
 __all__ = ["find_learning_rate", "next_notch"]
 
-_FACTOR: Final = 3.0
+# Half a decade.
+_FACTOR: Final = 10**0.5
 # One-sided. A rate that wins by less than the noise of the sequences takes no guess's place.
 _CONFIDENCE: Final = 0.95
 
@@ -23,8 +24,8 @@ _CONFIDENCE: Final = 0.95
 def next_notch(losses: Mapping[int, float]) -> int | None:
     """Return what to try next in the first round; None if there is no more to try.
 
-    A notch is a factor of three, counted from the first guess. The grid is the guess, a third and three times of it;
-    while the best so far lies at an edge, it grows there, up to five rates.
+    A notch is half a decade, a factor of about three, counted from the first guess. The grid is the guess and a notch
+    to either side; while the best so far lies at an edge, it grows there, up to five rates.
 
     Args:
         losses: Loss at each notch that was tried; infinity if the training diverged.

@@ -9,10 +9,13 @@ from typing import Final
 
 from pytest_ftguard.specs.workload import Workload
 
-__all__ = ["MOST_RATES", "search_workloads", "timing_workload"]
+__all__ = ["MOST_RATES", "SEARCH_SEED", "search_workloads", "timing_workload"]
 
 MOST_RATES: Final = (5, 3)
 """The most rates that each of the two rounds of a search tries."""
+
+SEARCH_SEED: Final = 2**32 - 1
+"""Seed of a search's trials, the last one there is, so that no gate judges a seed that has chosen the rates."""
 
 # The rounds of a search, by the share of the steps that they train. On the quickstart's model an eighth finds the best
 # rates of full, and only half of the steps finds those of LoRA r=2 (benchmarks/results/rates.txt).
@@ -31,14 +34,15 @@ _SEQUENCES: Final = 8
 def search_workloads(workload: Workload) -> tuple[Workload, Workload]:
     """Return what the two rounds of a search train: an eighth of the steps, and half of them.
 
-    Each has one seed, and is judged on sequences that no gate uses. No round has fewer than 20 steps, unless the
-    workload itself has fewer.
+    Each has a seed of its own, and is judged on sequences that no gate uses: so the choice of a rate favours none of
+    the trials that a gate judges. No round has fewer than 20 steps, unless the workload itself has fewer.
     """
+    seed = next(seed for seed in range(SEARCH_SEED, -1, -1) if seed not in workload.seeds)
     first, second = (
         replace(
             workload,
             steps=min(workload.steps, max(_LEAST_SEARCHED_STEPS, workload.steps // share)),
-            seeds=workload.seeds[:1],
+            seeds=(seed,),
             most_seeds=0,
             reference=None,
             purpose="search",
