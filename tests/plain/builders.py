@@ -81,6 +81,12 @@ class GivenSource:
         assert self._more_seeds is not None
         return self._more_seeds(count)
 
+    def settle(self, trained: TrainedVariant) -> TrainedVariant:
+        raise NotImplementedError
+
+    def complete(self, trained: TrainedVariant) -> TrainedVariant:
+        raise NotImplementedError
+
     def time_beside(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
     ) -> tuple[TrainedVariant, TrainedVariant]:

@@ -80,11 +80,12 @@ def test_a_class_that_cannot_be_used_is_told_what_it_lacks() -> None:
 
 
 def test_a_rate_without_a_rule_must_be_given_or_searched() -> None:
-    """A search starts at LoRA's rule, ten times full's; LoRA itself needs neither."""
+    """A search starts at LoRA's rule, ten times full's; it is made unless that is forbidden. LoRA needs neither."""
     with pytest.raises(ConfigurationError, match=r"ia3 has no learning rate.*learning_rate=\.\.\., or search_learning"):
-        with_learning_rate(Peft("ia3"), Full())
-    searched = with_learning_rate(Peft("ia3", search_learning_rate=True), Full(learning_rate=3e-5))
-    assert searched.learning_rate == 3e-4
+        with_learning_rate(Peft("ia3", search_learning_rate="no"), Full())
+    for searched in (Peft("ia3"), Peft("ia3", search_learning_rate=True)):
+        found = with_learning_rate(searched, Full(learning_rate=3e-5))
+        assert (found.learning_rate, found.search) == (3e-4, "yes")
     assert with_learning_rate(Peft("ia3", learning_rate=0.1), Full()).learning_rate == 0.1
     assert with_learning_rate(LoRA(), Full(learning_rate=3e-5)).learning_rate == 3e-4
 
@@ -133,8 +134,8 @@ def test_a_file_of_peft_counts_by_what_decides(tmp_path: Path) -> None:
         (lambda _: Peft("ia3", target_modules=object()), "can be written as JSON"),
         (lambda _: Peft("ia3", learning_rate=0), r"Peft\.learning_rate must be a finite number above 0"),
         (
-            lambda _: Peft("ia3", search_learning_rate=cast(Any, "yes")),
-            r"Peft\.search_learning_rate must be True or False",
+            lambda _: Peft("ia3", search_learning_rate=cast(Any, "maybe")),
+            r"Peft\.search_learning_rate must be one of auto, yes, no, got 'maybe'",
         ),
     ],
 )

@@ -80,11 +80,14 @@ def test_the_message_names_the_learning_rate_first() -> None:
         "After 100 steps the loss is 0.5000 nats per token above the base model's. This is a fault of the run, not a "
         "gap.",
         "What to do: check its learning rate first: 0.001 (the default); search it: ftguard_lora_search_learning_rate "
-        "= true. Then check the format of the text (chat template), the target modules, and whether the steps are "
+        "= yes. Then check the format of the text (chat template), the target modules, and whether the steps are "
         "enough.",
     ]
     assert "rank" not in message
-    assert "0.001 (found by the search). Then" in judge(BASE_LOSS + 0.5, rate=SEARCHED).message
+    assert (
+        "What to do: the learning rate was searched, so check the format"
+        in judge(BASE_LOSS + 0.5, rate=SEARCHED).message
+    )
     seed = judge(2.1, 2.1, 3.5).message
     assert "lora r=16, seed 2, is not better than the base model, limit" in seed
     assert "After 100 steps the loss is 0.5000 nats" in seed
@@ -122,11 +125,11 @@ def test_a_rate_that_nobody_chose_stands_in_the_message_and_in_the_note(at: floa
     assert verdict.status == status
     assert verdict.note == (
         "The learning rate of lora r=16, 0.001, is only a default. Another rate may change this verdict. Search the "
-        "learning rate: ftguard_lora_search_learning_rate = true."
+        "learning rate: ftguard_lora_search_learning_rate = yes."
     )
     *_, rate, todo = verdict.message.splitlines()
     assert verdict.note.startswith(rate)
-    assert "search the learning rate: ftguard_lora_search_learning_rate = true" in todo
+    assert "search the learning rate: ftguard_lora_search_learning_rate = yes" in todo
 
 
 @pytest.mark.parametrize("status", ["PASS", "FAIL"])
@@ -144,7 +147,7 @@ def test_convergence_and_forgetting_name_a_rate_that_nobody_chose_too(status: st
         assert verdict.status == status, verdict.message
         assert verdict.note is not None
         assert any(verdict.note.startswith(line) for line in verdict.message.splitlines())
-        assert all(f"ftguard_{name}_search_learning_rate = true" in verdict.note for name in names)
+        assert all(f"ftguard_{name}_search_learning_rate = yes" in verdict.note for name in names)
 
 
 def test_a_rate_that_was_chosen_is_not_remarked_on() -> None:
@@ -160,21 +163,21 @@ def test_both_rates_are_searched_by_one_sentence_in_the_way_that_works_in_this_t
     note = assess_loss_gap(*pair, limit(0.1), Rule()).note
     assert note == (
         "The learning rates of lora r=16, 0.001, and of full, 0.0001, are only defaults. Other rates may change this "
-        "verdict. Search both learning rates: LoRA(..., search_learning_rate=True) and "
-        "ftguard_full_search_learning_rate = true."
+        'verdict. Search both learning rates: LoRA(..., search_learning_rate="yes") and '
+        "ftguard_full_search_learning_rate = yes."
     )
 
 
 @pytest.mark.parametrize(
     ("rate", "advice"),
     [
-        (DEFAULT, "What to do: search the learning rate: ftguard_lora_search_learning_rate = true. If the gap"),
+        (DEFAULT, "What to do: search the learning rate: ftguard_lora_search_learning_rate = yes. If the gap"),
         (GIVEN, "if 0.001 may not be the best learning rate of lora r=16, search it first (ftguard_lora_search"),
         (
             RateSource("given", "code"),
-            "search it first (LoRA(..., search_learning_rate=True)). If it is the best, give",
+            'search it first (LoRA(..., search_learning_rate="yes")). If the gap stays, give lora r=16 more capacity',
         ),
-        (RateSource(), "try other rates first. If it is the best, give lora r=16 more capacity (rank, target modules)"),
+        (RateSource(), "try other rates first. If the gap stays, give lora r=16 more capacity (rank, target modules)"),
         (SEARCHED, "What to do: give lora r=16 more capacity (rank, target modules), or choose full fine-tuning."),
     ],
 )
@@ -188,7 +191,7 @@ def test_a_higher_rank_is_advised_only_once_the_rate_is_settled(rate: RateSource
 def test_a_pass_that_beats_full_says_so_in_its_note() -> None:
     """Nobody reads the message of a test that passes."""
     for rate, way in {
-        GIVEN: "search full's learning rate (ftguard_full_search_learning_rate = true), or train for more steps",
+        GIVEN: "search full's learning rate (ftguard_full_search_learning_rate = yes), or train for more steps",
         SEARCHED: "undertrained: train for more steps",
         DEFAULT: "search its learning rate, or train for more steps",
     }.items():
@@ -201,11 +204,13 @@ def test_a_pass_that_beats_full_says_so_in_its_note() -> None:
 
 def test_where_a_rate_comes_from_is_no_part_of_what_was_trained() -> None:
     """The same rate, given or by default, is the same training; more seeds come from the same place."""
-    assert rate_source(Full(), "settings") == DEFAULT
+    assert rate_source(Full(), "settings") == replace(DEFAULT, is_open=True)
+    assert rate_source(Full(search_learning_rate="no"), "settings") == DEFAULT
     assert rate_source(Full(learning_rate=5e-5), "settings") == GIVEN
     assert rate_source(LoRA(search_learning_rate=True, learning_rate=1e-3), "settings") == SEARCHED
     assert with_learning_rate(Full(), Full(learning_rate=1.0)) == Full(learning_rate=5e-5)
     assert with_learning_rate(LoRA(), Full()) == LoRA(learning_rate=5e-4)
+    assert with_learning_rate(LoRA(learning_rate=1.0), Full()).search == "no"
     one = side(LORA, 2.0, rate=DEFAULT)
     assert one == replace(one, rate=GIVEN)
     more = replace(one, source=GivenSource(more_seeds=lambda count: side(LORA, *[2.0] * count, rate=RateSource())))
@@ -219,14 +224,16 @@ def test_notes_do_not_advise_a_rank_at_a_rate_that_was_not_searched(search: bool
     variant = replace(LORA, search_learning_rate=search)
     (note,) = [one for one in fairness_notes([side(variant, 2.0, parameters=small)]) if "million bits" in one]
     assert ("give it more capacity (rank, target modules)" in note) is search
-    assert ("settle the learning rate first" in note) is not search
     assert not any("million bits" in one for one in fairness_notes([side(variant, 3.1, parameters=small)]))
 
 
 def test_a_search_of_one_side_names_no_setting() -> None:
     """What to set depends on how a variant was made, and the verdict says it; this only tells that it is not even."""
     notes = fairness_notes(
-        [trained(FULL, one(FULL)), trained(ours := replace(LORA, search_learning_rate=True), one(ours))]
+        [
+            trained(full := replace(FULL, search_learning_rate="no"), one(full)),
+            trained(ours := replace(LORA, search_learning_rate=True), one(ours)),
+        ]
     )
     (note,) = [note for note in notes if "was searched" in note]
     assert note == (

@@ -129,6 +129,10 @@ def test_a_verdict_goes_from_process_to_process_as_it_is() -> None:
         "message",
         "note",
         "attempts",
+        "candidate_learning_rate",
+        "candidate_rate_origin",
+        "baseline_learning_rate",
+        "baseline_rate_origin",
     ]
     assert (shown["limit"], shown["unit"], shown["limit_source"]) == (0.02, "nats per token", "ini")
 

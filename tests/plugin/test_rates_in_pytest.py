@@ -17,6 +17,7 @@ ftguard_validation = v
 ftguard_final = true
 ftguard_max_loss_gap = 0.25
 """
+NEVER = "ftguard_lora_search_learning_rate = no\nftguard_full_search_learning_rate = no\n"
 TEST = """
 from pytest_ftguard import LoRA, assert_loss_gap
 
@@ -43,15 +44,15 @@ def notes(project: pytest.Pytester, *options: str) -> str:
 def test_the_advice_about_a_default_rate_works_when_it_is_followed(made_up: pytest.Pytester) -> None:
     """Each variant's way is named: the key of what was made of settings, the argument of what a test has built."""
     made_up.makeconftest(RATES)
-    made_up.makeini(INI)
-    made_up.makepyfile(test_it=TEST)
+    made_up.makeini(INI + NEVER)
+    made_up.makepyfile(test_it=TEST.replace("r=8", "r=8, search_learning_rate='no'"))
     found = notes(made_up)
     assert "The learning rates of lora r=16, 0.0005, and of full, 5e-05, are only defaults." in found
-    keys = "ftguard_lora_search_learning_rate = true", "ftguard_full_search_learning_rate = true"
+    keys = "ftguard_lora_search_learning_rate = yes", "ftguard_full_search_learning_rate = yes"
     assert f"Search both learning rates: {' and '.join(keys)}." in found
-    assert f"Search both learning rates: LoRA(..., search_learning_rate=True) and {keys[1]}." in found
+    assert f'Search both learning rates: LoRA(..., search_learning_rate="yes") and {keys[1]}.' in found
     made_up.makeini(INI + "\n".join(keys))
-    made_up.makepyfile(test_it=TEST.replace("r=8", "r=8, search_learning_rate=True"))
+    made_up.makepyfile(test_it=TEST.replace("r=8", "r=8, search_learning_rate='yes'"))
     found = notes(made_up)
     assert "only a default" not in found
     assert "only defaults" not in found
@@ -62,8 +63,8 @@ def test_the_advice_about_a_default_rate_works_when_it_is_followed(made_up: pyte
     ("arguments", "note"),
     [
         (
-            "",
-            "Search both learning rates: LoRA(..., search_learning_rate=True) and Full(..., search_learning_rate",
+            "search_learning_rate='no'",
+            'Search both learning rates: LoRA(..., search_learning_rate="yes") and Full(..., search_learning_rate',
         ),
         (
             "learning_rate=5e-5",
@@ -76,8 +77,8 @@ def test_what_a_fixture_gives_is_told_from_what_the_settings_give(
 ) -> None:
     """No key would change an overridden fixture, and a rate that was given is the user's own, whatever it is."""
     made_up.makeconftest(RATES + FULL.format(arguments=arguments))
-    made_up.makeini(INI)
-    made_up.makepyfile(test_it=TEST)
+    made_up.makeini(INI + NEVER.partition("\n")[0])
+    made_up.makepyfile(test_it=TEST.replace("r=8", "r=8, search_learning_rate='no'"))
     found = notes(made_up)
     assert note in found
     assert "ftguard_full_search" not in found

@@ -22,7 +22,10 @@ def test_a_search_finds_a_better_rate_and_says_so(project: pytest.Pytester, work
     project.makepyfile(TEST)
     options = ["-n", str(workers)] if workers else []
     result = project.runpytest_inprocess(
-        "--ftguard-full-search-learning-rate", "--ftguard-full-learning-rate=1e-5", "--ftguard-json=r.json", *options
+        "--ftguard-full-search-learning-rate=yes",
+        "--ftguard-full-learning-rate=1e-5",
+        "--ftguard-json=r.json",
+        *options,
     )
     result.assert_outcomes(passed=1)
     trials = json.loads((project.path / "r.json").read_text())["trials"]
@@ -43,6 +46,8 @@ def test_a_search_finds_a_better_rate_and_says_so(project: pytest.Pytester, work
 def test_a_text_without_sequences_to_spare_is_one_clear_error(project: pytest.Pytester) -> None:
     """Nothing is searched on the sequences that decide."""
     project.makepyfile(TEST)
-    result = project.runpytest_inprocess("--ftguard-lora-search-learning-rate", "--ftguard-validation-sequences=9999")
+    result = project.runpytest_inprocess(
+        "--ftguard-lora-search-learning-rate=yes", "--ftguard-validation-sequences=9999"
+    )
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*a search for a learning rate needs 32 others, and 0 are left; give a longer text*"])

@@ -178,13 +178,13 @@ def test_it(full_variant, lora_variant):
     )
     ini = (project.path / "tox.ini").read_text().replace("ftguard_lora_r = 4\n", "ftguard_adapter_config = mine.json\n")
     (project.path / "tox.ini").write_text(ini)
-    result = project.runpytest_subprocess()
+    result = project.runpytest_subprocess("--ftguard-lora-search-learning-rate=no")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"])
+    result.stderr.fnmatch_lines(["*set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = yes"])
     result = project.runpytest_subprocess("--ftguard-lora-learning-rate=1e-2", "--ftguard-plan")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["ia3 *"])
-    result = project.runpytest_subprocess("--ftguard-lora-search-learning-rate")
+    result = project.runpytest_subprocess()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["searched for ia3, on sequences that no gate uses, *"])
 

@@ -15,7 +15,7 @@ from pytest_ftguard.accepting.since import differences_since, settings_since
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.limits import Limit
-from pytest_ftguard.gates.rates import rates_note, unsettled
+from pytest_ftguard.gates.rates import rates_line, rates_note, unsettled
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.statistics import Interval
 
@@ -52,7 +52,12 @@ def assess_regression(asked: Asked, on_missing: str = "fail") -> Verdict:
     passed = passed if worst.status == "PASS" else []
     notes = [*passed, *asked.measure.notes(now, history.accepted, asked.limit)]
     sides = (asked.candidate, asked.baseline) if asked.measure.depends_on_rates else ()
-    why = [standing, *_against(changes, worst, asked.limit), *_why(now, worst, asked.measure)]
+    why = [
+        *([rates_line(*sides)] if sides else []),
+        standing,
+        *_against(changes, worst, asked.limit),
+        *_why(now, worst, asked.measure),
+    ]
     shown = notes if worst.status == "PASS" else []
     return asked.give(
         worst.status, worst.measured, [*why, *unsettled(*sides), *notes], todo, [*shown, *rates_note(*sides)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, cast
 
 from pytest_ftguard.accepting.asked import Asked, Metric
 from pytest_ftguard.accepting.files import AcceptedFiles
 from pytest_ftguard.accepting.gate import accept, assess_regression
+from pytest_ftguard.accepting.history import History
 from pytest_ftguard.accepting.metrics import MEASURES
 from pytest_ftguard.accepting.missing import missing_in_plan
 from pytest_ftguard.comparison.problem import Problem
@@ -25,6 +27,7 @@ from pytest_ftguard.gates.limits import GROWTH, Limit
 from pytest_ftguard.gates.timed_pair import TimedPair, timed, with_times
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import Variant
 
 __all__ = ["assert_no_regression"]
 
@@ -83,6 +86,8 @@ def assert_no_regression(
     file = test.accepted.find(candidate, baseline)
     if test.is_planned and file.history is None and not updates:
         test.note(missing_in_plan(file, choice))
+    if MEASURES[metric].depends_on_rates and (updates or file.history):
+        candidate, baseline = _settled(candidate, baseline, None if updates else file.history)
     pair = timed(candidate, baseline) if metric == "time" else TimedPair(candidate, baseline)
     ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
     asked = Asked(candidate=ours, baseline=theirs, limit=limit, rule=rule, metric=metric, file=file, origin=pair.origin)
@@ -90,6 +95,26 @@ def assert_no_regression(
     # A pair that is unsound by itself fails also if there is nothing to compare it with.
     warns = not updates and choice == "warn" and file.history is None and not asked.problems()
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=warns)
+
+
+def _settled(
+    candidate: TrainedVariant, baseline: TrainedVariant, history: History | None
+) -> tuple[TrainedVariant, TrainedVariant]:
+    """Return both sides at settled learning rates: at those that were accepted, or at those that a search finds.
+
+    Args:
+        candidate: The variant that is judged.
+        baseline: The variant that it is judged against.
+        history: What was accepted, and is compared with; None if nothing is.
+    """
+
+    def settled(side: TrainedVariant, accepted: Variant | None) -> TrainedVariant:
+        is_that = accepted is not None and accepted.learning_rate == side.variant.learning_rate
+        return replace(side, rate=replace(side.rate, is_open=False)) if is_that else side.settled()
+
+    then = history.accepted if history else None
+    ours = settled(candidate, then.candidate.variant if then else None)
+    return ours, settled(baseline, then.baseline.variant if then else None)
 
 
 def _accept(test: _AcceptingTest, asked: Asked) -> Verdict:

@@ -175,7 +175,9 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
         for ours, theirs in zip(candidate.trials, baseline.trials, strict=True):
             problems += _not_comparable(ours, theirs)
     factors = {candidate.variant.rate_over_full, baseline.variant.rate_over_full}
-    if not same_learning_rate and len(factors) > 1 and None not in factors:
+    # A search may come to the other side's rate; only a rate that nobody looked at is an oversight.
+    is_meant = same_learning_rate or "searched" in (candidate.rate.origin, baseline.rate.origin)
+    if not is_meant and len(factors) > 1 and None not in factors:
         problems += _same_learning_rate(candidate, baseline)
     return Comparison(
         candidate=candidate,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from pytest_ftguard.results import Trial
+from pytest_ftguard.specs import Variant
 
 __all__ = ["Problem", "failure_of", "name_of"]
 
@@ -18,16 +20,22 @@ class Problem:
         why: What it means, in whole sentences; "" if the fact says it.
         remedy: What to do, as the rest of a sentence; "" if that is plain.
         log: The end of the log of a trial that failed; "" if there is none.
+        rate_of: The variant that another learning rate may help out of it; None if none would.
     """
 
     what: str
     why: str = ""
     remedy: str = ""
     log: str = ""
+    rate_of: Variant | None = None
 
     def __str__(self) -> str:
         """Return fact, meaning and remedy in one text, for an error that is no verdict."""
         return ": ".join(filter(None, (self.what, self.why.rstrip("."), self.remedy)))
+
+
+# What was not trained, because something else had failed, is trained if that is helped.
+_HELPED_BY_RATE: Final = ("diverged", "not_trained")
 
 
 def name_of(trial: Trial) -> str:
@@ -41,8 +49,10 @@ def failure_of(trial: Trial) -> Problem | None:
         return None
     again = "timed again, " if trial.spec.workload.purpose == "timing" else ""
     what = f"{name_of(trial)}, {again}{trial.ending}"
-    return (
-        Problem(what, why=trial.measured.error.message, log=trial.measured.error.log_tail or "")
-        if trial.measured.error
-        else Problem(what)
+    error = trial.measured.error
+    return Problem(
+        what,
+        why=error.message if error else "",
+        log=(error.log_tail or "") if error else "",
+        rate_of=trial.spec.variant if trial.measured.outcome in _HELPED_BY_RATE else None,
     )

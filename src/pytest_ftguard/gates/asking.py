@@ -14,6 +14,7 @@ from pytest_ftguard.gates.catalogue import argument_of, argument_setting
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rule import GAIN_FACTOR, Rule
 from pytest_ftguard.gates.setting import Setting
+from pytest_ftguard.gates.settling import settle_pair
 from pytest_ftguard.gates.verdict import Verdict, needs_seeds
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import key_of
@@ -100,22 +101,25 @@ def rule_of(confidence: float | None, same_learning_rate: bool = False) -> Rule:
 
 
 def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
-    """Ask a gate; if it is in doubt and the workload allows it, ask again with more seeds."""
+    """Ask a gate; settle learning rates that its answer hangs on; if it is in doubt, ask again with more seeds."""
+
+    def answer(rule: Rule) -> Callable[[TrainedVariant, TrainedVariant], Verdict]:
+        return lambda ours, theirs: assess(ours, theirs, limit, _calibrated(rule, ours, theirs))
+
     # Only variants that were trained in this run, with the same seeds, can get more.
     both = candidate.source and baseline.source and candidate.workload.looks == baseline.workload.looks
     looks = candidate.workload.looks if both else ()
-    rule = _calibrated(rule, candidate, baseline)
     if len(looks) < 2:
         # The other run may have stopped at the look that answered: then that look's share of the error counts.
         elsewhere = [side.workload.looks for side in (candidate, baseline) if side.source is None]
         taken = max(elsewhere, key=len, default=looks)
         if len(taken) > 1:
             rule = rule.at_look(1 + sum(len(candidate.trials) > seeds for seeds in taken), len(taken))
-        return assess(candidate, baseline, limit, rule)
+        return settle_pair(answer(rule), candidate, baseline)[0]
     for look, seeds in enumerate(looks, start=1):
-        ours = candidate.with_seeds(seeds)
-        theirs = baseline.with_seeds(seeds) if ours.ok else baseline  # with a failed seed there is no verdict
-        verdict = assess(ours, theirs, limit, rule.at_look(look, len(looks)))
+        candidate = candidate.with_seeds(seeds)
+        baseline = baseline.with_seeds(seeds) if candidate.ok else baseline  # with a failed seed there is no verdict
+        verdict, candidate, baseline = settle_pair(answer(rule.at_look(look, len(looks))), candidate, baseline)
         if not needs_seeds(verdict):
             break
     return verdict

@@ -112,10 +112,15 @@ def _key(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
         "revision": baseline.workload.revision,
         "validation": sorted(validations),
         "resolved_precision": sorted(precisions),
-        "candidate": variant_to_dict(candidate.variant),
-        "baseline": variant_to_dict(baseline.variant),
+        "candidate": _variant(candidate),
+        "baseline": _variant(baseline),
     }
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def _variant(side: TrainedVariant) -> dict[str, Any]:
+    # As the first calibrations wrote it.
+    return {**variant_to_dict(side.variant), "search_learning_rate": side.variant.search == "yes"}
 
 
 def write_calibrations(calibrations: Iterable[Calibration]) -> str:

@@ -15,8 +15,9 @@ from pytest_ftguard.gates.asking import (
     rule_of,
 )
 from pytest_ftguard.gates.limits import Limit
-from pytest_ftguard.gates.rates import how_to_settle, learned_nothing, rates_note, unsettled
+from pytest_ftguard.gates.rates import how_to_settle, learned_nothing, rates_line, rates_note, unsettled
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.settling import settle_one
 from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
 
@@ -51,7 +52,9 @@ def assert_converged(
     """
     check_variant("assert_converged", variant)
     limit = limit_of("assert_converged", "max_improvement", at_most)
-    return conclude(assess_convergence(variant, limit, rule_of(confidence)), on_inconclusive, variant)
+    rule = rule_of(confidence)
+    verdict = settle_one(lambda ours: assess_convergence(ours, limit, rule), variant)
+    return conclude(verdict, on_inconclusive, variant)
 
 
 def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
@@ -85,8 +88,10 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         why=[
             f"Twice the {variant.workload.steps} steps would gain that much. {reasons[status]}",
             f"The interval counts {trend.sequences} sequences at steps {steps}; {explain.ends_err(rule.confidence)}.",
+            rates_line(variant),
             *unsettled(variant),
         ],
         what_to_do=todo.get(status, how_to_settle(variant)),
         note=" ".join(rates_note(variant)) or None,
+        hangs_on=("candidate",),
     )

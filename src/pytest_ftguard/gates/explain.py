@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from pytest_ftguard.comparison.capacity import capacity_of, reaches_little
 from pytest_ftguard.comparison.pairs import Comparison, Trend, trend_of
 from pytest_ftguard.comparison.problem import Problem, name_of
 from pytest_ftguard.gates.margin import Margin
@@ -56,6 +57,7 @@ def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: Margin
         why=f"Over the base model it gained at least {gain.lower:+.4f}, which is less than {rule.gain_factor:g} times "
         f"the limit of {margin}: a variant that learned little could pass.",
         remedy=f"{smaller}{_learn_more(baseline)}",
+        rate_of=baseline.variant,
     )
 
 
@@ -70,12 +72,14 @@ def no_share(baseline: TrainedVariant, gain: Interval) -> Problem:
         f"{baseline.label} has no clear gain to retain",
         why=f"It improved on the base model by {gain.value:+.4f} nats per token, at least {gain.lower:+.4f}.",
         remedy=_learn_more(baseline),
+        rate_of=baseline.variant,
     )
 
 
 def _learn_more(variant: TrainedVariant) -> str:
     """Return how a variant could learn more."""
-    way = how_to_search(variant) if variant.rate.origin != "searched" else None
+    is_open = variant.rate.origin != "searched" and not variant.rate.why_not
+    way = how_to_search(variant) if is_open else None
     search = f"search {variant.label}'s learning rate ({way}), or " if way else ""
     return f"{search}train for more steps"
 
@@ -173,22 +177,32 @@ def what_to_do(status: Status, comparison: Comparison, interval: Interval, limit
 def _after_a_failure(comparison: Comparison) -> str:
     """Return the ways out of a gap that is too large; a higher rank only helps at a good learning rate."""
     candidate = comparison.candidate
-    label, way = candidate.label, how_to_search(candidate)
-    capacity = (
-        ""
-        if candidate.variant.kind == "full"
-        else f"give {label} more capacity ({candidate.variant.more_capacity}), or "
-    )
+    way = None if candidate.rate.why_not else how_to_search(candidate)
     last = "choose full fine-tuning. Raise the limit only if you accept that loss of quality."
     match candidate.rate.origin:
         case "default":
             settle = how_to_settle(candidate, comparison.baseline)
             return f"{settle or 'try other learning rates first'}. If the gap stays, {last}"
         case "searched":
-            return f"{capacity}{last}"
+            return f"{_more_reach(candidate)}{last}"
     rate = f"{candidate.variant.learning_rate:g}"
     search = f"search it first ({way})" if way else "try other rates first"
-    return f"if {rate} may not be the best learning rate of {label}, {search}. If it is the best, {capacity}{last}"
+    return (
+        f"if {rate} may not be the best learning rate of {candidate.label}, {search}. If the gap stays, "
+        f"{_more_reach(candidate)}{last}"
+    )
+
+
+def _more_reach(candidate: TrainedVariant) -> str:
+    """Return what the candidate's own figures say that it lacks, as the beginning of a sentence; "" if nothing."""
+    if candidate.variant.kind == "full":
+        return ""
+    if reaches_little(candidate):
+        return f"adapt all linear layers with {candidate.label}, or "
+    capacity = capacity_of(candidate)
+    if capacity is not None and capacity.is_too_small:
+        return f"give {candidate.label} more capacity ({candidate.variant.more_capacity}), or "
+    return ""
 
 
 def _larger_noise(comparison: Comparison, interval: Interval, rule: Rule) -> str:

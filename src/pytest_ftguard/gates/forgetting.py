@@ -15,8 +15,9 @@ from pytest_ftguard.gates.asking import (
     rule_of,
 )
 from pytest_ftguard.gates.limits import Limit
-from pytest_ftguard.gates.rates import how_to_settle, learned_nothing, rates_note, unsettled
+from pytest_ftguard.gates.rates import how_to_settle, learned_nothing, rates_line, rates_note, unsettled
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.settling import settle_one, settle_pair
 from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import gap_interval
@@ -64,7 +65,13 @@ def assert_forgetting(
     if baseline is not None:
         check_pair("assert_forgetting", candidate, baseline)
     limit = limit_of("assert_forgetting", "max_forgetting", at_most)
-    verdict = assess_forgetting(candidate, limit, rule_of(confidence), baseline)
+    rule = rule_of(confidence)
+    if baseline is None:
+        verdict = settle_one(lambda ours: assess_forgetting(ours, limit, rule, None), candidate)
+    else:
+        verdict, *_ = settle_pair(
+            lambda ours, theirs: assess_forgetting(ours, limit, rule, theirs), candidate, baseline
+        )
     return conclude(verdict, on_inconclusive, candidate, *([baseline] if baseline else ()))
 
 
@@ -104,8 +111,10 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         why=[
             f"On the reference text {candidate.label}'s loss is {side}. {_REASONS[status]}",
             f"The interval counts {len(losses.tokens)} sequences; {explain.ends_err(rule.confidence)}.",
+            rates_line(*sides),
             *unsettled(*sides),
         ],
         what_to_do=_ADVICE.get(status, how_to_settle(*sides)),
         note=" ".join(rates_note(*sides)) or None,
+        hangs_on=("candidate", "baseline"),
     )

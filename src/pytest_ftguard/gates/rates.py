@@ -9,17 +9,58 @@ from pytest_ftguard.comparison.same_work import same_sequences
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import Interval, one_run_interval
 
-__all__ = ["how_to_search", "how_to_settle", "learned_nothing", "rates_note", "unsettled"]
+__all__ = [
+    "how_to_search",
+    "how_to_settle",
+    "learned_nothing",
+    "rates_line",
+    "rates_note",
+    "undertrained",
+    "unsettled",
+]
 
 
 def how_to_search(variant: TrainedVariant) -> str | None:
     """Return what has a variant's learning rate searched in the same test; None if nothing in this run can."""
     match variant.rate.maker:
         case "settings":
-            return f"ftguard_{variant.variant.settings_prefix}_search_learning_rate = true"
+            return f"ftguard_{variant.variant.settings_prefix}_search_learning_rate = yes"
         case "code":
-            return f"{type(variant.variant).__name__}(..., search_learning_rate=True)"
+            return f'{type(variant.variant).__name__}(..., search_learning_rate="yes")'
     return None
+
+
+def rates_line(*variants: TrainedVariant) -> str:
+    """Return the learning rates that a verdict holds at, and where each comes from.
+
+    Args:
+        variants: The variants that the verdict rests on.
+    """
+    if all(side.rate.origin == "given" for side in variants):
+        given = ", ".join(f"{side.label} {side.variant.learning_rate:g}" for side in variants)
+        return f"At the learning rates given: {given}."
+    rates = ", ".join(f"{side.label} {side.variant.learning_rate:g} ({_origin(side)})" for side in variants)
+    return f"At the learning rates: {rates}."
+
+
+def _origin(variant: TrainedVariant) -> str:
+    rate = variant.rate
+    if rate.origin != "searched" or rate.first is None:
+        return {"given": "given", "searched": "searched", "default": "the default"}[rate.origin]
+    if rate.first == variant.variant.learning_rate:
+        return "the default, and a search found none better"
+    return f"searched, in place of {rate.first:g}"
+
+
+def undertrained(baseline: TrainedVariant) -> list[str]:
+    """Return that a search has found a better rate of the baseline than the default; nothing if it has not."""
+    rate, first = baseline.variant.learning_rate, baseline.rate.first
+    if first is None or rate == first:
+        return []
+    return [
+        f"{baseline.label} was undertrained at its default learning rate of {first:g}: a search found {rate:g}, and "
+        "this verdict is at that rate."
+    ]
 
 
 def unsettled(*variants: TrainedVariant) -> list[str]:
@@ -31,25 +72,29 @@ def unsettled(*variants: TrainedVariant) -> list[str]:
     rates = [f"{side.label}, {side.variant.learning_rate:g}" for side in _at_defaults(variants)]
     if len(rates) > 1:
         listed = ", and of ".join(rates)
-        return [f"The learning rates of {listed}, are only defaults. Other rates may change this verdict."]
-    return [f"The learning rate of {rate}, is only a default. Another rate may change this verdict." for rate in rates]
+        found = [f"The learning rates of {listed}, are only defaults. Other rates may change this verdict."]
+    else:
+        found = [
+            f"The learning rate of {one}, is only a default. Another rate may change this verdict." for one in rates
+        ]
+    return [*found, *(f"It could not be searched: {side.rate.why_not}." for side in variants if side.rate.why_not)]
 
 
 def how_to_settle(*variants: TrainedVariant) -> str:
     """Return how the learning rates that nobody chose are searched, as the rest of a sentence; "" if there are none."""
-    sides = _at_defaults(variants)
+    sides = [side for side in _at_defaults(variants) if not side.rate.why_not]
     ways = " and ".join(dict.fromkeys(filter(None, map(how_to_search, sides))))
     return f"search {'both learning rates' if len(sides) > 1 else 'the learning rate'}: {ways}" if ways else ""
 
 
 def rates_note(*variants: TrainedVariant) -> list[str]:
     """Return `unsettled` and `how_to_settle` in one text, for the summary; nothing if all rates were chosen."""
-    way = how_to_settle(*variants)
-    return [f"{text} {way[:1].upper()}{way[1:]}." if way else text for text in unsettled(*variants)]
+    found, way = unsettled(*variants), how_to_settle(*variants)
+    return [*found, f"{way[:1].upper()}{way[1:]}."] if found and way else found
 
 
 def _at_defaults(variants: Iterable[TrainedVariant]) -> list[TrainedVariant]:
-    return [side for side in variants if side.rate.origin == "default"]
+    return [side for side in variants if side.rate.origin == "default" and not side.rate.is_open]
 
 
 def learned_nothing(variant: TrainedVariant, confidence: float) -> list[Problem]:
@@ -80,6 +125,7 @@ def learned_nothing(variant: TrainedVariant, confidence: float) -> list[Problem]
             f"{which} is not {clearly}better than the base model",
             why=f"After {variant.workload.steps} steps {found}. This is a fault of the run, not a gap.",
             remedy=_remedy(variant),
+            rate_of=variant.variant,
         )
     ]
 
@@ -93,10 +139,10 @@ def _gain(trial: Trial, confidence: float) -> Interval | None:
 
 
 def _remedy(variant: TrainedVariant) -> str:
-    origin = {"given": "set by you", "searched": "found by the search", "default": "the default"}[variant.rate.origin]
-    way = how_to_search(variant)
-    search = f"; search it: {way}" if way is not None and variant.rate.origin != "searched" else ""
-    return (
-        f"check its learning rate first: {variant.variant.learning_rate:g} ({origin}){search}. "
-        "Then check the format of the text (chat template), the target modules, and whether the steps are enough"
-    )
+    rest = "the format of the text (chat template), the target modules, and whether the steps are enough"
+    if variant.rate.origin == "searched":
+        return f"the learning rate was searched, so check {rest}"
+    origin = {"given": "set by you", "default": "the default"}[variant.rate.origin]
+    way = None if variant.rate.why_not else how_to_search(variant)
+    search = f"; search it: {way}" if way is not None else ""
+    return f"check its learning rate first: {variant.variant.learning_rate:g} ({origin}){search}. Then check {rest}"

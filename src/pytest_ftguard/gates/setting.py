@@ -103,8 +103,8 @@ def choice_of(*choices: str) -> Callable[[Any, Origin], str]:
     """Return what reads one of several words; true and false stand for yes and no."""
 
     def parse(value: Any, origin: Origin) -> str:
-        is_answer = isinstance(value, bool) and "yes" in choices
-        text = ("yes" if value else "no") if is_answer else text_of(value, origin)
+        words = {True: "yes", False: "no", "true": "yes", "false": "no"} if "yes" in choices else {}
+        text = words.get(value) or text_of(value, origin)
         if text not in choices:
             raise ValueError(f"it must be one of {', '.join(choices)}")
         return text

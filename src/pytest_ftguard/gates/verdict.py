@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from pytest_ftguard.comparison.problem import Problem
@@ -11,9 +11,10 @@ from pytest_ftguard.gates.catalogue import GATES, row_of, title_of
 from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import key_of
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["NOT_FINITE", "RecordedVerdict", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+__all__ = ["NOT_FINITE", "RecordedVerdict", "Side", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
 
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID", "ACCEPTED", "PENDING"]
@@ -21,6 +22,25 @@ Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID", "ACCEPTED", "PENDING
 
 A result that is accepted is PENDING until its test has ended. Then it is ACCEPTED or INVALID: no report has a PENDING.
 """
+
+
+Side = Literal["candidate", "baseline"]
+"""One of the two variants of a verdict."""
+
+
+_RATES: Final = (
+    "candidate_learning_rate",
+    "candidate_rate_origin",
+    "baseline_learning_rate",
+    "baseline_rate_origin",
+)
+
+# The side with a learning rate that may change an answer, the likelier one first.
+_HANGS_ON: Final[Mapping[Status, tuple[Side, ...]]] = {
+    "FAIL": ("candidate",),
+    "INCONCLUSIVE": ("candidate", "baseline"),
+    "PASS": ("baseline",),
+}
 
 
 NOT_FINITE: Final = "the value or its bounds are not finite numbers"
@@ -45,6 +65,12 @@ class Verdict:
         note: What the summary says below the verdict, because nobody reads the message of a test that passed; None if
             that is nothing.
         attempts: How many times the test had been started when this was given: a rerun starts it again.
+        candidate_learning_rate: The candidate's learning rate.
+        candidate_rate_origin: Where that comes from: "given", "searched" or "default".
+        baseline_learning_rate: The baseline's learning rate; None if there is no baseline.
+        baseline_rate_origin: Where that comes from.
+        hangs_on: The sides that may lead to another answer at another learning rate, the likelier one first. It is for
+            the helper that asks, and no report has it.
     """
 
     gate: str
@@ -58,6 +84,11 @@ class Verdict:
     details: tuple[str, ...] = ()
     note: str | None = None
     attempts: int = 1
+    candidate_learning_rate: float | None = None
+    candidate_rate_origin: str | None = None
+    baseline_learning_rate: float | None = None
+    baseline_rate_origin: str | None = None
+    hangs_on: tuple[Side, ...] = field(default=(), compare=False)
 
     @property
     def title(self) -> str:
@@ -128,14 +159,15 @@ class Verdict:
             "details": list(self.details),
             "note": self.note,
             "attempts": self.attempts,
+            **{name: getattr(self, name) for name in _RATES},
         }
 
     def shown(self) -> dict[str, Any]:
         """Return the verdict as reports show it: with its message in one piece."""
         rest = self.to_dict()
         del rest["reason"], rest["details"]
-        note, attempts = rest.pop("note"), rest.pop("attempts")
-        return {**rest, "message": self.message, "note": note, "attempts": attempts}
+        last = {name: rest.pop(name) for name in ("note", "attempts", *_RATES)}
+        return {**rest, "message": self.message, **last}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
@@ -203,6 +235,7 @@ def give(
     why: Sequence[str] = (),
     what_to_do: str = "",
     note: str | None = None,
+    hangs_on: Sequence[Side] | None = None,
 ) -> Verdict:
     """Return a verdict; the first line of its message follows from what was measured and from the limit.
 
@@ -216,6 +249,8 @@ def give(
         why: Why the answer is what it is, a line each.
         what_to_do: What to do, the cheapest first; "" if that is nothing.
         note: What the summary says below the verdict.
+        hangs_on: The sides that may lead to another answer at another learning rate; by default the candidate of a
+            FAIL, the baseline of a PASS, and both of an INCONCLUSIVE.
     """
     return Verdict(
         gate=gate,
@@ -227,6 +262,8 @@ def give(
         limit=limit,
         details=_details(why, [what_to_do]),
         note=note,
+        **_rates_of(candidate, baseline),
+        hangs_on=tuple(_HANGS_ON.get(status, ()) if hangs_on is None else hangs_on),
     )
 
 
@@ -266,7 +303,27 @@ def invalid(
         limit=limit,
         reason=found[0].what,
         details=(*_details([found[0].why, *others, *why], [one.remedy for one in found]), *logs),
+        **_rates_of(candidate, baseline),
+        hangs_on=_sides_of(found, candidate, baseline),
     )
+
+
+def _rates_of(candidate: TrainedVariant, baseline: TrainedVariant | None) -> dict[str, Any]:
+    sides = (candidate, baseline)
+    found = [
+        value for side in sides for value in ((side.variant.learning_rate, side.rate.origin) if side else (None,) * 2)
+    ]
+    return dict(zip(_RATES, found, strict=True))
+
+
+def _sides_of(
+    problems: Sequence[Problem], candidate: TrainedVariant, baseline: TrainedVariant | None
+) -> tuple[Side, ...]:
+    """Return the sides that another learning rate may help, the cause first; none if something else is wrong too."""
+    sides: dict[str, Side] = {key_of(baseline.variant, "training"): "baseline"} if baseline else {}
+    sides[key_of(candidate.variant, "training")] = "candidate"
+    found = [sides.get(key_of(one.rate_of, "training")) if one.rate_of else None for one in problems]
+    return () if None in found else tuple(dict.fromkeys(filter(None, found)))
 
 
 def _details(why: Iterable[str], remedies: Iterable[str]) -> tuple[str, ...]:

@@ -31,13 +31,13 @@ OPTIONS: Final = {
     ),
     "The variants": (
         ("full_learning_rate", False, "learning rate of AdamW after the warm-up (5e-5)"),
-        ("full_search_learning_rate", True, "search the learning rate with a few short trials before the training"),
+        ("full_search_learning_rate", False, "search the learning rate with a few short trials: auto (before a verdict hangs on a rate that nobody chose), yes (before the training) or no"),
         ("lora_r", False, "rank of the adapters (16)"),
         ("lora_alpha", False, "numerator of the adapters' scale, alpha / r (32)"),
         ("lora_target_modules", False, 'modules to adapt: "all-linear", a regular expression for whole module names, or name suffixes in any order'),
         ("lora_dropout", False, "dropout before the adapters (0)"),
         ("lora_learning_rate", False, "learning rate of AdamW after the warm-up (ten times that of `Full`)"),
-        ("lora_search_learning_rate", True, "search the learning rate with a few short trials before the training"),
+        ("lora_search_learning_rate", False, "search the learning rate with a few short trials: auto (before a verdict hangs on a rate that nobody chose), yes (before the training) or no"),
         ("adapter_config", False, "adapter_config.json of peft, or its folder: the candidate, in place of LoRA"),
     ),
     "Limits and rules": (

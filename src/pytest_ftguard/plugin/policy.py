@@ -15,9 +15,9 @@ from pytest_ftguard.gates.memory import forecast_text, foretell_memory
 from pytest_ftguard.gates.setting import Setting
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.running.lab import Lab
-from pytest_ftguard.running.search import find_learning_rate
 from pytest_ftguard.settings.reading import Settings
-from pytest_ftguard.specs import Full, Variant, Workload, with_learning_rate
+from pytest_ftguard.specs import Full, RateSource, Variant, Workload, rate_source, with_learning_rate
+from pytest_ftguard.specs.methods.rates import Maker
 
 __all__ = ["Policy", "absolute", "with_absolute_paths"]
 
@@ -44,6 +44,8 @@ class Policy:
         full: Callable[[], Full],
         budgets: Sequence[Setting | None],
         why_not: str | None,
+        *,
+        maker: Maker,
     ) -> TrainedVariant:
         """Return the variant trained, or planned under a plan.
 
@@ -53,6 +55,7 @@ class Policy:
             full: How to get full fine-tuning: its learning rate decides LoRA's by default.
             budgets: The memory budget of each test that asks for the variant; None if a test has none.
             why_not: Why it is not worth a training, so that only a result that is there already is returned.
+            maker: What made the variant.
 
         Raises:
             ConfigurationError: A setting is wrong, or the training would break every budget.
@@ -61,12 +64,32 @@ class Policy:
         count = self._settings.value("calibrate", 0)
         if count:
             workload = replace(workload, seeds=tuple(range(count)), most_seeds=0)
+        rate = rate_source(variant, maker)
+        planned, known = self._planned(workload, variant, full, rate)
         if self._settings.value("plan", False):
-            return self._lab.plan(workload, with_learning_rate(variant, full()))
+            # What an earlier search has found needs no other one.
+            shown = planned if known == rate else replace(planned, search_learning_rate="no")
+            return replace(self._lab.plan(workload, shown), rate=known)
         if why_not is not None:
-            return self._lab.spare(workload, with_learning_rate(variant, full()), why_not)
-        self._refuse_what_breaks_budgets(workload, with_learning_rate(variant, full()), full, budgets)
-        return self._lab.train(workload, self._with_learning_rate(workload, variant, full))
+            return replace(self._lab.spare(workload, planned, why_not), rate=known)
+        self._refuse_what_breaks_budgets(workload, planned, full, budgets)
+        if rate.origin == "searched" or (variant.learning_rate is None and full().search == "yes"):
+            return replace(self._lab.train(workload, self._searched(workload, variant, full)), rate=rate)
+        return replace(self._lab.train(workload, planned), rate=known)
+
+    def _planned(
+        self, workload: Workload, variant: Variant, full: Callable[[], Full], rate: RateSource
+    ) -> tuple[Variant, RateSource]:
+        """Return a variant without a search: at the rate that an earlier one has found, or else at its first guess."""
+        first = with_learning_rate(variant, full())
+        is_searched = rate.is_open or rate.origin == "searched"
+        known = self._lab.known_rate(workload, first) if is_searched else None
+        if known is None:
+            return first, rate
+        found = (
+            replace(first, learning_rate=known, search_learning_rate="yes") if known != first.learning_rate else first
+        )
+        return found, replace(rate, origin="searched", is_open=False, first=first.learning_rate)
 
     def _refuse_what_breaks_budgets(
         self, workload: Workload, variant: Variant, full: Callable[[], Full], budgets: Sequence[Setting | None]
@@ -98,23 +121,17 @@ class Policy:
         )
         raise ConfigurationError(message)
 
-    def _with_learning_rate(self, workload: Workload, variant: Variant, full: Callable[[], Full]) -> Variant:
-        """Return the variant with its learning rate, searched if that is asked for."""
-
-        def searched(chosen: Variant) -> float:
-            self._lab.more_variants_expected += 1  # each trial of the search is followed by one more, or the training
-            try:
-                return find_learning_rate(self._lab.train, workload, chosen)
-            finally:
-                self._lab.more_variants_expected -= 1
-
+    def _searched(self, workload: Workload, variant: Variant, full: Callable[[], Full]) -> Variant:
+        """Return the variant with its learning rate, after the searches that were asked for."""
+        is_searched = variant.searches_first
         if variant.learning_rate is None:
             # LoRA's rate follows full's: if that is to be searched, it is searched first; what was tried is remembered.
             base = full()
-            if base.search_learning_rate and variant.kind != "full":
-                base = replace(base, learning_rate=searched(with_learning_rate(base, base)))
+            if base.search == "yes" and variant.kind != "full":
+                filled = with_learning_rate(base, base)
+                base = replace(base, learning_rate=self._lab.search(workload, filled))
             variant = with_learning_rate(variant, base)
-        return replace(variant, learning_rate=searched(variant)) if variant.search_learning_rate else variant
+        return replace(variant, learning_rate=self._lab.search(workload, variant)) if is_searched else variant
 
 
 def absolute(workload: Workload, root: Path) -> Workload:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant
     from pytest_ftguard.settings.reading import Settings
     from pytest_ftguard.specs import Full, Variant, Workload
+    from pytest_ftguard.specs.methods.rates import Maker
 
 __all__ = ["Session"]
 
@@ -90,10 +91,8 @@ class Session:
         """
         if self.settings.value("disable", False):
             raise self._skip("ftguard is disabled: nothing is trained")
-        from dataclasses import replace
-
         from pytest_ftguard.plugin.policy import Policy, absolute
-        from pytest_ftguard.specs import Variant, Workload, import_path, rate_source
+        from pytest_ftguard.specs import Variant, Workload, import_path
 
         chosen = variant() if callable(variant) else variant
         if not isinstance(chosen, Variant):
@@ -108,7 +107,9 @@ class Session:
                 raise _failure(f"ftguard: a workload must be Workload(...), got {asked!r}")
             work = absolute(asked, self.config.rootpath)
             self.settings.check_task(work.task)
-            trained = Policy(self.settings, lab).train(work, chosen, full, budgets, why_not)
+            is_of_settings = any(chosen is made for made in self.specs_of_settings)
+            maker: Maker = "settings" if is_of_settings else "code"
+            trained = Policy(self.settings, lab).train(work, chosen, full, budgets, why_not, maker=maker)
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
                 raise _failure(f"ftguard: {error}, and require_gpu is set") from None
@@ -119,8 +120,7 @@ class Session:
             self.show([trained])
             return trained
         self._check_device(trained)
-        is_of_settings = any(chosen is made for made in self.specs_of_settings)
-        return replace(trained, rate=rate_source(chosen, "settings" if is_of_settings else "code"))
+        return trained
 
     def _check_device(self, trained: TrainedVariant) -> None:
         on_cpu = any(

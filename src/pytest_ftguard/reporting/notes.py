@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from pytest_ftguard.comparison.capacity import capacity_of, reaches_little
 from pytest_ftguard.results import MOST_TRAINED_ON, SequenceLosses, TrainedVariant
 
 __all__ = ["fairness_notes"]
@@ -17,13 +17,6 @@ _TRAINED_ON: Final = 0.01
 # Medians of steps vary by a few percent from run to run.
 _BELOW_THE_FLOOR: Final = 0.9
 _CONSTANT: Final = ("constant_with_warmup", "constant")
-# A parameter of a language model holds about two bits of knowledge (Allen-Zhu and Li, "Physics of Language Models: Part
-# 3.3, Knowledge Capacity Scaling Laws", 2024).
-_BITS_PER_PARAMETER: Final = 2.0
-# In a usual transformer attention has at most a third of the matrix weights, and the MLP at least two thirds. Adapters
-# on the MLP alone do about as well as on all layers, and those on attention alone do worse at any rank (Schulman et
-# al., "LoRA Without Regret", 2025): half lies between.
-_SMALL_SHARE: Final = 0.5
 _MOST_NAMES: Final = 4
 # Below this the difference may be rounding.
 _STARTS_ELSEWHERE: Final = 1e-3
@@ -140,8 +133,9 @@ def _schedule(variants: Sequence[TrainedVariant]) -> Iterator[str]:
 
 
 def _one_sided_search(variants: Sequence[TrainedVariant]) -> Iterator[str]:
-    searched = [variant.label for variant in variants if variant.variant.search_learning_rate]
-    given = [variant.label for variant in variants if not variant.variant.search_learning_rate]
+    """Say that only one side was searched on demand; one that a verdict hangs on is searched by itself."""
+    searched = [variant.label for variant in variants if variant.variant.search == "yes"]
+    given = [variant.label for variant in variants if variant.variant.search == "no"]
     if searched and given:
         yield (
             f"the learning rate of {', '.join(searched)} was searched and that of {', '.join(given)} was not, which "
@@ -152,11 +146,11 @@ def _one_sided_search(variants: Sequence[TrainedVariant]) -> Iterator[str]:
 def _reach(variant: TrainedVariant) -> Iterator[str]:
     """Judge what was adapted, as the trial measured it, not what was asked for."""
     counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
-    share = counts.adapted_share if counts else None
-    if counts is None or share is None or share >= _SMALL_SHARE or not counts.adapted:
+    if counts is None or not reaches_little(variant):
         return
     yield (
-        f"{variant.label} adapts {_largest(counts.adapted)}, {100 * share:.2g} % of the model's matrix weights; "
+        f"{variant.label} adapts {_largest(counts.adapted or {})}, "
+        f"{100 * (counts.adapted_share or 0):.2g} % of the model's matrix weights; "
         f"{_largest(counts.left_alone or {})} have no adapter, which usually costs more than a low rank does: adapt "
         f"all linear layers, and fused experts through target_parameters, before you reject {variant.label}"
     )
@@ -172,19 +166,16 @@ def _largest(shares: Mapping[str, float]) -> str:
 def _capacity(variant: TrainedVariant) -> Iterator[str]:
     """Compare what the adapter can hold with what the training text can teach, at most its loss in bits.
 
-    A higher rank is advised only if the rate was searched, and never for a run that is worse than the base model.
+    More capacity is advised only if the rate was searched, and never for a run that is worse than the base model.
     """
     base = next((trial.measured.base_validation for trial in variant.trials if trial.measured.base_validation), None)
-    if base is None or variant.trainable_parameters is None or (variant.loss is not None and variant.loss >= base.loss):
+    found = capacity_of(variant)
+    if base is None or found is None or (variant.loss is not None and variant.loss >= base.loss):
         return
-    work = variant.workload
-    tokens = work.steps * work.batch_size * work.block_size
-    capacity, information = _BITS_PER_PARAMETER * variant.trainable_parameters, tokens * base.loss / math.log(2)
-    if capacity < information:
-        more = variant.variant.more_capacity
-        searched = variant.variant.search_learning_rate
-        todo = f"or give it more capacity ({more})" if searched else "and settle the learning rate first"
+    if found.is_too_small:
+        is_searched = variant.variant.search == "yes"
+        todo = f", or give it more capacity ({variant.variant.more_capacity})" if is_searched else ""
         yield (
-            f"{variant.label} can hold about {capacity / 1e6:.2g} million bits, fewer than the up to "
-            f"{information / 1e6:.2g} million that {tokens:,} training tokens can teach: expect a gap, {todo}"
+            f"{variant.label} can hold about {found.holds_bits / 1e6:.2g} million bits, fewer than the up to "
+            f"{found.text_bits / 1e6:.2g} million that {found.tokens:,} training tokens can teach: expect a gap{todo}"
         )

@@ -33,6 +33,7 @@ def plan_blocks(trials: Sequence[Trial], budgets: Sequence[RecordedVerdict]) -> 
         trials: All trials, planned or, if their results are known already, cached.
         budgets: What each memory budget would say.
     """
+    trials = [trial for trial in trials if trial.spec.workload.purpose == "gates"]  # an earlier search is no plan
     missing = sum(not trial.provenance.cached for trial in trials)
     word = "trial" if missing == 1 else "trials"
     text = f"plan: {missing} {word} to train, {len(trials) - missing} cached; nothing was trained"
@@ -57,14 +58,22 @@ def _workload(trials: Sequence[Trial]) -> Block:
 
 
 def _search(label: str, variant: TrainedVariant) -> str | None:
-    """Return which trials the search for a learning rate adds; None if it is not searched."""
-    if not variant.variant.search_learning_rate:
+    """Return which trials the search for a learning rate adds; None if there will be none."""
+    search = variant.variant.search
+    if search == "no":
         return None
     rounds = zip(MOST_RATES, search_workloads(variant.workload), strict=True)
     added = " and ".join(f"{most} trials of {work.steps} steps" for most, work in rounds)
+    if search == "yes":
+        return (
+            f"{label}: its learning rate is searched first, with at most {added}, so the rate of this plan may not be "
+            "the one that is trained"
+        )
+    count = len(variant.trials)
+    answer = "a gate on losses passes" if variant.variant.kind == "full" else "a gate on losses does not pass"
     return (
-        f"{label}: its learning rate is searched first, with at most {added}, so the rate of this plan may not be the "
-        "one that is trained"
+        f"{label}: if {answer} at its default learning rate, {variant.variant.learning_rate:g}, a search adds at most "
+        f"{added}, and {count} training{'s' if count > 1 else ''} at the rate that it finds"
     )
 
 

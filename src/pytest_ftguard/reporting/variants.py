@@ -41,9 +41,13 @@ def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
     labels = distinct_labels([variant.variant for variant in variants])
     rates = [f"{label} {side.variant.learning_rate:g}" for label, side in zip(labels, variants, strict=True)]
     lines = [Line(f"learning rates: {', '.join(rates)}")]
-    for variant, label in zip(variants, labels, strict=True):
-        tried = _tried(variant, searches)
-        lines += [Line(_search_line(label, variant.variant, tried), kind="note")] if tried else []
+    # The same search is found for its first guess and for the rate that it has led to, which was trained after it.
+    found = {
+        tuple(trial.fingerprint for tried in rounds for trial in tried): _search_line(label, variant.variant, rounds)
+        for variant, label in zip(variants, labels, strict=True)
+        if (rounds := _tried(variant, searches))
+    }
+    lines += [Line(text, kind="note") for text in found.values()]
     rows = [Row(cells) for cells in [_base_row(trials), *map(_variant_row, variants, labels)] if cells]
     notes = dict.fromkeys([*fairness_notes(variants), *_trial_notes(trials)])
     return Block(
@@ -141,10 +145,14 @@ def _trial_notes(trials: Sequence[Trial]) -> Iterator[str]:
 def _tried(variant: TrainedVariant, searches: Sequence[Trial]) -> list[list[Trial]]:
     """Return the trials of the rounds of the search for a variant's learning rate, the lowest rate first in each."""
     rate = variant.variant.learning_rate
-    if not variant.variant.search_learning_rate or rate is None:
-        return []
     rounds = dict.fromkeys(key_of(work, "trial") for work in search_workloads(variant.workload))
-    ours = [trial for trial in searches if replace(trial.spec.variant, learning_rate=rate) == variant.variant]
+    ours = [
+        trial
+        for trial in searches
+        if key_of(replace(trial.spec.variant, learning_rate=rate), "trial") == key_of(variant.variant, "trial")
+    ]
+    if variant.variant.search == "no" or rate not in {trial.spec.variant.learning_rate for trial in ours}:
+        return []  # a rate that was given, or is of another search
     found = ([trial for trial in ours if key_of(trial.spec.workload, "trial") == work] for work in rounds)
     return [sorted(trials, key=_rate) for trials in found if trials]
 
@@ -186,5 +194,5 @@ def _edge(variant: Variant, rates: Sequence[float]) -> str:
     word = "lowest" if variant.learning_rate == rates[0] else "highest"
     return (
         f"; the best is the {word} that was tried and a better one may lie beyond: search again, with "
-        f"learning_rate = {variant.learning_rate:g} as the first guess"
+        f"learning_rate = {variant.learning_rate:g} and search_learning_rate = yes"
     )

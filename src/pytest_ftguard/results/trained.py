@@ -29,6 +29,12 @@ class Source(Protocol):
     def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
         """Return a variant trained with so many seeds in all; those that are missing are trained now."""
 
+    def settle(self, trained: TrainedVariant) -> TrainedVariant:
+        """Return a variant trained at the learning rate that a search finds."""
+
+    def complete(self, trained: TrainedVariant) -> TrainedVariant:
+        """Return a variant with the seeds trained that were not, because another trial had failed."""
+
     def time_beside(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
     ) -> tuple[TrainedVariant, TrainedVariant]:
@@ -71,6 +77,22 @@ class TrainedVariant:
             message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
             raise FtguardError(message)
         return replace(self.source.more_seeds(self, count), rate=self.rate)
+
+    def settled(self) -> TrainedVariant:
+        """Return the variant trained at the learning rate that a search finds, if its rate is open; itself if not.
+
+        The search may find that the first guess is the best. If it cannot be made, the rate stays, and says why.
+        """
+        if not self.rate.is_open:
+            return self
+        if self.source is None:  # it is planned only
+            return replace(self, rate=replace(self.rate, is_open=False))
+        return self.source.settle(self)
+
+    def completed(self) -> TrainedVariant:
+        """Return the variant with the seeds trained that were not, because another trial had failed; now it is not."""
+        spared = any(trial.measured.outcome == "not_trained" for trial in self.trials)
+        return replace(self.source.complete(self), rate=self.rate) if spared and self.source is not None else self
 
     def timed_beside(
         self, baseline: TrainedVariant, why: str, *, look: int = 1

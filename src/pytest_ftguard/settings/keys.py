@@ -53,6 +53,7 @@ _TYPES: Final[Mapping[str, Callable[[Any, Origin], Any]]] = {
     "tuple[int, ...]": seeds_of,
     "Mapping[str, Any]": assignments_of,
     "str | Sequence[str]": targets_of,
+    "Search | bool": choice_of("auto", "yes", "no"),
 }
 # How a text is written that is no plain word or number.
 _FORMS: Final = {seeds_of: "'3..8': up to 8 if in doubt", assignments_of: "one name=value a line"}

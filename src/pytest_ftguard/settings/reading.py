@@ -106,10 +106,10 @@ class Settings:
         except ConfigurationError as error:
             known = any(setting.origin.name in str(error) for setting in self._values.values())
             raise ConfigurationError(str(error) if known else f"{error} (set by {config.origin.name})") from None
-        if made.learning_rate is None and not made.search_learning_rate:
+        if made.learning_rate is None and not made.searches_first:
             message = (
                 f"adapter_config (set by {config.origin.name}) is for the method {made.method!r}, for which no rule "
-                "gives a learning rate: set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = true"
+                "gives a learning rate: set ftguard_lora_learning_rate, or ftguard_lora_search_learning_rate = yes"
             )
             raise ConfigurationError(message)
         return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_ftguard.specs.identity import content_of, fields_of, key_of, places_of, rows_of
-from pytest_ftguard.specs.methods.base import Variant
+from pytest_ftguard.specs.methods.base import Search, Variant
 from pytest_ftguard.specs.methods.full import Full
 from pytest_ftguard.specs.methods.lora import LoRA
 from pytest_ftguard.specs.methods.peft import Peft
@@ -28,6 +28,7 @@ __all__ = [
     "Peft",
     "Places",
     "RateSource",
+    "Search",
     "TrialSpec",
     "Variant",
     "Workload",

@@ -122,7 +122,7 @@ def _remarks_on_texts(spec: TrialSpec) -> list[str]:
         model = None
     tokenizer = task.load_tokenizer(spec.workload)
     remarks: list[str] = []
-    for purpose in ("gates", "search") if spec.variant.search_learning_rate else ("gates",):
+    for purpose in ("gates", "search") if spec.variant.searches_first else ("gates",):
         found = task.load_examples(replace(spec.workload, purpose=purpose), tokenizer)
         if model is not None:
             task.check_examples(found, tokenizer, model)

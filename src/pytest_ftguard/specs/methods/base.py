@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import Field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Literal, get_args
 
-from pytest_ftguard.specs.values import Spec, flag, positive
+from pytest_ftguard.specs.values import Spec, one_of, positive
 
-__all__ = ["Variant"]
+__all__ = ["Search", "Variant"]
+
+Search = Literal["auto", "yes", "no"]
+"""Whether a learning rate is searched: "yes" before a training, "no" never, and "auto" before a verdict hangs on it."""
+
+_OF_FLAG: Final[dict[bool, Search]] = {True: "yes", False: "no"}
 
 
 class Variant(Spec):
@@ -29,7 +34,8 @@ class Variant(Spec):
         more_capacity: What gives it more capacity.
         told_by_label: The fields that its label tells.
         learning_rate: Learning rate of the optimizer after the warm-up.
-        search_learning_rate: Search the learning rate with a few short trials before the training.
+        search_learning_rate: Search the learning rate with a few short trials. "auto" does so before a verdict hangs on
+            a rate that nobody chose; "yes", or True, before the training; "no", or False, never.
     """
 
     __slots__ = ()
@@ -42,20 +48,37 @@ class Variant(Spec):
     more_capacity: ClassVar[str] = "more trained parameters"
     told_by_label: ClassVar[tuple[str, ...]] = ()
     learning_rate: float | None
-    search_learning_rate: bool
+    search_learning_rate: Search | bool
 
     @property
     def label(self) -> str:
         """The variant's name in the summary."""
         return self.kind
 
+    @property
+    def search(self) -> Search:
+        """Whether its learning rate is searched, as one of three words."""
+        found = self.search_learning_rate
+        return _OF_FLAG[found] if isinstance(found, bool) else found
+
+    @property
+    def searches_first(self) -> bool:
+        """Whether its learning rate is searched before the training: on demand, or because no rule gives one."""
+        has_none = self.learning_rate is None and self.rate_over_full is None
+        return self.search == "yes" or (self.search == "auto" and has_none)
+
     def _check_rate(self) -> None:
         """Check the two fields that each variant has.
 
         Raises:
-            ConfigurationError: The learning rate is not a finite number above 0, or the search neither True nor False.
+            ConfigurationError: The learning rate is not a finite number above 0, or the search is no known word.
         """
         name = type(self).__name__
         if self.learning_rate is not None:
             self._set("learning_rate", positive(f"{name}.learning_rate", self.learning_rate))
-        flag(f"{name}.search_learning_rate", self.search_learning_rate)
+        search = self.search_learning_rate
+        words = get_args(Search)
+        self._set(
+            "search_learning_rate",
+            _OF_FLAG[search] if isinstance(search, bool) else one_of(f"{name}.search_learning_rate", search, words),
+        )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import LORA
-from pytest_ftguard.specs.methods.base import Variant
+from pytest_ftguard.specs.methods.base import Search, Variant
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, one_of, positive, whole
 
@@ -38,7 +38,8 @@ class LoRA(Variant):
         dropout: Dropout before the adapters.
         bias: Which biases are trained: "none", "all" or "lora_only".
         learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
-        search_learning_rate: Search the learning rate with a few short trials before the training.
+        search_learning_rate: Search the learning rate with a few short trials: auto (before a verdict hangs on a rate
+            that nobody chose), yes (before the training) or no. True is yes, and False is no.
         options: Further options for `peft.LoraConfig`, for example `{"use_rslora": True}`. The order of `rank_pattern`
             and `alpha_pattern` matters, so these are held as lists of [pattern, number] pairs.
 
@@ -58,7 +59,7 @@ class LoRA(Variant):
     dropout: float = 0.0
     bias: Bias = "none"
     learning_rate: float | None = None
-    search_learning_rate: bool = False
+    search_learning_rate: Search | bool = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

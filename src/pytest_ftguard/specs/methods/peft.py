@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import PEFT
-from pytest_ftguard.specs.methods.base import Variant
+from pytest_ftguard.specs.methods.base import Search, Variant
 from pytest_ftguard.specs.methods.lora import normal_form, peft_options
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, text_value
@@ -47,10 +47,10 @@ class Peft(Variant):
         method: The name of the method, instead of `config`.
         options: Options of the method's configuration, as a mapping.
         label: What the summary calls the variant; the method with a few of its options by default.
-        learning_rate: Learning rate of the optimizer after the warm-up. No rule is known for it, so it must be given
-            or searched.
-        search_learning_rate: Search the learning rate with a few short trials before the training, starting at
-            `learning_rate`, or at ten times that of full fine-tuning.
+        learning_rate: Learning rate of the optimizer after the warm-up. No rule is known for it, so it is searched if
+            it is not given.
+        search_learning_rate: "auto" searches the learning rate before the training if none is given. "yes", or True,
+            searches it in any case, starting at `learning_rate`, or at ten times that of full fine-tuning.
         more_options: Options of the method's configuration, by name.
 
     Attributes:
@@ -72,7 +72,7 @@ class Peft(Variant):
     options: Mapping[str, Any]
     label: str = ""  # a default, because the property of the base class would be taken for one
     learning_rate: float | None = None
-    search_learning_rate: bool = False
+    search_learning_rate: Search | bool = "auto"
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Peft(Variant):
         options: Mapping[str, Any] | None = None,
         label: str | None = None,
         learning_rate: float | None = None,
-        search_learning_rate: bool = False,
+        search_learning_rate: Search | bool = "auto",
         **more_options: Any,
     ) -> None:
         if (config is None) == (method is None):

@@ -21,10 +21,16 @@ class RateSource:
         origin: "given" by the user, "searched", or the "default".
         maker: What made the variant: the "settings"; the user's "code", in a test or a fixture; or another run,
             "elsewhere", which this one cannot change.
+        is_open: Whether it is a default that is searched before a verdict hangs on it.
+        first: The first guess of the search, if there was one.
+        why_not: Why it could not be searched; "" if nobody tried, or it was.
     """
 
     origin: Origin = "given"
     maker: Maker = "elsewhere"
+    is_open: bool = False
+    first: float | None = None
+    why_not: str = ""
 
 
 def rate_source(variant: Variant, maker: Maker) -> RateSource:
@@ -34,6 +40,8 @@ def rate_source(variant: Variant, maker: Maker) -> RateSource:
         variant: The variant as it was asked for, before its rate is filled in.
         maker: What made it.
     """
-    if variant.search_learning_rate:
+    if variant.searches_first:
         return RateSource("searched", maker)
-    return RateSource("default" if variant.learning_rate is None else "given", maker)
+    if variant.learning_rate is None:
+        return RateSource("default", maker, is_open=variant.search == "auto")
+    return RateSource("given", maker)

@@ -149,10 +149,10 @@ def variant_from_dict(values: Mapping[str, Any]) -> Variant:
 
 
 def with_learning_rate(variant: Variant, full: Variant) -> Variant:
-    """Return the variant with its learning rate filled in.
+    """Return the variant with its learning rate filled in, and what is still to be searched.
 
     The default of full fine-tuning is 5e-5, and that of LoRA ten times the rate of full fine-tuning. If no rule is
-    known for a variant, a search starts at LoRA's.
+    known for a variant, a search starts at LoRA's. Only a default stays "auto": a rate that was given is the user's.
 
     Args:
         variant: The variant.
@@ -162,16 +162,17 @@ def with_learning_rate(variant: Variant, full: Variant) -> Variant:
         ConfigurationError: The rate is neither given nor searched, and no rule is known.
     """
     if variant.learning_rate is not None:
-        return variant
+        return replace(variant, search_learning_rate="no") if variant.search == "auto" else variant
     if variant.kind == Full.kind:
         return replace(variant, learning_rate=FULL_LEARNING_RATE)
     factor = variant.rate_over_full
-    if factor is None and not variant.search_learning_rate:
+    if factor is None and not variant.searches_first:
         message = (
             f"{variant.label} has no learning rate, and no rule gives one for this method: pass learning_rate=..., or "
-            f"search_learning_rate=True to {type(variant).__name__}(...)"
+            f'search_learning_rate="yes" to {type(variant).__name__}(...)'
         )
         raise ConfigurationError(message)
     # Ten times a decimal such as 3e-5 leaves a tail of digits; the shortest sum is what a person would have typed.
     rate = (factor or LORA_LEARNING_RATE_FACTOR) * (full.learning_rate or FULL_LEARNING_RATE)
-    return replace(variant, learning_rate=float(f"{rate:.12g}"))
+    search = "yes" if variant.searches_first else variant.search
+    return replace(variant, learning_rate=float(f"{rate:.12g}"), search_learning_rate=search)

@@ -1,0 +1,56 @@
+"""Whether an adapter can hold what the training text can teach, and how much of the model it reaches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_ftguard.results import TrainedVariant
+
+__all__ = ["Capacity", "capacity_of", "reaches_little"]
+
+# A parameter of a language model holds about two bits of knowledge (Allen-Zhu and Li, "Physics of Language Models: Part
+# 3.3, Knowledge Capacity Scaling Laws", 2024).
+_BITS_PER_PARAMETER: Final = 2.0
+# In a usual transformer attention has at most a third of the matrix weights, and the MLP at least two thirds. Adapters
+# on the MLP alone do about as well as on all layers, and those on attention alone do worse at any rank (Schulman et
+# al., "LoRA Without Regret", 2025): half lies between.
+_SMALL_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What an adapter can hold, next to what there is to learn.
+
+    Attributes:
+        holds_bits: What its trained parameters can hold.
+        text_bits: The most that the training text can teach: its loss under the base model.
+        tokens: Number of training tokens.
+    """
+
+    holds_bits: float
+    text_bits: float
+    tokens: int
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether the text can teach more than the adapter can hold."""
+        return self.holds_bits < self.text_bits
+
+
+def capacity_of(variant: TrainedVariant) -> Capacity | None:
+    """Return what a variant can hold; None if that was not measured."""
+    base = next((trial.measured.base_validation for trial in variant.trials if trial.measured.base_validation), None)
+    if base is None or variant.trainable_parameters is None:
+        return None
+    work = variant.workload
+    tokens = work.steps * work.batch_size * work.block_size
+    return Capacity(_BITS_PER_PARAMETER * variant.trainable_parameters, tokens * base.loss / math.log(2), tokens)
+
+
+def reaches_little(variant: TrainedVariant) -> bool:
+    """Return whether a variant is known to adapt a small part of the model's matrix weights only."""
+    counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
+    share = counts.adapted_share if counts else None
+    return counts is not None and bool(counts.adapted) and share is not None and share < _SMALL_SHARE
