@@ -77,6 +77,10 @@ def test_a_fail_of_a_candidate_first_searches_its_rate() -> None:
         "At the learning rates: lora r=16 0.00016 (searched, in place of 0.0005), full 5e-05 (the default, and a "
         "search found none better)."
     )
+    assert verdict.note == (
+        "This holds for lora r=16 at the learning rate 0.00016, which a search found, and not at its default of "
+        "0.0005: train it at that rate."
+    )
     assert (verdict.candidate_learning_rate, verdict.candidate_rate_origin) == (1.6e-4, "searched")
     assert (verdict.baseline_learning_rate, verdict.baseline_rate_origin) == (5e-5, "searched")
 

@@ -16,7 +16,7 @@ from pytest_ftguard.gates.asking import (
 )
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.margin import Margin, margin_of
-from pytest_ftguard.gates.rates import learned_nothing, rates_line, rates_note, undertrained, unsettled
+from pytest_ftguard.gates.rates import better_rate, learned_nothing, rates_line, rates_note, undertrained, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
@@ -200,7 +200,8 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     todo = explain.what_to_do(status, comparison, interval, limit.value, rule)
     if status == "PASS" and (early := _too_early(comparison, rule, margin)):
         status, (reason, todo) = "INCONCLUSIVE", early
-    praise = undertrained(baseline) + (explain.better(comparison, rule) if status == "PASS" else [])
+    praise = undertrained(baseline)
+    praise += [*better_rate(candidate), *explain.better(comparison, rule)] if status == "PASS" else []
     if status == "PASS" and gate != "retention":
         praise += explain.little_power(baseline, gain, margin)
     why = [

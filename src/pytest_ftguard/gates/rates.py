@@ -10,6 +10,7 @@ from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.statistics import Interval, one_run_interval
 
 __all__ = [
+    "better_rate",
     "how_to_search",
     "how_to_settle",
     "learned_nothing",
@@ -60,6 +61,17 @@ def undertrained(baseline: TrainedVariant) -> list[str]:
     return [
         f"{baseline.label} was undertrained at its default learning rate of {first:g}: a search found {rate:g}, and "
         "this verdict is at that rate."
+    ]
+
+
+def better_rate(candidate: TrainedVariant) -> list[str]:
+    """Return that a PASS holds at a rate that a search found, and not at the default; nothing if it does not."""
+    rate, first = candidate.variant.learning_rate, candidate.rate.first
+    if first is None or rate == first:
+        return []
+    return [
+        f"This holds for {candidate.label} at the learning rate {rate:g}, which a search found, and not at its default "
+        f"of {first:g}: train it at that rate."
     ]
 
 
