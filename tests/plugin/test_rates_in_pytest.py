@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.plugin.conftest import CONFTEST
 
@@ -82,3 +84,32 @@ def test_what_a_fixture_gives_is_told_from_what_the_settings_give(
     found = notes(made_up)
     assert note in found
     assert "ftguard_full_search" not in found
+
+
+ACCEPTING = """
+from pytest_ftguard import assert_no_regression
+
+def test_it(full_variant, lora_variant):
+    assert_no_regression(lora_variant, full_variant, at_most=0.02)
+"""
+
+
+def test_what_is_accepted_is_at_settled_rates_and_later_runs_are_judged_at_them(made_up: pytest.Pytester) -> None:
+    """A gap at a bad rate is no standard; what was accepted at a default, by an earlier version, is judged at it."""
+    made_up.makeconftest(RATES)
+    made_up.makeini(INI)
+    made_up.makepyfile(test_it=ACCEPTING)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
+    (file,) = (made_up.path / "ftguard_baselines").glob("*.json")
+    accepted = json.loads(file.read_text())["accepted"]
+    rates = {side: accepted[side]["variant"]["learning_rate"] for side in ("candidate", "baseline")}
+    assert rates == {"candidate": pytest.approx(1e-3, rel=1), "baseline": pytest.approx(1e-3, rel=1)}
+    assert rates["baseline"] != 5e-5
+    made_up.runpytest_inprocess().assert_outcomes(passed=1)
+    file.unlink()
+    made_up.makeini(INI + NEVER)
+    made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=1)
+    made_up.makeini(INI)
+    result = made_up.runpytest_inprocess()
+    result.assert_outcomes(passed=1)
+    assert "learning rates: full 5e-05, lora r=16 0.0005" in result.stdout.str()
