@@ -98,11 +98,21 @@ def test_a_file_begins_with_what_a_reviewer_reads() -> None:
         "measured on": f"a processor, fp32, pytest-ftguard {__version__}",
     }
     moved = json.loads(write_history(History("t.py::test", later, first)))["headline"]
-    assert moved["candidate"] == "lora r=8: alpha 32, target_modules all-linear, dropout 0.1, learning_rate 0.001"
+    assert moved["candidate"] == (
+        "lora r=8 dropout=0.1: alpha 32, target_modules all-linear, dropout 0.1, learning_rate 0.001"
+    )
     assert moved["first accepted"] == (
         "2026-01-02: gap +0.1000 [+0.0900, +0.1100], lora r=16: alpha 32, target_modules all-linear, "
         "learning_rate 0.001"
     )
+
+
+@pytest.mark.parametrize(("gap", "word"), [(0.1, "above"), (0.0, "above"), (-0.1, "below")])
+def test_the_headline_says_on_which_side_of_the_baseline_the_candidate_is(gap: float, word: str) -> None:
+    """A candidate with the lower loss is below."""
+    first = record(gap)
+    shown = json.loads(write_history(History("t.py::test", first, first)))["headline"]["gap"]
+    assert shown == f"{gap:+.4f} nats per token, lora r=16 {word} full"
 
 
 def test_the_headline_is_never_read_back() -> None:

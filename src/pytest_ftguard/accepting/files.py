@@ -10,6 +10,7 @@ from pytest_ftguard.accepting.history import AcceptedFile, History, read_history
 from pytest_ftguard.accepting.names import file_name, read_test
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import key_of
 
 __all__ = ["AcceptedFiles"]
 
@@ -68,7 +69,7 @@ class AcceptedFiles:
         number = 1 + self._pairs.index(pair)
         place = self._folder / file_name(self._test, number)
         history = self._held(place)
-        if history is not None and history.accepted.candidate.variant != candidate.variant:
+        if history is not None and not _is_same_training(history, candidate):
             self._refuse_exchanged(candidate, baseline, history, place)
         return AcceptedFile(place, self._test, history, self._root)
 
@@ -100,7 +101,7 @@ class AcceptedFiles:
         """
         for other in sorted(self._folder.glob("*.json")):
             held = self._queue[other].history if other in self._queue else self._of_the_same_function(other)
-            if other == place or held is None or held.accepted.candidate.variant != candidate.variant:
+            if other == place or held is None or not _is_same_training(held, candidate):
                 continue
             if _is_same_text(held, baseline):
                 recorded = history.accepted.candidate.variant.label
@@ -162,6 +163,11 @@ class AcceptedFiles:
         news = self._written, self._unchanged
         self._written, self._unchanged = [], []
         return news
+
+
+def _is_same_training(held: History, candidate: TrainedVariant) -> bool:
+    """Return whether a result is that of a candidate's settings, whatever an earlier version called them."""
+    return key_of(held.accepted.candidate.variant, "training") == key_of(candidate.variant, "training")
 
 
 def _is_same_text(held: History, baseline: TrainedVariant) -> bool:

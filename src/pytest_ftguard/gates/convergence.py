@@ -84,7 +84,7 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         limit=limit,
         why=[
             f"Twice the {variant.workload.steps} steps would gain that much. {reasons[status]}",
-            f"The interval counts {trend.sequences} sequences at steps {steps}; {explain.ends_err(rule.confidence)}.",
+            f"The interval rests on {trend.sequences} sequences at steps {steps}; {explain.ends_err(rule.confidence)}.",
             *unsettled(variant),
         ],
         what_to_do=todo.get(status, how_to_settle(variant)),

@@ -103,7 +103,7 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         limit=limit,
         why=[
             f"On the reference text {candidate.label}'s loss is {side}. {_REASONS[status]}",
-            f"The interval counts {len(losses.tokens)} sequences; {explain.ends_err(rule.confidence)}.",
+            f"The interval rests on {len(losses.tokens)} sequences; {explain.ends_err(rule.confidence)}.",
             *unsettled(*sides),
         ],
         what_to_do=_ADVICE.get(status, how_to_settle(*sides)),

@@ -11,9 +11,20 @@ from pytest_ftguard.gates.catalogue import GATES, row_of, title_of
 from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import key_of
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["NOT_FINITE", "RecordedVerdict", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+__all__ = [
+    "NOT_FINITE",
+    "RecordedVerdict",
+    "Status",
+    "TestOutcome",
+    "Verdict",
+    "decide",
+    "give",
+    "invalid",
+    "needs_seeds",
+]
 
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID", "ACCEPTED", "PENDING"]
@@ -22,6 +33,12 @@ Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID", "ACCEPTED", "PENDING
 A result that is accepted is PENDING until its test has ended. Then it is ACCEPTED or INVALID: no report has a PENDING.
 """
 
+
+TestOutcome = Literal["passed", "failed", "skipped", "xfailed", "xpassed"]
+"""What became of a test, in pytest's words.
+
+An error in setup or teardown is "failed", and so is a strict xfail that passes.
+"""
 
 NOT_FINITE: Final = "the value or its bounds are not finite numbers"
 
@@ -45,6 +62,10 @@ class Verdict:
         note: What the summary says below the verdict, because nobody reads the message of a test that passed; None if
             that is nothing.
         attempts: How many times the test had been started when this was given: a rerun starts it again.
+        brief: Why the answer is what it is and what to do, in short; the summary says it if pytest does not print the
+            message.
+        only_warned: Whether the verdict only warned, and the test went on.
+        keys: What tells candidate and baseline from every other variant of the run.
     """
 
     gate: str
@@ -58,6 +79,9 @@ class Verdict:
     details: tuple[str, ...] = ()
     note: str | None = None
     attempts: int = 1
+    brief: str = ""
+    only_warned: bool = False
+    keys: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -108,7 +132,7 @@ class Verdict:
         if why_not is None:
             return replace(self, status="ACCEPTED")
         reason = f"not accepted, because {why_not}"
-        return replace(self, status="INVALID", reason=reason, details=(), note=f"{reason[0].upper()}{reason[1:]}.")
+        return replace(self, status="INVALID", reason=reason, details=(), brief="", note=_sentence(reason))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as values that JSON can hold, for another process."""
@@ -128,12 +152,16 @@ class Verdict:
             "details": list(self.details),
             "note": self.note,
             "attempts": self.attempts,
+            "brief": self.brief,
+            "only_warned": self.only_warned,
+            "keys": list(self.keys),
         }
 
     def shown(self) -> dict[str, Any]:
         """Return the verdict as reports show it: with its message in one piece."""
         rest = self.to_dict()
-        del rest["reason"], rest["details"]
+        for name in ("reason", "details", "brief", "only_warned", "keys"):
+            del rest[name]
         note, attempts = rest.pop("note"), rest.pop("attempts")
         return {**rest, "message": self.message, "note": note, "attempts": attempts}
 
@@ -144,7 +172,8 @@ class Verdict:
         origin = Origin(rest.pop("limit_source"), rest.pop("set_by"))
         limit, interval = Limit(rest.pop("limit"), rest.pop("unit"), origin), rest.pop("interval")
         bounds = None if interval is None else (interval[0], interval[1])
-        return cls(**{**rest, "details": tuple(rest["details"])}, limit=limit, interval=bounds)
+        lists = {name: tuple(rest.get(name, ())) for name in ("details", "keys")}
+        return cls(**{**rest, **lists}, limit=limit, interval=bounds)
 
 
 @dataclass(frozen=True)
@@ -154,10 +183,12 @@ class RecordedVerdict:
     Attributes:
         nodeid: pytest's name of the test.
         verdict: The verdict.
+        test_outcome: What became of the test; None if that is not known.
     """
 
     nodeid: str
     verdict: Verdict
+    test_outcome: TestOutcome | None = None
 
 
 def _is_at_least(gate: str) -> bool:
@@ -227,6 +258,8 @@ def give(
         limit=limit,
         details=_details(why, [what_to_do]),
         note=note,
+        brief=" ".join(_details(why[:1], [what_to_do])),
+        keys=_keys(candidate, baseline),
     )
 
 
@@ -266,7 +299,17 @@ def invalid(
         limit=limit,
         reason=found[0].what,
         details=(*_details([found[0].why, *others, *why], [one.remedy for one in found]), *logs),
+        brief=" ".join([_sentence(found[0].what), *_details([found[0].why], [found[0].remedy])]),
+        keys=_keys(candidate, baseline),
     )
+
+
+def _keys(candidate: TrainedVariant, baseline: TrainedVariant | None) -> tuple[str, ...]:
+    return tuple(key_of(side.variant, "trial") for side in (candidate, baseline) if side is not None)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _details(why: Iterable[str], remedies: Iterable[str]) -> tuple[str, ...]:
