@@ -20,14 +20,14 @@ from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.files import write_all
 from pytest_ftguard.plugin.collected import Collected
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.specs import LoRA
+from pytest_ftguard.specs import LoRA, Peft, Variant
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 N = 64
 PLACE = Path("accepted.json")
 
 
-def pair(gap: float = 0.1, variant: LoRA = LORA, seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[TrainedVariant, ...]:
+def pair(gap: float = 0.1, variant: Variant = LORA, seeds: tuple[int, ...] = (0, 1, 2)) -> tuple[TrainedVariant, ...]:
     workload = replace(WORKLOAD, seeds=seeds)
     sides = []
     for one, level in ((variant, 2 + gap), (FULL, 2.0)):
@@ -98,11 +98,21 @@ def test_a_file_begins_with_what_a_reviewer_reads() -> None:
         "measured on": f"a processor, fp32, pytest-ftguard {__version__}",
     }
     moved = json.loads(write_history(History("t.py::test", later, first)))["headline"]
-    assert moved["candidate"] == "lora r=8: alpha 32, target_modules all-linear, dropout 0.1, learning_rate 0.001"
+    assert moved["candidate"] == (
+        "lora r=8 dropout=0.1: alpha 32, target_modules all-linear, dropout 0.1, learning_rate 0.001"
+    )
     assert moved["first accepted"] == (
         "2026-01-02: gap +0.1000 [+0.0900, +0.1100], lora r=16: alpha 32, target_modules all-linear, "
         "learning_rate 0.001"
     )
+
+
+@pytest.mark.parametrize(("gap", "word"), [(0.1, "above"), (0.0, "above"), (-0.1, "below")])
+def test_the_headline_says_on_which_side_of_the_baseline_the_candidate_is(gap: float, word: str) -> None:
+    """A candidate with the lower loss is below."""
+    first = record(gap)
+    shown = json.loads(write_history(History("t.py::test", first, first)))["headline"]["gap"]
+    assert shown == f"{gap:+.4f} nats per token, lora r=16 {word} full"
 
 
 def test_the_headline_is_never_read_back() -> None:
@@ -302,6 +312,25 @@ def test_metrics_of_one_test_complete_the_record_of_a_pair(tmp_path: Path, has_f
     assert history is not None
     assert history.accepted == now
     assert history.anchor == (OURS.anchor if has_file else now)
+
+
+@pytest.mark.parametrize("is_exchanged", [False, True])
+def test_a_file_is_found_if_an_earlier_version_called_its_variant_otherwise(tmp_path: Path, is_exchanged: bool) -> None:
+    """Settings decide, not labels: the file is that of the variant, and an exchanged order is noticed all the same."""
+    dora = Peft("lora", r=8, use_dora=True, learning_rate=1e-3)
+    earlier, now, other = pair(0.1, replace(dora, label="lora r=8 use_dora")), pair(0.1, dora), pair(0.2)
+    assert (dora.label, earlier[0].label) == ("lora r=8 dora", "lora r=8 use_dora")
+    for number, asked in enumerate([other, earlier] if is_exchanged else [earlier, other], start=1):
+        history = History("t.py::test", record_pair(*asked), record_pair(*asked))
+        tmp_path.joinpath(file_name("t.py::test", number)).write_text(write_history(history))
+    files = AcceptedFiles("t.py::test", tmp_path, write_all)
+    if is_exchanged:
+        with pytest.raises(ConfigurationError, match=r"that of lora r=16, and that of lora r=8 dora is in"):
+            files.find(*now)
+    else:
+        found = files.find(*now).history
+        assert found is not None
+        assert found.accepted.candidate.variant == earlier[0].variant
 
 
 def test_a_file_of_another_test_is_refused_by_both_names(tmp_path: Path) -> None:

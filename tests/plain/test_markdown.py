@@ -115,7 +115,7 @@ def rows(markdown: str) -> Iterator[tuple[str, str]]:
     for line in markdown.splitlines():
         if line.startswith("| loss gap"):
             cells = line.split(" | ")
-            yield cells[3].strip("*"), cells[4].strip("` |")
+            yield cells[4].strip("*"), cells[5].strip("` |")
 
 
 @given(TEXTS)

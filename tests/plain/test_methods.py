@@ -104,7 +104,8 @@ def test_one_method_is_one_spec_however_it_is_written() -> None:
 
 def test_a_label_tells_the_method_its_size_and_what_was_switched_on() -> None:
     """Or whatever the user calls it."""
-    assert Peft("lora", r=8, use_dora=True, use_rslora=False).label == "lora r=8 use_dora"
+    assert Peft("lora", r=8, use_dora=True, use_rslora=False).label == "lora r=8 dora"
+    assert Peft("lora", r=8, init_lora_weights="pissa").label == "lora r=8 pissa"
     assert Peft("prompt_tuning", num_virtual_tokens=4).label == "prompt_tuning tokens=4"
     assert Peft("ia3", label="scales").label == "scales"
 

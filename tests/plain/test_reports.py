@@ -19,17 +19,18 @@ from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, SHARE, Limit
 from pytest_ftguard.gates.quality import assert_loss_gap
 from pytest_ftguard.gates.setting import Origin
-from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict
+from pytest_ftguard.gates.verdict import RecordedVerdict, Status, Verdict, give
 from pytest_ftguard.reporting.assembly import Remarks, plan_summary, run_summary
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.reporting.progress import progress_line
 from pytest_ftguard.reporting.registry import RENDERERS, find_renderer
 from pytest_ftguard.reporting.terminal import terminal_lines
+from pytest_ftguard.reporting.variants import distinct_labels
 from pytest_ftguard.results import Breakdown, Measured, Memory, Parameters, Provenance, Timing, Trial, TrialError
 from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.settings.keys import BY_NAME
-from pytest_ftguard.specs import TrialSpec
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, plan_lines, remarks, summary_lines, trial
+from pytest_ftguard.specs import LoRA, TrialSpec
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, plan_lines, remarks, summary_lines, trained, trial
 
 NLL = [20.0 + 0.01 * i for i in range(64)]
 BIG: dict[str, Any] = {"parameters": Parameters(134_515_008, 134_515_008), "memory": Memory(2_486_000_000, "allocator")}
@@ -72,7 +73,7 @@ def test_a_regression_is_shown_with_its_sign_and_accepted_files_are_counted() ->
     asking = replace(accepted, note="It has become better by more than the limit: accept it with --ftguard-update.")
     lines = summary_lines([], [RecordedVerdict("t.py::test_it", one) for one in (asking, grown)], [])
     assert lines[2:5] == [
-        "    t.py::test_it",
+        "    lora r=16 in t.py::test_it",
         "    It has become better by more than the limit: accept it with",
         "    --ftguard-update.",
     ]
@@ -117,6 +118,7 @@ def test_a_verdict_goes_from_process_to_process_as_it_is() -> None:
     (shown,) = json.loads(json_report([], [RecordedVerdict("t.py::test_it", VERDICT)]))["verdicts"]
     assert list(shown) == [
         "nodeid",
+        "test_outcome",
         "gate",
         "status",
         "candidate",
@@ -171,12 +173,32 @@ def test_no_row_is_rounded_so_that_it_contradicts_its_verdict(
 
 
 def test_variants_that_look_alike_are_told_apart() -> None:
-    """Two adapters of one rank show the settings in which they differ; a single one shows its rank only."""
-    other = replace(LORA, alpha=64, target_modules=("q_proj", "v_proj"))
-    text = "\n".join(summary_lines([trial(LORA, NLL), trial(other, NLL), trial(FULL, NLL)], [], []))
-    assert "lora r=16 alpha=32 target_modules=all-linear" in text
-    assert "lora r=16 alpha=64 target_modules=q_proj,v_proj" in text
-    assert "learning_rate=" not in text
+    """Two variants with one label show the settings in which they differ, options by name; others show their label."""
+    pairs: list[tuple[LoRA, LoRA, tuple[str, str]]] = [
+        (LORA, replace(LORA, alpha=64), ("", " alpha=64")),
+        (LORA, replace(LORA, learning_rate=1e-4), (" learning_rate=0.001", " learning_rate=0.0001")),
+        (
+            replace(LORA, options={"layers_to_transform": [0]}),
+            replace(LORA, options={"layers_to_transform": [1, 2]}),
+            (" layers_to_transform=0", " layers_to_transform=1,2"),
+        ),
+    ]
+    for one, other, told in pairs:
+        assert distinct_labels([one, FULL, other]) == [f"lora r=16{told[0]}", "full", f"lora r=16{told[1]}"]
+
+
+def test_every_name_below_the_table_is_that_in_the_table() -> None:
+    """Also of two variants that differ in their learning rates alone: notes, failures and rows of gates."""
+    other = replace(LORA, learning_rate=1e-4)
+    trials = [trial(LORA, NLL, notes=("so",)), trial(other, NLL), trial(FULL, NLL)]
+    failed = trial(other, NLL, seed=1).remeasured(outcome="crashed", validation=None)
+    sides = trained(other, trial(other, NLL)), trained(FULL, trial(FULL, NLL))
+    verdict = give("loss_gap", "PASS", candidate=sides[0], baseline=sides[1], measured=0.1, limit=VERDICT.limit)
+    summary = run_summary([*trials, failed], [RecordedVerdict("t.py::test_it", verdict)])
+    text = " ".join(word for line in terminal_lines(summary) for word in line.text.split())
+    assert text.count("lora r=16") == text.count("lora r=16 learning_rate=")
+    for words in ("learning_rate=0.001, seed 0: so", "learning_rate=0.0001, seed 1, ended", "=0.0001 in t.py::test_it"):
+        assert words in text
 
 
 def test_more_seeds_of_a_variant_stand_in_its_row() -> None:
@@ -536,7 +558,7 @@ def test_seeds_of_a_report_stand_apart_from_those_trained_here() -> None:
         return [line.split("  ")[0] for line in summary_lines(trials, [], []) if line.startswith("full")]
 
     assert rows(content="known") == ["full (1 of 2 cached)"]
-    assert rows() == ["full (cached)", "full"]
+    assert rows() == ["full (read)", "full"]
 
 
 def test_each_line_has_a_tone_which_is_not_read_from_its_text() -> None:

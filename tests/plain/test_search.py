@@ -199,7 +199,7 @@ def test_more_seeds_of_a_rate_that_was_found_are_the_same_variant() -> None:
         trial(other, [20.0], seed=0),
     ]
     assert [(one.variant, len(one.trials)) for one in trained_variants(trials)] == [(LORA, 2), (other, 1)]
-    text = "\n".join(summary_lines(trials, [], []))
+    text = "\n".join(summary_lines(trials, [], [])).replace("\n      ", " ")
     assert "learning rates: lora r=16 learning_rate=0.001 0.001, lora r=16 learning_rate=0.0007 0.0007" in text
     assert "x 2 seeds" in text
 

@@ -226,3 +226,26 @@ def test_unknown_kinds_and_fields_are_refused_by_name() -> None:
         variant_from_dict({"kind": "ia3"})
     with pytest.raises(ConfigurationError, match="'rank'"):
         variant_from_dict({"kind": "lora", "rank": 3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({"r": 8}, "lora r=8"),
+        ({"r": 8, "options": {"use_dora": True}}, "lora r=8 dora"),
+        ({"r": 8, "options": {"use_dora": False, "init_lora_weights": True}}, "lora r=8"),
+        ({"r": 8, "options": {"use_rslora": True, "init_lora_weights": "PiSSA"}}, "lora r=8 rslora pissa"),
+        ({"r": 8, "options": {"init_lora_weights": "olora"}}, "lora r=8 olora"),
+        ({"alpha": 32.0, "dropout": 0, "bias": "none", "target_modules": "all-linear"}, "lora r=16"),
+        ({"alpha": 16}, "lora r=16 alpha=16"),
+        ({"dropout": 0.05, "bias": "all"}, "lora r=16 dropout=0.05 bias=all"),
+        ({"target_modules": ["v", "q"]}, "lora r=16 targets=q,v"),
+        ({"target_modules": ["v", "q", "k", "o"]}, "lora r=16 targets=k,o+2"),
+        ({"target_modules": "x" * 24}, f"lora r=16 targets={'x' * 24}"),
+        ({"target_modules": "x" * 25}, f"lora r=16 targets={'x' * 24}..."),
+        ({"target_modules": [], "options": {"target_parameters": ["e"]}}, "lora r=16"),
+    ],
+)
+def test_the_label_of_lora_tells_its_method_and_what_is_not_the_default(settings: dict[str, Any], label: str) -> None:
+    """In the words of peft's users; the learning rate is told elsewhere."""
+    assert LoRA(**settings, learning_rate=1e-3).label == label

@@ -55,7 +55,11 @@ def test_nothing_is_accepted_with_a_test_that_does_not_pass(made_up: pytest.Pyte
     result = made_up.runpytest_inprocess("--ftguard-update", "--ftguard-json=r.json", "--junitxml=junit.xml")
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines(
-        ["regression  -  * INVALID", "    test_it.py::test_it", "    Not accepted, because the test did not pass."]
+        [
+            "regression  -  * INVALID",
+            "    lora r=16 in test_it.py::test_it",
+            "    Not accepted, because the test did not pass.",
+        ]
     )
     told = {one.attrib["name"]: one.attrib["value"] for one in ET.parse(made_up.path / "junit.xml").iter("property")}
     assert told["ftguard.regression.status"] == "INVALID"
@@ -130,8 +134,8 @@ def test_failures_that_only_a_report_tells_forbid_to_accept(made_up: pytest.Pyte
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     names = ["TestIt::test_method"] if old else ["TestIt::test_method", "TestIt::test_subtest", "test_function"]
     for name in names:
-        result.stdout.fnmatch_lines(["regression  -  * INVALID", f"    test_it.py::{name}"])
-    result.stdout.fnmatch_lines(["regression  -  * ACCEPTED", "    test_it.py::TestIt::test_good"])
+        result.stdout.fnmatch_lines(["regression  -  * INVALID", f"    lora r=16 in test_it.py::{name}"])
+    result.stdout.fnmatch_lines(["regression  -  * ACCEPTED", "    lora r=16 in test_it.py::TestIt::test_good"])
     assert result.stdout.str().count("Not accepted, because the test did not pass.") == 1
     assert result.stdout.str().count("  INVALID") == len(names)
     (file,) = files(made_up)
@@ -166,15 +170,15 @@ def test_a_fixture_can_accept_before_a_test_and_not_after_it(made_up: pytest.Pyt
     )
     result = made_up.runpytest_inprocess("--ftguard-update")
     result.assert_outcomes(passed=2, failed=1, errors=2)
-    result.stdout.fnmatch_lines(
+    unwrapped(result).fnmatch_lines(
         [
             "*not accepted, because the test is over, limit *",
             "*What to do: call the helper before the test ends.",
             "regression  -  * ACCEPTED",
-            "    test_it.py::test_good",
-            "    test_it.py::test_bad",
+            "    lora r=16 in test_it.py::test_good",
+            "    lora r=16 in test_it.py::test_bad",
             "    Not accepted, because the test did not pass.",
-            "    test_it.py::test_broken",
+            "    lora r=16 in test_it.py::test_broken",
             "    (the note above holds here too)",
             "1 result accepted in *",
         ]
@@ -209,7 +213,7 @@ def test_a_rerun_accepts_what_it_measured_itself(made_up: pytest.Pytester) -> No
         "assert again",
     )
     result = made_up.runpytest_inprocess("--ftguard-update", "--junitxml=junit.xml")
-    result.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
+    unwrapped(result).fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
     result.stdout.no_fnmatch_line("*Not accepted*")
     (file,) = files(made_up)
     assert json.loads(file.read_text())["accepted"]["candidate"]["variant"]["r"] != 2
@@ -259,7 +263,7 @@ def test_what_was_written_stays_accepted_if_the_teardown_fails(made_up: pytest.P
         "--ftguard-update", "--ftguard-json=r.json", "--ftguard-markdown=r.md", "--junitxml=junit.xml", *workers
     )
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["2 results accepted in *: review and commit"])
+    unwrapped(result).fnmatch_lines(["2 results accepted in *: review and commit"])
     verdicts = json.loads((made_up.path / "r.json").read_text())["verdicts"]
     assert [one["status"] for one in verdicts] == ["ACCEPTED", "ACCEPTED"]
     assert all(one["message"].startswith("regression ACCEPTED, limit 0.02 (") for one in verdicts)
@@ -368,10 +372,10 @@ def test_a_second_metric_of_a_pair_is_accepted_with_the_first(made_up: pytest.Py
     write_test(made_up, "assert_no_regression(lora_variant, full_variant, metric='memory', at_most='5%')")
     result = made_up.runpytest_inprocess("--ftguard-update")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
+    unwrapped(result).fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit"])
     again = made_up.runpytest_inprocess("--ftguard-update")
     again.assert_outcomes(passed=1)
-    again.stdout.fnmatch_lines(["1 result accepted before in *ftguard_baselines: unchanged"])
+    unwrapped(again).fnmatch_lines(["1 result accepted before in *ftguard_baselines: unchanged"])
 
 
 def test_unchanged_results_are_counted(made_up: pytest.Pytester) -> None:
@@ -385,9 +389,9 @@ def test_unchanged_results_are_counted(made_up: pytest.Pytester) -> None:
     made_up.runpytest_inprocess("--ftguard-update").assert_outcomes(passed=2)
     next(file for file in files(made_up) if "other" in file.name).unlink()
     some = made_up.runpytest_inprocess("--ftguard-update", "-n2")
-    some.stdout.fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit; 1 unchanged"])
+    unwrapped(some).fnmatch_lines(["1 result accepted in *ftguard_baselines: review and commit; 1 unchanged"])
     none = made_up.runpytest_inprocess("--ftguard-update")
-    none.stdout.fnmatch_lines(["2 results accepted before in *ftguard_baselines: unchanged"])
+    unwrapped(none).fnmatch_lines(["2 results accepted before in *ftguard_baselines: unchanged"])
 
 
 def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytester) -> None:
@@ -399,7 +403,7 @@ def test_an_improvement_asks_to_be_accepted_in_the_summary(made_up: pytest.Pytes
     result.stdout.fnmatch_lines(
         [
             "regression * PASS",
-            "    test_it.py::test_it",
+            "    lora r=16 in test_it.py::test_it",
             "    It has become better by more than the limit: accept it with",
         ]
     )
@@ -425,7 +429,7 @@ def test_a_result_in_doubt_beside_the_anchor_is_accepted_with_a_note_in_the_summ
     result.stdout.fnmatch_lines(
         [
             "regression  -  * ACCEPTED",
-            "    test_it.py::test_it",
+            "    lora r=16 in test_it.py::test_it",
             "    The loss gap of lora r=16 against full is +0.1* nats per token, and was",
             "    *this result is INCONCLUSIVE: *",
         ]

@@ -90,7 +90,7 @@ def test_the_last_attempt_counts(made_up: pytest.Pytester, plugin: str, options:
     """A green run shows no FAIL, each verdict says how many attempts there were, and all trials are listed."""
     result, report = run(made_up, plugin, *options)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["loss gap*PASS", "    test_it.py::test_it  (2 attempts)"])
+    result.stdout.fnmatch_lines(["loss gap*PASS", "    lora r=2 in test_it.py::test_it  (2 attempts)"])
     assert "FAIL" not in result.stdout.str()
     assert [(one["status"], one["attempts"]) for one in report["verdicts"]] == [("PASS", 2)]
     assert {(one["variant"], one["seed"]) for one in report["trials"]} == {
@@ -105,7 +105,7 @@ def test_the_last_attempt_counts(made_up: pytest.Pytester, plugin: str, options:
 def test_what_a_dropped_report_carried_is_not_lost(made_up: pytest.Pytester, options: list[str]) -> None:
     """No later report of the test brings it: the end of the session does."""
     result, report = run(made_up, DROP.replace("REPEATS", "1").replace("ENDS", "True"), *options)
-    result.stdout.fnmatch_lines(["lora r=2 *", "loss gap*FAIL", "    test_it.py::test_it"])
+    result.stdout.fnmatch_lines(["lora r=2 *", "loss gap*FAIL", "    lora r=2 in test_it.py::test_it"])
     assert [one["status"] for one in report["verdicts"]] == ["FAIL"]
     assert len(report["trials"]) == 6
 

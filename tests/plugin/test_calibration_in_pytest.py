@@ -65,7 +65,7 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     """Without it the two seeds speak for themselves; with it the verdict says that it was used."""
     options = ["-n", str(workers)] if workers else []
     before = made_up.runpytest_inprocess()
-    before.stdout.fnmatch_lines(["*The interval counts 64 sequences and 2 seeds*"])
+    before.stdout.fnmatch_lines(["*The interval rests on 64 sequences and 2 seeds*"])
     calibrated = made_up.runpytest_inprocess("--ftguard-calibrate=12", *options)
     calibrated.assert_outcomes(passed=1, warnings=1)
     unwrapped(calibrated).fnmatch_lines(

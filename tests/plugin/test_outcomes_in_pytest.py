@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.plain.builders import unwrapped
 
 pytestmark = pytest.mark.torch
 
@@ -51,7 +52,7 @@ def test_a_full_memory_ends_the_trial_and_says_what_would_fit(project: pytest.Py
     )
     options = ["-o", "ftguard_batch_size=4096", "-o", "ftguard_block_size=64", "-o", "ftguard_steps=4"]
     result = project.runpytest_subprocess(*options, "--ftguard-json=r.json")
-    result.stdout.fnmatch_lines(
+    unwrapped(result).fnmatch_lines(
         [
             "*loss gap INVALID*",
             "*ended out_of_memory: the CPU's allocator could not get *B. Forecast of the peak memory: as it is: *GB; "
@@ -88,7 +89,7 @@ def test_a_kill_is_taken_for_a_lack_of_memory(project: pytest.Pytester) -> None:
         """
     )
     result = project.runpytest_subprocess("--ftguard-executor=deadly:make")
-    result.stdout.fnmatch_lines(["*ended crashed*SIGKILL*Forecast of the peak memory: as it is: 2.06 MB; *"])
+    unwrapped(result).fnmatch_lines(["*ended crashed*SIGKILL*Forecast of the peak memory: as it is: 2.06 MB; *"])
     result.assert_outcomes(passed=1, failed=1)
 
 
@@ -106,7 +107,7 @@ def test_a_kill_by_the_kernel_is_told_from_another(project: pytest.Pytester) -> 
         """
     )
     result = project.runpytest_subprocess("--ftguard-training-function=ours:train")
-    result.stdout.fnmatch_lines(
+    unwrapped(result).fnmatch_lines(
         ["*ended out_of_memory: its process was ended by SIGKILL, and the kernel killed*in phase 'train'*"]
     )
     result.assert_outcomes(passed=1, failed=1)
@@ -140,7 +141,7 @@ def test_a_crash_names_its_signal(project: pytest.Pytester) -> None:
     )
     result = project.runpytest_inprocess("--ftguard-training-function=ours:train")
     for label, signal in (("full", "SIGSEGV"), ("lora r=4", "SIGABRT")):
-        result.stdout.fnmatch_lines([f"*{label}, seed 0, ended crashed: its process was ended by {signal}*"])
+        unwrapped(result).fnmatch_lines([f"*{label}, seed 0, ended crashed: its process was ended by {signal}*"])
     assert result.stdout.str().count("peak memory INVALID") >= 2
     result.assert_outcomes(passed=1, failed=2)
 
@@ -151,7 +152,7 @@ def test_a_divergence_names_its_step_and_the_setting(project: pytest.Pytester) -
     result = project.runpytest_inprocess(
         "--ftguard-full-learning-rate=1e30", "--ftguard-training-args=optim=sgd\nmax_grad_norm=0.0"
     )
-    result.stdout.fnmatch_lines(
+    unwrapped(result).fnmatch_lines(
         ["*full, seed 0, ended diverged: the * is * at step [123]; try a lower learning rate than * for full*"]
     )
     result.assert_outcomes(passed=1, failed=1)
@@ -174,7 +175,7 @@ def test_a_timeout_shows_where_the_trial_stood(project: pytest.Pytester) -> None
         ours="import time\ndef train(model, data, spec):\n    for batch in data:\n        time.sleep(600)",
     )
     result = project.runpytest_inprocess("--ftguard-training-function=ours:train", "--ftguard-timeout=8 s")
-    result.stdout.fnmatch_lines(
+    unwrapped(result).fnmatch_lines(
         ["*it took longer than the timeout of 8 s, in phase 'train' at step 0*", '*ours.py", line 4*']
     )
     result.assert_outcomes(passed=1, failed=1)
@@ -192,4 +193,4 @@ def test_wrong_targets_are_found_before_the_weights_are_read(project: pytest.Pyt
     project.makepyfile("def test_it(lora_variant):\n    pass")
     for targets, missing in (("q_prj", "'q_prj'"), ("c_attn, v_prj", "'v_prj'")):
         result = project.runpytest_inprocess(f"--ftguard-model={broken}", f"--ftguard-lora-target-modules={targets}")
-        result.stdout.fnmatch_lines([f"*LoRA.target_modules names {missing}, which GPT2LMHeadModel does not have*"])
+        unwrapped(result).fnmatch_lines([f"*LoRA.target_modules names {missing}, which GPT2LMHeadModel does not have*"])

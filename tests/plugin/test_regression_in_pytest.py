@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.plain.builders import unwrapped
 
 TEST = """
 from pytest_ftguard import assert_no_regression
@@ -38,7 +39,7 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
 
     accepted = made_up.runpytest_inprocess("--ftguard-update")
     accepted.assert_outcomes(passed=1)
-    accepted.stdout.fnmatch_lines(
+    unwrapped(accepted).fnmatch_lines(
         ["regression  -  * ACCEPTED", "1 result accepted in *ftguard_baselines: review and commit"]
     )
     (file,) = files(made_up)
@@ -46,7 +47,7 @@ def test_missing_fails_accepting_passes_and_later_runs_are_held_to_it(made_up: p
     first = file.read_text()
     again = made_up.runpytest_inprocess("--ftguard-update")
     again.assert_outcomes(passed=1)
-    again.stdout.fnmatch_lines(["1 result accepted before in *ftguard_baselines: unchanged"])
+    unwrapped(again).fnmatch_lines(["1 result accepted before in *ftguard_baselines: unchanged"])
     assert file.read_text() == first
 
     same = made_up.runpytest_inprocess("--ftguard-json=r.json", "--ftguard-max-regression=0")
@@ -157,7 +158,7 @@ def test_xdist_workers_write_a_file_each_that_serves_every_metric(made_up: pytes
     made_up.makepyfile(test_it=MANY)
     accepted = made_up.runpytest_inprocess("--ftguard-update", "-n", "2", "--dist=loadgroup")
     accepted.assert_outcomes(passed=4)
-    accepted.stdout.fnmatch_lines(["5 results accepted in *"])
+    unwrapped(accepted).fnmatch_lines(["5 results accepted in *"])
     names = [file.name for file in files(made_up)]
     assert len(names) == 5
     assert sum(name.endswith(".2.json") for name in names) == 1

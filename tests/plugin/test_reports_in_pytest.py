@@ -86,7 +86,7 @@ def test_colours_follow_the_verdict_and_github_can_be_left_out(
     result = gates.runpytest_subprocess("--color=yes", "-o", "ftguard_github=off")
     result.assert_outcomes(passed=1, failed=4)
     lines = result.stdout.str().partition("ftguard summary")[2].splitlines()
-    assert next(line for line in lines if "test_good_FAIL" in line) == "    test_it.py::test_good_FAIL"
+    assert next(line for line in lines if "test_good_FAIL" in line) == "    lora r=16 in test_it.py::test_good_FAIL"
     assert sum(line.startswith("\x1b[32mloss gap") and "PASS" in line for line in lines) == 1
     assert sum(line.startswith("\x1b[31mloss gap") and "FAIL" in line for line in lines) == 4
     assert not step.exists()

@@ -48,7 +48,7 @@ def test_full_of_another_run_is_the_baseline_of_this_one(project: pytest.Pyteste
     options = ["-n", str(workers)] if workers else []
     result = project.runpytest_inprocess("--ftguard-json=now.json", *options)
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["full (cached)*", "lora r=4 *", "*loss gap*PASS", "*peak memory*PASS"])
+    result.stdout.fnmatch_lines(["full (read)*", "lora r=4 *", "*loss gap*PASS", "*peak memory*PASS"])
     assert result.stdout.str().count("tiny-gpt2 on train") == 1
     now = json.loads((project.path / "now.json").read_text())["trials"]
     assert [(trial["label"], trial["cached"]) for trial in now] == [("lora r=4", False), ("full", True)]
@@ -124,8 +124,8 @@ def test_trainer_runs_of_the_users_own_are_judged(project: pytest.Pytester, tiny
     result.stdout.fnmatch_lines(
         [
             "tiny-gpt2 on our texts | 12 steps of 8x32 x 1 seed*",
-            "full (cached)*",
-            "lora r=4 (cached)*",
+            "full (read)*",
+            "lora r=4 (read)*",
             "loss gap*PASS",
             "peak memory*PASS",
             "retention*FAIL",

@@ -80,7 +80,9 @@ class Asked:
         measured: Interval | float | None,
         why: Sequence[str],
         what_to_do: str = "",
+        *,
         notes: Sequence[str] = (),
+        at: str = "",
     ) -> Verdict:
         """Return a verdict; see `verdict.give`."""
         return give(
@@ -90,6 +92,7 @@ class Asked:
             baseline=self.baseline,
             measured=measured,
             limit=self.limit,
+            at=at,
             why=[*why, self.origin],
             what_to_do=what_to_do,
             note=" ".join(notes) or None,

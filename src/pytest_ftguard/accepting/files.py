@@ -69,7 +69,7 @@ class AcceptedFiles:
         number = 1 + self._pairs.index(pair)
         place = self._folder / file_name(self._test, number)
         history = self._held(place)
-        if history is not None and not _is_same_variant(history, candidate):
+        if history is not None and not _is_same_training(history, candidate):
             self._refuse_exchanged(candidate, baseline, history, place)
         return AcceptedFile(place, self._test, history, self._root)
 
@@ -101,7 +101,7 @@ class AcceptedFiles:
         """
         for other in sorted(self._folder.glob("*.json")):
             held = self._queue[other].history if other in self._queue else self._of_the_same_function(other)
-            if other == place or held is None or not _is_same_variant(held, candidate):
+            if other == place or held is None or not _is_same_training(held, candidate):
                 continue
             if _is_same_text(held, baseline):
                 recorded = history.accepted.candidate.variant.label
@@ -165,9 +165,9 @@ class AcceptedFiles:
         return news
 
 
-def _is_same_variant(held: History, candidate: TrainedVariant) -> bool:
-    """Return whether a result is that of a variant; whether its rate was to be searched makes no other one."""
-    return key_of(held.accepted.candidate.variant, "trial") == key_of(candidate.variant, "trial")
+def _is_same_training(held: History, candidate: TrainedVariant) -> bool:
+    """Return whether a result is that of a candidate's settings, whatever an earlier version called them."""
+    return key_of(held.accepted.candidate.variant, "training") == key_of(candidate.variant, "training")
 
 
 def _is_same_text(held: History, baseline: TrainedVariant) -> bool:

@@ -53,14 +53,18 @@ def assess_regression(asked: Asked, on_missing: str = "fail") -> Verdict:
     notes = [*passed, *asked.measure.notes(now, history.accepted, asked.limit)]
     sides = (asked.candidate, asked.baseline) if asked.measure.depends_on_rates else ()
     why = [
-        *([rates_line(*sides)] if sides else []),
         standing,
         *_against(changes, worst, asked.limit),
         *_why(now, worst, asked.measure),
     ]
     shown = notes if worst.status == "PASS" else []
     return asked.give(
-        worst.status, worst.measured, [*why, *unsettled(*sides), *notes], todo, [*shown, *rates_note(*sides)]
+        worst.status,
+        worst.measured,
+        [*why, *unsettled(*sides), *notes],
+        todo,
+        notes=[*shown, *rates_note(*sides)],
+        at=rates_line(*sides) if sides else "",
     )
 
 

@@ -27,7 +27,7 @@ def headline(last: PairRecord, first: PairRecord) -> dict[str, str]:
     """
     lines = {
         "accepted": _accepted(last),
-        "gap": f"{_gap(last)} nats per token, {last.candidate.variant.label} above {last.baseline.variant.label}",
+        "gap": _difference(last),
         "losses": _losses(last),
         "candidate": _settings(last.candidate.variant),
         "baseline": _settings(last.baseline.variant),
@@ -42,6 +42,11 @@ def headline(last: PairRecord, first: PairRecord) -> dict[str, str]:
 
 def _accepted(record: PairRecord) -> str:
     return record.accepted_on or "on an unknown date"
+
+
+def _difference(record: PairRecord) -> str:
+    side = "below" if record.gap(record.seeds) < 0 else "above"
+    return f"{_gap(record)} nats per token, {record.candidate.variant.label} {side} {record.baseline.variant.label}"
 
 
 def _gap(record: PairRecord) -> str:

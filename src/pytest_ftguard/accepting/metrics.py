@@ -238,7 +238,7 @@ def change_since(
 
 
 def _counts(basis: str, rule: Rule) -> str:
-    return f"The interval counts {basis}; {explain.ends_err(rule.confidence)}."
+    return f"The interval rests on {basis}; {explain.ends_err(rule.confidence)}."
 
 
 def _units_and_seeds(now: PairRecord, then: PairRecord) -> str:

@@ -23,10 +23,7 @@ def variants_of(trials: Iterable[Trial]) -> list[TrainedVariant]:
     """
     groups: dict[tuple[str, bool], dict[int, Trial]] = {}
     for trial in trials:
-        is_of_report = (
-            trial.provenance.cached and trial.provenance.content is None and trial.measured.outcome != "planned"
-        )
-        groups.setdefault((key_of(trial.spec.variant, "trial"), is_of_report), {}).setdefault(trial.spec.seed, trial)
+        groups.setdefault((key_of(trial.spec.variant, "trial"), trial.was_read), {}).setdefault(trial.spec.seed, trial)
     found = []
     for by_seed in groups.values():
         ordered = tuple(by_seed[seed] for seed in sorted(by_seed))

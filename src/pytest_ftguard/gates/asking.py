@@ -176,6 +176,8 @@ def conclude(
         warn_of_invalid: Whether INVALID only warns too.
     """
     choice = value_of("on_inconclusive", on_inconclusive, "fail")
+    warns = (verdict.status, choice) == ("INCONCLUSIVE", "warn") or (verdict.status == "INVALID" and warn_of_invalid)
+    verdict = replace(verdict, only_warned=warns)
     test = find_test()
     if test is not None:
         test.record(verdict, variants)
@@ -183,7 +185,7 @@ def conclude(
             return verdict
     if verdict.lets_pass:
         return verdict
-    if (verdict.status, choice) == ("INCONCLUSIVE", "warn") or (verdict.status == "INVALID" and warn_of_invalid):
+    if warns:
         # The user looks at the frame that called the helper, which is two above this one.
         warnings.warn(FtguardWarning(verdict.message), stacklevel=3)
         return verdict

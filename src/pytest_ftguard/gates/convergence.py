@@ -85,10 +85,10 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         baseline=None,
         measured=interval,
         limit=limit,
+        at=rates_line(variant),
         why=[
             f"Twice the {variant.workload.steps} steps would gain that much. {reasons[status]}",
-            f"The interval counts {trend.sequences} sequences at steps {steps}; {explain.ends_err(rule.confidence)}.",
-            rates_line(variant),
+            f"The interval rests on {trend.sequences} sequences at steps {steps}; {explain.ends_err(rule.confidence)}.",
             *unsettled(variant),
         ],
         what_to_do=todo.get(status, how_to_settle(variant)),

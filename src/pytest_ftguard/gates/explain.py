@@ -135,22 +135,22 @@ def ends_err(confidence: float) -> str:
 
 
 def basis(comparison: Comparison, rule: Rule) -> str:
-    """Return what the bounds count, how often they err, and what one seed or one of several looks can show."""
+    """Return what the bounds rest on, how often they err, and what one seed or one of several looks can show."""
     sequences = f"{comparison.units} {comparison.unit_name}"
     errs = ends_err(rule.confidence)
     if rule.looks > 1:
         return (
-            f"The interval counts {sequences} and {comparison.seeds} seeds. This was look {rule.look} of at most "
+            f"The interval rests on {sequences} and {comparison.seeds} seeds. This was look {rule.look} of at most "
             f"{rule.looks}: {errs}, so all looks together err no more often than a single one would."
         )
     if rule.seed_noise is not None:
         calibrated = f"the noise of seeds that was calibrated on {rule.seed_noise.degrees_of_freedom + 1} of them"
-        return f"The interval counts {sequences} and {calibrated}; {errs}."
+        return f"The interval rests on {sequences} and {calibrated}; {errs}."
     if comparison.seeds > 1:
-        return f"The interval counts {sequences} and {comparison.seeds} seeds; {errs}."
+        return f"The interval rests on {sequences} and {comparison.seeds} seeds; {errs}."
     return (
-        f"The interval counts {sequences}; {errs}. One seed: the verdict is about these two checkpoints, not about the "
-        "next training run."
+        f"The interval rests on {sequences}; {errs}. One seed: the verdict is about these two checkpoints, not about "
+        "the next training run."
     )
 
 

@@ -108,10 +108,10 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
         baseline=baseline,
         measured=interval,
         limit=limit,
+        at=rates_line(*sides),
         why=[
             f"On the reference text {candidate.label}'s loss is {side}. {_REASONS[status]}",
-            f"The interval counts {len(losses.tokens)} sequences; {explain.ends_err(rule.confidence)}.",
-            rates_line(*sides),
+            f"The interval rests on {len(losses.tokens)} sequences; {explain.ends_err(rule.confidence)}.",
             *unsettled(*sides),
         ],
         what_to_do=_ADVICE.get(status, how_to_settle(*sides)),

@@ -205,7 +205,6 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     if status == "PASS" and gate != "retention":
         praise += explain.little_power(baseline, gain, margin)
     why = [
-        rates_line(candidate, baseline),
         reason,
         explain.basis(comparison, rule),
         *([explain.outlook(comparison, margin, rule)] if status == "PASS" else []),
@@ -219,6 +218,7 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
         baseline=baseline,
         measured=interval,
         limit=limit,
+        at=rates_line(candidate, baseline),
         why=why,
         what_to_do=todo,
         note=" ".join([*rates_note(candidate, baseline), *praise]) or None,

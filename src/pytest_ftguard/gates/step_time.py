@@ -53,7 +53,7 @@ def assess_time(
     if status == "INVALID":
         return invalid("time_budget", candidate, baseline, limit, [NOT_FINITE])
     reasons = {"PASS": WITHIN, "FAIL": BEYOND, "INCONCLUSIVE": UNDECIDED}
-    seeds = f"The interval counts {len(candidate.trials)} seeds; {ends_err(confidence)}."
+    seeds = f"The interval rests on {len(candidate.trials)} seeds; {ends_err(confidence)}."
     return give(
         "time_budget",
         status,

@@ -14,7 +14,18 @@ from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import key_of
 from pytest_ftguard.statistics import Interval
 
-__all__ = ["NOT_FINITE", "RecordedVerdict", "Side", "Status", "Verdict", "decide", "give", "invalid", "needs_seeds"]
+__all__ = [
+    "NOT_FINITE",
+    "RecordedVerdict",
+    "Side",
+    "Status",
+    "TestOutcome",
+    "Verdict",
+    "decide",
+    "give",
+    "invalid",
+    "needs_seeds",
+]
 
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID", "ACCEPTED", "PENDING"]
@@ -43,6 +54,13 @@ _HANGS_ON: Final[Mapping[Status, tuple[Side, ...]]] = {
 }
 
 
+TestOutcome = Literal["passed", "failed", "skipped", "xfailed", "xpassed"]
+"""What became of a test, in pytest's words.
+
+An error in setup or teardown is "failed", and so is a strict xfail that passes.
+"""
+
+
 NOT_FINITE: Final = "the value or its bounds are not finite numbers"
 
 
@@ -65,6 +83,10 @@ class Verdict:
         note: What the summary says below the verdict, because nobody reads the message of a test that passed; None if
             that is nothing.
         attempts: How many times the test had been started when this was given: a rerun starts it again.
+        brief: Why the answer is what it is and what to do, in short; the summary says it if pytest does not print the
+            message.
+        only_warned: Whether the verdict only warned, and the test went on.
+        keys: What tells candidate and baseline from every other variant of the run.
         candidate_learning_rate: The candidate's learning rate.
         candidate_rate_origin: Where that comes from: "given", "searched" or "default".
         baseline_learning_rate: The baseline's learning rate; None if there is no baseline.
@@ -84,6 +106,9 @@ class Verdict:
     details: tuple[str, ...] = ()
     note: str | None = None
     attempts: int = 1
+    brief: str = ""
+    only_warned: bool = False
+    keys: tuple[str, ...] = ()
     candidate_learning_rate: float | None = None
     candidate_rate_origin: str | None = None
     baseline_learning_rate: float | None = None
@@ -139,7 +164,7 @@ class Verdict:
         if why_not is None:
             return replace(self, status="ACCEPTED")
         reason = f"not accepted, because {why_not}"
-        return replace(self, status="INVALID", reason=reason, details=(), note=f"{reason[0].upper()}{reason[1:]}.")
+        return replace(self, status="INVALID", reason=reason, details=(), brief="", note=_sentence(reason))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as values that JSON can hold, for another process."""
@@ -160,12 +185,16 @@ class Verdict:
             "note": self.note,
             "attempts": self.attempts,
             **{name: getattr(self, name) for name in _RATES},
+            "brief": self.brief,
+            "only_warned": self.only_warned,
+            "keys": list(self.keys),
         }
 
     def shown(self) -> dict[str, Any]:
         """Return the verdict as reports show it: with its message in one piece."""
         rest = self.to_dict()
-        del rest["reason"], rest["details"]
+        for name in ("reason", "details", "brief", "only_warned", "keys"):
+            del rest[name]
         last = {name: rest.pop(name) for name in ("note", "attempts", *_RATES)}
         return {**rest, "message": self.message, **last}
 
@@ -176,7 +205,8 @@ class Verdict:
         origin = Origin(rest.pop("limit_source"), rest.pop("set_by"))
         limit, interval = Limit(rest.pop("limit"), rest.pop("unit"), origin), rest.pop("interval")
         bounds = None if interval is None else (interval[0], interval[1])
-        return cls(**{**rest, "details": tuple(rest["details"])}, limit=limit, interval=bounds)
+        lists = {name: tuple(rest.get(name, ())) for name in ("details", "keys")}
+        return cls(**{**rest, **lists}, limit=limit, interval=bounds)
 
 
 @dataclass(frozen=True)
@@ -186,10 +216,12 @@ class RecordedVerdict:
     Attributes:
         nodeid: pytest's name of the test.
         verdict: The verdict.
+        test_outcome: What became of the test; None if that is not known.
     """
 
     nodeid: str
     verdict: Verdict
+    test_outcome: TestOutcome | None = None
 
 
 def _is_at_least(gate: str) -> bool:
@@ -232,6 +264,7 @@ def give(
     baseline: TrainedVariant | None,
     measured: Interval | float | None,
     limit: Limit,
+    at: str = "",
     why: Sequence[str] = (),
     what_to_do: str = "",
     note: str | None = None,
@@ -246,6 +279,7 @@ def give(
         baseline: The variant that it is judged against; None if there is none.
         measured: An interval, or a number without bounds; None if a result is to be accepted.
         limit: The limit.
+        at: What the answer holds at, for example learning rates; the second line of the message.
         why: Why the answer is what it is, a line each.
         what_to_do: What to do, the cheapest first; "" if that is nothing.
         note: What the summary says below the verdict.
@@ -260,10 +294,12 @@ def give(
         value=measured.value if isinstance(measured, Interval) else measured,
         interval=(measured.lower, measured.upper) if isinstance(measured, Interval) else None,
         limit=limit,
-        details=_details(why, [what_to_do]),
+        details=_details([at, *why], [what_to_do]),
         note=note,
         **_rates_of(candidate, baseline),
         hangs_on=tuple(_HANGS_ON.get(status, ()) if hangs_on is None else hangs_on),
+        brief=" ".join(_details(why[:1], [what_to_do])),
+        keys=_keys(candidate, baseline),
     )
 
 
@@ -305,7 +341,17 @@ def invalid(
         details=(*_details([found[0].why, *others, *why], [one.remedy for one in found]), *logs),
         **_rates_of(candidate, baseline),
         hangs_on=_sides_of(found, candidate, baseline),
+        brief=" ".join([_sentence(found[0].what), *_details([found[0].why], [found[0].remedy])]),
+        keys=_keys(candidate, baseline),
     )
+
+
+def _keys(candidate: TrainedVariant, baseline: TrainedVariant | None) -> tuple[str, ...]:
+    return tuple(key_of(side.variant, "trial") for side in (candidate, baseline) if side is not None)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _rates_of(candidate: TrainedVariant, baseline: TrainedVariant | None) -> dict[str, Any]:

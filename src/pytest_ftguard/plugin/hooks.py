@@ -218,6 +218,9 @@ def pytest_runtest_makereport(
     parcel = run.session and run.session.pack(call.excinfo.value if call.excinfo is not None else None)
     if parcel is not None:
         report.ftguard = parcel  # type: ignore[attr-defined]
+    test = run.session and run.session.test
+    if test:
+        report.ftguard_test = [test.name, test.attempt]  # type: ignore[attr-defined]
     return report
 
 
@@ -235,6 +238,8 @@ class Collector:
         parcel = getattr(report, "ftguard", None)
         if parcel:
             self._run.use().take(parcel)
+        if hasattr(report, "ftguard_test"):
+            self._run.use().note_outcome(report)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -131,7 +131,9 @@ class Outbox:
     def left_over(self) -> list[dict[str, Any]]:
         """Return what no report has brought: plugins drop reports, and whoever stops a run leaves tests without one."""
         for test in dict.fromkeys(self._late):
-            self.pack(test)
+            parcel = self.pack(test)
+            if parcel is not None:
+                parcel["is_late"] = True
         self.pack(None)
         left, self._sent = list(self._sent.values()), {}
         return left

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["check_outputs", "print_summary", "write_outputs"]
 
 _STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
+_COLOURS: Final = {"good": "green", "bad": "red", "warn": "yellow"}
 
 
 class _Output(NamedTuple):
@@ -109,7 +110,7 @@ def print_summary(ours: Session, reporter: pytest.TerminalReporter) -> None:
     if lines and reporter.verbosity > -2:
         reporter.section("ftguard summary")
     for line in lines:
-        reporter.write_line(line.text, red=line.tone == "bad", green=line.tone == "good")
+        reporter.write_line(line.text, **{_COLOURS[line.tone]: True} if line.tone in _COLOURS else {})
 
 
 def write_outputs(ours: Session) -> None:

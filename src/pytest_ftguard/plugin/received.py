@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_ftguard.gates.verdict import RecordedVerdict
+    from pytest_ftguard.gates.verdict import RecordedVerdict, TestOutcome
     from pytest_ftguard.results import Trial
     from pytest_ftguard.results.retiming import Retiming
     from pytest_ftguard.specs import Places, Variant
@@ -41,9 +41,10 @@ class Received:
         self.retimings: list[Retiming] = []
         self.made_of_settings: set[str] = set()
         self.overridden: set[str] = set()
-        self._verdicts: list[tuple[str, int, RecordedVerdict]] = []
+        self._verdicts: list[tuple[str, int, bool, RecordedVerdict]] = []
         self._planned: list[RecordedVerdict] = []
         self._attempts: dict[str, int] = {}
+        self._seen: dict[tuple[str, int], set[str]] = {}
         # The places of files, and the first known places of files with the same content.
         self._places: dict[Places, Places] = {}
 
@@ -58,6 +59,31 @@ class Received:
         self.made_of_settings.update(parcel["made_of_settings"])
         self.overridden.update(parcel["overridden"])
         self._take_remarks(parcel)
+
+    def note_outcome(self, test: str, attempt: int, when: str, outcome: str) -> None:
+        """Keep what a report says of a test.
+
+        Args:
+            test: What tells the test from every other one of the run.
+            attempt: How many times it was started.
+            when: The phase: "setup", "call" or "teardown".
+            outcome: One of `TestOutcome`, or "rerun".
+        """
+        seen = self._seen.setdefault((test, attempt), set())
+        if when == "call" or outcome != "passed":
+            seen.add(outcome)
+        if when == "teardown":
+            seen.add("over")
+
+    def _outcome(self, test: str, attempt: int) -> TestOutcome | None:
+        """Return what became of a test; None if not every phase that tells it was reported."""
+        seen = self._seen.get((test, attempt), set())
+        if "failed" in seen:
+            return "failed"
+        if "over" not in seen or "rerun" in seen:
+            return None
+        outcomes: tuple[TestOutcome, ...] = ("xfailed", "skipped", "xpassed", "passed")
+        return next((one for one in outcomes if one in seen), None)
 
     def _take_trials(self, trials: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
         if not trials:
@@ -87,7 +113,8 @@ class Received:
         from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 
         for values in parcel["verdicts"]:
-            self._verdicts.append((test, attempt, RecordedVerdict(nodeid, Verdict.from_dict(values))))
+            one = RecordedVerdict(nodeid, Verdict.from_dict(values))
+            self._verdicts.append((test, attempt, bool(parcel.get("is_late")), one))
         self._planned += [RecordedVerdict(nodeid, Verdict.from_dict(values)) for values in parcel["planned"]]
 
     def _take_remarks(self, parcel: Mapping[str, Any]) -> None:
@@ -127,8 +154,17 @@ class Received:
 
     @property
     def concluded(self) -> list[RecordedVerdict]:
-        """The verdicts; if a test was tried several times, those of its last attempt."""
-        return [one for test, attempt, one in self._verdicts if attempt == self._attempts[test]]
+        """The verdicts; if a test was tried several times, those of its last attempt.
+
+        The outcome of a test says nothing of a verdict that was given after it.
+        """
+        from dataclasses import replace
+
+        return [
+            replace(one, test_outcome=None if is_late else self._outcome(test, attempt))
+            for test, attempt, is_late, one in self._verdicts
+            if attempt == self._attempts[test]
+        ]
 
     def _with_places(self, trial: Trial) -> Trial:
         from dataclasses import replace

@@ -199,6 +199,14 @@ class Session:
         if not is_worker(self.config):
             self.received.take(parcel)
 
+    def note_outcome(self, report: pytest.TestReport) -> None:
+        """Keep what a report says of a test, which may ask a gate."""
+        if not is_worker(self.config):
+            test, attempt = report.ftguard_test
+            expected = {"skipped": "xfailed", "passed": "xpassed"} if hasattr(report, "wasxfail") else {}
+            outcome = expected.get(report.outcome, report.outcome)
+            self.received.note_outcome(test, attempt, str(report.when), outcome)
+
     def left_over(self) -> list[dict[str, object]]:
         """Return what no report has brought."""
         if self._run.forks.take():

@@ -11,9 +11,10 @@ from pytest_ftguard.gates.verdict import RecordedVerdict
 from pytest_ftguard.reporting.gates import gates_block
 from pytest_ftguard.reporting.plan import plan_blocks
 from pytest_ftguard.reporting.summary import Block, Line, Summary
-from pytest_ftguard.reporting.variants import workload_block
+from pytest_ftguard.reporting.variants import labels_of, workload_block
 from pytest_ftguard.results import Trial
 from pytest_ftguard.results.retiming import Retiming
+from pytest_ftguard.specs import key_of
 
 __all__ = ["Remarks", "plan_summary", "remark_lines", "run_summary"]
 
@@ -79,13 +80,17 @@ def _run_blocks(
     trials: Sequence[Trial], verdicts: Sequence[RecordedVerdict], not_run: Sequence[str]
 ) -> Iterator[Block]:
     searches = [trial for trial in trials if trial.spec.workload.purpose == "search"]
-    for group in by_workload(trial for trial in trials if trial.spec.workload.purpose == "gates"):
+    groups = by_workload(trial for trial in trials if trial.spec.workload.purpose == "gates")
+    labels: dict[str, str] = {}
+    for group in groups:
         yield workload_block(group, searches)
-    failures = tuple(_failures(trials))
+        for key, label in labels_of(group).items():  # a variant may have a twin in one of its workloads only
+            labels[key] = max(label, labels.get(key, ""), key=len)
+    failures = tuple(_failures(trials, labels))
     if failures:
         yield Block("failures", lines=failures)
     if verdicts:
-        yield gates_block(verdicts)
+        yield gates_block(verdicts, labels)
     if not_run:
         tests = "1 test did not run, so its gates were" if len(not_run) == 1 else None
         tests = tests or f"{len(not_run)} tests did not run, so their gates were"
@@ -93,15 +98,16 @@ def _run_blocks(
         yield Block("not run", lines=(Line(f"{tests} not checked:", under=reasons),))
 
 
-def _failures(trials: Sequence[Trial]) -> Iterator[Line]:
+def _failures(trials: Sequence[Trial], labels: Mapping[str, str]) -> Iterator[Line]:
     for trial in trials:
         # A search tries rates that are too high; its own line says that they diverged.
         expected = trial.spec.workload.purpose == "search" and trial.measured.outcome == "diverged"
         if trial.measured.outcome != "ok" and not expected:
             detail = f": {trial.measured.error.message}" if trial.measured.error else ""
             timed = "timed again, " if trial.spec.workload.purpose == "timing" else ""
-            text = f"{trial.spec.variant.label}, seed {trial.spec.seed}, {timed}{trial.ending}{detail}"
-            yield Line(text, "bad")
+            variant = trial.spec.variant
+            label = labels.get(key_of(variant, "trial"), variant.label)
+            yield Line(f"{label}, seed {trial.spec.seed}, {timed}{trial.ending}{detail}", "bad")
 
 
 def remark_lines(remarks: Remarks) -> Iterator[Line]:

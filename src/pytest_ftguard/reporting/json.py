@@ -14,7 +14,7 @@ from typing import Any, Final
 from pytest_ftguard import __version__
 from pytest_ftguard.comparison.grouping import trained_variants
 from pytest_ftguard.errors import ConfigurationError, FtguardError
-from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
+from pytest_ftguard.gates.verdict import RecordedVerdict
 from pytest_ftguard.reporting.summary import Summary
 from pytest_ftguard.results import Measured, Provenance, SequenceLosses, TrainedVariant, Trial, from_plain, to_plain
 from pytest_ftguard.specs import TrialSpec, readable_json, variant_to_dict
@@ -43,7 +43,7 @@ def json_report(trials: Sequence[Trial], verdicts: Sequence[RecordedVerdict], ro
         "ftguard_version": __version__,
         "environment": to_plain(environment),
         "trials": [_trial(trial) for trial in trials],
-        "verdicts": [{"nodeid": recorded.nodeid, **_verdict(recorded.verdict)} for recorded in verdicts],
+        "verdicts": [_verdict(recorded) for recorded in verdicts],
     }
     # Not in the middle of another path; and a root folder that is that of the machine is no place of the project's own.
     inside = (
@@ -97,10 +97,10 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
     return tuple(sorted(trained_variants(trials), key=lambda variant: variant.variant.kind != "full"))
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    values = verdict.shown()
+def _verdict(recorded: RecordedVerdict) -> dict[str, Any]:
+    values = recorded.verdict.shown()
     del values["set_by"]  # the message says it
-    return values
+    return {"nodeid": recorded.nodeid, "test_outcome": recorded.test_outcome, **values}
 
 
 _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")

@@ -9,7 +9,7 @@ from typing import Final
 
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status
 from pytest_ftguard.reporting.escaping import LONG, as_code, as_text
-from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Summary
+from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Summary, told_apart, tone_of
 
 __all__ = ["MOST_BYTES", "render"]
 
@@ -64,8 +64,8 @@ def render(summary: Summary, most_bytes: int = MOST_BYTES) -> str:
 def _headline(verdicts: Sequence[RecordedVerdict]) -> str:
     if not verdicts:
         return ""
-    count = Counter(recorded.verdict.status for recorded in verdicts)
-    counts = ", ".join(f"{count[status]} {status}" for status in _WORST_FIRST if count[status])
+    count = Counter(map(told_apart, _sorted(verdicts)))
+    counts = ", ".join(f"{times} {answer}" for answer, times in count.items())
     return f"**{len(verdicts)} verdict{'s' if len(verdicts) > 1 else ''}: {counts}**\n\n"
 
 
@@ -104,8 +104,8 @@ def _omissions(parts: Sequence[_Part], shown: dict[int, int], verdicts: Sequence
     gone = [f"{count[what] - listed[what]:,} of {count[what]:,} {what}" for what in count if listed[what] < count[what]]
     if not gone:
         return ""
-    hidden = Counter(recorded.verdict.status for recorded in _sorted(verdicts)[listed["verdicts"] :])
-    which = ", ".join(f"{hidden[status]:,} {status}" for status in _WORST_FIRST if hidden[status])
+    hidden = Counter(map(told_apart, _sorted(verdicts)[listed["verdicts"] :]))
+    which = ", ".join(f"{times:,} {answer}" for answer, times in hidden.items())
     verdict = f"Verdicts that are not listed: {which}. " if which else "Every verdict is listed. " if verdicts else ""
     return (
         f"**Left out, because GitHub takes 1 MiB at most: {', '.join(gone)}.** {verdict}"
@@ -114,7 +114,7 @@ def _omissions(parts: Sequence[_Part], shown: dict[int, int], verdicts: Sequence
 
 
 def _sorted(verdicts: Iterable[RecordedVerdict]) -> list[RecordedVerdict]:
-    return sorted(verdicts, key=lambda recorded: _WORST_FIRST.index(recorded.verdict.status))
+    return sorted(verdicts, key=_badness)
 
 
 def _parts(summary: Summary) -> Iterator[_Part]:
@@ -138,7 +138,7 @@ def _parts(summary: Summary) -> Iterator[_Part]:
 def _gates(block: Block) -> Iterator[_Part]:
     if block.table is None:
         return
-    rows = sorted(block.table.rows, key=_badness)
+    rows = sorted(block.table.rows, key=lambda row: _badness(row.recorded))
     head = _table_head((*block.table.columns, Column("test")))
     yield _Part(1, f"### Gates\n\n{head}", tuple(map(_gate_row, rows)), "verdicts")
     reasons = tuple(item for row in rows for item in _explanation(row))
@@ -146,8 +146,12 @@ def _gates(block: Block) -> Iterator[_Part]:
         yield _Part(5, "### What the gates say\n", reasons, "explanations")
 
 
-def _badness(row: Row) -> int:
-    return _WORST_FIRST.index(row.recorded.verdict.status) if row.recorded else len(_WORST_FIRST)
+def _badness(recorded: RecordedVerdict | None) -> tuple[int, int]:
+    """Return what a verdict is sorted by: those that failed their tests come first."""
+    if recorded is None:
+        return len(_WORST_FIRST), 0
+    tone = tone_of(recorded)
+    return ("bad", "warn", "good", "neutral").index(tone), _WORST_FIRST.index(recorded.verdict.status)
 
 
 def _gate_row(row: Row) -> str:
@@ -165,7 +169,7 @@ def _explanation(row: Row) -> Iterator[str]:
     verdict = row.recorded.verdict
     lines = verdict.note if verdict.lets_pass else verdict.message
     if lines:
-        name = f"{as_code(row.recorded.nodeid)}: {as_text(verdict.title)} {verdict.status}"
+        name = f"{as_code(row.recorded.nodeid)}: {as_text(verdict.title)} {told_apart(row.recorded)}"
         yield _item(name, *_lines(lines))
 
 

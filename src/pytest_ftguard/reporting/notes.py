@@ -22,21 +22,27 @@ _MOST_NAMES: Final = 4
 _STARTS_ELSEWHERE: Final = 1e-3
 
 
-def fairness_notes(variants: Sequence[TrainedVariant]) -> list[str]:
-    """Return one sentence for each sign, about variants of one workload; none of them changes a verdict."""
+def fairness_notes(variants: Sequence[TrainedVariant], labels: Sequence[str] = ()) -> list[str]:
+    """Return one sentence for each sign, about variants of one workload; none of them changes a verdict.
+
+    Args:
+        variants: The variants.
+        labels: What the summary calls each of them; none are their own labels.
+    """
+    labels = labels or [variant.label for variant in variants]
     notes = [
         *_texts(variants),
         *_steps(variants),
         *_schedule(variants),
-        *_one_sided_search(variants),
+        *_one_sided_search(variants, labels),
         *_seconds_apart(variants),
     ]
-    for variant in variants:
+    for variant, label in zip(variants, labels, strict=True):
         if variant.variant.kind != "full":
-            notes += _start(variant)
-            notes += _too_fast(variant, variants)
-            notes += _reach(variant)
-            notes += _capacity(variant)
+            notes += _start(variant, label)
+            notes += _too_fast(variant, label, variants)
+            notes += _reach(variant, label)
+            notes += _capacity(variant, label)
     return notes
 
 
@@ -70,7 +76,7 @@ def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:
         )
 
 
-def _start(variant: TrainedVariant) -> Iterator[str]:
+def _start(variant: TrainedVariant, label: str) -> Iterator[str]:
     """Say how far from the base model a method starts that does not start there."""
     measured = [
         trial.measured.start
@@ -82,12 +88,12 @@ def _start(variant: TrainedVariant) -> Iterator[str]:
         gap = max((start.base_gap for start in starts), key=abs)
         off = max(start.disabled_gap or 0.0 for start in starts)
         yield (
-            f"before training {variant.label} is {abs(gap):.4f} nats per token {'above' if gap > 0 else 'below'} the "
+            f"before training {label} is {abs(gap):.4f} nats per token {'above' if gap > 0 else 'below'} the "
             f"base model; with its adapter switched off, no sequence is more than {off:.4f} from it"
         )
 
 
-def _too_fast(variant: TrainedVariant, variants: Sequence[TrainedVariant]) -> Iterator[str]:
+def _too_fast(variant: TrainedVariant, label: str, variants: Sequence[TrainedVariant]) -> Iterator[str]:
     """Compare the times of a step with the arithmetic, which sets a floor to their ratio."""
     full = next((one for one in variants if one.variant.kind == "full"), None)
     ours, theirs = _flop(variant), _flop(full) if full else None
@@ -98,7 +104,7 @@ def _too_fast(variant: TrainedVariant, variants: Sequence[TrainedVariant]) -> It
     floor, ratio = ours / theirs, variant.seconds_per_step / full.seconds_per_step
     if ratio < _BELOW_THE_FLOOR * floor:
         yield (
-            f"a step of {variant.label} took {100 * ratio:.0f}% of full's, less than the {100 * floor:.0f}% that "
+            f"a step of {label} took {100 * ratio:.0f}% of full's, less than the {100 * floor:.0f}% that "
             "its arithmetic needs. Mostly the optimizer is the reason: it moves every weight of full, and the batch is "
             "small, so a larger batch shrinks the advantage. Or full was disturbed"
         )
@@ -132,10 +138,11 @@ def _schedule(variants: Sequence[TrainedVariant]) -> Iterator[str]:
         )
 
 
-def _one_sided_search(variants: Sequence[TrainedVariant]) -> Iterator[str]:
+def _one_sided_search(variants: Sequence[TrainedVariant], labels: Sequence[str]) -> Iterator[str]:
     """Say that only one side was searched on demand; one that a verdict hangs on is searched by itself."""
-    searched = [variant.label for variant in variants if variant.variant.search == "yes"]
-    given = [variant.label for variant in variants if variant.variant.search == "no"]
+    named = list(zip(variants, labels, strict=True))
+    searched = [label for variant, label in named if variant.variant.search == "yes"]
+    given = [label for variant, label in named if variant.variant.search == "no"]
     if searched and given:
         yield (
             f"the learning rate of {', '.join(searched)} was searched and that of {', '.join(given)} was not, which "
@@ -143,16 +150,16 @@ def _one_sided_search(variants: Sequence[TrainedVariant]) -> Iterator[str]:
         )
 
 
-def _reach(variant: TrainedVariant) -> Iterator[str]:
+def _reach(variant: TrainedVariant, label: str) -> Iterator[str]:
     """Judge what was adapted, as the trial measured it, not what was asked for."""
     counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
     if counts is None or not reaches_little(variant):
         return
     yield (
-        f"{variant.label} adapts {_largest(counts.adapted or {})}, "
+        f"{label} adapts {_largest(counts.adapted or {})}, "
         f"{100 * (counts.adapted_share or 0):.2g} % of the model's matrix weights; "
         f"{_largest(counts.left_alone or {})} have no adapter, which usually costs more than a low rank does: adapt "
-        f"all linear layers, and fused experts through target_parameters, before you reject {variant.label}"
+        f"all linear layers, and fused experts through target_parameters, before you reject {label}"
     )
 
 
@@ -163,7 +170,7 @@ def _largest(shares: Mapping[str, float]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _capacity(variant: TrainedVariant) -> Iterator[str]:
+def _capacity(variant: TrainedVariant, label: str) -> Iterator[str]:
     """Compare what the adapter can hold with what the training text can teach, at most its loss in bits.
 
     More capacity is advised only if the rate was searched, and never for a run that is worse than the base model.
@@ -176,6 +183,6 @@ def _capacity(variant: TrainedVariant) -> Iterator[str]:
         is_searched = variant.variant.search == "yes"
         todo = f", or give it more capacity ({variant.variant.more_capacity})" if is_searched else ""
         yield (
-            f"{variant.label} can hold about {found.holds_bits / 1e6:.2g} million bits, fewer than the up to "
+            f"{label} can hold about {found.holds_bits / 1e6:.2g} million bits, fewer than the up to "
             f"{found.text_bits / 1e6:.2g} million that {found.tokens:,} training tokens can teach: expect a gap{todo}"
         )

@@ -13,10 +13,26 @@ from typing import Literal
 from pytest_ftguard.gates.verdict import RecordedVerdict, Status
 from pytest_ftguard.results import Trial
 
-__all__ = ["TONE_OF", "Block", "Column", "Kind", "Line", "Row", "Subject", "Summary", "Table", "Tone"]
+__all__ = [
+    "TONE_OF",
+    "Block",
+    "Column",
+    "Kind",
+    "Line",
+    "Row",
+    "Subject",
+    "Summary",
+    "Table",
+    "Tone",
+    "told_apart",
+    "tone_of",
+]
 
-Tone = Literal["neutral", "good", "bad"]
-"""What a line says about the run: it is never read from the line's text."""
+Tone = Literal["neutral", "good", "warn", "bad"]
+"""What a line says about the run: it is never read from the line's text.
+
+"warn" is a verdict that did not fail its test, although it is neither PASS nor ACCEPTED.
+"""
 
 Kind = Literal["text", "note", "name"]
 """A sentence that is shown as it is, one that may be wrapped, or pytest's name of a test.
@@ -34,7 +50,23 @@ TONE_OF: dict[Status, Tone] = {
     "INVALID": "bad",
     "PENDING": "bad",
 }
-"""The tone of a verdict: by default a test passes only if it is PASS or ACCEPTED."""
+"""The tone of a verdict by itself: by default a test passes only if it is PASS or ACCEPTED."""
+
+
+def tone_of(recorded: RecordedVerdict) -> Tone:
+    """Return the tone of a verdict: that of its answer, unless it only warned, or its test was expected to fail."""
+    tone, outcome = TONE_OF[recorded.verdict.status], recorded.test_outcome
+    if tone != "bad" or outcome in (None, "failed"):
+        return tone
+    return "warn" if recorded.verdict.only_warned or outcome == "xfailed" else "bad"
+
+
+def told_apart(recorded: RecordedVerdict) -> str:
+    """Return the answer of a verdict, and why it did not fail its test if that is not PASS."""
+    status = recorded.verdict.status
+    if tone_of(recorded) != "warn":
+        return status
+    return f"{status} ({'xfailed' if recorded.test_outcome == 'xfailed' else 'only warned'})"
 
 
 @dataclass(frozen=True)
@@ -61,10 +93,12 @@ class Column:
     Attributes:
         title: Its heading.
         right: Whether its cells are aligned to the right.
+        below: Whether a narrow table has its cells below the rows, before the name of the test.
     """
 
     title: str
     right: bool = False
+    below: bool = False
 
 
 @dataclass(frozen=True)

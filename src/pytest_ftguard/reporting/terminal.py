@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
-from tabulate import tabulate
-
-from pytest_ftguard.reporting.summary import TONE_OF, Block, Line, Summary, Table
+from pytest_ftguard.reporting.summary import Block, Line, Row, Summary, Table, Tone, told_apart, tone_of
 from pytest_ftguard.reporting.visible import visible
 
 __all__ = ["terminal_lines"]
@@ -17,6 +16,8 @@ __all__ = ["terminal_lines"]
 _WIDTH = 80
 _UNDER = "    "
 _HANGING = "      "
+_GAP = 2
+_WORST_FIRST: tuple[Tone, ...] = ("bad", "warn", "neutral", "good")
 
 
 def terminal_lines(summary: Summary, verbosity: int = 0) -> Iterator[Line]:
@@ -24,8 +25,8 @@ def terminal_lines(summary: Summary, verbosity: int = 0) -> Iterator[Line]:
 
     Args:
         summary: What is shown.
-        verbosity: pytest's: at -1 (`-q`) the table of gates alone, and below (`-qq`) one line. What makes the run fail
-            although no test did is shown too. A plan is always whole.
+        verbosity: pytest's: at -1 (`-q`) the table of gates alone with its notes, and below (`-qq`) one line. What
+            makes the run fail although no test did is shown too. A plan is always whole.
     """
     if verbosity < 0 and not summary.is_plan:
         summary = _quiet(summary) if verbosity == -1 else _counted(summary)
@@ -38,19 +39,9 @@ def terminal_lines(summary: Summary, verbosity: int = 0) -> Iterator[Line]:
 
 
 def _quiet(summary: Summary) -> Summary:
-    """Return the table of gates without its notes, and the problems."""
-    blocks = []
-    for block in summary.blocks:
-        if block.subject == "gates" and block.table:
-            rows = (replace(row, under=_names(row.under)) for row in block.table.rows)
-            blocks.append(replace(block, table=replace(block.table, rows=tuple(rows))))
-        elif block.subject == "not run":
-            blocks.append(block)
-    return replace(summary, blocks=tuple(blocks), notes=_problems(summary))
-
-
-def _names(lines: tuple[Line, ...]) -> tuple[Line, ...]:
-    return tuple(line for line in lines if line.kind == "name")
+    """Return the table of gates with what stands below its rows, and the problems."""
+    blocks = tuple(summary.about("gates", "not run"))
+    return replace(summary, blocks=blocks, notes=_problems(summary))
 
 
 def _problems(summary: Summary) -> tuple[Line, ...]:
@@ -59,11 +50,11 @@ def _problems(summary: Summary) -> tuple[Line, ...]:
 
 def _counted(summary: Summary) -> Summary:
     """Return how many gates ended how, in one line, and the problems."""
-    counts = Counter(recorded.verdict.status for recorded in summary.verdicts)
-    parts = [f"{count} {status}" for status, count in counts.most_common()]
-    is_bad = any(TONE_OF[status] == "bad" for status in counts)
+    counts = Counter(map(told_apart, summary.verdicts))
+    tones = set(map(tone_of, summary.verdicts))
+    parts = [f"{count} {answer}" for answer, count in counts.most_common()]
     skipped = [line for block in summary.blocks if block.subject == "not run" for line in block.lines]
-    said = [Line(f"gates: {', '.join(parts)}", "bad" if is_bad else "good")] if parts else []
+    said = [Line(f"gates: {', '.join(parts)}", next(tone for tone in _WORST_FIRST if tone in tones))] if parts else []
     return Summary((), (*said, *(replace(line, under=()) for line in skipped), *_problems(summary)))
 
 
@@ -81,14 +72,14 @@ def _block(block: Block) -> Iterator[Line]:
 
 
 def _line(line: Line) -> Iterator[Line]:
-    for text in _wrapped(line.text, "", _HANGING) if line.kind == "note" else [line.text]:
+    for text in [line.text] if line.kind == "name" else _wrapped(line.text, "", _HANGING):
         yield Line(text, line.tone)
     yield from _under(line.under)
 
 
-def _under(lines: tuple[Line, ...]) -> Iterator[Line]:
+def _under(lines: Iterable[Line]) -> Iterator[Line]:
     for line in lines:
-        for text in _wrapped(line.text, _UNDER, _UNDER) if line.kind == "note" else [f"{_UNDER}{line.text}"]:
+        for text in [f"{_UNDER}{line.text}"] if line.kind == "name" else _wrapped(line.text, _UNDER, _UNDER):
             yield Line(text, line.tone)
 
 
@@ -112,14 +103,69 @@ def _wrapped(text: str, first: str, others: str) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[Line]:
-    """Return the lines of a table: its headings, then for each row a line and what stands under it."""
-    headers = [column.title for column in table.columns]
-    # A cell is one line, whatever a label holds: the table's lines are its rows.
-    cells = [[visible(cell) for cell in row.cells] for row in table.rows]
-    align = ["right" if column.right else "left" for column in table.columns]
-    text = tabulate(cells, headers, tablefmt="plain", colalign=align, disable_numparse=True)
-    header, *lines = text.split("\n")
-    yield Line(header)
-    for line, row in zip(lines, table.rows, strict=True):
-        yield Line(line, row.tone)
-        yield from _under(row.under)
+    """Return the lines of a table: its headings, then for each row its lines and what stands under it."""
+    shown = [number for number, column in enumerate(table.columns) if not column.below]
+    # A cell holds no line break of a label's: only this function breaks it.
+    cells = [[visible(row.cells[number]) for number in shown] for row in table.rows]
+    rows = [[table.columns[number].title for number in shown], *cells]
+    widths = _widths(rows)
+    aligned = [table.columns[number].right for number in shown]
+    header, *bodies = (list(_cells(row, widths, aligned)) for row in rows)
+    yield from map(Line, header)
+    for body, row in zip(bodies, table.rows, strict=True):
+        yield from (Line(text, row.tone) for text in body)
+        yield from _under(_with_names(table, row))
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the widths of columns: if all cells in one line are too wide, headings are broken, then labels, then all.
+
+    A cell is broken between its words only, so a table of long words is wider than a terminal.
+    """
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    whole = [max(_longest_word(title), *map(len, cells), 0) for title, *cells in columns]
+    words = [max(map(_longest_word, column)) for column in columns]
+    for least in (whole, [words[0], *whole[1:]], words):
+        excess = sum(widths) + _GAP * (len(widths) - 1) - _WIDTH
+        for _ in range(min(max(0, excess), sum(widths) - sum(least))):
+            widest = max(range(len(widths)), key=lambda number: (widths[number] > least[number], widths[number]))
+            widths[widest] -= 1
+    return widths
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
+
+
+def _cells(row: Sequence[str], widths: Sequence[int], aligned: Sequence[bool]) -> Iterator[str]:
+    """Return the lines of a row."""
+    broken = [
+        [cell] if len(cell) <= width else list(_broken(cell, width)) for cell, width in zip(row, widths, strict=True)
+    ]
+    for parts in zip_longest(*broken, fillvalue=""):
+        texts = (
+            part.rjust(width) if right else part.ljust(width)
+            for part, width, right in zip(parts, widths, aligned, strict=True)
+        )
+        yield (" " * _GAP).join(texts).rstrip()
+
+
+def _broken(text: str, width: int) -> Iterator[str]:
+    yield from textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _with_names(table: Table, row: Row) -> Iterator[Line]:
+    """Return what stands under a row; the cells of columns that have no room are in front of the test's name."""
+    cells = [visible(cell) for cell, column in zip(row.cells, table.columns, strict=True) if column.below and cell]
+    if not (cells and row.under):
+        yield from row.under
+        return
+    head, name, rest = f"{', '.join(cells)} in", row.under[0], row.under[1:]
+    text = f"{head} {name.text}"
+    if len(_UNDER) + len(text) <= _WIDTH:
+        yield replace(name, text=text)
+    else:
+        yield Line(head, kind="note")
+        yield name
+    yield from rest

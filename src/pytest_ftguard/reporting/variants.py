@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +19,14 @@ from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
 from pytest_ftguard.specs.short import search_workloads
 from pytest_ftguard.units import format_bytes, format_count
 
-__all__ = ["cached_mark", "distinct_labels", "workload_block", "workload_title"]
+__all__ = ["cached_mark", "distinct_labels", "labels_of", "workload_block", "workload_title"]
 
+_REFERENCE: Final = Column("ref loss")
 _COLUMNS: Final = (
     Column("variant"),
     Column("trainable", right=True),
     Column("val loss"),
+    _REFERENCE,
     Column("ppl", right=True),
     Column("peak memory", right=True),
     Column("s/step", right=True),
@@ -48,15 +51,39 @@ def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
         if (rounds := _tried(variant, searches))
     }
     lines += [Line(text, kind="note") for text in found.values()]
-    rows = [Row(cells) for cells in [_base_row(trials), *map(_variant_row, variants, labels)] if cells]
-    notes = dict.fromkeys([*fairness_notes(variants), *_trial_notes(trials)])
+    cells = [*_base_row(trials), *map(_variant_row, variants, labels)]
+    names = dict(zip((key_of(one.variant, "trial") for one in variants), labels, strict=True))
+    notes = dict.fromkeys([*fairness_notes(variants, labels), *_trial_notes(trials, names)])
     return Block(
         "workload",
         workload_title(trials),
         tuple(lines),
-        Table(_COLUMNS, tuple(rows)),
+        _without_empty_reference(cells),
         tuple(Line(f"note: {note}", kind="note") for note in notes),
     )
+
+
+def _without_empty_reference(rows: Sequence[tuple[str, ...]]) -> Table:
+    """Return the table of variants; the column of the reference text is there only if anything was measured on it."""
+    place = _COLUMNS.index(_REFERENCE)
+    if any(row[place] not in ("", UNMEASURED) for row in rows):
+        return Table(_COLUMNS, tuple(map(Row, rows)))
+    rest = [number for number in range(len(_COLUMNS)) if number != place]
+    return Table(
+        tuple(_COLUMNS[number] for number in rest),
+        tuple(Row(tuple(row[number] for number in rest)) for row in rows),
+    )
+
+
+def labels_of(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return what the table of a workload calls each variant, by the variant's key.
+
+    Args:
+        trials: The trials of the workload.
+    """
+    variants = [one.variant for one in variants_of(trials)]
+    keys = (key_of(variant, "trial") for variant in variants)
+    return dict(zip(keys, distinct_labels(variants), strict=True))
 
 
 def workload_title(trials: Sequence[Trial]) -> str:
@@ -87,7 +114,7 @@ def distinct_labels(variants: Sequence[Variant]) -> list[str]:
     """Return the variants' labels, with the settings that tell apart those that would look alike."""
     fields: dict[str, list[dict[str, Any]]] = {}
     for variant in variants:
-        fields.setdefault(variant.label, []).append(variant_to_dict(variant))
+        fields.setdefault(variant.label, []).append(_settings(variant))
     differing = {
         label: [
             name
@@ -98,10 +125,17 @@ def distinct_labels(variants: Sequence[Variant]) -> list[str]:
     }
     labels = []
     for variant in variants:
-        ours = variant_to_dict(variant)
+        ours = _settings(variant)
         settings = (f"{name}={_compact(ours[name])}" for name in differing[variant.label] if name in ours)
         labels.append(" ".join([variant.label, *settings]))
     return labels
+
+
+def _settings(variant: Variant) -> dict[str, Any]:
+    """Return a variant's settings, each of its options by its own name."""
+    settings = variant_to_dict(variant)
+    options = settings.pop("options", None)
+    return {**settings, **options} if isinstance(options, dict) else settings
 
 
 def _compact(value: Any) -> str:
@@ -109,14 +143,22 @@ def _compact(value: Any) -> str:
 
 
 def cached_mark(variant: TrainedVariant) -> str:
-    """Return how many of a variant's trials were reused instead of trained, to stand after its label."""
-    count, cached = len(variant.trials), sum(trial.provenance.cached for trial in variant.trials)
-    return "" if not cached else " (cached)" if cached == count else f" ({cached} of {count} cached)"
+    """Return how many of a variant's trials were not trained in this run, to stand after its label.
+
+    They are "cached" if the store had them, and "read" if they come from a report or from runs of a Trainer.
+    """
+    words = [("read" if one.was_read else "cached") for one in variant.trials if one.provenance.cached]
+    count = len(variant.trials)
+    marks = [word if times == count else f"{times} of {count} {word}" for word, times in Counter(words).items()]
+    return f" ({', '.join(marks)})" if marks else ""
 
 
-def _base_row(trials: Sequence[Trial]) -> tuple[str, ...] | None:
+def _base_row(trials: Sequence[Trial]) -> Iterator[tuple[str, ...]]:
     base = next((trial.measured.base_validation for trial in trials if trial.measured.base_validation), None)
-    return ("base model", "", f"{base.loss:.3f}", f"{base.perplexity:.2f}", "", "") if base else None
+    reference = next((trial.measured.base_reference for trial in trials if trial.measured.base_reference), None)
+    if base:
+        read = f"{reference.loss:.3f}" if reference else ""
+        yield "base model", "", f"{base.loss:.3f}", read, f"{base.perplexity:.2f}", "", ""
 
 
 def _variant_row(variant: TrainedVariant, label: str) -> tuple[str, ...]:
@@ -130,16 +172,23 @@ def _variant_row(variant: TrainedVariant, label: str) -> tuple[str, ...]:
         f"{label}{cached_mark(variant)}",
         UNMEASURED if trainable is None else f"{format_count(trainable)} {share:>4}",
         UNMEASURED if loss is None else f"{loss:.3f}{spread}",
+        _reference_loss(variant),
         UNMEASURED if perplexity is None else f"{perplexity:.2f}",
         UNMEASURED if variant.peak_memory_bytes is None else format_bytes(variant.peak_memory_bytes),
         UNMEASURED if variant.seconds_per_step is None else f"{variant.seconds_per_step:.3g}",
     )
 
 
-def _trial_notes(trials: Sequence[Trial]) -> Iterator[str]:
+def _reference_loss(variant: TrainedVariant) -> str:
+    losses = [trial.measured.reference.loss for trial in variant.trials if trial.measured.reference]
+    is_complete = variant.ok and len(losses) == len(variant.trials)
+    return f"{statistics.fmean(losses):.3f}" if losses and is_complete else UNMEASURED
+
+
+def _trial_notes(trials: Sequence[Trial], names: Mapping[str, str]) -> Iterator[str]:
     for trial in trials:
         for note in () if trial.provenance.cached else trial.measured.notes:
-            yield f"{trial.spec.variant.label}, seed {trial.spec.seed}: {note}"
+            yield f"{names[key_of(trial.spec.variant, 'trial')]}, seed {trial.spec.seed}: {note}"
 
 
 def _tried(variant: TrainedVariant, searches: Sequence[Trial]) -> list[list[Trial]]:

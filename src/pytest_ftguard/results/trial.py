@@ -57,6 +57,12 @@ class Trial:
         return self.provenance.content or self.spec.fingerprint
 
     @property
+    def was_read(self) -> bool:
+        """Whether it was trained elsewhere, and comes from a report or a Trainer's run, not from the store."""
+        is_known = self.provenance.content is not None or self.measured.outcome == "planned"
+        return self.provenance.cached and not is_known
+
+    @property
     def failure(self) -> str | None:
         """What happened to a trial that did not end `ok`, with the end of its log; None if it did."""
         if self.measured.outcome == "ok":

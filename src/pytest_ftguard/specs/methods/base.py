@@ -32,7 +32,7 @@ class Variant(Spec):
         rate_over_full: How many times full fine-tuning's learning rate its best is known to be; None if no rule is
             known, so that the rate must be given or searched.
         more_capacity: What gives it more capacity.
-        told_by_label: The fields that its label tells.
+        told_by_label: The fields that its label always tells in full.
         learning_rate: Learning rate of the optimizer after the warm-up.
         search_learning_rate: Search the learning rate with a few short trials. "auto" does so before a verdict hangs on
             a rate that nobody chose; "yes", or True, before the training; "no", or False, never.

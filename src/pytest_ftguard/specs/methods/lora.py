@@ -12,7 +12,7 @@ from pytest_ftguard.specs.methods.base import Search, Variant
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, one_of, positive, whole
 
-__all__ = ["LORA_LEARNING_RATE_FACTOR", "LoRA", "normal_form", "peft_options"]
+__all__ = ["LORA_LEARNING_RATE_FACTOR", "LoRA", "method_words", "normal_form", "peft_options"]
 
 Bias = Literal["none", "all", "lora_only"]
 
@@ -24,6 +24,9 @@ _SETS: Final = frozenset(
 )
 # Of these mappings peft takes the first pattern that matches, and JSON's one text of a mapping has no order.
 _PATTERNS: Final = frozenset({"alpha_pattern", "rank_pattern"})
+# How much of the target modules a label names.
+_MOST_TARGETS: Final = 2
+_LONGEST_TARGET: Final = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +92,43 @@ class LoRA(Variant):
 
     @property
     def label(self) -> str:
-        """The variant's name in the summary."""
-        return f"{self.kind} r={self.r}"
+        """The variant's name in the summary: the rank, the method, and each setting that is not the default.
+
+        The learning rate is not part of it.
+        """
+        settings = [
+            f"alpha={self.alpha}" if self.alpha != LoRA.alpha else "",
+            _told_targets(self.target_modules),
+            f"dropout={self.dropout:g}" if self.dropout else "",
+            f"bias={self.bias}" if self.bias != LoRA.bias else "",
+        ]
+        return " ".join(filter(None, [f"{self.kind} r={self.r}", *method_words(self.options), *settings]))
 
     @property
     def peft_options(self) -> dict[str, Any]:
         """The further options as `peft.LoraConfig` takes them."""
         return peft_options(self.options)
+
+
+def method_words(options: Mapping[str, Any]) -> list[str]:
+    """Return what options make of LoRA, in the words of peft's users, such as "dora" or "pissa".
+
+    Args:
+        options: Options of `peft.LoraConfig`.
+    """
+    words = [name.removeprefix("use_") for name in sorted(options) if name.startswith("use_") and options[name] is True]
+    start = options.get("init_lora_weights")
+    return [*words, start.lower()] if isinstance(start, str) else words
+
+
+def _told_targets(value: str | Sequence[str]) -> str:
+    """Return the target modules as a label tells them: a few names, or a part of a pattern; "" for the default."""
+    if value == LoRA.target_modules:
+        return ""
+    if isinstance(value, str):
+        return f"targets={value if len(value) <= _LONGEST_TARGET else f'{value[:_LONGEST_TARGET]}...'}"
+    rest = len(value) - _MOST_TARGETS
+    return f"targets={','.join(value[:_MOST_TARGETS])}{f'+{rest}' if rest > 0 else ''}" if value else ""
 
 
 def _target_modules(value: Any, target_parameters: object) -> str | tuple[str, ...]:

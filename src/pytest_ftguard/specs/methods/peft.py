@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import PEFT
 from pytest_ftguard.specs.methods.base import Search, Variant
-from pytest_ftguard.specs.methods.lora import normal_form, peft_options
+from pytest_ftguard.specs.methods.lora import method_words, normal_form, peft_options
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, text_value
 
@@ -123,8 +123,7 @@ class Peft(Variant):
         """Return the method with its size and with what was switched on."""
         sizes = {"r": "r=", "num_virtual_tokens": "tokens="}
         told = [f"{word}{self.options[name]}" for name, word in sizes.items() if name in self.options]
-        flags = [name for name, value in self.options.items() if value is True and name.startswith("use_")]
-        return " ".join([self.method, *told, *flags])
+        return " ".join([self.method, *told, *method_words(self.options)])
 
     @property
     def peft_options(self) -> dict[str, Any]:
