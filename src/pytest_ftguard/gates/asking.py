@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol, cast
 
 from pytest_ftguard import current
+from pytest_ftguard.comparison.curves import has_own_curves
 from pytest_ftguard.current import RunningTest, active_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded
 from pytest_ftguard.gates.catalogue import argument_of, argument_setting
@@ -111,14 +112,25 @@ def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limi
         taken = max(elsewhere, key=len, default=looks)
         if len(taken) > 1:
             rule = rule.at_look(1 + sum(len(candidate.trials) > seeds for seeds in taken), len(taken))
-        return assess(candidate, baseline, limit, rule)
+        return _with_curves(assess, candidate, baseline, limit, rule)
     for look, seeds in enumerate(looks, start=1):
         ours = candidate.with_seeds(seeds)
         theirs = baseline.with_seeds(seeds) if ours.ok else baseline  # with a failed seed there is no verdict
-        verdict = assess(ours, theirs, limit, rule.at_look(look, len(looks)))
+        verdict = _with_curves(assess, ours, theirs, limit, rule.at_look(look, len(looks)))
         if not needs_seeds(verdict):
             break
     return verdict
+
+
+def _with_curves(
+    assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule
+) -> Verdict:
+    """Ask a gate; train what was only evaluated again if the gate lacks nothing but losses along training."""
+    verdict = assess(candidate, baseline, limit, rule)
+    lacks = verdict.status == "INCONCLUSIVE" and not needs_seeds(verdict) and not has_own_curves(candidate, baseline)
+    if not lacks or candidate.workload.final:
+        return verdict
+    return assess(candidate.with_curves(), baseline.with_curves(), limit, rule)
 
 
 def _calibrated(rule: Rule, candidate: TrainedVariant, baseline: TrainedVariant) -> Rule:

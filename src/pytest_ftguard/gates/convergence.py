@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pytest_ftguard.comparison.curves import has_own_curves
 from pytest_ftguard.comparison.pairs import text_problems, trend_of
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
@@ -51,7 +52,8 @@ def assert_converged(
     """
     check_variant("assert_converged", variant)
     limit = limit_of("assert_converged", "max_improvement", at_most)
-    return conclude(assess_convergence(variant, limit, rule_of(confidence)), on_inconclusive, variant)
+    judged = variant if has_own_curves(variant) else variant.with_curves()
+    return conclude(assess_convergence(judged, limit, rule_of(confidence)), on_inconclusive, variant)
 
 
 def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
@@ -62,7 +64,11 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
     trend = None if problems else trend_of(variant, rule.confidence)
     if trend is None:
         few = Problem("too few points along training were measured", remedy="train for at least 4 steps")
-        return invalid("convergence", variant, None, limit, problems or [few])
+        other = Problem(
+            "the losses along training were measured on other sequences than the present ones",
+            remedy="train it with the present validation text",
+        )
+        return invalid("convergence", variant, None, limit, problems or [few if has_own_curves(variant) else other])
     slope = trend.per_doubling
     interval = replace(slope, value=-slope.value, lower=-slope.upper, upper=-slope.lower)
     status = decide("convergence", interval, limit.value)

@@ -105,9 +105,13 @@ def _compact(value: Any) -> str:
 
 
 def cached_mark(variant: TrainedVariant) -> str:
-    """Return how many of a variant's trials were reused instead of trained, to stand after its label."""
-    count, cached = len(variant.trials), sum(trial.provenance.cached for trial in variant.trials)
-    return "" if not cached else " (cached)" if cached == count else f" ({cached} of {count} cached)"
+    """Return how many of a variant's trials were reused, or evaluated again, instead of trained, after its label."""
+    count = len(variant.trials)
+    again = sum(trial.provenance.measured_again for trial in variant.trials)
+    cached = sum(trial.provenance.cached for trial in variant.trials) - again
+    numbers = ((cached, "cached"), (again, "measured again"))
+    marks = [word if number == count else f"{number} of {count} {word}" for number, word in numbers if number]
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def _base_row(trials: Sequence[Trial]) -> tuple[str, ...] | None:

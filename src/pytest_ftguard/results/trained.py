@@ -34,6 +34,9 @@ class Source(Protocol):
     ) -> tuple[TrainedVariant, TrainedVariant]:
         """Return short trials of two variants, made in turns; see `TrainedVariant.timed_beside`."""
 
+    def with_curves(self, trained: TrainedVariant) -> TrainedVariant:
+        """Return a variant with losses along training on the sequences that it is evaluated on."""
+
     def load(self, trial: Trial) -> tuple[Any, Any]:
         """Return the trained model and the tokenizer of a trial."""
 
@@ -71,6 +74,14 @@ class TrainedVariant:
             message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
             raise FtguardError(message)
         return replace(self.source.more_seeds(self, count), rate=self.rate)
+
+    def with_curves(self) -> TrainedVariant:
+        """Return the variant with losses along training on the sequences that it is evaluated on.
+
+        Trials that were evaluated again on others than in their training are trained once more. If the variant was not
+        trained in this run, it stays as it is.
+        """
+        return self if self.source is None else replace(self.source.with_curves(self), rate=self.rate)
 
     def timed_beside(
         self, baseline: TrainedVariant, why: str, *, look: int = 1

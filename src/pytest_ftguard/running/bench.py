@@ -15,7 +15,7 @@ from pytest_ftguard.results import BaseLosses, Environment, Measured, Trial, Tri
 from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.running.alternatives import with_advice
 from pytest_ftguard.running.clock import ProgressClock
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, TrainJob
+from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, MeasureJob, TrainJob
 from pytest_ftguard.specs import TrialSpec, key_of
 from pytest_ftguard.store.notes import Notes
 
@@ -131,6 +131,38 @@ class Bench:
             if checkpoints is not None:
                 with suppress(OSError):
                     checkpoints.rmdir()  # no checkpoint was made
+
+    def measure(self, spec: TrialSpec, folder: Path, probe: float, *, more_to_come: bool) -> Trial:
+        """Return the losses of a trained model on the evaluation examples of a trial, or why there are none.
+
+        Args:
+            spec: The trial.
+            folder: A folder of its own, with the weights in `model`.
+            probe: What the trained model came to on the first training examples.
+            more_to_come: Whether a training, or another evaluation, is likely to follow.
+
+        Raises:
+            ConfigurationError: The examples cannot be evaluated.
+            DeviceUnavailableError: The device is not present.
+        """
+        if spec.fingerprint in self._errors:
+            raise self._errors[spec.fingerprint]
+        job = MeasureJob(
+            spec=spec,
+            folder=folder,
+            probe=probe,
+            base=self._bases.get(key_of(spec, "base")),
+            timeout_seconds=self._options.timeout_seconds,
+            import_path=_import_path(),
+        )
+        clock = ProgressClock(spec, self._on_progress)
+        try:
+            return self.with_base(self._executor.run(job, clock.take, more_to_come=more_to_come).trial(spec))
+        except (ConfigurationError, DeviceUnavailableError) as error:
+            self._errors[spec.fingerprint] = error
+            raise
+        finally:
+            clock.take(Event("end"))
 
     def _speed(self, spec: TrialSpec) -> float | None:
         """Return what the machine of a trial reaches in a large matrix product, if a trial has measured it."""

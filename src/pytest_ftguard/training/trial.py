@@ -222,6 +222,7 @@ class _Trial:
                 base_reference=base.reference,
                 start=start,
                 curve=recorder.curve(final.validation),
+                probe=self.evaluator.probe(model, loaded.examples.train) if model_dir and not function else None,
                 data_order=collator.order,
                 code=source_digest(function) if function else None,
                 memory=loaded.phases.with_training(recorder.peak),
