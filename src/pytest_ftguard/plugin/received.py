@@ -113,13 +113,12 @@ class Received:
         A trial that one test did not need counts only if no other test had it trained, and one that was evaluated
         again only if no gate had it trained after that.
         """
-        trained = {_asked_for(trial) for trial in self.trials.values() if trial.measured.outcome != "not_trained"}
-        whole = {
-            _asked_for(trial) for trial in self.trials.values() if trial.measured.outcome == "ok" and _is_whole(trial)
-        }
+        trials = self.trials.values()
+        trained = {_asked_for(trial) for trial in trials if trial.measured.outcome != "not_trained"}
+        whole = {_asked_for(trial) for trial in trials if trial.measured.outcome == "ok" and _is_whole(trial)}
         found = (
             trial
-            for trial in self.trials.values()
+            for trial in trials
             if (trial.measured.outcome != "not_trained" or _asked_for(trial) not in trained)
             and (_is_whole(trial) or _asked_for(trial) not in whole)
         )

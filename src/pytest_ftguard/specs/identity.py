@@ -110,7 +110,7 @@ UNDECIDING_ARGUMENTS: Final = frozenset(
 
 
 EVALUATION_ARGUMENTS: Final = frozenset(
-    {"full_determinism", "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"}
+    {"liger_kernel_config", "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"}
 )
 """The `training_args` by which the Trainer changes how the model, or the process, computes from then on."""
 
