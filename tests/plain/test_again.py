@@ -554,3 +554,19 @@ def test_a_trial_that_ended_otherwise_is_no_evaluation(run: Run, workload: Workl
     run(workload)
     found, executor, _ = run(changed(workload, "reference"), Diverging())
     assert (len(executor.trained), found.ok) == (1, True)
+
+
+@pytest.mark.parametrize(("most", "is_kept"), [(None, True), (17, True), (16, False)])
+def test_a_run_that_keeps_no_models_leaves_the_weights_to_the_store(
+    run: Run, workload: Workload, most: int | None, is_kept: bool
+) -> None:
+    """The copy that was evaluated, of 17 bytes, is removed; the store gives it again."""
+    run(workload)
+    store, executor = Store(StoreOptions(Path(workload.train).parent / "store"), "later"), Keeping()
+    lab = Lab(LabOptions(device="cpu", keep_at_most_bytes=most), executor, lambda _: None, store)
+    (found,) = lab.train(changed(workload, "reference"), LORA).trials
+    folder = executor.measured[0].folder / "model"
+    assert folder.exists() is is_kept
+    assert found.provenance.model_dir == (str(folder) if is_kept else None)
+    assert store.take_weights(found, folder.with_name("taken"))
+    lab.close()

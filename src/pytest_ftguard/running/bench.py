@@ -18,6 +18,7 @@ from pytest_ftguard.running.clock import ProgressClock
 from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, MeasureJob, TrainJob
 from pytest_ftguard.specs import TrialSpec, key_of
 from pytest_ftguard.store.notes import Notes
+from pytest_ftguard.store.weights import size_of
 
 __all__ = ["CHECKPOINT_SECONDS", "Bench", "LabOptions"]
 
@@ -233,6 +234,11 @@ class Bench:
         """Return what shows, when it is called, that a trial waits for another process."""
         clock = ProgressClock(spec, self._on_progress)
         return lambda: clock.take(Event("wait"))
+
+    def keeps(self, weights: Path) -> bool:
+        """Return whether a folder of weights is small enough to be kept until the close."""
+        most = self._options.keep_at_most_bytes
+        return most is None or size_of(weights) <= most
 
     def folder(self) -> Path:
         """Return a new folder that lasts until the close."""

@@ -120,11 +120,12 @@ class Lab:
         self._files.check(trained.workload)
         found = []
         for trial in trained.trials:
-            if trial.measured.curve_of is not None:
+            known = self._results.get(trial.spec.fingerprint, trial)
+            if known.measured.curve_of is not None:
                 with self._noting_interruption(trial.spec):
                     known = self._obtainer.obtain(trial.spec, more_to_come=False, with_curve=True)
-                self._results[trial.spec.fingerprint] = trial = known  # noqa: PLW2901
-            found.append(trial)
+                self._results[trial.spec.fingerprint] = known
+            found.append(known)
         return replace(trained, trials=tuple(found))
 
     def load(self, trial: Trial) -> tuple[Any, Any]:

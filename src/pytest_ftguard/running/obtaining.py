@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,7 +102,9 @@ class Obtainer:
             return None
         result = evaluated_again(stored, evaluated, identity.candidates[0])
         result = result.come_by(model_dir=str(folder / "model"), not_kept=None)
-        return self._shelf.publish(identity, result, stored.result)
+        result = self._shelf.publish(identity, result, stored.result)
+        # The store has them, so a run that keeps no models need not.
+        return result if self._bench.keeps(folder / "model") else _without_weights(result, stored.result)
 
     def _train(self, identity: Identity, *, more_to_come: bool) -> Trial:
         """Train a trial, from a checkpoint if there is one of exactly this trial."""
@@ -112,3 +115,9 @@ class Obtainer:
             # A file was changed while the trial waited for its device: half of it may be of the old one.
             return self._bench.train(identity.spec, more_to_come=more_to_come)
         return result
+
+
+def _without_weights(result: Trial, stored: Trial) -> Trial:
+    """Return a result with its folder of weights removed; `load` takes them from the store."""
+    shutil.rmtree(str(result.provenance.model_dir), ignore_errors=True)
+    return result.come_by(model_dir=None, not_kept=stored.provenance.not_kept)

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import Environment, Trial
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.store.entries import digest_of, entries_of, place_of, read_entry, write_entry
+from pytest_ftguard.store.entries import digest_of, entries_of, place_of, write_entry
 from pytest_ftguard.store.failures import Failures
 from pytest_ftguard.store.fingerprint import Fingerprint, same_machine
 from pytest_ftguard.store.locks import one_of_many
 from pytest_ftguard.store.nearest import of_any_seed, why_missing
 from pytest_ftguard.store.notes import Notes
-from pytest_ftguard.store.room import make_checkpoints, make_room, prepare, remove, set_aside
+from pytest_ftguard.store.reading import read_or_set_aside
+from pytest_ftguard.store.room import make_checkpoints, make_room, prepare, remove
 from pytest_ftguard.store.trainings import StoredTraining, entries_with_weights
-from pytest_ftguard.store.trust import Trust, UnsignedError
+from pytest_ftguard.store.trust import Trust
 from pytest_ftguard.store.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.units import format_bytes
 
@@ -242,22 +242,7 @@ class Store:
             return []
 
     def _read(self, path: Path) -> Trial | None:
-        """Return an entry's result; a damaged entry is set aside, and one that is not believed is passed over."""
-        try:
-            return read_entry(path, self._trust)
-        except FileNotFoundError:
-            return None  # removed meanwhile to make room
-        except UnsignedError as error:
-            self.complain(f"the stored result {str(path)!r} is not used: {error}")
-        except OSError as error:
-            self.complain(f"the stored result {str(path)!r} cannot be read: {error.strerror or error}")
-        except (FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            moved = set_aside(self._folder, path)
-            self.complain(
-                f"the stored result {str(path)!r} is damaged ({type(error).__name__}: {error}): {moved}, and its trial "
-                "is trained again"
-            )
-        return None
+        return read_or_set_aside(self._folder, path, self._trust, self.complain)
 
     def _clean_up(self) -> None:
         removed = make_room(self._folder, self._options.limit_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import BaseLosses, Environment, Measured, Trial
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task
+from pytest_ftguard.tasks import Examples, NeedsWeightsError, Task, find_task
 from pytest_ftguard.training import kept, machine
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.recorder import Evaluator
@@ -20,7 +20,7 @@ from pytest_ftguard.training.recorder import Evaluator
 __all__ = ["OtherWeightsError", "measure_again"]
 
 # Of the loss of the probe: one machine rounds as it did, another one differently, and other weights differ by more.
-_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3}
+_TOLERANCE: Final = {"fp32": 1e-4, "bf16": 5e-3}
 
 
 class OtherWeightsError(FtguardError):
@@ -53,11 +53,7 @@ def measure_again(spec: TrialSpec, folder: Path, probe: float, base: BaseLosses 
     evaluator = Evaluator(task, spec.workload.batch_size, bf16)
     tokenizer = task.load_tokenizer(spec.workload)
     examples = task.load_examples(spec.workload, tokenizer)
-    try:
-        shapes = task.build_without_weights(spec.workload)
-    except NeedsWeightsError:
-        shapes = task.load_model(spec.workload)
-    task.check_examples(examples, tokenizer, shapes)
+    task.check_examples(examples, tokenizer, _shapes(task, spec))
     base = base or _base(spec, evaluator, examples, device)
     # The weights are those of a training, which has checked all else of the model.
     model, _ = kept.load_trained(spec, str(folder / "model"))
@@ -78,6 +74,13 @@ def measure_again(spec: TrialSpec, folder: Path, probe: float, base: BaseLosses 
             environment=environment,
         ),
     )
+
+
+def _shapes(task: Task, spec: TrialSpec) -> nn.Module:
+    try:
+        return task.build_without_weights(spec.workload)
+    except NeedsWeightsError:
+        return cast(nn.Module, task.load_model(spec.workload))
 
 
 def _base(spec: TrialSpec, evaluator: Evaluator, examples: Examples, device: torch.device) -> BaseLosses:
