@@ -8,6 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -57,7 +58,7 @@ def keep_weights(trained: Path, place: Path, result: str, trust: Trust, twin: Pa
         OSError: They cannot be written.
     """
     # Not mkdtemp's, which nobody else could read: whom the store is shared with is for the umask to say.
-    draft = place.with_name(f".{uuid.uuid4().hex}.draft")
+    draft, before = (place.with_name(f".{uuid.uuid4().hex}.draft") for _ in range(2))
     draft.mkdir(parents=True)
     try:
         for path in _files(trained):
@@ -66,10 +67,12 @@ def keep_weights(trained: Path, place: Path, result: str, trust: Trust, twin: Pa
         content = {"result": result, "files": {path.name: _digest(path) for path in _files(draft)}}
         text = canonical_json(content)
         (draft / _LIST).write_text(json.dumps({"content": content, "signature": trust.sign(text)}), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            place.rename(before)  # whoever is killed while these are removed leaves no half of them in their place
         draft.rename(place)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for folder in (draft, before):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def take_weights(place: Path, target: Path, result: str, trust: Trust) -> None:
