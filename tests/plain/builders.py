@@ -74,8 +74,10 @@ class GivenSource:
         more_seeds: Callable[[int], TrainedVariant] | None = None,
         time_beside: Callable[..., tuple[TrainedVariant, TrainedVariant]] | None = None,
         load: Callable[[Trial], tuple[Any, Any]] | None = None,
+        with_curves: Callable[[TrainedVariant], TrainedVariant] | None = None,
     ) -> None:
         self._more_seeds, self._time_beside, self._load = more_seeds, time_beside, load
+        self._with_curves = with_curves
 
     def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
         assert self._more_seeds is not None
@@ -92,6 +94,10 @@ class GivenSource:
     ) -> tuple[TrainedVariant, TrainedVariant]:
         assert self._time_beside is not None
         return self._time_beside(candidate, baseline, why, look)
+
+    def with_curves(self, trained: TrainedVariant) -> TrainedVariant:
+        assert self._with_curves is not None
+        return self._with_curves(trained)
 
     def load(self, trial: Trial) -> tuple[Any, Any]:
         assert self._load is not None

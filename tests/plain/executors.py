@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_ftguard.results import Environment, Measured, Memory, Timing, Trial, TrialError
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, Job, TrainJob
+from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, Job, MeasureJob, TrainJob
 from pytest_ftguard.specs import TrialSpec
 
 from .builders import ENVIRONMENT, FULL, trial
@@ -22,6 +22,7 @@ class FakeExecutor:
 
     Attributes:
         trained: The training jobs so far, and whether more were said to come.
+        measured: The jobs of evaluating a trained model again.
         forecast: The specs whose memory was forecast.
         described: How often it was asked for its machine.
         environment: The machine that it says it is; None if the device is not present.
@@ -35,6 +36,7 @@ class FakeExecutor:
 
     def __init__(self) -> None:
         self.trained: list[TrainJob] = []
+        self.measured: list[MeasureJob] = []
         self.more_to_come: list[bool] = []
         self.forecast: list[TrialSpec] = []
         self.described = 0
@@ -51,6 +53,12 @@ class FakeExecutor:
         """Return what becomes of a trial."""
         return replace(trial(FULL, [1.0]), spec=job.spec).remeasured(time=Timing(0.5, 97, 50.0, run=job.run))
 
+    def measure(self, job: MeasureJob) -> Trial | Answer:
+        """Return what a trained model comes to on other examples."""
+        done = trial(FULL, [1.0]).measured
+        measured = Measured(outcome="ok", environment=self.environment, validation=done.validation)
+        return Trial(job.spec, replace(measured, base_validation=done.base_validation))
+
     def run(self, job: Job, on_event: Callable[[Event], None], *, more_to_come: bool = False) -> Answer:
         match job:
             case DescribeJob():
@@ -61,6 +69,10 @@ class FakeExecutor:
                 memory = Memory(None, "forecast")
                 planned = (Trial(spec, Measured(outcome="planned", memory=memory)) for spec in job.specs)
                 return Answer(forecasts=tuple(planned))
+            case MeasureJob():
+                self.measured.append(job)
+                found = self.measure(job)
+                return found if isinstance(found, Answer) else Answer(result=found)
             case TrainJob():
                 self.trained.append(job)
                 self.more_to_come.append(more_to_come)

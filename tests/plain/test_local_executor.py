@@ -18,6 +18,7 @@ from pytest_ftguard.running.executor import (
     Failure,
     ForecastJob,
     Job,
+    MeasureJob,
     TrainJob,
     job_from_dict,
 )
@@ -50,7 +51,7 @@ class IdleWorker(Worker):
         return False
 
     def run(
-        self, job: TrainJob | ForecastJob, on_event: Callable[[Event], None], is_quiet: Callable[[], bool]
+        self, job: TrainJob | MeasureJob | ForecastJob, on_event: Callable[[Event], None], is_quiet: Callable[[], bool]
     ) -> Answer:
         self.jobs.append(job)
         on_event(Event("start"))
@@ -145,6 +146,14 @@ def test_the_process_that_was_asked_for_the_machine_trains_next(tmp_path: Path, 
             checkpoints=Path("/c"),
             checkpoint_seconds=0.0,
             import_path=("/a", "/b"),
+        ),
+        MeasureJob(
+            spec=SPEC,
+            folder=Path("/f"),
+            probe=1.5,
+            base=BaseLosses(losses([1.0]), None),
+            timeout_seconds=1.5,
+            import_path=("/a",),
         ),
         ForecastJob(specs=(SPEC, SPEC), texts=True, import_path=("/a",)),
         DescribeJob(device="auto", precision="bf16"),

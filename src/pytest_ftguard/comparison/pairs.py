@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from pytest_ftguard.comparison.curves import basis_of, share_curves
 from pytest_ftguard.comparison.evidence import count_units, no_evidence, unit_name
 from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
 from pytest_ftguard.comparison.same_work import (
@@ -26,7 +27,6 @@ from pytest_ftguard.results import (
     SequenceLosses,
     TrainedVariant,
     Trial,
-    evenly_spaced,
 )
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster, gap_interval, line_weights
@@ -137,7 +137,7 @@ class Comparison:
         return _paired(sides[0], sides[1], self.baseline.trials[0].measured.base_validation)
 
     def trend(self, confidence: float) -> Trend | None:
-        """Return how the gap moves with the steps; None if too few points along training were measured.
+        """Return how the gap moves with the steps; None if too few points along training were measured of both.
 
         Raises:
             ValueError: There are `loss_problems`, or the confidence is out of range.
@@ -145,6 +145,8 @@ class Comparison:
         if self.loss_problems:
             message = f"no trend can be computed: {self.loss_problems[0]}"
             raise ValueError(message)
+        if not share_curves((*self.candidate.trials, *self.baseline.trials)):
+            return None
         pairs = zip(self.candidate.trials, self.baseline.trials, strict=True)
         differences = [_difference(ours.measured.curve, theirs.measured.curve) for ours, theirs in pairs]
         return _trend(differences, self.baseline, confidence)
@@ -231,6 +233,8 @@ def reference_losses(candidate: TrainedVariant, baseline: TrainedVariant) -> Pai
 
 def trend_of(variant: TrainedVariant, confidence: float) -> Trend | None:
     """Return how a variant's validation loss moves with the steps; None if too few points were measured."""
+    if not share_curves(variant.trials):
+        return None
     return _trend([trial.measured.curve for trial in variant.trials], variant, confidence)
 
 
@@ -267,20 +271,19 @@ def _trend(curves: list[tuple[CurvePoint, ...]], variant: TrainedVariant, confid
 
     The slope is a weighted sum of the points, so per sequence it is one number, and the interval of gaps judges it.
     """
-    validation = variant.trials[0].measured.validation if variant.trials else None
+    basis = basis_of(variant.trials[0]) if variant.trials else None
     steps = tuple(point.step for point in curves[0] if point.step > 0)[-_TREND_POINTS:] if curves else ()
     values = [[point.nll for point in curve if point.step in steps] for curve in curves]
     sizes = {(len(points), len(nll)) for points in values for nll in points}
-    if validation is None or len(steps) < _TREND_POINTS or len(sizes) != 1 or next(iter(sizes))[0] != len(steps):
+    if basis is None or len(steps) < _TREND_POINTS or len(sizes) != 1 or next(iter(sizes))[0] != len(steps):
         return None
-    count = next(iter(sizes))[1]
-    chosen = evenly_spaced(len(validation.tokens), count)
     slope, _ = line_weights(steps, at=2 * steps[-1])
     slopes = np.einsum("p,kpn->kn", slope * math.log(2), np.array(values, dtype=np.float64))
-    tokens = np.array(validation.tokens, dtype=np.float64)[chosen]
-    if validation.documents is not None:
-        documents = tuple(validation.documents[index] for index in chosen)
-        slopes, tokens = cluster(slopes, documents), cluster(tokens, documents)
+    tokens = np.array(basis.tokens, dtype=np.float64)
+    if next(iter(sizes))[1] != len(tokens):
+        return None
+    if basis.documents is not None:
+        slopes, tokens = cluster(slopes, basis.documents), cluster(tokens, basis.documents)
     if len(tokens) < 2 or not np.isfinite(slopes).all():
         return None
     return Trend(gap_interval(slopes, tokens, confidence), steps, len(tokens))

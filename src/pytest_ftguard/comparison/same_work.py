@@ -226,13 +226,30 @@ def step_0(ours: Trial, theirs: Trial) -> Iterator[Problem]:
         yield Problem(f"seed {ours.spec.seed}: the loss before training was not measured for both variants")
         return
     tolerance = _tolerance(_STEP_0_TOLERANCE, _precision(ours))
-    left, right = (point.loss - _explained(trial) for point, trial in zip(starts, (ours, theirs), strict=True))
+    losses = [point.loss for point in starts]
+    if not _start_on_the_same(ours, theirs):
+        # The base model is the same, so what matters is how far from it each of them starts.
+        distances = [trial.measured.start for trial in (ours, theirs)]
+        base = ours.measured.base_validation
+        if None in distances or base is None:
+            yield Problem(f"seed {ours.spec.seed}: the loss before training was not measured on the same sequences")
+            return
+        losses = [base.loss + distance.base_gap for distance in distances if distance is not None]
+    left, right = (loss - _explained(trial) for loss, trial in zip(losses, (ours, theirs), strict=True))
     if not abs(left - right) <= tolerance * max(1.0, abs(right)):
         yield Problem(
             f"seed {ours.spec.seed}: the two variants do not start from the same model",
             why=f"Before training the loss is {left:.4f} for the candidate and {right:.4f} for the baseline"
             f"{_off(ours, theirs)}.",
         )
+
+
+def _start_on_the_same(ours: Trial, theirs: Trial) -> bool:
+    """Return whether the starts of two trials were measured on the same sequences."""
+    one, other = ours.measured.curve_of, theirs.measured.curve_of
+    if one is None and other is None:
+        return True  # that of their evaluation, which is compared elsewhere
+    return one is not None and other is not None and (one.digest, one.tokens) == (other.digest, other.tokens)
 
 
 def _explained(trial: Trial) -> float:

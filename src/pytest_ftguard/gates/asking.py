@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol, cast
 
 from pytest_ftguard import current
+from pytest_ftguard.comparison.curves import has_own_curves
 from pytest_ftguard.current import RunningTest, active_test
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning, GateFailure, LimitExceeded
 from pytest_ftguard.gates.catalogue import argument_of, argument_setting
@@ -104,7 +105,7 @@ def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limi
     """Ask a gate; settle learning rates that its answer hangs on; if it is in doubt, ask again with more seeds."""
 
     def answer(rule: Rule) -> Callable[[TrainedVariant, TrainedVariant], Verdict]:
-        return lambda ours, theirs: assess(ours, theirs, limit, _calibrated(rule, ours, theirs))
+        return lambda ours, theirs: _with_curves(assess, ours, theirs, limit, _calibrated(rule, ours, theirs))
 
     # Only variants that were trained in this run, with the same seeds, can get more.
     both = candidate.source and baseline.source and candidate.workload.looks == baseline.workload.looks
@@ -123,6 +124,17 @@ def look(assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limi
         if not needs_seeds(verdict):
             break
     return verdict
+
+
+def _with_curves(
+    assess: Gate, candidate: TrainedVariant, baseline: TrainedVariant, limit: Limit, rule: Rule
+) -> Verdict:
+    """Ask a gate; train what was only evaluated again if the gate lacks nothing but losses along training."""
+    verdict = assess(candidate, baseline, limit, rule)
+    lacks = verdict.status == "INCONCLUSIVE" and not needs_seeds(verdict) and not has_own_curves(candidate, baseline)
+    if not lacks or candidate.workload.final:
+        return verdict
+    return assess(candidate.with_curves(), baseline.with_curves(), limit, rule)
 
 
 def _calibrated(rule: Rule, candidate: TrainedVariant, baseline: TrainedVariant) -> Rule:

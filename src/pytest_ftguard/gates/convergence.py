@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pytest_ftguard.comparison.curves import has_own_curves
 from pytest_ftguard.comparison.pairs import text_problems, trend_of
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
@@ -53,8 +54,11 @@ def assert_converged(
     check_variant("assert_converged", variant)
     limit = limit_of("assert_converged", "max_improvement", at_most)
     rule = rule_of(confidence)
-    verdict = settle_one(lambda ours: assess_convergence(ours, limit, rule), variant)
-    return conclude(verdict, on_inconclusive, variant)
+
+    def ask(ours: TrainedVariant) -> Verdict:
+        return assess_convergence(ours if has_own_curves(ours) else ours.with_curves(), limit, rule)
+
+    return conclude(settle_one(ask, variant), on_inconclusive, variant)
 
 
 def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Verdict:
@@ -65,7 +69,11 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
     trend = None if problems else trend_of(variant, rule.confidence)
     if trend is None:
         few = Problem("too few points along training were measured", remedy="train for at least 4 steps")
-        return invalid("convergence", variant, None, limit, problems or [few])
+        other = Problem(
+            "the losses along training were measured on other sequences than the present ones",
+            remedy="train it with the present validation text",
+        )
+        return invalid("convergence", variant, None, limit, problems or [few if has_own_curves(variant) else other])
     slope = trend.per_doubling
     interval = replace(slope, value=-slope.value, lower=-slope.upper, upper=-slope.lower)
     status = decide("convergence", interval, limit.value)

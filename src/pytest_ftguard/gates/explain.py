@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from pytest_ftguard.comparison.capacity import capacity_of, reaches_little
+from pytest_ftguard.comparison.curves import has_own_curves
 from pytest_ftguard.comparison.pairs import Comparison, Trend, trend_of
 from pytest_ftguard.comparison.problem import Problem, name_of
 from pytest_ftguard.gates.margin import Margin
@@ -95,6 +96,12 @@ _FINAL: Final = "If these are the steps of production, set the workload's final 
 
 def no_trend(comparison: Comparison) -> tuple[str, str]:
     """Return why a PASS comes too early, and what to do: nothing shows whether the gap is widening."""
+    if not has_own_curves(comparison.candidate, comparison.baseline):
+        return (
+            "Too early to tell: the losses along training of the two were not measured on the same sequences of the "
+            "validation text, so nothing shows whether the gap is widening.",
+            f"train both with the present validation text. {_FINAL}",
+        )
     return (
         "Too early to tell: the loss along training was measured at fewer than three points, so nothing shows whether "
         "the gap is widening.",

@@ -137,13 +137,17 @@ class Received:
     def reported(self) -> list[Trial]:
         """The trials. Those with the same files are of one workload, even if each worker of xdist had its own copies.
 
-        A trial that one test did not need counts only if no other test had it trained.
+        A trial that one test did not need counts only if no other test had it trained, and one that was evaluated
+        again only if no gate had it trained after that.
         """
-        trained = {_asked_for(trial) for trial in self.trials.values() if trial.measured.outcome != "not_trained"}
+        trials = self.trials.values()
+        trained = {_asked_for(trial) for trial in trials if trial.measured.outcome != "not_trained"}
+        whole = {_asked_for(trial) for trial in trials if trial.measured.outcome == "ok" and _is_whole(trial)}
         found = (
             trial
-            for trial in self.trials.values()
-            if trial.measured.outcome != "not_trained" or _asked_for(trial) not in trained
+            for trial in trials
+            if (trial.measured.outcome != "not_trained" or _asked_for(trial) not in trained)
+            and (_is_whole(trial) or _asked_for(trial) not in whole)
         )
         return [self._with_places(trial) for trial in found]
 
@@ -187,6 +191,11 @@ def identity(trial: Trial) -> tuple[str, bool, bool, str]:
 
     work = key_of(trial.spec.workload, "trial", places="named")
     return trial.fingerprint, trial.provenance.cached, trial.measured.outcome == "not_trained", work
+
+
+def _is_whole(trial: Trial) -> bool:
+    """Return whether a trial's losses along training are of its own evaluation; one of a report stands for itself."""
+    return trial.measured.curve_of is None or trial.provenance.content is None
 
 
 def _asked_for(trial: Trial) -> tuple[str, Variant, int]:

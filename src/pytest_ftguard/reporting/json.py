@@ -108,6 +108,8 @@ _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference"
 _ROWS: Final = {"nll": "sequence_nll", "tokens": "sequence_tokens"}
 # What an earlier version did not write. All else is in every report, so what lacks it is damaged.
 _LATER: Final = frozenset({"start", "notes"})
+# What came together with `measured_again`.
+_WITH_AGAIN: Final = frozenset({"curve_of", "probe"})
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "seed": spec.seed,
         "purpose": spec.workload.purpose,
         "cached": trial.provenance.cached,
+        "measured_again": trial.provenance.measured_again,
         **to_plain(measured),
         **{name: _losses(getattr(measured, name)) for name in _LOSSES},
     }
@@ -140,7 +143,8 @@ def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
 
 
 def _read_trial(values: Mapping[str, Any]) -> Trial:
-    names = {item.name for item in fields(Measured)} - (_LATER - values.keys())
+    later = _LATER if "measured_again" in values else _LATER | _WITH_AGAIN
+    names = {item.name for item in fields(Measured)} - (later - values.keys())
     measured = {name: values[name] for name in names}
     curve = [{**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]]
     losses = {name: _read_losses(values[name]) for name in _LOSSES}

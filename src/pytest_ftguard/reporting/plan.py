@@ -36,7 +36,10 @@ def plan_blocks(trials: Sequence[Trial], budgets: Sequence[RecordedVerdict]) -> 
     trials = [trial for trial in trials if trial.spec.workload.purpose == "gates"]  # an earlier search is no plan
     missing = sum(not trial.provenance.cached for trial in trials)
     word = "trial" if missing == 1 else "trials"
-    text = f"plan: {missing} {word} to train, {len(trials) - missing} cached; nothing was trained"
+    again = sum(trial.provenance.measured_again for trial in trials)
+    measured = f", {again} to measure again" if again else ""
+    cached = len(trials) - missing - again
+    text = f"plan: {missing} {word} to train{measured}, {cached} cached; nothing was trained"
     yield Block("plan", lines=(Line(text),))
     for group in by_workload(trials):
         yield _workload(group)

@@ -145,12 +145,20 @@ def _compact(value: Any) -> str:
 def cached_mark(variant: TrainedVariant) -> str:
     """Return how many of a variant's trials were not trained in this run, to stand after its label.
 
-    They are "cached" if the store had them, and "read" if they come from a report or from runs of a Trainer.
+    They are "cached" if the store had them, "measured again" if stored weights were evaluated, and "read" if they come
+    from a report or from runs of a Trainer.
     """
-    words = [("read" if one.was_read else "cached") for one in variant.trials if one.provenance.cached]
+    words = list(filter(None, map(_come_by, variant.trials)))
     count = len(variant.trials)
     marks = [word if times == count else f"{times} of {count} {word}" for word, times in Counter(words).items()]
     return f" ({', '.join(marks)})" if marks else ""
+
+
+def _come_by(trial: Trial) -> str:
+    """Return how a trial was come by without a training; "" if it was trained."""
+    if trial.provenance.measured_again:
+        return "measured again"
+    return "" if not trial.provenance.cached else "read" if trial.was_read else "cached"
 
 
 def _base_row(trials: Sequence[Trial]) -> Iterator[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pytest_ftguard.results.parts import (
     CurvePoint,
+    CurveText,
     Environment,
     Memory,
     Parameters,
@@ -35,6 +36,9 @@ class Measured:
         base_reference: Losses of the base model on the reference text.
         start: How the model compares with the base model before training; None if it was not measured.
         curve: Validation loss along training.
+        curve_of: What the curve and the start were measured on, if that is no part of the sequences of `validation`.
+        probe: Mean loss of the trained model on the first training examples, in nats per token: loaded weights must
+            come to the same. None if the weights were not kept.
         data_order: SHA-256 of the batches in the order in which they were trained on.
         code: SHA-256 of the module of the user's training function, if there is one.
         memory: Peak memory of the training phase.
@@ -52,6 +56,8 @@ class Measured:
     base_reference: SequenceLosses | None = None
     start: Start | None = None
     curve: tuple[CurvePoint, ...] = ()
+    curve_of: CurveText | None = None
+    probe: float | None = None
     data_order: str | None = None
     code: str | None = None
     memory: Memory | None = None

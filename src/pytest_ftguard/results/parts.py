@@ -15,6 +15,7 @@ __all__ = [
     "BaseLosses",
     "Breakdown",
     "CurvePoint",
+    "CurveText",
     "Environment",
     "Memory",
     "Parameters",
@@ -165,6 +166,25 @@ class CurvePoint:
     step: int
     loss: float
     nll: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CurveText:
+    """What a curve was measured on, if its trial was evaluated on other sequences since.
+
+    Attributes:
+        digest: SHA-256 of the validation sequences of that time, of which the curve uses an evenly spaced part.
+        tokens: Predicted tokens of each sequence of that part.
+        documents: Number of the document that each was cut from; None if the text is one document.
+        text: SHA-256 of the file that they were cut from, with the end of its name.
+        is_validation: Whether that is the validation text of the trial still, so that the curve counts for it.
+    """
+
+    digest: str
+    tokens: tuple[int, ...]
+    documents: tuple[int, ...] | None
+    text: str
+    is_validation: bool
 
 
 @dataclass(frozen=True)

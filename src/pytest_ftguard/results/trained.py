@@ -40,6 +40,9 @@ class Source(Protocol):
     ) -> tuple[TrainedVariant, TrainedVariant]:
         """Return short trials of two variants, made in turns; see `TrainedVariant.timed_beside`."""
 
+    def with_curves(self, trained: TrainedVariant) -> TrainedVariant:
+        """Return a variant with losses along training on the sequences that it is evaluated on."""
+
     def load(self, trial: Trial) -> tuple[Any, Any]:
         """Return the trained model and the tokenizer of a trial."""
 
@@ -93,6 +96,14 @@ class TrainedVariant:
         """Return the variant with the seeds trained that were not, because another trial had failed; now it is not."""
         spared = any(trial.measured.outcome == "not_trained" for trial in self.trials)
         return replace(self.source.complete(self), rate=self.rate) if spared and self.source is not None else self
+
+    def with_curves(self) -> TrainedVariant:
+        """Return the variant with losses along training on the sequences that it is evaluated on.
+
+        Trials that were evaluated again on others than in their training are trained once more. If the variant was not
+        trained in this run, it stays as it is.
+        """
+        return self if self.source is None else replace(self.source.with_curves(self), rate=self.rate)
 
     def timed_beside(
         self, baseline: TrainedVariant, why: str, *, look: int = 1

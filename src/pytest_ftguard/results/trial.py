@@ -23,6 +23,7 @@ class Provenance:
 
     Attributes:
         cached: Whether the trial was reused instead of trained.
+        measured_again: Whether this run has evaluated stored weights of it on other sequences.
         measured_elsewhere: Why the bytes and seconds of a cached trial say nothing about the present machine; None
             if they do.
         content: SHA-256 of everything that decides the result; None if it is not known.
@@ -31,6 +32,7 @@ class Provenance:
     """
 
     cached: bool = False
+    measured_again: bool = False
     measured_elsewhere: str | None = None
     content: str | None = None
     model_dir: str | None = None

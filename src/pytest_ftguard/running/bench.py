@@ -15,9 +15,10 @@ from pytest_ftguard.results import BaseLosses, Environment, Measured, Trial, Tri
 from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.running.alternatives import with_advice
 from pytest_ftguard.running.clock import ProgressClock
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, TrainJob
+from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, MeasureJob, TrainJob
 from pytest_ftguard.specs import TrialSpec, key_of
 from pytest_ftguard.store.notes import Notes
+from pytest_ftguard.store.weights import size_of
 
 __all__ = ["CHECKPOINT_SECONDS", "Bench", "LabOptions"]
 
@@ -132,6 +133,38 @@ class Bench:
                 with suppress(OSError):
                     checkpoints.rmdir()  # no checkpoint was made
 
+    def measure(self, spec: TrialSpec, folder: Path, probe: float, *, more_to_come: bool) -> Trial:
+        """Return the losses of a trained model on the evaluation examples of a trial, or why there are none.
+
+        Args:
+            spec: The trial.
+            folder: A folder of its own, with the weights in `model`.
+            probe: What the trained model came to on the first training examples.
+            more_to_come: Whether a training, or another evaluation, is likely to follow.
+
+        Raises:
+            ConfigurationError: The examples cannot be evaluated.
+            DeviceUnavailableError: The device is not present.
+        """
+        if spec.fingerprint in self._errors:
+            raise self._errors[spec.fingerprint]
+        job = MeasureJob(
+            spec=spec,
+            folder=folder,
+            probe=probe,
+            base=self._bases.get(key_of(spec, "base")),
+            timeout_seconds=self._options.timeout_seconds,
+            import_path=_import_path(),
+        )
+        clock = ProgressClock(spec, self._on_progress)
+        try:
+            return self.with_base(self._executor.run(job, clock.take, more_to_come=more_to_come).trial(spec))
+        except (ConfigurationError, DeviceUnavailableError) as error:
+            self._errors[spec.fingerprint] = error
+            raise
+        finally:
+            clock.take(Event("end"))
+
     def _speed(self, spec: TrialSpec) -> float | None:
         """Return what the machine of a trial reaches in a large matrix product, if a trial has measured it."""
         facts = self.facts(spec) if self._notes is not None else None
@@ -201,6 +234,11 @@ class Bench:
         """Return what shows, when it is called, that a trial waits for another process."""
         clock = ProgressClock(spec, self._on_progress)
         return lambda: clock.take(Event("wait"))
+
+    def keeps(self, weights: Path) -> bool:
+        """Return whether a folder of weights is small enough to be kept until the close."""
+        most = self._options.keep_at_most_bytes
+        return most is None or size_of(weights) <= most
 
     def folder(self) -> Path:
         """Return a new folder that lasts until the close."""

@@ -19,6 +19,7 @@ from pytest_ftguard.results import (
     from_plain_if_any,
     to_plain,
 )
+from pytest_ftguard.running.measure_job import MeasureJob
 from pytest_ftguard.specs import TrialSpec, find_variant_class, import_paths
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FailureKind",
     "ForecastJob",
     "Job",
+    "MeasureJob",
     "TrainJob",
     "extend_import_path",
     "job_from_dict",
@@ -179,9 +181,9 @@ class DescribeJob:
         return cls(device=values["device"], precision=values["precision"])
 
 
-Job = TrainJob | ForecastJob | DescribeJob
+Job = TrainJob | MeasureJob | ForecastJob | DescribeJob
 
-_JOBS: Final[Mapping[str, type[Job]]] = {kind.kind: kind for kind in (TrainJob, ForecastJob, DescribeJob)}
+_JOBS: Final[Mapping[str, type[Job]]] = {kind.kind: kind for kind in (TrainJob, MeasureJob, ForecastJob, DescribeJob)}
 
 
 def job_from_dict(values: Mapping[str, Any]) -> Job:
@@ -227,7 +229,8 @@ class Answer:
     """What became of a job.
 
     Attributes:
-        result: What a trial measured, also one that diverged or ran out of memory without losing its process.
+        result: What a trial measured, also one that diverged or ran out of memory without losing its process; of a
+            trained model that was evaluated again, the losses alone.
         forecasts: The planned trials, in the order of the job's specs.
         environment: The machine that was asked for.
         failure: Why the job has no result.

@@ -6,7 +6,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pytest_ftguard.errors import ConfigurationError, FtguardError
@@ -16,29 +16,15 @@ from pytest_ftguard.results.retiming import Retiming
 from pytest_ftguard.running.bench import Bench, LabOptions
 from pytest_ftguard.running.executor import Executor
 from pytest_ftguard.running.loading import ModelLoader
+from pytest_ftguard.running.obtaining import Obtainer, Reason
 from pytest_ftguard.running.search import find_learning_rate
-from pytest_ftguard.running.shelf import Identity, Shelf
+from pytest_ftguard.running.shelf import Shelf
 from pytest_ftguard.running.timing import PairTimer
 from pytest_ftguard.running.unchanged import UnchangedFiles, refuse_missing_texts
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of
 from pytest_ftguard.store.store import Store, StoreOptions
 
 __all__ = ["Lab", "LabOptions", "Reason"]
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a trial was trained although others like it are in the store.
-
-    Attributes:
-        label: Label of its variant.
-        seed: Its seed.
-        changes: What differs from the nearest stored trial.
-    """
-
-    label: str
-    seed: int
-    changes: str
 
 
 class Lab:
@@ -51,7 +37,6 @@ class Lab:
         store: Where results are kept and looked up; None if they are not.
 
     Attributes:
-        reasons: Why trials were trained again.
         broken_off: Which trainings were broken off, and by what.
         more_variants_expected: How many variants are likely to be asked for later; while there are any, the next
             worker is started early.
@@ -68,7 +53,6 @@ class Lab:
         run = store.run if store else uuid.uuid4().hex
         # What later runs could not find again lasts as long as this run, and its processes share it.
         passing = Store(StoreOptions(options.root / "passing"), run) if options.root else None
-        self.reasons: list[Reason] = []
         self.broken_off: list[str] = []
         self.more_variants_expected = 0
         self._results: dict[str, Trial] = {}
@@ -76,6 +60,7 @@ class Lab:
         self._files = UnchangedFiles()
         self._bench = Bench(options, executor, on_progress, run, store.notes if store else None)
         self._shelf = Shelf(store, passing, self._bench, run)
+        self._obtainer = Obtainer(self._bench, self._shelf)
         self._timer = PairTimer(self._shelf, self._train_short, self._bench.waiting)
         self._loader = ModelLoader(self._bench, store, self._files.check)
 
@@ -83,6 +68,11 @@ class Lab:
     def results(self) -> tuple[Trial, ...]:
         """All trials so far, in the order in which they were trained, those of a timing behind the others."""
         return (*self._results.values(), *self._timer.results)
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why trials were trained again."""
+        return list(self._obtainer.reasons)
 
     @property
     def retimings(self) -> tuple[Retiming, ...]:
@@ -112,7 +102,7 @@ class Lab:
                 more_to_come = missing > 0 or self.more_variants_expected > 0
                 with self._noting_interruption(spec):
                     self._results[spec.fingerprint] = (
-                        self._obtain(spec, more_to_come=more_to_come)
+                        self._obtainer.obtain(spec, more_to_come=more_to_come)
                         if failed is None or self._bench.is_hopeless(spec) or self._shelf.is_stored(spec)
                         else _not_trained(spec, failed)
                     )
@@ -179,6 +169,19 @@ class Lab:
         variant = replace(trained.variant, learning_rate=rate, search_learning_rate="yes")
         return replace(self.train(workload, variant), rate=source)
 
+    def with_curves(self, trained: TrainedVariant) -> TrainedVariant:
+        """Return a variant with losses along training on the sequences that it is evaluated on."""
+        self._files.check(trained.workload)
+        found = []
+        for trial in trained.trials:
+            known = self._results.get(trial.spec.fingerprint, trial)
+            if known.measured.curve_of is not None:
+                with self._noting_interruption(trial.spec):
+                    known = self._obtainer.obtain(trial.spec, more_to_come=False, with_curve=True)
+                self._results[trial.spec.fingerprint] = known
+            found.append(known)
+        return replace(trained, trials=tuple(found))
+
     def load(self, trial: Trial) -> tuple[Any, Any]:
         """Return the trained model and the tokenizer of a trial.
 
@@ -205,7 +208,7 @@ class Lab:
             known = self._results.get(spec.fingerprint)
             if known is None or known.measured.outcome == "not_trained":
                 self._results[spec.fingerprint] = (
-                    self._obtain(spec, more_to_come=False)
+                    self._obtainer.obtain(spec, more_to_come=False)
                     if self._shelf.is_stored(spec)
                     else Trial(spec, Measured(outcome="not_trained", error=TrialError(why)))
                 )
@@ -236,42 +239,15 @@ class Lab:
         key = key_of(specs[0], "memory")
         if key not in self._plans:
             (self._plans[key],) = self._bench.forecast(specs[:1], texts=True)
-        planned = (replace(self._plans[key], spec=spec).come_by(cached=self._shelf.is_stored(spec)) for spec in specs)
+        planned = []
+        for spec in specs:
+            cached, again = self._shelf.is_needless(spec)
+            planned.append(replace(self._plans[key], spec=spec).come_by(cached=cached, measured_again=again))
         return TrainedVariant(workload, variant, tuple(planned))
 
     def close(self) -> None:
         """End what is running and remove everything that was written, kept models included."""
         self._bench.close()
-
-    def _obtain(self, spec: TrialSpec, *, more_to_come: bool) -> Trial:
-        """Return the result of a trial, from the store or from a training; of all processes only one trains it."""
-        identity = self._shelf.identify(spec)
-        store = self._shelf.store_of(identity)
-        if store is None:
-            return self._bench.train(spec, more_to_come=more_to_come)
-        if (found := self._shelf.look_up(identity)) is not None:
-            return self._bench.with_base(found)
-        first = identity.candidates[0]
-        with store.lock(first.key, self._bench.waiting(spec)):
-            if (found := self._shelf.look_up(identity)) is not None:
-                return self._bench.with_base(found)
-            if (failed := store.failures.find(first, spec)) is not None:
-                return failed
-            changes = store.why_missing(first)
-            result = self._train(identity, more_to_come=more_to_come)
-            if changes and result.measured.outcome == "ok" and spec.workload.purpose == "gates":
-                self.reasons.append(Reason(spec.variant.label, spec.seed, changes))
-            return self._shelf.publish(identity, result)
-
-    def _train(self, identity: Identity, *, more_to_come: bool) -> Trial:
-        """Train a trial, from a checkpoint if there is one of exactly this trial."""
-        checkpoints = self._shelf.checkpoints(identity)
-        goes_on = checkpoints is not None and any(checkpoints.iterdir())
-        result = self._bench.train(identity.spec, checkpoints=checkpoints, more_to_come=more_to_come)
-        if goes_on and self._shelf.has_changed(identity):
-            # A file was changed while the trial waited for its device: half of it may be of the old one.
-            return self._bench.train(identity.spec, more_to_come=more_to_come)
-        return result
 
     def time_beside(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_ftguard.results import Environment, Trial
+from pytest_ftguard.running.again import why_not_again
 from pytest_ftguard.running.bench import Bench
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.store.contents import UnknownContentError
 from pytest_ftguard.store.fingerprint import Fingerprint, contents_of, fingerprint_of, other_surroundings
 from pytest_ftguard.store.store import Store
+from pytest_ftguard.store.trainings import StoredTraining
 
 __all__ = ["Identity", "Shelf"]
 
@@ -115,6 +117,29 @@ class Shelf:
         """Return whether the result of a trial is stored."""
         return self.look_up(self.identify(spec)) is not None
 
+    def is_needless(self, spec: TrialSpec) -> tuple[bool, bool]:
+        """Return whether a trial needs no training, and whether its weights would be evaluated again instead."""
+        identity = self.identify(spec)
+        if self.look_up(identity) is not None:
+            return True, False
+        again = self.find_training(identity) is not None
+        return again, again
+
+    def find_training(self, identity: Identity) -> StoredTraining | None:
+        """Return a stored result of the same training on other examples, whose weights are to be evaluated; or None."""
+        if self._store is None or len(identity.candidates) != 1 or why_not_again(identity.spec):
+            return None
+        return self._store.find_training(identity.candidates[0], identity.environment)
+
+    def take_weights(self, result: Trial, target: Path) -> bool:
+        """Copy the stored weights of a result to a folder that is made; return whether there are any to be believed."""
+        return self._store is not None and self._store.take_weights(result, target)
+
+    def complain(self, problem: str) -> None:
+        """Note a problem for the summary, once."""
+        if self._store is not None:
+            self._store.complain(problem)
+
     def checkpoints(self, identity: Identity) -> Path | None:
         """Return the folder for a trial's checkpoints; None if there can be none, or its files have changed."""
         if self._store is None or len(identity.candidates) != 1 or self.has_changed(identity):
@@ -140,8 +165,14 @@ class Shelf:
             )
         return not others
 
-    def publish(self, identity: Identity, result: Trial) -> Trial:
-        """Keep a result for others, and return it with its fingerprint, if that is still what it was trained from."""
+    def publish(self, identity: Identity, result: Trial, twin: Trial | None = None) -> Trial:
+        """Keep a result for others, and return it with its fingerprint, if that is still what it was trained from.
+
+        Args:
+            identity: What it is found by.
+            result: The result.
+            twin: A stored one of the same weights.
+        """
         store = self.store_of(identity)
         if store is None or not self.is_of(identity, result):
             return result
@@ -149,7 +180,7 @@ class Shelf:
         if fingerprint.is_complete:
             result = result.come_by(content=fingerprint.key)
         if result.measured.outcome == "ok":
-            store.keep(fingerprint, result)
+            store.keep(fingerprint, result, twin)
         else:
             store.failures.keep(fingerprint, result)
         return result

@@ -14,6 +14,7 @@ from pytest_ftguard.running.executor import (
     Failure,
     ForecastJob,
     Job,
+    MeasureJob,
     TrainJob,
     extend_import_path,
     job_from_dict,
@@ -70,6 +71,8 @@ def _do(job: Job, on_event: Callable[[Event], None], wait_for_quiet: Callable[[]
             return _describe(job)
         case ForecastJob():
             return _forecast(job)
+        case MeasureJob():
+            return _measure(job, on_event)
         case TrainJob():
             return _train(job, on_event, wait_for_quiet)
 
@@ -90,6 +93,17 @@ def _forecast(job: ForecastJob) -> Answer:
 
     extend_import_path(job.import_path)
     return Answer(forecasts=tuple(forecast.plan_trial(spec, texts=job.texts) for spec in job.specs))
+
+
+def _measure(job: MeasureJob, on_event: Callable[[Event], None]) -> Answer:
+    from pytest_ftguard.training import again
+
+    extend_import_path(job.import_path)
+    on_event(Event("evaluate", job.spec.workload.steps))
+    try:
+        return Answer(result=again.measure_again(job.spec, job.folder, job.probe, job.base))
+    except again.OtherWeightsError as error:
+        return Answer(failure=Failure(kind="crashed", message=str(error), phase="evaluate"))
 
 
 def _train(job: TrainJob, on_event: Callable[[Event], None], wait_for_quiet: Callable[[], None]) -> Answer:

@@ -11,6 +11,7 @@ from pytest_ftguard.specs.rows import PlaceKind, Purpose, Row
 from pytest_ftguard.specs.values import Spec, canonical_json, plain
 
 __all__ = [
+    "EVALUATION_ARGUMENTS",
     "FULL",
     "LORA",
     "PEFT",
@@ -106,6 +107,12 @@ UNDECIDING_ARGUMENTS: Final = frozenset(
     }
 )
 """The `training_args` that change nothing of what is trained or measured."""
+
+
+EVALUATION_ARGUMENTS: Final = frozenset(
+    {"liger_kernel_config", "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"}
+)
+"""The `training_args` by which the Trainer changes how the model, or the process, computes from then on."""
 
 
 def rows_of(kind: type[Spec]) -> dict[str, Row]:

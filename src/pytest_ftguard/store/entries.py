@@ -21,7 +21,7 @@ from pytest_ftguard.store.fingerprint import Fingerprint
 from pytest_ftguard.store.room import held_results
 from pytest_ftguard.store.trust import Trust
 
-__all__ = ["digest_of", "entries_of", "latest_parts", "place_of", "read_entry", "write_entry"]
+__all__ = ["digest_of", "entries_of", "latest_parts", "parts_of", "place_of", "read_entry", "write_entry"]
 
 
 def place_of(folder: Path, key: str, environment: Environment) -> Path:
@@ -97,6 +97,16 @@ def read_entry(path: Path, trust: Trust) -> Trial:
 
 def _signed(parts: Mapping[str, Any], body: str) -> str:
     return f"{canonical_json(dict(parts))}\n{body}"
+
+
+def parts_of(path: Path) -> Mapping[str, Any] | None:
+    """Return what decided the result of an entry, as its file says; None if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            parts = json.loads(file.readline())["parts"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return parts if isinstance(parts, dict) else None
 
 
 def latest_parts(folder: Path, most: int, run: str) -> Iterator[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pytest_ftguard import __version__
 from pytest_ftguard.results import Environment
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, canonical_json, content_of, import_path, places_of
-from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS, rows_of
+from pytest_ftguard.specs.identity import UNDECIDING_ARGUMENTS, fields_of, rows_of
 from pytest_ftguard.store.contents import (
     NOT_INSTALLED,
     UnknownContentError,
@@ -33,6 +33,8 @@ __all__ = [
     "fingerprint_of",
     "machine_facts",
     "other_surroundings",
+    "parts_of_training",
+    "same_machine",
 ]
 
 # Rises if what decides a trial is written in another form, so that nothing of before is taken for it.
@@ -146,6 +148,17 @@ def contents_of(spec: TrialSpec, known: MutableMapping[str, list[Any]]) -> dict[
         if name in rows and rows[name].names_files
     }
     return _of_workload(spec.workload, known) | named | _sources_of(spec.variant, known)
+
+
+def parts_of_training(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a fingerprint that decide the trained weights, without those of their evaluation alone.
+
+    What a trial is for stays among them: a search and a timing have weights that nobody evaluates again.
+    """
+    training, texts = fields_of(Workload, "training"), places_of(Workload, "text")
+    left_out = set(fields_of(Workload, "evaluation")) - {*training, "purpose"}
+    names = {f"{name} text" if name in texts else name for name in left_out}
+    return {name: value for name, value in parts.items() if name not in names}
 
 
 def _of_workload(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:

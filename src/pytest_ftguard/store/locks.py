@@ -9,7 +9,9 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-__all__ = ["held"]
+from pytest_ftguard.store.room import prepare
+
+__all__ = ["held", "one_of_many"]
 
 
 _POLL_SECONDS: Final = 0.2
@@ -32,6 +34,34 @@ def held(paths: Sequence[Path], on_wait: Callable[[], None]) -> Iterator[Path]:
         yield taken
     finally:
         locks[taken].release()
+
+
+@contextmanager
+def one_of_many(folder: Path, key: str, on_wait: Callable[[], None], complain: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a trial, so that only one of many processes trains it.
+
+    Args:
+        folder: That of the store.
+        key: The key of the trial's fingerprint.
+        on_wait: Called a few times a second while another process holds it.
+        complain: Called with why nothing can be locked.
+    """
+    try:
+        prepare(folder)
+        # Few files for all trials, which are never removed: nobody else may hold a lock that has been.
+        path = folder / "locks" / f"{key[:3]}.lock"
+        path.parent.mkdir(exist_ok=True)
+        lock = held([path], on_wait)
+        lock.__enter__()
+    except (OSError, NotImplementedError) as error:
+        # Trained twice is better than not at all.
+        complain(f"nothing can be locked in {str(folder)!r}: {getattr(error, 'strerror', None) or error}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
 
 
 def _take(locks: dict[Path, FileLock], seconds: float = 0.0) -> Path | None:

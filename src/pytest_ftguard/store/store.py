@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import Environment, Trial
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.store.entries import digest_of, entries_of, place_of, read_entry, write_entry
+from pytest_ftguard.store.entries import digest_of, entries_of, place_of, write_entry
 from pytest_ftguard.store.failures import Failures
 from pytest_ftguard.store.fingerprint import Fingerprint, same_machine
-from pytest_ftguard.store.locks import held
+from pytest_ftguard.store.locks import one_of_many
 from pytest_ftguard.store.nearest import of_any_seed, why_missing
 from pytest_ftguard.store.notes import Notes
-from pytest_ftguard.store.room import make_checkpoints, make_room, prepare, remove, set_aside
-from pytest_ftguard.store.trust import Trust, UnsignedError
+from pytest_ftguard.store.reading import read_or_set_aside
+from pytest_ftguard.store.room import make_checkpoints, make_room, prepare, remove
+from pytest_ftguard.store.trainings import StoredTraining, entries_with_weights
+from pytest_ftguard.store.trust import Trust
 from pytest_ftguard.store.weights import DamagedWeightsError, OtherWeightsError, keep_weights, size_of, take_weights
 from pytest_ftguard.units import format_bytes
 
@@ -104,20 +105,45 @@ class Store:
             os.utime(path)  # what is used stays longest
         if _run(result) == self.run:
             return replace(result, spec=spec)
-        # The folder of the weights lives as long as the run.
-        result = result.come_by(model_dir=None, not_kept="they were trained in an earlier run")
-        elsewhere = None if _is_of(result, environment) else _elsewhere(result, environment)
-        return replace(result, spec=spec).come_by(cached=True, measured_elsewhere=elsewhere)
+        return replace(_reused(result, environment), spec=spec)
 
-    def keep(self, fingerprint: Fingerprint, result: Trial) -> None:
-        """Write a result that ended `ok`."""
+    def find_training(self, fingerprint: Fingerprint, environment: Environment | None) -> StoredTraining | None:
+        """Return a result of the same training on other examples, with weights to be evaluated again; None without.
+
+        Args:
+            fingerprint: What decides the trial.
+            environment: The present machine, as in `find`.
+        """
+        if not (self._trust.reads and fingerprint.is_complete):
+            return None
+        read = [
+            StoredTraining(_reused(result, environment), parts)
+            for path, parts in entries_with_weights(self._folder, fingerprint)
+            if (result := self._read(path)) is not None and result.measured.probe is not None
+        ]
+        # Of one that was evaluated again already, the curve may be of other sequences.
+        return max(
+            read,
+            key=lambda one: (_is_of(one.result, environment), one.result.measured.curve_of is None),
+            default=None,
+        )
+
+    def keep(self, fingerprint: Fingerprint, result: Trial, twin: Trial | None = None) -> None:
+        """Write a result that ended `ok`.
+
+        Args:
+            fingerprint: What decides the trial.
+            result: The result.
+            twin: One that has the same weights here.
+        """
         if result.measured.outcome != "ok" or result.measured.environment is None:
             return
         path = place_of(self._folder, fingerprint.key, result.measured.environment)
         try:
             prepare(self._folder)
             if result.provenance.model_dir is not None and self._options.keeps_weights:
-                self._keep_weights(Path(result.provenance.model_dir), path, digest_of(result))
+                place = None if twin is None else self._weights_of(twin)
+                self._keep_weights(Path(result.provenance.model_dir), path, digest_of(result), place)
             write_entry(path, fingerprint.parts, self.run, result, self._trust)
         except OSError as error:
             self.complain(f"the result was not stored in {str(self._folder)!r}: {error.strerror or error}")
@@ -137,17 +163,16 @@ class Store:
         """
         if result.provenance.content is None or result.measured.environment is None:
             return "what decides them is not known"
-        kept = self._keep_weights(
-            trained, place_of(self._folder, result.provenance.content, result.measured.environment), digest_of(result)
-        )
+        path = place_of(self._folder, result.provenance.content, result.measured.environment)
+        kept = self._keep_weights(trained, path, digest_of(result))
         self._clean_up()
         return kept
 
-    def _keep_weights(self, trained: Path, entry: Path, result: str) -> str | None:
+    def _keep_weights(self, trained: Path, entry: Path, result: str, twin: Path | None = None) -> str | None:
         try:
             if size_of(trained) > _SHARE_FOR_WEIGHTS * self._options.limit_bytes:
                 return "they take more than an eighth of cache_size"
-            keep_weights(trained, _weights(self._folder, entry), result, self._trust)
+            keep_weights(trained, _weights(self._folder, entry), result, self._trust, twin)
         except OSError as error:
             self.complain(f"weights were not stored in {str(self._folder)!r}: {error.strerror or error}")
             return "they could not be written"
@@ -159,10 +184,8 @@ class Store:
         Returns:
             Whether there are any that are believed; otherwise there may be a folder with some of them.
         """
-        if result.provenance.content is None or result.measured.environment is None or not self._trust.reads:
-            return False
-        place = _weights(self._folder, place_of(self._folder, result.provenance.content, result.measured.environment))
-        if not place.is_dir():
+        place = self._weights_of(result)
+        if place is None or not self._trust.reads or not place.is_dir():
             return False
         try:
             take_weights(place, target, digest_of(result), self._trust)
@@ -175,32 +198,20 @@ class Store:
             return False
         return True
 
-    @contextmanager
-    def lock(self, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    def _weights_of(self, result: Trial) -> Path | None:
+        """Return where the weights of a result are, if it has any; None if it is not known."""
+        if result.provenance.content is None or result.measured.environment is None:
+            return None
+        return _weights(self._folder, place_of(self._folder, result.provenance.content, result.measured.environment))
+
+    def lock(self, key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the lock of a trial, so that only one of many processes trains it.
 
         Args:
             key: The fingerprint's key.
             on_wait: Called a few times a second while another process holds it.
         """
-        try:
-            prepare(self._folder)
-            # Few files for all trials, which are never removed: nobody else may hold a lock that has been.
-            path = self._folder / "locks" / f"{key[:3]}.lock"
-            path.parent.mkdir(exist_ok=True)
-            lock = held([path], on_wait)
-            lock.__enter__()
-        except (OSError, NotImplementedError) as error:
-            # Trained twice is better than not at all.
-            self.complain(
-                f"nothing can be locked in {str(self._folder)!r}: {getattr(error, 'strerror', None) or error}"
-            )
-            yield
-            return
-        try:
-            yield
-        finally:
-            lock.__exit__(None, None, None)
+        return one_of_many(self._folder, key, on_wait, self.complain)
 
     def checkpoints(self, fingerprint: Fingerprint) -> Path | None:
         """Return the folder for a trial's checkpoints; None if there can be none, or they would not be believed."""
@@ -212,11 +223,16 @@ class Store:
             self.complain(f"no checkpoints are kept in {str(self._folder)!r}: {error.strerror or error}")
             return None
 
-    def why_missing(self, fingerprint: Fingerprint) -> str | None:
-        """Return what differs from the nearest of the latest entries; None if earlier runs left none of its kind."""
+    def why_missing(self, fingerprint: Fingerprint, not_again: str = "") -> str | None:
+        """Return what differs from the nearest of the latest entries; None if earlier runs left none of its kind.
+
+        Args:
+            fingerprint: What decides the trial.
+            not_again: Why weights of the same training were not evaluated instead.
+        """
         if not (self._trust.reads and fingerprint.is_complete):
             return None
-        return why_missing(self._folder, fingerprint, self.run, self._used)
+        return why_missing(self._folder, fingerprint, self.run, self._used, not_again)
 
     def _entries(self, key: str) -> list[Path]:
         try:
@@ -226,22 +242,7 @@ class Store:
             return []
 
     def _read(self, path: Path) -> Trial | None:
-        """Return an entry's result; a damaged entry is set aside, and one that is not believed is passed over."""
-        try:
-            return read_entry(path, self._trust)
-        except FileNotFoundError:
-            return None  # removed meanwhile to make room
-        except UnsignedError as error:
-            self.complain(f"the stored result {str(path)!r} is not used: {error}")
-        except OSError as error:
-            self.complain(f"the stored result {str(path)!r} cannot be read: {error.strerror or error}")
-        except (FtguardError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            moved = set_aside(self._folder, path)
-            self.complain(
-                f"the stored result {str(path)!r} is damaged ({type(error).__name__}: {error}): {moved}, and its trial "
-                "is trained again"
-            )
-        return None
+        return read_or_set_aside(self._folder, path, self._trust, self.complain)
 
     def _clean_up(self) -> None:
         removed = make_room(self._folder, self._options.limit_bytes)
@@ -261,6 +262,16 @@ def _weights(folder: Path, entry: Path) -> Path:
 
 def _run(result: Trial) -> str | None:
     return result.measured.time.run if result.measured.time else None
+
+
+def _reused(result: Trial, environment: Environment | None) -> Trial:
+    """Return a result of an earlier run, as one that this run takes from the store."""
+    # The folder of the weights lives as long as the run.
+    not_kept = "they were trained in an earlier run"
+    elsewhere = None if _is_of(result, environment) else _elsewhere(result, environment)
+    return result.come_by(
+        cached=True, measured_again=False, measured_elsewhere=elsewhere, model_dir=None, not_kept=not_kept
+    )
 
 
 def _is_of(result: Trial, environment: Environment | None) -> bool:

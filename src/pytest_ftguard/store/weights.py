@@ -8,6 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,11 +39,12 @@ def has_weights(folder: str | None) -> bool:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of the weights in a folder."""
-    return sum(path.stat().st_size for path in _files(folder))
+    """Return the bytes of the weights in a folder; a file that other results have too counts for each in part."""
+    stats = [path.stat() for path in _files(folder)]
+    return sum(stat.st_size // max(1, stat.st_nlink) for stat in stats)
 
 
-def keep_weights(trained: Path, place: Path, result: str, trust: Trust) -> None:
+def keep_weights(trained: Path, place: Path, result: str, trust: Trust, twin: Path | None = None) -> None:
     """Copy trained weights to their place, in which they are whole or not at all.
 
     Args:
@@ -50,23 +52,27 @@ def keep_weights(trained: Path, place: Path, result: str, trust: Trust) -> None:
         place: Folder that they are kept in; what was there is replaced.
         result: Digest of what the training that they come from has measured.
         trust: Signs the list of the files, if there is a key.
+        twin: Another place that has the same weights: if it can be, a file is shared with it.
 
     Raises:
         OSError: They cannot be written.
     """
     # Not mkdtemp's, which nobody else could read: whom the store is shared with is for the umask to say.
-    draft = place.with_name(f".{uuid.uuid4().hex}.draft")
+    draft, before = (place.with_name(f".{uuid.uuid4().hex}.draft") for _ in range(2))
     draft.mkdir(parents=True)
     try:
         for path in _files(trained):
-            shutil.copyfile(path, draft / path.name)
+            if twin is None or not _shared(path, twin / path.name, draft / path.name):
+                shutil.copyfile(path, draft / path.name)
         content = {"result": result, "files": {path.name: _digest(path) for path in _files(draft)}}
         text = canonical_json(content)
         (draft / _LIST).write_text(json.dumps({"content": content, "signature": trust.sign(text)}), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            place.rename(before)  # whoever is killed while these are removed leaves no half of them in their place
         draft.rename(place)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for folder in (draft, before):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def take_weights(place: Path, target: Path, result: str, trust: Trust) -> None:
@@ -103,6 +109,17 @@ def take_weights(place: Path, target: Path, result: str, trust: Trust) -> None:
     # An adapter next to a whole model would be loaded on top of it.
     if kinds not in _WHOLE or {path.name: _digest(path) for path in _files(target)} != files:
         raise DamagedWeightsError("a file is not what was written")
+
+
+def _shared(trained: Path, other: Path, target: Path) -> bool:
+    """Return whether a file could be put into its place without a copy: another place has the very same."""
+    try:
+        if other.is_symlink() or _digest(other) != _digest(trained):
+            return False
+        target.hardlink_to(other)
+    except OSError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> list[Path]:

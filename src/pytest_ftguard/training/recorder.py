@@ -7,11 +7,12 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from pytest_ftguard.results import (
@@ -96,6 +97,19 @@ class Evaluator:
     def nll(self, model: nn.Module, sequences: Sequence[Any]) -> list[float]:
         """Return the summed negative log-likelihood of each sequence, in nats."""
         return checked_nll(self.task, model, sequences, batch_size=self._sequences_at_once, bf16=self.bf16)
+
+    def probe(self, model: nn.Module, train: Dataset[dict[str, Tensor]]) -> float:
+        """Return the mean loss of a model on the first batch of the training data, by which it is known again."""
+        device = next(model.parameters()).device
+        first = [train[number] for number in range(min(self.batch_size, len(cast(Any, train))))]
+        batch = {name: value.to(device) for name, value in self.task.collate(first).items()}
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                return float(model(**batch).loss)
+        finally:
+            model.train(was_training)
 
 
 class Recorder:

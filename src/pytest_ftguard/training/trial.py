@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 
 from pytest_ftguard.results import BaseLosses, Environment, Measured, Provenance, Timing, Trial, TrialError, to_plain
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task
+from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task, path_of_own
 from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 from pytest_ftguard.training import adapters, kept, machine
 from pytest_ftguard.training.arguments import training_arguments
@@ -222,6 +222,7 @@ class _Trial:
                 base_reference=base.reference,
                 start=start,
                 curve=recorder.curve(final.validation),
+                probe=self._probe(model, loaded.examples) if model_dir else None,
                 data_order=collator.order,
                 code=source_digest(function) if function else None,
                 memory=loaded.phases.with_training(recorder.peak),
@@ -340,6 +341,11 @@ class _Trial:
         losses = self.evaluator.losses
         reference = losses(model, examples.reference) if examples.reference else None
         return BaseLosses(losses(model, examples.validation), reference)
+
+    def _probe(self, model: nn.Module, examples: Examples) -> float | None:
+        """Return what loaded weights must come to again; None if nobody evaluates those of code of the user's."""
+        is_own = self.workload.training_function is not None or path_of_own(self.workload.task) is not None
+        return None if is_own else self.evaluator.probe(model, examples.train)
 
     def _keep(self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]) -> kept.Kept:
         if self.workload.purpose == "timing":

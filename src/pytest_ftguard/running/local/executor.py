@@ -7,7 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ExecutorOptions, ForecastJob, Job, TrainJob
+from pytest_ftguard.running.executor import (
+    Answer,
+    DescribeJob,
+    Event,
+    ExecutorOptions,
+    ForecastJob,
+    Job,
+    MeasureJob,
+    TrainJob,
+)
 from pytest_ftguard.running.local.devices import CPU_SLOT, device_slots
 from pytest_ftguard.running.local.leases import Neighbours, leased
 from pytest_ftguard.running.local.workers import Workers
@@ -15,6 +24,7 @@ from pytest_ftguard.store.fingerprint import machine_facts
 
 __all__ = ["LocalExecutor"]
 
+_LeasedJob = TrainJob | MeasureJob
 _NEIGHBOURS: Final = "another pytest run trained on the processor while its steps were timed: run one after the other"
 
 
@@ -37,7 +47,7 @@ class LocalExecutor:
                 return self._describe(job)
             case ForecastJob():
                 return self._workers.start().run(job, on_event, lambda: True)
-            case TrainJob():
+            case TrainJob() | MeasureJob():
                 return self._train_leased(job, on_event, more_to_come)
 
     def _describe(self, job: DescribeJob) -> Answer:
@@ -47,8 +57,8 @@ class LocalExecutor:
         self._workers.keep_ready(slot, present)
         return present.describe(job)
 
-    def _train_leased(self, job: TrainJob, on_event: Callable[[Event], None], more_to_come: bool) -> Answer:
-        """Train on a device that no other training of this user has meanwhile."""
+    def _train_leased(self, job: _LeasedJob, on_event: Callable[[Event], None], more_to_come: bool) -> Answer:
+        """Train, or evaluate again, on a device that no other training of this user has meanwhile."""
         slots = device_slots(job.spec.device)
         preferred = sorted(slots, key=lambda slot: slot != self._workers.spare_slot)
         with leased(preferred, self._options.root, lambda: on_event(Event("wait"))) as slot:
@@ -59,7 +69,7 @@ class LocalExecutor:
                 known = self._options.disturbance or (_NEIGHBOURS if neighbours.were_there else None)
                 return replace(answer, disturbance=known)
 
-    def _train(self, job: TrainJob, slot: str, on_event: Callable[[Event], None], more_to_come: bool) -> Answer:
+    def _train(self, job: _LeasedJob, slot: str, on_event: Callable[[Event], None], more_to_come: bool) -> Answer:
         present = self._workers.take(slot)
         if more_to_come:
             # It imports while the present worker imports or loads, and the present one's steps wait until it is done.

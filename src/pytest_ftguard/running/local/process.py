@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, Job, TrainJob
+from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, Job, MeasureJob, TrainJob
 from pytest_ftguard.running.local.ending import Log, answer_of, oom_kills, too_late
 from pytest_ftguard.running.local.environment import worker_environment
 
@@ -86,7 +86,7 @@ class Worker:
         return self._is_ready or self.has_ended or time.monotonic() - self._started > _IMPORT_SECONDS
 
     def run(
-        self, job: TrainJob | ForecastJob, on_event: Callable[[Event], None], is_quiet: Callable[[], bool]
+        self, job: TrainJob | MeasureJob | ForecastJob, on_event: Callable[[Event], None], is_quiet: Callable[[], bool]
     ) -> Answer:
         """Do a job and return its answer, whatever happened to the process; afterwards the worker has ended.
 
@@ -95,7 +95,7 @@ class Worker:
             on_event: Called with each event, and a few times a second with the latest one.
             is_quiet: Whether nothing else of ours uses the machine; the steps that are timed wait for it.
         """
-        seconds = job.timeout_seconds if isinstance(job, TrainJob) else _FORECAST_SECONDS
+        seconds = _FORECAST_SECONDS if isinstance(job, ForecastJob) else job.timeout_seconds
         deadline = None if seconds is None else time.monotonic() + seconds
         kills = oom_kills()
         try:

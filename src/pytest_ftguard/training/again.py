@@ -1,0 +1,102 @@
+"""Trained weights evaluated once more, on other examples: by the same code as after a training, and without one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final, cast
+
+import torch
+from torch import nn
+
+from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results import BaseLosses, Environment, Measured, Trial
+from pytest_ftguard.specs import TrialSpec
+from pytest_ftguard.tasks import Examples, NeedsWeightsError, Task, find_task
+from pytest_ftguard.training import kept, machine
+from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.recorder import Evaluator
+
+__all__ = ["OtherWeightsError", "measure_again"]
+
+# Of the loss of the probe: one machine rounds as it did, another one differently, and other weights differ by more.
+_TOLERANCE: Final = {"fp32": 1e-4, "bf16": 5e-3}
+
+
+class OtherWeightsError(FtguardError):
+    """What was loaded is not the model that was trained."""
+
+
+def measure_again(spec: TrialSpec, folder: Path, probe: float, base: BaseLosses | None = None) -> Trial:
+    """Return the losses of a trained model, and of its base, on the evaluation examples of a workload.
+
+    Args:
+        spec: What was trained, with the workload that says what it is evaluated on.
+        folder: A folder of the trial's own, with the weights in `model`.
+        probe: What the trained model came to on the first training examples.
+        base: The base model's losses on this workload, if an earlier trial measured them.
+
+    Returns:
+        A trial that has measured nothing but losses.
+
+    Raises:
+        ConfigurationError: The texts cannot be evaluated on; the message says what to change.
+        DeviceUnavailableError: The device is not present.
+        OtherWeightsError: The weights do not come to the same on the training examples, or to no finite loss.
+    """
+    device = machine.resolve_device(spec.device)
+    environment = machine.describe(device, precision=machine.resolve_precision(spec.workload.precision, device))
+    bf16 = environment.precision == "bf16"
+    # Some of them set how the whole process computes.
+    training_arguments(spec, folder / "trainer", device, bf16=bf16)
+    task = find_task(spec.workload.task)
+    evaluator = Evaluator(task, spec.workload.batch_size, bf16)
+    tokenizer = task.load_tokenizer(spec.workload)
+    examples = task.load_examples(spec.workload, tokenizer)
+    task.check_examples(examples, tokenizer, _shapes(task, spec))
+    base = base or _base(spec, evaluator, examples, device)
+    # The weights are those of a training, which has checked all else of the model.
+    model, _ = kept.load_trained(spec, str(folder / "model"))
+    model.to(device)
+    _check(evaluator.probe(model, examples.train), probe, environment)
+    final = _losses(evaluator, model, examples)
+    if not all(map(math.isfinite, final.validation.nll)):
+        message = "their validation loss is not finite"
+        raise OtherWeightsError(message)
+    return Trial(
+        spec,
+        Measured(
+            outcome="ok",
+            validation=final.validation,
+            base_validation=base.validation,
+            reference=final.reference,
+            base_reference=base.reference,
+            environment=environment,
+        ),
+    )
+
+
+def _shapes(task: Task, spec: TrialSpec) -> nn.Module:
+    try:
+        return task.build_without_weights(spec.workload)
+    except NeedsWeightsError:
+        return cast(nn.Module, task.load_model(spec.workload))
+
+
+def _base(spec: TrialSpec, evaluator: Evaluator, examples: Examples, device: torch.device) -> BaseLosses:
+    model = evaluator.task.load_model(spec.workload)
+    cast(nn.Module, model).to(device)
+    evaluator.task.check_model(model)
+    return _losses(evaluator, model, examples)
+
+
+def _losses(evaluator: Evaluator, model: nn.Module, examples: Examples) -> BaseLosses:
+    reference = evaluator.losses(model, examples.reference) if examples.reference else None
+    return BaseLosses(evaluator.losses(model, examples.validation), reference)
+
+
+def _check(found: float, probe: float, environment: Environment) -> None:
+    tolerance = _TOLERANCE.get(environment.precision, min(_TOLERANCE.values()))
+    if not abs(found - probe) <= tolerance * max(1.0, abs(probe)):
+        message = f"their loss on the first training examples is {found:.4f}, and was {probe:.4f} after the training"
+        raise OtherWeightsError(message)
