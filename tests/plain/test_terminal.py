@@ -17,7 +17,7 @@ from pytest_ftguard.reporting.terminal import terminal_lines
 from pytest_ftguard.results import TrialError
 from pytest_ftguard.specs import Full, LoRA, Peft, Variant
 from pytest_ftguard.statistics import Interval
-from tests.plain.builders import FULL, LORA, losses, trained, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
 
 NLL = [20.0] * 64
 LIMIT = Limit(0.1, NATS_PER_TOKEN, Origin("ini", "pytest.ini"))
@@ -182,9 +182,10 @@ def test_long_words_run_over_and_are_never_broken() -> None:
     long = LoRA(
         r=16, alpha=64, dropout=0.125, bias="lora_only", target_modules=("q_proj", "v_proj"), learning_rate=1e-3
     )
+    named = replace(WORKLOAD, training_function="my.own.package.of.trainings:train_it")
     row = recorded("FAIL", "z" * 90 + "[a-b c]", candidate=long, note=f"See {path}.")
-    trials = [trial(FULL, NLL, seed=seed) for seed in (0, 1)] + [trial(long, NLL, seed=seed) for seed in (0, 1)]
-    failed = trial(long, NLL, seed=2).remeasured(outcome="crashed", error=TrialError("so it was " * 20))
+    trials = [trial(one, NLL, seed=seed, workload=named) for one in (FULL, long) for seed in (0, 1)]
+    failed = trial(long, NLL, seed=2, workload=named).remeasured(outcome="crashed", error=TrialError("so it was " * 20))
     lines = [line.text for line in terminal_lines(run_summary([*trials, failed], [row], ["why " * 40]))]
     assert [line.strip() for line in lines if len(line) > 80] == [f"test_it.py::{'z' * 90}[a-b c]", f"{path}."]
     assert sum(long.label.split()[-1] in line for line in lines) > 2

@@ -125,7 +125,7 @@ def test_trainer_runs_of_the_users_own_are_judged(project: pytest.Pytester, tiny
         [
             "tiny-gpt2 on our texts | 12 steps of 8x32 x 1 seed*",
             "full (read)*",
-            "lora r=4 (read)*",
+            "lora r=4 alpha=8*",
             "loss gap*PASS",
             "peak memory*PASS",
             "retention*FAIL",

@@ -35,7 +35,7 @@ Tone = Literal["neutral", "good", "warn", "bad"]
 """
 
 Kind = Literal["text", "note", "name"]
-"""A sentence that is shown as it is, one that may be wrapped, or pytest's name of a test.
+"""A sentence, a note, or pytest's name of a test. A name is never wrapped.
 
 Each line of a note is a sentence of its own; a line that begins with spaces is a command, and is never wrapped.
 """

@@ -60,7 +60,7 @@ def _counted(summary: Summary) -> Summary:
 
 def _block(block: Block) -> Iterator[Line]:
     if block.title:
-        yield Line(block.title)
+        yield from _line(Line(block.title))
     for line in block.lines:
         yield from _line(line)
     if block.table:
