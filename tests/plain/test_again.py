@@ -514,7 +514,8 @@ def test_the_summary_and_the_report_say_what_was_measured_again(tmp_path: Path) 
     third = trial(LORA, NLL, seed=2).come_by(cached=True, content="c")
     assert any(line.startswith("lora r=16 (measured again) ") for line in summary_lines(found))
     some = summary_lines([*found, third])
-    assert any(line.startswith("lora r=16 (1 of 3 cached, 2 of 3 measured again) ") for line in some)
+    assert any(line.startswith("lora r=16 (1 of 3 cached, 2 of ") for line in some)
+    assert "3 measured again)" in some
     (tmp_path / "r.json").write_text(json_report(found, []))
     values = json.loads((tmp_path / "r.json").read_text())
     assert [one["measured_again"] for one in values["trials"]] == [True, True]

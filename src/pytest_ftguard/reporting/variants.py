@@ -150,7 +150,7 @@ def cached_mark(variant: TrainedVariant) -> str:
     """
     words = list(filter(None, map(_come_by, variant.trials)))
     count = len(variant.trials)
-    marks = [word if times == count else f"{times} of {count} {word}" for word, times in Counter(words).items()]
+    marks = [word if times == count else f"{times} of {count} {word}" for word, times in sorted(Counter(words).items())]
     return f" ({', '.join(marks)})" if marks else ""
 
 
