@@ -21,6 +21,7 @@ from pytest_ftguard.accepting.asked import Asked, Metric
 from pytest_ftguard.accepting.history import AcceptedFile
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.gates.calibration import calibrate, find_seed_noise
+from pytest_ftguard.gates.convergence import assess_convergence
 from pytest_ftguard.gates.forgetting import assess_forgetting
 from pytest_ftguard.gates.limits import BYTES, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.gates.memory import assess_memory
@@ -598,6 +599,44 @@ def test_a_time_has_the_seeds_that_are_advised(maker: Maker, seeds: tuple[int, .
     assert judged(followed).status == "PASS"
 
 
+@pytest.mark.parametrize("place", ["the option --ftguard-seeds", "the environment variable FTGUARD_SEEDS"])
+def test_a_key_that_another_place_wins_over_is_not_advised(place: str) -> None:
+    """What the command line or the environment sets is changed there."""
+    ours, theirs = (replace(side, overriding={"seeds": place}) for side in seconds(LONG, "settings", "now", "now"))
+    one, other = (replace(side, trials=side.trials[:1]) for side in (ours, theirs))
+    message = assess_time(one, limit(1.0, SHARE), other, 0.95).message
+    assert f"set seeds = 0, 1, 2, 3 by {place}" in message
+    assert "ftguard_seeds" not in message
+    rate = RateSource("given", "settings")
+    search = {"lora_search_learning_rate": "the option --ftguard-lora-search-learning-rate"}
+    worse = replace(World(0.5).side(LORA), rate=rate, overriding=search)
+    found = assess_loss_gap(worse, World().side(FULL), limit(0.1), Rule()).message
+    assert "(lora_search_learning_rate = yes by the option --ftguard-lora-search-learning-rate)" in found
+
+
+@pytest.mark.parametrize("maker", ["settings", "code"])
+def test_doubt_about_convergence_is_settled_by_the_seeds_that_are_advised(maker: Maker) -> None:
+    """If the seeds are what moves the trend; with the same steps and more of them it is settled."""
+
+    def judged(work: Workload) -> Verdict:
+        side = World(maker=maker).side(LORA, work)
+        trials = []
+        for one, offset in zip(side.trials, 0.02 * spread(len(work.seeds)), strict=True):
+            falls = 0.03 + offset
+            points = [CurvePoint(0, BASE, (10 * BASE,) * 128)]
+            for doublings, step in ((2, 25), (1, 50), (0, 100)):
+                loss = LEVEL + falls * doublings
+                points.append(CurvePoint(step, loss, tuple((10 * loss + 0.01 * spread(128)).tolist())))
+            trials.append(one.remeasured(curve=tuple(points)))
+        return assess_convergence(replace(side, trials=tuple(trials)), limit(0.05), Rule())
+
+    doubt = judged(LONG)
+    assert doubt.status == "INCONCLUSIVE", doubt.message
+    work = follow(LONG, doubt.message, maker)
+    assert len(work.seeds) > len(LONG.seeds), doubt.message
+    assert judged(work).status == "PASS"
+
+
 def test_seconds_of_different_runs_are_measured_in_one_as_advised() -> None:
     """And without what disturbed them, on a device with room for them."""
     ours, theirs = seconds(LONG, "settings", "earlier", "now")
@@ -605,6 +644,9 @@ def test_seconds_of_different_runs_are_measured_in_one_as_advised() -> None:
     assert "train both in one (--ftguard-no-cache trains what is in the store again)" in verdict.message
     ours, theirs = seconds(LONG, "settings", "now", "now")
     assert assess_time(ours, limit(1.0, SHARE), theirs, 0.95).status == "PASS"
+    ours, theirs = seconds(LONG, "elsewhere", "earlier", "now")
+    other = assess_time(ours, limit(1.0, SHARE), theirs, 0.95)
+    assert "What to do: train both in one." in other.message  # no option trains what another run has trained
 
 
 def test_bytes_of_another_machine_are_measured_again_as_advised() -> None:

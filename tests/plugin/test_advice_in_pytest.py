@@ -96,3 +96,22 @@ def test_advice_is_followed_to_a_pass(project: pytest.Pytester, by_fixture: bool
     final = "Workload(..., final=True)" if by_fixture else "ftguard_final = true"
     assert f"If these are the steps of production, set {final}" in found, found
     assert message(project, f"{settled}; final=True", by_fixture=by_fixture) == ""
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_what_wins_over_the_ini_file_is_what_is_changed(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, by_option: bool
+) -> None:
+    """The option or the variable is named, because the key would change nothing."""
+    project.makeconftest(CONFTEST)
+    project.makeini(f"{INI}{WORK}ftguard_validation_sequences = 64")
+    options = []
+    if by_option:
+        options.append("--ftguard-validation-sequences=40")
+    else:
+        monkeypatch.setenv("FTGUARD_VALIDATION_SEQUENCES", "40")
+    place = (
+        "option --ftguard-validation-sequences" if by_option else "environment variable FTGUARD_VALIDATION_SEQUENCES"
+    )
+    result = project.runpytest_inprocess(*options)
+    result.stdout.fnmatch_lines([f"*What to do: set validation_sequences = 64 by the {place} and*"])

@@ -98,15 +98,15 @@ def _what_to_do(asked: Asked, now: PairRecord, worst: Change, anchored: Change) 
         case "FAIL":
             return f"find the change that caused it; or, if it is intended, {accepting}"
         case "INVALID":
-            return f"undo what differs; or, if it is intended, {accepting} on this commit, once it is reviewed"
+            undo = "undo what differs; or, if it is intended, " if worst.basis else ""
+            return f"{undo}{accepting} on this commit, once it is reviewed"
         case "INCONCLUSIVE":
             # The anchor stays if another result is accepted, so its own noise is left only with the file.
             again = (
                 f"delete {asked.file} and accept again with --ftguard-update, on the commit that later ones are to be "
                 "held to"
             )
-            maker = asked.candidate.workload_maker
-            return asked.measure.way_out(now, worst, asked.limit, asked.rule, again, maker=maker)
+            return asked.measure.way_out(now, worst, asked.limit, asked.rule, again, candidate=asked.candidate)
     return ""
 
 
@@ -126,7 +126,7 @@ def _with_seeds(asked: Asked, now: PairRecord) -> str:
     """Return that a result needs more seeds to be accepted, and how it gets them; "" if it has enough."""
     if len(now.seeds) >= MINIMUM_SEEDS:
         return ""
-    how = how_to_set(asked.candidate.workload_maker, seeds=_enough_seeds(asked))
+    how = how_to_set(asked.candidate, seeds=_enough_seeds(asked))
     return f", trained with at least {MINIMUM_SEEDS} seeds ({how})"
 
 
@@ -135,7 +135,7 @@ def _first_seeds(asked: Asked) -> str:
     seeds = asked.candidate.workload.seeds
     if len(seeds) >= MINIMUM_SEEDS:
         return ""
-    return how_to_set(asked.candidate.workload_maker, seeds=seeds_in_all(seeds, MINIMUM_SEEDS))
+    return how_to_set(asked.candidate, seeds=seeds_in_all(seeds, MINIMUM_SEEDS))
 
 
 def _better(asked: Asked, now: PairRecord, change: Change) -> list[str]:
@@ -200,7 +200,7 @@ def _few_seeds(asked: Asked) -> list[Problem]:
         Problem(
             f"{asked.candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}",
             why=f"What later commits are held to needs at least {MINIMUM_SEEDS}.",
-            remedy=f"set {how_to_set(asked.candidate.workload_maker, seeds=_enough_seeds(asked))}",
+            remedy=f"set {how_to_set(asked.candidate, seeds=_enough_seeds(asked))}",
         )
     ]
 

@@ -32,7 +32,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import time_problems
 from pytest_ftguard.gates.verdict import NOT_FINITE, Status, decide
 from pytest_ftguard.gates.way_out import way_out_of_growth
-from pytest_ftguard.specs.methods.rates import Maker
+from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 from pytest_ftguard.units import format_bytes
 
@@ -105,7 +105,7 @@ class Measure(ABC):
 
     @abstractmethod
     def way_out(
-        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, maker: Maker
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
     ) -> str:
         """Return what makes the interval narrower, with a number if it can be computed.
 
@@ -115,7 +115,7 @@ class Measure(ABC):
             limit: The largest accepted growth.
             rule: How it is judged.
             accept_again: How to accept again.
-            maker: What made the workload.
+            candidate: The variant that is judged.
         """
 
     def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
@@ -159,16 +159,16 @@ class _LossGap(Measure):
         )
 
     def way_out(
-        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, maker: Maker
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
     ) -> str:
         assert isinstance(change.measured, Interval)  # nothing else is undecided
         then = change.then
         effort = effort_to_settle_change(now, then, change.measured, limit.value, rule.confidence)
         if effort is None:
+            how = how_to_set(candidate, seeds=then.seeds)
             return (
-                f"train with the seeds of {change.against} ({how_to_set(maker, seeds=then.seeds)}): pairs of the same "
-                "seed mostly have less noise. Other seeds leave the noise of the accepted ones as it is, however many "
-                "there are."
+                f"train with the seeds of {change.against} ({how}): pairs of the same seed mostly have less "
+                "noise. Other seeds leave the noise of the accepted ones as it is, however many there are."
             )
         paired = len(paired_seeds(now, then))
         return way_out_of_growth(effort, paired, len(then.seeds), units_of(now), accept_again)
@@ -211,7 +211,7 @@ class _Memory(Measure):
         return _shares("The peak memory", now, then, (), *map(_peak, (now, then)))
 
     def way_out(
-        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, maker: Maker
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
     ) -> str:
         raise AssertionError("a peak has no interval, so it is never undecided")
 
@@ -236,7 +236,7 @@ class _Time(Measure):
         )
 
     def way_out(
-        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, maker: Maker
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
     ) -> str:
         return (
             "use an idle machine, more steps or more seeds (and --ftguard-no-cache if times come from the store), for "

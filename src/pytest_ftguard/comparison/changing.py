@@ -6,26 +6,33 @@ import itertools
 from typing import Any, Final
 
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.specs.methods.rates import Maker
 
-__all__ = ["MOST_LISTED_SEEDS", "how_to_set", "more_seeds", "seeds_in_all"]
+__all__ = ["MOST_LISTED_SEEDS", "how_to_set", "more_seeds", "seeds_in_all", "set_key"]
 
 MOST_LISTED_SEEDS: Final = 12
 """A longer list of seeds is no help in a message."""
 
 
-def how_to_set(maker: Maker, **values: Any) -> str:
-    """Return how fields of a workload are given other values: by ini keys only if the settings made it.
+def how_to_set(variant: TrainedVariant, **field: Any) -> str:
+    """Return how a field of a variant's workload is given another value: by its ini key only if that is what counts.
 
     Args:
-        maker: What made the workload.
-        values: The fields and their values.
+        variant: The variant.
+        field: The field and its value.
     """
-    if maker == "code":
-        return f"Workload(..., {', '.join(f'{name}={value!r}' for name, value in values.items())})"
-    settings = maker == "settings"
-    made = " and ".join(f"{'ftguard_' if settings else ''}{name} = {_text(value)}" for name, value in values.items())
-    return made if settings else f"{made} in the run that trained it"
+    ((name, value),) = field.items()
+    match variant.workload_maker:
+        case "code":
+            return f"Workload(..., {name}={value!r})"
+        case "settings":
+            return set_key(variant, name, _text(value))
+    return f"{name} = {_text(value)} in the run that trained it"
+
+
+def set_key(variant: TrainedVariant, name: str, value: str) -> str:
+    """Return how a setting gets a value: in the ini file, or in the place that wins over it."""
+    place = variant.overriding.get(name)
+    return f"ftguard_{name} = {value}" if place is None else f"{name} = {value} by {place}"
 
 
 def _text(value: Any) -> str:
@@ -39,7 +46,7 @@ def more_seeds(variant: TrainedVariant, count: int) -> str:
     """Return how a variant's workload gets so many seeds in all, those that it has included; "" if they are many."""
     if count > MOST_LISTED_SEEDS:
         return ""
-    return f"set {how_to_set(variant.workload_maker, seeds=seeds_in_all(variant.workload.seeds, count))}"
+    return f"set {how_to_set(variant, seeds=seeds_in_all(variant.workload.seeds, count))}"
 
 
 def seeds_in_all(seeds: tuple[int, ...], count: int) -> tuple[int, ...]:

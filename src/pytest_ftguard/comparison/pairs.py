@@ -30,7 +30,6 @@ from pytest_ftguard.results import (
     evenly_spaced,
 )
 from pytest_ftguard.specs import TrialSpec
-from pytest_ftguard.specs.methods.rates import Maker
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster, gap_interval, line_weights
 
 __all__ = [
@@ -180,7 +179,7 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     problems = [*failed, *different] or list(unpaired)
     if not problems:
         for ours, theirs in zip(candidate.trials, baseline.trials, strict=True):
-            problems += _not_comparable(ours, theirs, (candidate.workload_maker, baseline.workload_maker))
+            problems += _not_comparable(ours, theirs, (candidate, baseline))
     factors = {candidate.variant.rate_over_full, baseline.variant.rate_over_full}
     # A search may come to the other side's rate; only a rate that nobody looked at is an oversight.
     is_meant = same_learning_rate or "searched" in (candidate.rate.origin, baseline.rate.origin)
@@ -218,7 +217,7 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
                 what = f"{name_of(trial)}: the base model was not evaluated on the same {text} sequences"
                 problems.append(Problem(what))
             else:
-                problems += no_evidence(trained, text, variant.workload, variant.workload_maker)
+                problems += no_evidence(trained, text, variant)
     measured = [getattr(trial.measured, text) for variant in variants for trial in variant.trials]
     if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
         problems.append(Problem(f"not all trials were evaluated on the same {text} sequences"))
@@ -230,7 +229,7 @@ def _set_reference(variant: TrainedVariant) -> str:
         return ""
     way = "FtguardCallback(..., reference=...) in a Trainer run"
     if variant.workload_maker != "elsewhere":
-        way = how_to_set(variant.workload_maker, reference="general.txt")
+        way = how_to_set(variant, reference="general.txt")
     return f"give a general text: {way}"
 
 
@@ -352,10 +351,10 @@ def _same_seeds(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
     model = fixed[0] if len(fixed) == 1 else max(candidate, baseline, key=lambda side: len(side.trials))
     other = candidate if model is baseline else baseline
     seeds = tuple(trial.spec.seed for trial in model.trials)
-    return f"train {other.label} with the seeds of {model.label}: {how_to_set(other.workload_maker, seeds=seeds)}"
+    return f"train {other.label} with the seeds of {model.label}: {how_to_set(other, seeds=seeds)}"
 
 
-def _not_comparable(ours: Trial, theirs: Trial, makers: tuple[Maker, Maker]) -> Iterator[Problem]:
+def _not_comparable(ours: Trial, theirs: Trial, sides: tuple[TrainedVariant, TrainedVariant]) -> Iterator[Problem]:
     assert ours.measured.validation is not None  # a missing loss is among the problems already found
     assert theirs.measured.validation is not None
     seed = ours.spec.seed
@@ -373,9 +372,9 @@ def _not_comparable(ours: Trial, theirs: Trial, makers: tuple[Maker, Maker]) -> 
         what = f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
         yield Problem(what)
     if paired:
-        yield from no_evidence(ours.measured.validation, "validation", ours.spec.workload, makers[0])
+        yield from no_evidence(ours.measured.validation, "validation", sides[0])
         if theirs.measured.validation.trained_on != ours.measured.validation.trained_on:
-            yield from no_evidence(theirs.measured.validation, "validation", theirs.spec.workload, makers[1])
+            yield from no_evidence(theirs.measured.validation, "validation", sides[1])
 
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:

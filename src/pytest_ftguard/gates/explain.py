@@ -108,7 +108,7 @@ _FEWEST_STEPS: Final = 4
 
 def _if_final(variant: TrainedVariant) -> str:
     """Return what to do if the steps stand for no longer run."""
-    way = how_to_set(variant.workload_maker, final=True)
+    way = how_to_set(variant, final=True)
     return f"If these are the steps of production, set {way}: then the trend does not decide."
 
 

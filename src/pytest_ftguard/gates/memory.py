@@ -195,7 +195,7 @@ def _what_to_do(candidate: TrainedVariant, whole: TrainedVariant | None) -> str:
     ways = []
     if work.batch_size > 1:
         with_more = "" if work.training_function else ", with as many more gradient_accumulation_steps"
-        half = how_to_set(candidate.workload_maker, batch_size=max(1, work.batch_size // 2))
+        half = how_to_set(candidate, batch_size=max(1, work.batch_size // 2))
         ways.append(f"use a smaller batch ({half}{with_more})")
     if work.training_function is None and not work.training_args.get("gradient_checkpointing"):
         ways.append("set gradient_checkpointing in training_args (it applies to both variants)")

@@ -77,7 +77,9 @@ def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[P
         return problems
     comparison = compare(candidate, baseline, same_learning_rate=True)
     # A later run makes short trials of both if it can.
+    is_ours = "elsewhere" not in (candidate.workload_maker, baseline.workload_maker)
     again = "" if can_time_again(candidate, baseline) else "--ftguard-no-cache trains it again"
+    again = again if is_ours else "train it again in the run that trained it"
     return [
         *comparison.different_work,
         *comparison.different_environment,
@@ -207,11 +209,13 @@ def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list
     """Seeds show how much a step's time moves within a run, but not how it moves from run to run."""
     if len(_runs(candidate, baseline)) == 1:
         return []
+    is_ours = "elsewhere" not in (candidate.workload_maker, baseline.workload_maker)
+    again = " (--ftguard-no-cache trains what is in the store again)"
     return [
         Problem(
             "the steps were timed in different runs",
             why="The load of the machine may have changed between them.",
-            remedy="train both in one (--ftguard-no-cache trains what is in the store again)",
+            remedy=f"train both in one{again if is_ours else ''}",
         )
     ]
 

@@ -38,7 +38,7 @@ def way_out(
     again = "" if rule.seed_noise is None else ", and calibrate again with --ftguard-calibrate"
 
     def set_text(count: int) -> str:
-        more = more_text(losses, text, variant.workload, variant.workload_maker, times=count / units)
+        more = more_text(losses, text, variant, times=count / units)
         return f"{more}{again}"
 
     def set_seeds(count: int) -> str:

@@ -109,7 +109,7 @@ class Session:
             work = absolute(asked, self.config.rootpath)
             self.settings.check_task(work.task)
             trained = Policy(self.settings, lab).train(work, chosen, full, budgets, why_not, maker=self._maker(chosen))
-            trained = replace(trained, workload_maker=self._maker(asked))
+            trained = replace(trained, workload_maker=self._maker(asked), overriding=self.settings.overriding())
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
                 raise _failure(f"ftguard: {error}, and require_gpu is set") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -59,6 +60,8 @@ class TrainedVariant:
         rate: Where its learning rate comes from.
         source: Who has trained it in this run; None if it comes from elsewhere.
         workload_maker: What made its workload; see `RateSource.maker`.
+        overriding: Settings that the command line or the environment makes, each with its place: these win over the
+            ini file.
     """
 
     workload: Workload
@@ -67,6 +70,7 @@ class TrainedVariant:
     rate: RateSource = field(default=_OF_ANOTHER_RUN, compare=False, kw_only=True)
     source: Source | None = field(default=None, compare=False, kw_only=True)
     workload_maker: Maker = field(default="elsewhere", compare=False, kw_only=True)
+    overriding: Mapping[str, str] = field(default_factory=dict, compare=False, kw_only=True)
 
     def with_seeds(self, count: int) -> TrainedVariant:
         """Return the variant trained with so many seeds in all; those that are missing are trained now.
@@ -120,7 +124,7 @@ class TrainedVariant:
 
     def _handed_on(self, other: TrainedVariant) -> TrainedVariant:
         """Return another training of the variant, which knows what made the workload."""
-        return replace(other, workload_maker=self.workload_maker)
+        return replace(other, workload_maker=self.workload_maker, overriding=self.overriding)
 
     def __repr__(self) -> str:
         """Return one short line: pytest shows it with every failing test."""
