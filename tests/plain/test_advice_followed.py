@@ -33,7 +33,7 @@ from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import CurvePoint, SequenceLosses, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant, Workload
 from pytest_ftguard.specs.methods.rates import Maker
-from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, GivenSource, losses, trained, trial
 
 ADVICE: Final = {
     "accepting.gate._few_seeds": "test_the_seeds_that_accepting_asks_for_are_accepted",
@@ -597,6 +597,19 @@ def test_a_time_has_the_seeds_that_are_advised(maker: Maker, seeds: tuple[int, .
     followed = follow(work, first.message, maker)
     assert len(followed.seeds) == 4
     assert judged(followed).status == "PASS"
+
+
+@pytest.mark.parametrize("maker", ["settings", "code"])
+def test_short_trials_have_the_same_advice_as_their_variants(maker: Maker) -> None:
+    """They are of the same workload, and more seeds of it are more of theirs."""
+    work = replace(LONG, seeds=(0, 1))
+    short = [replace(side, workload_maker="elsewhere") for side in seconds(work, maker, "now", "now")]
+    source = GivenSource(time_beside=lambda *_: (short[0], short[1]))
+    candidate, baseline = (replace(side, source=source) for side in seconds(work, maker, "earlier", "now"))
+    ours, theirs = candidate.timed_beside(baseline, "their steps were timed in different runs")
+    doubt = assess_time(ours, limit(1.0, SHARE), theirs, 0.95)
+    assert doubt.status == "INCONCLUSIVE"
+    assert len(follow(work, doubt.message, maker).seeds) == 4
 
 
 @pytest.mark.parametrize("place", ["the option --ftguard-seeds", "the environment variable FTGUARD_SEEDS"])

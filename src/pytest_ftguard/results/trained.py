@@ -120,7 +120,8 @@ class TrainedVariant:
             absent = self if self.source is None else baseline
             message = f"{absent.label} was not trained in this run, so it cannot be timed in it"
             raise FtguardError(message)
-        return self.source.time_beside(self, baseline, why, look)
+        ours, theirs = self.source.time_beside(self, baseline, why, look)
+        return self._handed_on(ours), baseline._handed_on(theirs)
 
     def _handed_on(self, other: TrainedVariant) -> TrainedVariant:
         """Return another training of the variant, which knows what made the workload."""
