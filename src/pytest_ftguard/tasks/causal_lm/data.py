@@ -225,7 +225,9 @@ def left_over_set(
         # So many sequences leave enough, if each document may be used by one of them.
         new = np.flatnonzero(cut.origins == np.arange(len(cut.origins)))
         spare = (len(set(cut.documents[new].tolist())) if documents else len(new)) - _LEAST_LEFT_OVER
-        fewer = f", or a validation_sequences of at most {spare}" if spare >= MINIMUM_UNITS else ""
+        fewer = ""
+        if spare >= MINIMUM_UNITS:
+            fewer = f", or, if fewer are enough for the gates, a validation_sequences of at most {spare}"
         copies = f", not counting {repeated} that repeat earlier ones" if repeated else ""
         message = (
             f"{cut.tokens.text.name} has {len(cut.sequences) - repeated} sequences{copies}, of which the gates use "
