@@ -72,7 +72,7 @@ class _Both(NamedTuple):
 def _together(doubt: tuple[Interval, float], rule: Rule, shape: tuple[int, int]) -> _Both | None:
     """Return the fewest seeds that settle a doubt together with more of the text; None if no affordable number does."""
     (interval, limit), (has, units) = doubt, shape
-    for seeds in range(has + 1, MOST_LISTED_SEEDS + 1) if has > 1 else ():
+    for seeds in range(has + 1, MOST_LISTED_SEEDS + 1) if interval.seed_variance > 0 else ():
         fewer = replace(interval, seed_variance=interval.seed_variance * has / seeds)
         effort = effort_to_settle(fewer, limit, (seeds, units), rule.confidence, rule.seed_noise)
         if effort.sequences is not None and effort.sequences <= _MOST_TIMES_THE_TEXT * units:
