@@ -105,8 +105,8 @@ class GivenSource:
 
 
 def trained(variant: Variant, *trials: Trial) -> TrainedVariant:
-    """The trials as a trained variant, on their own workload."""
-    return TrainedVariant(trials[0].spec.workload if trials else WORKLOAD, variant, trials)
+    """The trials as a trained variant, on their own workload, which the settings made."""
+    return TrainedVariant(trials[0].spec.workload if trials else WORKLOAD, variant, trials, workload_maker="settings")
 
 
 def unwrapped(result: pytest.RunResult) -> pytest.LineMatcher:

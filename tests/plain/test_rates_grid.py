@@ -96,7 +96,7 @@ def test_what_a_grid_lacks_is_trained(grid: ModuleType, variant: LoRA, monkeypat
     asked: list[Any] = []
     monkeypatch.setattr(grid.Grid, "train", lambda _, spec: asked.append(spec))
     grid.cell(workload_of(grid), variant, 0)
-    assert [spec.variant for spec in asked] == [variant]
+    assert [spec.variant for spec in asked] == [replace(variant, search_learning_rate="no")]
 
 
 def test_a_workload_of_no_grid_is_refused(grid: ModuleType) -> None:

@@ -192,7 +192,7 @@ def test_an_improvement_beyond_the_limit_asks_to_be_accepted() -> None:
     assert "accept it" not in less.message
     few = judge(pair(0.05, seeds=(0, 1)), pair(0.1), 0.02)
     assert few.note is not None
-    assert "with --ftguard-update and at least 3 seeds" in few.note
+    assert "with --ftguard-update, trained with at least 3 seeds (ftguard_seeds = 0, 1, 2), so that" in few.note
 
 
 def test_the_advice_is_what_accepting_would_do() -> None:
@@ -415,7 +415,8 @@ def test_without_an_accepted_result_nothing_is_concluded() -> None:
     assert "'accepted.json' does not exist" in verdict.message
     assert "--ftguard-update" in verdict.message
     assert "or set ftguard_on_missing = warn" in verdict.message
-    warned = gate.assess_regression(asked(pair(), limit(99), LAZY, "loss_gap", file()), on_missing="warn")
+    warns = Setting("warn", Origin("marker", "the marker"))
+    warned = gate.assess_regression(asked(pair(), limit(99), LAZY, "loss_gap", file()), on_missing=warns)
     assert "--ftguard-update" in warned.message
     assert "on_missing" not in warned.message  # it is what gave this warning
 

@@ -132,6 +132,14 @@ def test_a_search_for_one_side_only_is_pointed_out() -> None:
     assert "of full was searched and that of lora r=16 was not" in note
 
 
+def test_a_guess_that_looks_as_good_in_short_trials_is_compared_in_longer_ones() -> None:
+    """Within the noise of a short trial two rates are alike; half of the steps tell them apart."""
+    bench = Bench(2.75e-5, best_longer=1.2e-5)
+    bench.noise = 0.5
+    assert find_learning_rate(bench.train, WORKLOAD, Full(learning_rate=5e-5)) == 1.6e-5
+    assert bench.tried["longer"] == [1.6e-5, 5e-6, 5e-5]
+
+
 def test_the_trials_are_short_and_are_not_judged_on_the_gates_sequences() -> None:
     """An eighth of the steps, then half of them; a seed that no gate judges, and all else as it will be."""
     work = replace(WORKLOAD, steps=201, seeds=(4, 5), most_seeds=8, reference="reference.txt")

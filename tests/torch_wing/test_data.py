@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,52 @@ def test_a_search_is_evaluated_on_what_the_gates_leave_over(tmp_path: Path, name
     if name == "v.jsonl":
         assert not {text.lstrip("x0") for text in ours} & {text.lstrip("x0") for text in theirs}
     assert (rest.documents is None) == (name == "v.txt")
+
+
+def advised(error: ConfigurationError) -> dict[str, int]:
+    """The settings that a message names, with the largest value that does."""
+    return {name: int(value) for name, value in re.findall(r"a (\w+) of at most (\d+)", str(error))}
+
+
+@pytest.mark.parametrize("size", [3, 30, 300])
+def test_a_smaller_block_or_batch_that_is_advised_is_enough_for_a_batch(tmp_path: Path, size: int) -> None:
+    """Each by itself; a batch cannot be smaller than one block, so it is named only if there is one."""
+    path = write(tmp_path, "t.txt", "".join(random.Random(1).choices("abcdefghijkl", k=size)))
+    with pytest.raises(ConfigurationError) as caught:
+        training_blocks(path, TOKENIZER, block_size=128, batch_size=8)
+    found = advised(caught.value)
+    assert set(found) == ({"block_size"} if size > 8 else set()) | ({"batch_size"} if size > 128 else set())
+    for change in found.items():
+        training_blocks(path, TOKENIZER, **{"block_size": 128, "batch_size": 8, **dict([change])})
+
+
+@pytest.mark.parametrize("size", [60, 1000])
+def test_a_smaller_block_that_is_advised_gives_as_many_sequences_as_gates_need(tmp_path: Path, size: int) -> None:
+    """If the text is too short for that, no block is named: the gates would refuse it."""
+    path = write(tmp_path, "v.txt", "".join(random.Random(1).choices("abcdefghijkl", k=size)))
+    with pytest.raises(ConfigurationError) as caught:
+        evaluation_set(path, "validation", TOKENIZER, block_size=2000, at_most=256)
+    found = advised(caught.value)
+    assert bool(found) is (size > 128)
+    for block_size in found.values():
+        sequences = evaluation_set(path, "validation", TOKENIZER, block_size=block_size, at_most=256).sequences
+        assert len(sequences) >= 64
+
+
+@pytest.mark.parametrize(("name", "text"), [("v.txt", "{:04}"), ("v.jsonl", '{{"text": "{:04}"}}\n')])
+def test_as_few_validation_sequences_as_are_advised_leave_enough_for_a_search(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    """If fewer than gates need would be left, only a longer text is advised."""
+    path = write(tmp_path, name, "".join(map(text.format, range(100))))
+    with pytest.raises(ConfigurationError) as caught:
+        left_over_set(path, "validation", TOKENIZER, block_size=4, at_most=99)
+    at_most = advised(caught.value)["validation_sequences"]
+    assert at_most >= 64
+    assert len(left_over_set(path, "validation", TOKENIZER, block_size=4, at_most=at_most).sequences) >= 32
+    short = write(tmp_path, f"short.{name}", "".join(map(text.format, range(95))))
+    with pytest.raises(ConfigurationError, match=r"give a longer text$"):
+        left_over_set(short, "validation", TOKENIZER, block_size=4, at_most=95)
 
 
 @pytest.mark.parametrize(("at_most", "enough"), [(68, True), (69, False), (100, False)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pytest_ftguard.accepting.history import AcceptedFile
@@ -56,8 +56,21 @@ class Asked:
         """Return why the pair by itself can be neither judged nor accepted; empty if it can."""
         same_rate = self.rule.same_learning_rate or not self.measure.depends_on_rates
         comparison = compare(self.candidate, self.baseline, same_learning_rate=same_rate)
-        problems = [*comparison.loss_problems, *self.measure.problems(comparison, self.limit, self.rule)]
+        problems = [
+            *comparison.loss_problems,
+            *self.measure.problems(comparison, self.limit, self.rule, self._status_at),
+        ]
         return list(dict.fromkeys(problems))
+
+    def _status_at(self, limit: float) -> Status:
+        """Return the answer at another limit; what has no accepted result yet can be accepted at any."""
+        if self.file.history is None:
+            return "PASS"
+        asked, now = replace(self, limit=replace(self.limit, value=limit)), self.record()
+        held = {LAST: self.file.history.accepted, ANCHOR: self.file.history.anchor}
+        return max(
+            (asked.change_since(now, then, name) for name, then in held.items()), key=lambda change: change.gravity
+        ).status
 
     def record(self) -> PairRecord:
         """Return the record of the pair; bytes and seconds that their own gates would refuse are not in it."""

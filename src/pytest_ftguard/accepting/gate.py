@@ -12,10 +12,12 @@ from pytest_ftguard.accepting.metrics import Change, Measure
 from pytest_ftguard.accepting.missing import missing
 from pytest_ftguard.accepting.record import PairRecord
 from pytest_ftguard.accepting.since import differences_since, settings_since
+from pytest_ftguard.comparison.changing import how_to_set, seeds_in_all
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rates import rates_line, rates_note, unsettled
+from pytest_ftguard.gates.setting import Setting
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.statistics import Interval
 
@@ -29,15 +31,15 @@ MINIMUM_SEEDS: Final = 3
 _REFUSED: Final = ("FAIL", "INVALID")
 
 
-def assess_regression(asked: Asked, on_missing: str = "fail") -> Verdict:
+def assess_regression(asked: Asked, on_missing: Setting | None = None) -> Verdict:
     """Judge by how much a pair has become worse since it was accepted: last, and for the first time.
 
     Args:
         asked: What is asked.
-        on_missing: What a missing accepted result does to the test, "fail" or "warn".
+        on_missing: What a missing accepted result does to the test, if somebody has set it.
     """
     history, problems = asked.file.history, asked.problems()
-    problems += [] if history else [missing(asked.file, on_missing)]
+    problems += [] if history else [missing(asked.file, on_missing, _first_seeds(asked))]
     if problems or history is None:
         return asked.invalid(problems)
     now = asked.record()
@@ -48,7 +50,7 @@ def assess_regression(asked: Asked, on_missing: str = "fail") -> Verdict:
     todo = _what_to_do(asked, now, worst, changes[-1])
     if worst.status == "INVALID":
         return asked.invalid([Problem(worst.reason, worst.basis, todo)], why=[standing])
-    passed = [*_better(now, changes[0], asked.limit), *_changed(now, history.accepted)]
+    passed = [*_better(asked, now, changes[0]), *_changed(now, history.accepted)]
     passed = passed if worst.status == "PASS" else []
     notes = [*passed, *asked.measure.notes(now, history.accepted, asked.limit)]
     sides = (asked.candidate, asked.baseline) if asked.measure.depends_on_rates else ()
@@ -95,44 +97,59 @@ def _why(now: PairRecord, worst: Change, measure: Measure) -> list[str]:
 
 def _what_to_do(asked: Asked, now: PairRecord, worst: Change, anchored: Change) -> str:
     """Return what to do, the cheapest first; "" for a PASS."""
-    accepting = _how_to_accept(now, anchored, asked.file)
+    accepting = _how_to_accept(asked, now, anchored)
     match worst.status:
         case "FAIL":
             return f"find the change that caused it; or, if it is intended, {accepting}"
         case "INVALID":
-            return f"undo what differs; or, if it is intended, {accepting} on this commit, once it is reviewed"
+            undo = "undo what differs; or, if it is intended, " if worst.basis else ""
+            return f"{undo}{accepting} on this commit, once it is reviewed"
         case "INCONCLUSIVE":
             # The anchor stays if another result is accepted, so its own noise is left only with the file.
             again = (
                 f"delete {asked.file} and accept again with --ftguard-update, on the commit that later ones are to be "
                 "held to"
             )
-            return asked.measure.way_out(now, worst, asked.limit, asked.rule, again)
+            return asked.measure.way_out(now, worst, asked.limit, asked.rule, again, candidate=asked.candidate)
     return ""
 
 
-def _how_to_accept(now: PairRecord, anchored: Change, file: AcceptedFile) -> str:
+def _how_to_accept(asked: Asked, now: PairRecord, anchored: Change) -> str:
     """Return how a result can be accepted: what the anchor forbids is accepted only in a new file.
 
     Args:
+        asked: What is asked.
         now: The result.
         anchored: How it stands to the anchor, which may be what was accepted last.
-        file: What was accepted.
     """
-    how = f"delete {file} and accept again" if anchored.status in _REFUSED else "accept it"
-    seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f", trained with at least {MINIMUM_SEEDS} seeds"
-    return f"{how} with --ftguard-update{seeds}"
+    how = f"delete {asked.file} and accept again" if anchored.status in _REFUSED else "accept it"
+    return f"{how} with --ftguard-update{_with_seeds(asked, now)}"
 
 
-def _better(now: PairRecord, change: Change, limit: Limit) -> list[str]:
+def _with_seeds(asked: Asked, now: PairRecord) -> str:
+    """Return that a result needs more seeds to be accepted, and how it gets them; "" if it has enough."""
+    if len(now.seeds) >= MINIMUM_SEEDS:
+        return ""
+    how = how_to_set(asked.candidate, seeds=_enough_seeds(asked))
+    return f", trained with at least {MINIMUM_SEEDS} seeds ({how})"
+
+
+def _first_seeds(asked: Asked) -> str:
+    """Return how a test without an accepted result gets enough seeds to have one; "" if it has them."""
+    seeds = asked.candidate.workload.seeds
+    if len(seeds) >= MINIMUM_SEEDS:
+        return ""
+    return how_to_set(asked.candidate, seeds=seeds_in_all(seeds, MINIMUM_SEEDS))
+
+
+def _better(asked: Asked, now: PairRecord, change: Change) -> list[str]:
     """Return that an improvement beyond the limit can be lost again unseen unless it is accepted."""
     most = change.measured.upper if isinstance(change.measured, Interval) else change.measured
-    if most is None or not most < -limit.value:
+    if most is None or not most < -asked.limit.value:
         return []
-    seeds = "" if len(now.seeds) >= MINIMUM_SEEDS else f" and at least {MINIMUM_SEEDS} seeds"
     return [
-        f"It has become better by more than the limit: accept it with --ftguard-update{seeds}, so that later "
-        "commits are held to it."
+        f"It has become better by more than the limit: accept it with --ftguard-update{_with_seeds(asked, now)}, so "
+        "that later commits are held to it."
     ]
 
 
@@ -173,6 +190,12 @@ def _refused(asked: Asked, problems: Sequence[Problem]) -> Verdict:
     return asked.invalid([replace(first, what=f"not accepted, because {first.what}"), *others])
 
 
+def _enough_seeds(asked: Asked) -> tuple[int, ...]:
+    """Return seeds that can be accepted: those that were, so that there are some in common."""
+    history, seeds = asked.file.history, asked.candidate.workload.seeds
+    return history.anchor.seeds if history else seeds_in_all(seeds, MINIMUM_SEEDS)
+
+
 def _few_seeds(asked: Asked) -> list[Problem]:
     seeds = len(asked.candidate.trials)
     if seeds >= MINIMUM_SEEDS:
@@ -181,7 +204,7 @@ def _few_seeds(asked: Asked) -> list[Problem]:
         Problem(
             f"{asked.candidate.label} was trained with {seeds} seed{'s' if seeds != 1 else ''}",
             why=f"What later commits are held to needs at least {MINIMUM_SEEDS}.",
-            remedy="set ftguard_seeds = 0, 1, 2",
+            remedy=f"set {how_to_set(asked.candidate, seeds=_enough_seeds(asked))}",
         )
     ]
 

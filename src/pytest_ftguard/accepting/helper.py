@@ -21,6 +21,7 @@ from pytest_ftguard.gates.asking import (
     find_test,
     limit_of,
     rule_of,
+    setting_of,
     value_of,
 )
 from pytest_ftguard.gates.limits import GROWTH, Limit
@@ -81,7 +82,8 @@ def assert_no_regression(
     """
     check_pair("assert_no_regression", candidate, baseline)
     limit, rule = _limit(metric, at_most), rule_of(confidence, same_learning_rate)
-    choice, updates = value_of("on_missing", on_missing, "fail"), value_of("update", None, False)
+    reaction, updates = setting_of("on_missing", on_missing), value_of("update", None, False)
+    choice = "fail" if reaction is None else reaction.value
     test = _test()
     file = test.accepted.find(candidate, baseline)
     if test.is_planned and file.history is None and not updates:
@@ -91,7 +93,7 @@ def assert_no_regression(
     pair = timed(candidate, baseline) if metric == "time" else TimedPair(candidate, baseline)
     ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
     asked = Asked(candidate=ours, baseline=theirs, limit=limit, rule=rule, metric=metric, file=file, origin=pair.origin)
-    verdict = _accept(test, asked) if updates else assess_regression(asked, choice)
+    verdict = _accept(test, asked) if updates else assess_regression(asked, reaction)
     # A pair that is unsound by itself fails also if there is nothing to compare it with.
     warns = not updates and choice == "warn" and file.history is None and not asked.problems()
     return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=warns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -20,6 +20,7 @@ from pytest_ftguard.accepting.since import (
     timed_seeds,
     units_of,
 )
+from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.pairs import Comparison
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
@@ -30,6 +31,8 @@ from pytest_ftguard.gates.rates import learned_nothing
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import time_problems
 from pytest_ftguard.gates.verdict import NOT_FINITE, Status, decide
+from pytest_ftguard.gates.way_out import way_out_of_growth
+from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 from pytest_ftguard.units import format_bytes
 
@@ -80,8 +83,17 @@ class Measure(ABC):
     beyond: ClassVar[str] = explain.BEYOND
 
     @abstractmethod
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
-        """Return why this measure of a pair can be neither judged nor accepted."""
+    def problems(
+        self, comparison: Comparison, limit: Limit, rule: Rule, status_at: Callable[[float], Status]
+    ) -> list[Problem]:
+        """Return why this measure of a pair can be neither judged nor accepted.
+
+        Args:
+            comparison: The pair.
+            limit: The largest accepted growth.
+            rule: How it is judged.
+            status_at: Returns the answer at another limit.
+        """
 
     @abstractmethod
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
@@ -92,8 +104,19 @@ class Measure(ABC):
         """Return what it is now and what it was, over the seeds from which the growth is judged."""
 
     @abstractmethod
-    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
-        """Return what makes the interval narrower, with a number if it can be computed."""
+    def way_out(
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
+    ) -> str:
+        """Return what makes the interval narrower, with a number if it can be computed.
+
+        Args:
+            now: The result.
+            change: How it has changed.
+            limit: The largest accepted growth.
+            rule: How it is judged.
+            accept_again: How to accept again.
+            candidate: The variant that is judged.
+        """
 
     def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
         """Return what does not decide but should be known."""
@@ -104,7 +127,9 @@ class _LossGap(Measure):
     unit = NATS_PER_TOKEN
     depends_on_rates = True
 
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
+    def problems(
+        self, comparison: Comparison, limit: Limit, rule: Rule, status_at: Callable[[float], Status]
+    ) -> list[Problem]:
         if comparison.loss_problems:
             return []
         # If full fine-tuning learns nothing either, a gap that has not grown says nothing.
@@ -112,7 +137,9 @@ class _LossGap(Measure):
         gain, margin = comparison.losses.gain(rule.confidence), margin_of(limit, baseline)
         problems = learned_nothing(candidate, rule.confidence)
         if not gain.lower > rule.gain_factor * margin.nats:
-            problems += learned_nothing(baseline, rule.confidence) or [explain.no_gain(baseline, gain, rule, margin)]
+            problems += learned_nothing(baseline, rule.confidence) or [
+                explain.no_gain(baseline, gain, rule, margin, status_at)
+            ]
         return problems
 
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
@@ -131,18 +158,20 @@ class _LossGap(Measure):
             f"was {before:+.4f}{_earlier_label(now, then)} when it was accepted."
         )
 
-    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
+    def way_out(
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
+    ) -> str:
         assert isinstance(change.measured, Interval)  # nothing else is undecided
         then = change.then
         effort = effort_to_settle_change(now, then, change.measured, limit.value, rule.confidence)
         if effort is None:
+            how = how_to_set(candidate, seeds=then.seeds)
             return (
-                f"train with the seeds of {change.against} (ftguard_seeds = {', '.join(map(str, then.seeds))}): pairs "
-                "of the same seed mostly have less noise. Other seeds leave the noise of the accepted ones as it is, "
-                "however many there are."
+                f"train with the seeds of {change.against} ({how}): pairs of the same seed mostly have less "
+                "noise. Other seeds leave the noise of the accepted ones as it is, however many there are."
             )
         paired = len(paired_seeds(now, then))
-        return explain.way_out_of_growth(effort, paired, len(then.seeds), units_of(now), accept_again)
+        return way_out_of_growth(effort, paired, len(then.seeds), units_of(now), accept_again)
 
     def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
         shared = sorted(set(now.seeds) & set(then.seeds))
@@ -161,7 +190,9 @@ class _LossGap(Measure):
 class _Memory(Measure):
     beyond = ""  # a peak has no chance in it
 
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
+    def problems(
+        self, comparison: Comparison, limit: Limit, rule: Rule, status_at: Callable[[float], Status]
+    ) -> list[Problem]:
         return memory_problems(comparison.candidate, comparison.baseline)
 
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
@@ -179,12 +210,16 @@ class _Memory(Measure):
         # A peak is the largest over all seeds of its record.
         return _shares("The peak memory", now, then, (), *map(_peak, (now, then)))
 
-    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
+    def way_out(
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
+    ) -> str:
         raise AssertionError("a peak has no interval, so it is never undecided")
 
 
 class _Time(Measure):
-    def problems(self, comparison: Comparison, limit: Limit, rule: Rule) -> list[Problem]:
+    def problems(
+        self, comparison: Comparison, limit: Limit, rule: Rule, status_at: Callable[[float], Status]
+    ) -> list[Problem]:
         return time_problems(comparison.candidate, comparison.baseline)
 
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
@@ -200,7 +235,9 @@ class _Time(Measure):
             "The time of a step", now, then, shared, *(_step(record, shared or record.seeds) for record in (now, then))
         )
 
-    def way_out(self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str) -> str:
+    def way_out(
+        self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
+    ) -> str:
         return (
             "use an idle machine, more steps or more seeds (and --ftguard-no-cache if times come from the store), for "
             f"the accepted result too: {accept_again}."

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.curves import basis_of, share_curves
 from pytest_ftguard.comparison.evidence import count_units, no_evidence, unit_name
 from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
@@ -69,6 +70,11 @@ class PairedLosses:
     def gain(self, confidence: float) -> Interval:
         """Return what the baseline gained over the base model, in nats per token."""
         return gap_interval(self.base - self.baseline, self.tokens, confidence)
+
+    def short_of(self, share: float, confidence: float) -> Interval:
+        """Return by how much the candidate falls short of a share of the baseline's gain, in nats per token."""
+        terms = (self.candidate, share * self.baseline)
+        return gap_interval(terms[0] - terms[1] - (1 - share) * self.base, self.tokens, confidence, terms=terms)
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ def compare(candidate: TrainedVariant, baseline: TrainedVariant, *, same_learnin
     problems = [*failed, *different] or list(unpaired)
     if not problems:
         for ours, theirs in zip(candidate.trials, baseline.trials, strict=True):
-            problems += _not_comparable(ours, theirs)
+            problems += _not_comparable(ours, theirs, (candidate, baseline))
     factors = {candidate.variant.rate_over_full, baseline.variant.rate_over_full}
     # A search may come to the other side's rate; only a rate that nobody looked at is an oversight.
     is_meant = same_learning_rate or "searched" in (candidate.rate.origin, baseline.rate.origin)
@@ -208,21 +214,25 @@ def text_problems(variants: Sequence[TrainedVariant], text: Literal["validation"
                 problems.append(failure)
             elif not (_is_finite(trained) and _is_finite(base)):
                 what = f"the {text} loss of {name_of(trial)}, was not measured, or is not finite"
-                problems.append(Problem(what, remedy=_SET_REFERENCE if text == "reference" else ""))
+                problems.append(Problem(what, remedy=_set_reference(variant) if text == "reference" else ""))
             elif (trained.digest, trained.tokens) != (base.digest, base.tokens):
                 what = f"{name_of(trial)}: the base model was not evaluated on the same {text} sequences"
                 problems.append(Problem(what))
             else:
-                problems += no_evidence(trained, text, variant.workload)
+                problems += no_evidence(trained, text, variant)
     measured = [getattr(trial.measured, text) for variant in variants for trial in variant.trials]
     if not problems and not all(same_sequences(losses, measured[0]) for losses in measured):
         problems.append(Problem(f"not all trials were evaluated on the same {text} sequences"))
     return list(dict.fromkeys(problems))
 
 
-_SET_REFERENCE: Final = (
-    "set ftguard_reference to a general text (for a Trainer run: FtguardCallback(..., reference=...))"
-)
+def _set_reference(variant: TrainedVariant) -> str:
+    if variant.workload.reference is not None:
+        return ""
+    way = "FtguardCallback(..., reference=...) in a Trainer run"
+    if variant.workload_maker != "elsewhere":
+        way = how_to_set(variant, reference="general.txt")
+    return f"give a general text: {way}"
 
 
 def reference_losses(candidate: TrainedVariant, baseline: TrainedVariant) -> PairedLosses:
@@ -330,16 +340,24 @@ def _unpaired(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[P
     ours = [trial.spec.seed for trial in candidate.trials]
     theirs = [trial.spec.seed for trial in baseline.trials]
     if ours != theirs:
-        seeds = ", ".join(map(str, sorted({*ours, *theirs})))
         yield Problem(
             f"the seeds are not paired: {ours} for {candidate.label}, {theirs} for {baseline.label}",
-            remedy=f"train both with the same, for example ftguard_seeds = {seeds}",
+            remedy=_same_seeds(candidate, baseline),
         )
     elif len(set(ours)) != len(ours):
         yield Problem(f"a seed occurs twice among {ours}", why="A repeated seed adds no evidence.")
 
 
-def _not_comparable(ours: Trial, theirs: Trial) -> Iterator[Problem]:
+def _same_seeds(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
+    """Return how both get the same seeds: those of the side that is trained elsewhere, or of the one with more."""
+    fixed = [side for side in (baseline, candidate) if side.workload_maker == "elsewhere"]
+    model = fixed[0] if len(fixed) == 1 else max(candidate, baseline, key=lambda side: len(side.trials))
+    other = candidate if model is baseline else baseline
+    seeds = tuple(trial.spec.seed for trial in model.trials)
+    return f"train {other.label} with the seeds of {model.label}: {how_to_set(other, seeds=seeds)}"
+
+
+def _not_comparable(ours: Trial, theirs: Trial, sides: tuple[TrainedVariant, TrainedVariant]) -> Iterator[Problem]:
     assert ours.measured.validation is not None  # a missing loss is among the problems already found
     assert theirs.measured.validation is not None
     seed = ours.spec.seed
@@ -357,9 +375,9 @@ def _not_comparable(ours: Trial, theirs: Trial) -> Iterator[Problem]:
         what = f"seed {seed}: the loss along training was not measured at the same steps of both, or is not finite"
         yield Problem(what)
     if paired:
-        yield from no_evidence(ours.measured.validation, "validation", ours.spec.workload)
+        yield from no_evidence(ours.measured.validation, "validation", sides[0])
         if theirs.measured.validation.trained_on != ours.measured.validation.trained_on:
-            yield from no_evidence(theirs.measured.validation, "validation", theirs.spec.workload)
+            yield from no_evidence(theirs.measured.validation, "validation", sides[1])
 
 
 def _same_learning_rate(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:

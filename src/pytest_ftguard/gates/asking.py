@@ -32,6 +32,7 @@ __all__ = [
     "limit_of",
     "look",
     "rule_of",
+    "setting_of",
     "value_of",
 ]
 

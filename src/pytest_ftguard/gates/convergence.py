@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pytest_ftguard.comparison.changing import more_seeds
 from pytest_ftguard.comparison.curves import has_own_curves
-from pytest_ftguard.comparison.pairs import text_problems, trend_of
+from pytest_ftguard.comparison.pairs import Trend, text_problems, trend_of
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.asking import (
@@ -21,6 +22,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.settling import settle_one
 from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.statistics import effort_to_settle
 
 __all__ = [
     "assert_converged",
@@ -85,7 +87,10 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         "FAIL": f"{explain.BEYOND} The loss is still falling.",
         "INCONCLUSIVE": explain.UNDECIDED,
     }
-    todo = {"FAIL": "train for more steps", "INCONCLUSIVE": "train for more steps; more seeds narrow the interval"}
+    todo = {
+        "FAIL": "train for more steps",
+        "INCONCLUSIVE": f"train for more steps{_or_seeds(variant, trend, limit, rule)}",
+    }
     return give(
         "convergence",
         status,
@@ -103,3 +108,13 @@ def assess_convergence(variant: TrainedVariant, limit: Limit, rule: Rule) -> Ver
         note=" ".join(rates_note(variant)) or None,
         hangs_on=("candidate",),
     )
+
+
+def _or_seeds(variant: TrainedVariant, trend: Trend, limit: Limit, rule: Rule) -> str:
+    """Return how many seeds would settle a doubt with the present steps; "" if no affordable number does."""
+    shape = len(variant.trials), trend.sequences
+    seeds = effort_to_settle(trend.per_doubling, -limit.value, shape, rule.confidence).seeds
+    if seeds is None:
+        return ""
+    how = more_seeds(variant, seeds)
+    return f"; or about {seeds} seeds instead of {shape[0]} would settle it{f': {how}' if how else ''}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 from pytest_ftguard.comparison.capacity import capacity_of, reaches_little
+from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.curves import has_own_curves
 from pytest_ftguard.comparison.pairs import Comparison, Trend, trend_of
 from pytest_ftguard.comparison.problem import Problem, name_of
@@ -13,8 +15,9 @@ from pytest_ftguard.gates.margin import Margin
 from pytest_ftguard.gates.rates import how_to_search, how_to_settle
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.verdict import Status
+from pytest_ftguard.gates.way_out import way_out
 from pytest_ftguard.results import TrainedVariant, Trial
-from pytest_ftguard.statistics import Effort, Interval, effort_to_settle
+from pytest_ftguard.statistics import Interval
 
 __all__ = [
     "BEYOND",
@@ -30,7 +33,6 @@ __all__ = [
     "outlook",
     "reason",
     "standing",
-    "way_out_of_growth",
     "what_to_do",
     "widening",
 ]
@@ -40,7 +42,9 @@ BEYOND: Final = "The whole interval is beyond the limit."
 UNDECIDED: Final = "The interval contains the limit: undecided."
 
 
-def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: Margin) -> Problem:
+def no_gain(
+    baseline: TrainedVariant, gain: Interval, rule: Rule, margin: Margin, status_at: Callable[[float], Status]
+) -> Problem:
     """Return why nothing may be concluded next to a baseline that learned too little itself.
 
     Args:
@@ -48,11 +52,10 @@ def no_gain(baseline: TrainedVariant, gain: Interval, rule: Rule, margin: Margin
         gain: What it gained over the base model, in nats per token.
         rule: How many margins it must gain.
         margin: What the limit allows.
+        status_at: Returns the gate's answer at another limit.
     """
-    smaller = ""
-    if margin.nats > 0 and gain.lower > 0:
-        largest = _below(margin.worth(gain.lower / rule.gain_factor))
-        smaller = f"if there is no more to learn, set a limit of at most {largest}; otherwise "
+    largest = _smaller_limit(margin, gain.lower / rule.gain_factor, status_at) if margin.nats > 0 else ""
+    smaller = f"if there is no more to learn, set a limit of at most {largest}; otherwise " if largest else ""
     return Problem(
         f"this test has no power: {baseline.label} gained only {margin.show_gain(gain.value)}",
         why=f"Over the base model it gained at least {gain.lower:+.4f}, which is less than {rule.gain_factor:g} times "
@@ -85,13 +88,29 @@ def _learn_more(variant: TrainedVariant) -> str:
     return f"{search}train for more steps"
 
 
+def _smaller_limit(margin: Margin, nats: float, status_at: Callable[[float], Status]) -> str:
+    """Return the largest limit below a gain, and what comes of it; "" if the gate gives no answer there either."""
+    if not nats > 0:
+        return ""
+    largest = _below(margin.worth(nats))
+    # At a limit that leaves the gate in doubt the next message would refuse again.
+    return {"PASS": largest, "FAIL": f"{largest}, at which this result fails"}.get(status_at(float(largest)), "")
+
+
 def _below(value: float) -> str:
     """Return a value with two digits, rounded down, so that it lies below the bound."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return f"{(math.ceil(value / unit * (1 - 1e-9)) - 1) * unit:.2g}"
 
 
-_FINAL: Final = "If these are the steps of production, set the workload's final = true: then the trend does not decide."
+# With fewer there are no three points along training.
+_FEWEST_STEPS: Final = 4
+
+
+def _if_final(variant: TrainedVariant) -> str:
+    """Return what to do if the steps stand for no longer run."""
+    way = how_to_set(variant, final=True)
+    return f"If these are the steps of production, set {way}: then the trend does not decide."
 
 
 def no_trend(comparison: Comparison) -> tuple[str, str]:
@@ -100,16 +119,17 @@ def no_trend(comparison: Comparison) -> tuple[str, str]:
         return (
             "Too early to tell: the losses along training of the two were not measured on the same sequences of the "
             "validation text, so nothing shows whether the gap is widening.",
-            f"train both with the present validation text. {_FINAL}",
+            f"train both with the present validation text. {_if_final(comparison.candidate)}",
         )
+    fewest = max(_FEWEST_STEPS, comparison.candidate.workload.steps + 1)
     return (
         "Too early to tell: the loss along training was measured at fewer than three points, so nothing shows whether "
         "the gap is widening.",
-        f"train for more than {comparison.candidate.workload.steps} steps (100 or more are sensible). {_FINAL}",
+        f"train for at least {fewest} steps (100 or more are sensible). {_if_final(comparison.candidate)}",
     )
 
 
-def widening(gap: Interval, trend: Trend, margin: Margin) -> tuple[str, str] | None:
+def widening(candidate: TrainedVariant, gap: Interval, trend: Trend, margin: Margin) -> tuple[str, str] | None:
     """Return why a PASS comes too early, and what to do: the gap could exceed the margin at twice the steps."""
     if not trend.per_doubling.lower > 0:
         return None
@@ -123,7 +143,7 @@ def widening(gap: Interval, trend: Trend, margin: Margin) -> tuple[str, str] | N
         f"Too early to tell: the gap is widening. It grew by {trend.per_doubling.value:.4f} nats per token with each "
         f"doubling of the steps since step {trend.steps[0]}. At {2 * last} steps expect about {grown:+.4f}, and at "
         f"most {grown + reach:+.4f}; the limit allows {margin}.",
-        f"train for more steps. {_FINAL}",
+        f"train for more steps. {_if_final(candidate)}",
     )
 
 
@@ -168,27 +188,39 @@ def reason(status: Status, comparison: Comparison, interval: Interval, rule: Rul
     return WITHIN if status == "PASS" else BEYOND
 
 
-def what_to_do(status: Status, comparison: Comparison, interval: Interval, limit: float, rule: Rule) -> str:
-    """Return what to do about a verdict; "" if that is nothing."""
+def what_to_do(status: Status, comparison: Comparison, doubt: tuple[Interval, float], rule: Rule) -> str:
+    """Return what to do about a verdict; "" if that is nothing.
+
+    Args:
+        status: The gate's answer.
+        comparison: The two variants.
+        doubt: An interval and a value that it must leave aside for an answer.
+        rule: How the gate decides.
+    """
     settle = how_to_settle(comparison.candidate, comparison.baseline)
     if status == "FAIL":
         return _after_a_failure(comparison)
     if status == "PASS":
         return settle
-    shape = (comparison.seeds, comparison.units)
-    effort = effort_to_settle(interval, limit, shape, rule.confidence, rule.seed_noise)
-    way_out = _way_out(effort.seeds, effort.sequences, comparison)
-    return f"{way_out} And {settle}." if settle else way_out
+    candidate, baseline = comparison.candidate, comparison.baseline
+    losses = candidate.trials[0].measured.validation
+    assert losses is not None  # else there is no interval
+    way = way_out(doubt, rule, candidate, losses, "validation")
+    if "elsewhere" in (candidate.workload_maker, baseline.workload_maker) and candidate.source is not baseline.source:
+        way += f" Train {candidate.label} and {baseline.label} alike."
+    return f"{way} And {settle}." if settle else way
 
 
 def _after_a_failure(comparison: Comparison) -> str:
     """Return the ways out of a gap that is too large; a higher rank only helps at a good learning rate."""
     candidate = comparison.candidate
     way = None if candidate.rate.why_not else how_to_search(candidate)
-    last = "choose full fine-tuning. Raise the limit only if you accept that loss of quality."
+    other = comparison.baseline
+    instead = "full fine-tuning" if other.variant.kind == "full" else other.label
+    last = f"choose {instead}. Raise the limit only if you accept that loss of quality."
     match candidate.rate.origin:
         case "default":
-            settle = how_to_settle(candidate, comparison.baseline)
+            settle = how_to_settle(candidate, other)
             return f"{settle or 'try other learning rates first'}. If the gap stays, {last}"
         case "searched":
             return f"{_more_reach(candidate)}{last}"
@@ -205,6 +237,8 @@ def _more_reach(candidate: TrainedVariant) -> str:
     if candidate.variant.kind == "full":
         return ""
     if reaches_little(candidate):
+        if getattr(candidate.variant, "target_modules", None) == "all-linear":  # what is left are no linear layers
+            return f"adapt fused experts too with {candidate.label} (target_parameters), or "
         return f"adapt all linear layers with {candidate.label}, or "
     capacity = capacity_of(candidate)
     if capacity is not None and capacity.is_too_small:
@@ -220,59 +254,6 @@ def _larger_noise(comparison: Comparison, interval: Interval, rule: Rule) -> str
     seeds = f"the {comparison.seeds} seeds" if comparison.seeds > 1 else "the one seed"
     source, percent = (seeds, share) if share > 0.5 else (text, 1 - share)
     return f"{100 * percent:.0f} % of the uncertainty comes from {source}."
-
-
-def _way_out(seeds: int | None, sequences: int | None, comparison: Comparison) -> str:
-    """Name the cheapest way to an answer: to evaluate more text costs a fraction of training more seeds."""
-    words = []
-    if sequences is not None:
-        words.append(
-            f"about {sequences} validation {comparison.unit_name} instead of {comparison.units} would settle it: raise "
-            "validation_sequences and, if the text has fewer, give a longer validation text"
-        )
-    if seeds is not None:
-        words.append(f"about {seeds} seeds instead of {comparison.seeds} would settle it")
-    if not words:
-        return (
-            "the value is so close to the limit that neither more seeds nor more validation text alone would settle "
-            "it. Choose another limit, or improve the candidate."
-        )
-    if sequences is None:
-        words.append("more validation text alone would not")
-    elif seeds is None and comparison.seeds > 1:
-        words.append("more seeds alone would not")
-    return "; ".join(words) + ". That holds if the value stays the same."
-
-
-def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[int, str], accept_again: str) -> str:
-    """Name the cheapest way to an answer on a growth, for which only the seeds and text of both results count.
-
-    Args:
-        effort: What would settle it, in both results.
-        paired: Number of seeds that both have.
-        accepted: Number of seeds of the accepted result.
-        units: How many sequences or documents there are, and which of the two.
-        accept_again: How to accept again.
-    """
-    seeds, sequences = effort.seeds, effort.sequences
-    if seeds is not None and seeds <= accepted:
-        return (
-            f"about {seeds} of the {accepted} accepted seeds, instead of {paired}, would settle it if the growth stays "
-            "the same."
-        )
-    words = [f"about {seeds} seeds instead of {paired}"] if seeds is not None else []
-    if sequences is not None:
-        words.append(f"about {sequences} validation {units[1]} instead of {units[0]}")
-    if not words:
-        return (
-            "the growth is so close to the limit that neither more seeds nor more validation text alone would settle "
-            "it. Choose another limit."
-        )
-    return (
-        f"in both results, {' or '.join(words)} would settle it if the growth stays the same. More of them now "
-        "alone would not, because each is paired with the same one of the accepted result: "
-        f"{accept_again}, with as many in that run."
-    )
 
 
 def outlook(comparison: Comparison, margin: Margin, rule: Rule) -> str:
@@ -295,23 +276,27 @@ def better(comparison: Comparison, rule: Rule) -> list[str]:
     gap = comparison.losses.gap(rule.confidence, rule.seed_noise)
     if baseline.variant.kind != "full" or not gap.upper < 0:
         return []
-    # If nobody chose the rate, the line before has said how to search it.
-    steps = baseline.rate.origin == "default"
-    todo = "search its learning rate, or train for more steps" if steps else _learn_more(baseline)
+    # If nobody chose the rate, the line before has said how to search it, or why it could not be searched.
+    is_said = baseline.rate.origin == "default" and not baseline.rate.why_not
+    todo = "search its learning rate, or train for more steps" if is_said else _learn_more(baseline)
     return [
         f"{candidate.label} is better than {baseline.label} beyond noise, so {baseline.label} is probably "
         f"undertrained: {todo}, before you rely on this PASS."
     ]
 
 
-def little_power(baseline: TrainedVariant, gain: Interval, margin: Margin) -> list[str]:
+def little_power(
+    baseline: TrainedVariant, gain: Interval, margin: Margin, status_at: Callable[[float], Status]
+) -> list[str]:
     """Return that a PASS proves nothing, which only a `gain_factor` below 1 allows; nothing if it does."""
     if gain.lower > max(0.0, margin.nats):
         return []
+    largest = _smaller_limit(margin, gain.lower, status_at)
+    smaller = f"Set a limit of at most {largest}, or leave" if largest else ""
     return [
         f"This PASS proves nothing: {baseline.label} gained at least {gain.lower:+.4f} nats per token over the base "
-        "model, not more than the limit allows, so a variant that learned nothing would pass too. Set a lower limit, "
-        "or leave gain_factor at its default."
+        "model, not more than the limit allows, so a variant that learned nothing would pass too. "
+        f"{smaller or 'Leave'} gain_factor at its default."
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from pytest_ftguard.comparison.pairs import compare, reference_losses, text_problems
@@ -18,9 +20,10 @@ from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rates import how_to_settle, learned_nothing, rates_line, rates_note, unsettled
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.settling import settle_one, settle_pair
-from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
+from pytest_ftguard.gates.verdict import NOT_FINITE, Status, Verdict, decide, give, invalid
+from pytest_ftguard.gates.way_out import way_out
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.statistics import gap_interval
+from pytest_ftguard.statistics import Interval, gap_interval
 
 __all__ = [
     "assert_forgetting",
@@ -28,12 +31,7 @@ __all__ = [
 ]
 
 _REASONS: Final = {"PASS": explain.WITHIN, "FAIL": explain.BEYOND, "INCONCLUSIVE": explain.UNDECIDED}
-_ADVICE: Final = {
-    "FAIL": "train for fewer steps, lower the learning rate or the rank, or mix general text into the training data",
-    "INCONCLUSIVE": (
-        "give a longer reference text (and raise validation_sequences, which counts for it too), or train more seeds"
-    ),
-}
+_LESS: Final = "train for fewer steps, lower the learning rate{}, or mix general text into the training data"
 
 
 def assert_forgetting(
@@ -114,7 +112,19 @@ def assess_forgetting(candidate: TrainedVariant, limit: Limit, rule: Rule, basel
             f"The interval rests on {len(losses.tokens)} sequences; {explain.ends_err(rule.confidence)}.",
             *unsettled(*sides),
         ],
-        what_to_do=_ADVICE.get(status, how_to_settle(*sides)),
+        what_to_do=_what_to_do(status, sides, interval, limit, rule),
         note=" ".join(rates_note(*sides)) or None,
         hangs_on=("candidate", "baseline"),
     )
+
+
+def _what_to_do(status: Status, sides: Sequence[TrainedVariant], interval: Interval, limit: Limit, rule: Rule) -> str:
+    """Return what to do about a verdict; "" if that is nothing."""
+    candidate, trials = sides[0], sides[0].trials
+    if status == "FAIL":
+        return _LESS.format(" or the rank" if candidate.variant.kind == "lora" else "")
+    if status == "PASS":
+        return how_to_settle(*sides)
+    losses = trials[0].measured.reference
+    assert losses is not None  # else there is no interval
+    return way_out((interval, limit.value), replace(rule, seed_noise=None), candidate, losses, "reference")

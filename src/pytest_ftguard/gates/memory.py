@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
 from pytest_ftguard.errors import ConfigurationError
@@ -84,7 +85,7 @@ def assess_memory(candidate: TrainedVariant, limit: Limit, baseline: TrainedVari
         measured=value,
         limit=limit,
         why=_why(candidate, whole, status),
-        what_to_do=_what_to_do(whole) if status == "FAIL" else "",
+        what_to_do=_what_to_do(candidate, whole) if status == "FAIL" else "",
     )
 
 
@@ -183,16 +184,23 @@ def _why(candidate: TrainedVariant, whole: TrainedVariant | None, status: Status
     return lines
 
 
-def _what_to_do(whole: TrainedVariant | None) -> str:
+def _what_to_do(candidate: TrainedVariant, whole: TrainedVariant | None) -> str:
+    """Return what makes the peak, or its share of another one's, smaller; what cannot be done here is left out."""
+    work, adapts = candidate.workload, candidate.variant.kind != "full"
+    fewer = ["adapt fewer target modules"] if adapts else []
     if whole is not None:
-        return (
-            "adapt fewer target modules or lower the rank, which makes the share smaller (a smaller batch shrinks both "
-            "sides); or raise the limit"
-        )
-    return (
-        "use a smaller batch_size with gradient_accumulation_steps, gradient_checkpointing in training_args (it "
-        "applies to both variants), or fewer target modules; or raise the limit"
-    )
+        fewer += ["lower the rank"] if getattr(candidate.variant, "r", 1) > 1 else []
+        smaller = f"{' or '.join(fewer)}, which makes the share smaller (a smaller batch shrinks both sides); or "
+        return f"{smaller if fewer else ''}raise the limit"
+    ways = []
+    if work.batch_size > 1:
+        with_more = "" if work.training_function else ", with as many more gradient_accumulation_steps"
+        half = how_to_set(candidate, batch_size=max(1, work.batch_size // 2))
+        ways.append(f"use a smaller batch ({half}{with_more})")
+    if work.training_function is None and not work.training_args.get("gradient_checkpointing"):
+        ways.append("set gradient_checkpointing in training_args (it applies to both variants)")
+    ways += [f"use a smaller block_size than {work.block_size}", *fewer]
+    return f"{', or '.join(ways)}; or raise the limit"
 
 
 def _taken_by(parts: Breakdown) -> str:

@@ -18,7 +18,7 @@ from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.margin import Margin, margin_of
 from pytest_ftguard.gates.rates import better_rate, learned_nothing, rates_line, rates_note, undertrained, unsettled
 from pytest_ftguard.gates.rule import Rule
-from pytest_ftguard.gates.verdict import NOT_FINITE, Verdict, decide, give, invalid
+from pytest_ftguard.gates.verdict import NOT_FINITE, Status, Verdict, decide, give, invalid
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval, perplexity_gap, retention
 
@@ -185,6 +185,10 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     and a gap that does not grow beyond the margin.
     """
     candidate, baseline, limit = comparison.candidate, comparison.baseline, margin.limit
+
+    def status_at(value: float) -> Status:
+        return _conclude(gate, comparison, interval, rule, margin_of(replace(limit, value=value), baseline)).status
+
     status = decide(gate, interval, limit.value)
     if status == "INVALID":
         return invalid(gate, candidate, baseline, limit, [NOT_FINITE])
@@ -194,16 +198,21 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     # Retention is a share of the gain, and by its own bounds shows whether the gain is large enough.
     sees = gate == "retention" or gain.lower > rule.gain_factor * max(0.0, margin.nats)
     if status != "FAIL" and not sees:
-        faults = learned_nothing(baseline, rule.confidence) or [explain.no_gain(baseline, gain, rule, margin)]
+        faults = learned_nothing(baseline, rule.confidence) or [
+            explain.no_gain(baseline, gain, rule, margin, status_at)
+        ]
         return invalid(gate, candidate, baseline, limit, faults)
     reason = f"{explain.standing(comparison)} {explain.reason(status, comparison, interval, rule)}"
-    todo = explain.what_to_do(status, comparison, interval, limit.value, rule)
+    doubt = interval, limit.value
+    if gate == "retention":  # its bounds lie where this gap leaves 0 aside
+        doubt = comparison.losses.short_of(limit.value, rule.confidence), 0.0
+    todo = explain.what_to_do(status, comparison, doubt, rule)
     if status == "PASS" and (early := _too_early(comparison, rule, margin)):
         status, (reason, todo) = "INCONCLUSIVE", early
     praise = undertrained(baseline)
     praise += [*better_rate(candidate), *explain.better(comparison, rule)] if status == "PASS" else []
     if status == "PASS" and gate != "retention":
-        praise += explain.little_power(baseline, gain, margin)
+        praise += explain.little_power(baseline, gain, margin, status_at)
     why = [
         reason,
         explain.basis(comparison, rule),
@@ -232,4 +241,5 @@ def _too_early(comparison: Comparison, rule: Rule, margin: Margin) -> tuple[str,
     trend = comparison.trend(rule.confidence)
     if trend is None:
         return explain.no_trend(comparison)
-    return explain.widening(comparison.losses.gap(rule.confidence, rule.seed_noise), trend, margin)
+    gap = comparison.losses.gap(rule.confidence, rule.seed_noise)
+    return explain.widening(comparison.candidate, gap, trend, margin)

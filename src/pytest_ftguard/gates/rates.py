@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pytest_ftguard.comparison.changing import set_key
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.comparison.same_work import same_sequences
 from pytest_ftguard.results import TrainedVariant, Trial
@@ -25,7 +26,7 @@ def how_to_search(variant: TrainedVariant) -> str | None:
     """Return what has a variant's learning rate searched in the same test; None if nothing in this run can."""
     match variant.rate.maker:
         case "settings":
-            return f"ftguard_{variant.variant.settings_prefix}_search_learning_rate = yes"
+            return set_key(variant, f"{variant.variant.settings_prefix}_search_learning_rate", "yes")
         case "code":
             return f'{type(variant.variant).__name__}(..., search_learning_rate="yes")'
     return None

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from pytest_ftguard.comparison.changing import more_seeds
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
 from pytest_ftguard.gates.explain import BEYOND, UNDECIDED, WITHIN, ends_err, measured_elsewhere
@@ -25,6 +26,8 @@ __all__ = [
 
 # One seed does not show how much a ratio of times moves.
 _FEWEST_SEEDS: Final = 2
+# With fewer the interval is wide.
+_ENOUGH_SEEDS: Final = 4
 
 
 def assess_time(
@@ -45,7 +48,7 @@ def assess_time(
     problems = time_problems(candidate, baseline)
     if not problems and len(candidate.trials) < _FEWEST_SEEDS:
         what = "one seed cannot tell a slower step from a busy machine"
-        problems.append(Problem(what, remedy="train at least two, better three (ftguard_seeds)"))
+        problems.append(Problem(what, remedy=f"{more_seeds(candidate, _ENOUGH_SEEDS)}, or at least two of them"))
     if problems:
         return invalid("time_budget", candidate, baseline, limit, problems, why=[origin])
     interval = mean_log_ratio(_seconds(candidate), _seconds(baseline), confidence)
@@ -74,7 +77,9 @@ def time_problems(candidate: TrainedVariant, baseline: TrainedVariant) -> list[P
         return problems
     comparison = compare(candidate, baseline, same_learning_rate=True)
     # A later run makes short trials of both if it can.
+    is_ours = "elsewhere" not in (candidate.workload_maker, baseline.workload_maker)
     again = "" if can_time_again(candidate, baseline) else "--ftguard-no-cache trains it again"
+    again = again if is_ours else "train it again in the run that trained it"
     return [
         *comparison.different_work,
         *comparison.different_environment,
@@ -131,7 +136,9 @@ def _time_advice(status: Status, candidate: TrainedVariant) -> str:
             more = ", or with --ftguard-no-cache, which times all steps"
         elif candidate.cached:  # the store gives these seconds again
             quiet += " with --ftguard-no-cache"
-        few = f"{seeds} seeds make the interval wide: use 4 or more; " if seeds < 4 else ""
+        few = ""
+        if seeds < _ENOUGH_SEEDS:
+            few = f"{seeds} seeds make the interval wide: {more_seeds(candidate, _ENOUGH_SEEDS)}; "
         return f"{few}{quiet}{more}"
     return ""
 
@@ -202,11 +209,13 @@ def _different_runs(candidate: TrainedVariant, baseline: TrainedVariant) -> list
     """Seeds show how much a step's time moves within a run, but not how it moves from run to run."""
     if len(_runs(candidate, baseline)) == 1:
         return []
+    is_ours = "elsewhere" not in (candidate.workload_maker, baseline.workload_maker)
+    again = " (--ftguard-no-cache trains what is in the store again)"
     return [
         Problem(
             "the steps were timed in different runs",
             why="The load of the machine may have changed between them.",
-            remedy="train both in one (--ftguard-no-cache trains what is in the store again)",
+            remedy=f"train both in one{again if is_ours else ''}",
         )
     ]
 

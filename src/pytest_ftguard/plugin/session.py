@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,9 +108,8 @@ class Session:
                 raise _failure(f"ftguard: a workload must be Workload(...), got {asked!r}")
             work = absolute(asked, self.config.rootpath)
             self.settings.check_task(work.task)
-            is_of_settings = any(chosen is made for made in self.specs_of_settings)
-            maker: Maker = "settings" if is_of_settings else "code"
-            trained = Policy(self.settings, lab).train(work, chosen, full, budgets, why_not, maker=maker)
+            trained = Policy(self.settings, lab).train(work, chosen, full, budgets, why_not, maker=self._maker(chosen))
+            trained = replace(trained, workload_maker=self._maker(asked), overriding=self.settings.overriding())
         except DeviceUnavailableError as error:
             if self.settings.value("require_gpu", False):
                 raise _failure(f"ftguard: {error}, and require_gpu is set") from None
@@ -121,6 +121,10 @@ class Session:
             return trained
         self._check_device(trained)
         return trained
+
+    def _maker(self, spec: object) -> Maker:
+        """Return what made a spec that a fixture or a test gives."""
+        return "settings" if any(spec is made for made in self.specs_of_settings) else "code"
 
     def _check_device(self, trained: TrainedVariant) -> None:
         on_cpu = any(

@@ -72,7 +72,7 @@ def _steps(variants: Sequence[TrainedVariant]) -> Iterator[str]:
     if workload.steps < _FEW_STEPS and not workload.final:
         yield (
             f"{workload.steps} steps are few: LoRA often keeps up for the first hundred and falls behind later; train "
-            "longer before you decide, or set ftguard_final = true if production trains no longer"
+            "longer before you decide, or set the workload's final = true if production trains no longer"
         )
 
 

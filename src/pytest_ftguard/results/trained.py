@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -10,6 +11,7 @@ from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.parts import Parameters, perplexity_of
 from pytest_ftguard.results.trial import Trial
 from pytest_ftguard.specs import RateSource, Variant, Workload
+from pytest_ftguard.specs.methods.rates import Maker
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,6 +62,9 @@ class TrainedVariant:
         trials: One result per seed, in the order of the workload's seeds.
         rate: Where its learning rate comes from.
         source: Who has trained it in this run; None if it comes from elsewhere.
+        workload_maker: What made its workload; see `RateSource.maker`.
+        overriding: Settings that the command line or the environment makes, each with its place: these win over the
+            ini file.
     """
 
     workload: Workload
@@ -67,6 +72,8 @@ class TrainedVariant:
     trials: tuple[Trial, ...]
     rate: RateSource = field(default=_OF_ANOTHER_RUN, compare=False, kw_only=True)
     source: Source | None = field(default=None, compare=False, kw_only=True)
+    workload_maker: Maker = field(default="elsewhere", compare=False, kw_only=True)
+    overriding: Mapping[str, str] = field(default_factory=dict, compare=False, kw_only=True)
 
     def with_seeds(self, count: int) -> TrainedVariant:
         """Return the variant trained with so many seeds in all; those that are missing are trained now.
@@ -79,7 +86,7 @@ class TrainedVariant:
         if self.source is None:
             message = f"{self.label} was not trained in this run, so it cannot be trained with {count} seeds"
             raise FtguardError(message)
-        return replace(self.source.more_seeds(self, count), rate=self.rate)
+        return self._handed_on(replace(self.source.more_seeds(self, count), rate=self.rate))
 
     def settled(self) -> TrainedVariant:
         """Return the variant trained at the learning rate that a search finds, if its rate is open; itself if not.
@@ -90,12 +97,14 @@ class TrainedVariant:
             return self
         if self.source is None:  # it is planned only
             return replace(self, rate=replace(self.rate, is_open=False))
-        return self.source.settle(self)
+        return self._handed_on(self.source.settle(self))
 
     def completed(self) -> TrainedVariant:
         """Return the variant with the seeds trained that were not, because another trial had failed; now it is not."""
         spared = any(trial.measured.outcome == "not_trained" for trial in self.trials)
-        return replace(self.source.complete(self), rate=self.rate) if spared and self.source is not None else self
+        if not spared or self.source is None:
+            return self
+        return self._handed_on(replace(self.source.complete(self), rate=self.rate))
 
     def with_curves(self) -> TrainedVariant:
         """Return the variant with losses along training on the sequences that it is evaluated on.
@@ -122,7 +131,12 @@ class TrainedVariant:
             absent = self if self.source is None else baseline
             message = f"{absent.label} was not trained in this run, so it cannot be timed in it"
             raise FtguardError(message)
-        return self.source.time_beside(self, baseline, why, look)
+        ours, theirs = self.source.time_beside(self, baseline, why, look)
+        return self._handed_on(ours), baseline._handed_on(theirs)
+
+    def _handed_on(self, other: TrainedVariant) -> TrainedVariant:
+        """Return another training of the variant, which knows what made the workload."""
+        return replace(other, workload_maker=self.workload_maker, overriding=self.overriding)
 
     def __repr__(self) -> str:
         """Return one short line: pytest shows it with every failing test."""

@@ -51,8 +51,8 @@ def find_learning_rate(
     """Return the best of the learning rates that were tried; the variant's own is the first guess.
 
     The first round tries rates in trials of an eighth of the steps. Short trials favour high rates, so the second one
-    takes the best of them to half of the steps, and lower rates as long as these are better. The first guess stays if
-    no other rate is better beyond the noise of the sequences. If all rates diverged, the lowest is returned, and the
+    takes the best of them to half of the steps, lower rates as long as these are better, and the first guess unless it
+    is clearly worse in the short ones. The first guess stays if no other rate is better beyond the noise of the sequences. If all rates diverged, the lowest is returned, and the
     gates will say what is wrong.
 
     Args:
@@ -79,7 +79,11 @@ def find_learning_rate(
         best -= 1
     if math.isinf(longer.losses[best]):
         return short.rate(min(best, 0))  # a guess below all that diverged may still do
-    is_better = longer.is_better(best, 0) if 0 in longer.losses else short.is_better(start, 0)
+    is_better = short.is_better(start, 0)
+    if not is_better and len(longer.losses) < MOST_RATES[1]:
+        longer.loss(0)  # two rates that are alike in short trials may not be in longer ones
+    if 0 in longer.losses:
+        is_better = longer.is_better(best, 0)
     return short.rate(best if is_better else 0)
 
 

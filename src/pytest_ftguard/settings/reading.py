@@ -114,6 +114,11 @@ class Settings:
             raise ConfigurationError(message)
         return made
 
+    def overriding(self) -> dict[str, str]:
+        """Return the settings that win over the ini file, each with its place."""
+        kinds = ("command line", "environment")
+        return {name: one.origin.name for name, one in self._values.items() if one.origin.kind in kinds}
+
     def of_fixture(self, name: str) -> list[Setting]:
         """Return the settings that the fixture `ftguard_workload`, `ftguard_full` or `ftguard_lora` is made of."""
         kinds = {"ftguard_workload": Workload, "ftguard_full": Full, "ftguard_lora": LoRA}

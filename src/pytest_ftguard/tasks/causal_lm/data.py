@@ -159,7 +159,8 @@ def blocks_of(tokens: Tokens, end: int | None, *, block_size: int, batch_size: i
     if count < batch_size:
         message = (
             f"{tokens.text.name} gives {len(ids):,} tokens, {count} blocks of {block_size}, which is fewer than a "
-            f"batch of {batch_size}: give a longer text, or a smaller block_size or batch_size"
+            f"batch of {batch_size}: give a longer text{_or_at_most('block_size', len(ids) // batch_size)}"
+            f"{_or_at_most('batch_size', count)}"
         )
         raise ConfigurationError(message)
     return TokenBlocks(torch.from_numpy(ids[: count * block_size]).view(count, block_size))
@@ -221,14 +222,26 @@ def left_over_set(
     ]
     if len(rest) < _LEAST_LEFT_OVER:
         others = " of other documents" if documents else ""
+        # So many sequences leave enough, if each document may be used by one of them.
+        new = np.flatnonzero(cut.origins == np.arange(len(cut.origins)))
+        spare = (len(set(cut.documents[new].tolist())) if documents else len(new)) - _LEAST_LEFT_OVER
+        fewer = ""
+        if spare >= MINIMUM_UNITS:
+            fewer = f", or, if fewer are enough for the gates, a validation_sequences of at most {spare}"
         copies = f", not counting {repeated} that repeat earlier ones" if repeated else ""
         message = (
             f"{cut.tokens.text.name} has {len(cut.sequences) - repeated} sequences{copies}, of which the gates use "
             f"{len(used)}: a search for a learning rate needs {_LEAST_LEFT_OVER} others{others}, and {len(rest)} are "
-            "left; give a longer text, or a smaller validation_sequences"
+            f"left; give a longer text{fewer}"
         )
         raise ConfigurationError(message)
     return cut.chosen([rest[index] for index in evenly_spaced(len(rest), at_most)], repeated)
+
+
+def _or_at_most(name: str, value: int) -> str:
+    """Return that a smaller setting would do too; "" if there is none."""
+    least = 2 if name == "block_size" else 1
+    return f", or a {name} of at most {value}" if value >= least else ""
 
 
 @dataclass(frozen=True)
@@ -280,7 +293,11 @@ def _cut_text(text: Text, tokenizer: Any, block_size: int) -> _Cut:
     ]
     numbers = [number for number, sequences in enumerate(cut) for _ in sequences]
     if not numbers:
-        message = f"{text.name} gives no sequence of {block_size} tokens: give a longer text, or a smaller block_size"
+        # Gates need that many.
+        size = max(map(len, tokens.documents), default=0) // MINIMUM_UNITS if text.is_stream else 0
+        message = (
+            f"{text.name} gives no sequence of {block_size} tokens: give a longer text{_or_at_most('block_size', size)}"
+        )
         raise ConfigurationError(message)
     row = words_of(text.documents)
     passages = Passages.of_words(int((row.symbols >= 0).sum()), text.size)
