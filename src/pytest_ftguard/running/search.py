@@ -51,9 +51,9 @@ def find_learning_rate(
     """Return the best of the learning rates that were tried; the variant's own is the first guess.
 
     The first round tries rates in trials of an eighth of the steps. Short trials favour high rates, so the second one
-    takes the best of them to half of the steps, lower rates as long as these are better, and the first guess unless it
-    is clearly worse in the short ones. The first guess stays if no other rate is better beyond the noise of the sequences. If all rates diverged, the lowest is returned, and the
-    gates will say what is wrong.
+    takes the best of them to half of the steps, lower rates as long as these are better, and the first guess unless
+    it is clearly worse in the short ones. The guess stays if no other rate is better beyond the noise of the sequences.
+    If all rates diverged, the lowest is returned, and the gates will say what is wrong.
 
     Args:
         train: Trains a variant, or returns what was trained before.
