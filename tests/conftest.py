@@ -172,6 +172,7 @@ def project(
 ) -> pytest.Pytester:
     """A project with an ini file that says what is trained, on a machine that seems to have no other pytest run."""
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # it is looked up once, and runs in this process share that
     for name in ("train.txt", "validation.txt"):
         (pytester.path / name).write_bytes((texts / name).read_bytes())
     pytester.makeini(INI.format(model=tiny_model))

@@ -32,7 +32,7 @@ def train(self, workload, variant):
             )
         )
     self._results.update({one.fingerprint: one for one in trials})
-    return TrainedVariant(workload, variant, tuple(trials), source=self)
+    return TrainedVariant(workload, variant, tuple(trials))
 
 lab.Lab.train = train
 """

@@ -39,6 +39,8 @@ ftguard_model = m
 ftguard_train = t
 ftguard_validation = v
 ftguard_seeds = 0, 1
+ftguard_full_learning_rate = 5e-5
+ftguard_lora_learning_rate = 5e-4
 ftguard_calibration = calibration.json
 """
 TEST = """
@@ -74,7 +76,7 @@ def test_a_calibration_is_written_and_used(made_up: pytest.Pytester, workers: in
     written = json.loads((made_up.path / "calibration.json").read_text())["calibrations"]
     assert [one["degrees_of_freedom"] for one in written] == [11]
     after = made_up.runpytest_inprocess()
-    after.stdout.fnmatch_lines(["*counts 64 sequences and the noise of seeds that was calibrated on 12 of them*"])
+    after.stdout.fnmatch_lines(["*rests on 64 sequences and the noise of seeds that was calibrated on 12 of them*"])
 
 
 APART = """

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.plain.builders import unwrapped
 
 EXECUTOR = """
 import os
@@ -81,7 +82,7 @@ def test_the_partner_of_a_failed_variant_is_not_trained(
     result.assert_outcomes(failed=1)
     assert trained(failing) == [f"{first} 0"]
     label = {"full": "full", "lora": "lora r=16"}
-    result.stdout.fnmatch_lines(
+    unwrapped(result).fnmatch_lines(
         [
             "*peak memory INVALID*",
             f"{label[spared]}, seed 0, was not trained: its partner {label[first]}, seed 0, ended crashed"
@@ -198,5 +199,5 @@ def test_a_search_is_spared_too(failing: pytest.Pytester, monkeypatch: pytest.Mo
     """The search for the learning rate of what is not trained would cost as much as the training."""
     monkeypatch.setenv("FAILS", "full 0")
     failing.makepyfile(BOTH.format(arguments="full_variant, lora_variant", spared="lora"))
-    failing.runpytest_subprocess("--ftguard-lora-search-learning-rate").assert_outcomes(failed=1)
+    failing.runpytest_subprocess("--ftguard-lora-search-learning-rate=yes").assert_outcomes(failed=1)
     assert trained(failing) == ["full 0"]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.plain.builders import unwrapped
 
 from pytest_ftguard import ConfigurationError, read_report
 
@@ -166,7 +167,7 @@ def test_a_plan_needs_no_device(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(full_variant, lora_variant): pass")
     result = project.runpytest_inprocess("--ftguard-plan", "--ftguard-device=cuda", "--ftguard-precision=auto")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; *", "* | cuda, which is not here, bf16"])
+    unwrapped(result).fnmatch_lines(["plan: 2 trials to train, 0 cached; *", "* | cuda, which is not here, bf16"])
     result.stdout.fnmatch_lines(["full * MB", "lora r=4 * MB *%"])
 
 

@@ -8,8 +8,10 @@ import pytest
 from tests.plugin.conftest import CONFTEST
 
 # Each variant has a best rate, so that a search finds something.
-RATES = CONFTEST.replace("import numpy as np", "import math\nimport numpy as np").replace(
-    "nll = (20.0 +", "nll = (20.0 + abs(math.log10(variant.learning_rate / 1e-3)) +"
+RATES = (
+    CONFTEST.replace("import numpy as np", "import math\nimport numpy as np")
+    .replace("nll = (20.0 +", "nll = (20.0 + abs(math.log10(variant.learning_rate / 1e-3)) +")
+    .replace("tuple(trials))", "tuple(trials), source=self)")
 )
 INI = """
 [pytest]

@@ -421,7 +421,7 @@ def test_load_gives_the_trained_model_of_a_cached_trial(
     gates.makepyfile(f"EXPECTED = {trainings}\n" + textwrap.dedent(LOAD))
     result = gates.runpytest_inprocess("--ftguard-json=r.json", *options)
     result.assert_outcomes(passed=2)
-    assert cached(gates.path) == {"full": True, "lora r=4": True}
+    assert cached(gates.path) == {"full": True, "lora r=4 pissa_niter_4": True}
     assert (" ".join(result.outlines).count("trained again for load()") == 2) is bool(trainings)
 
 

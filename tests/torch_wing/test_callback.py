@@ -86,7 +86,11 @@ def test_two_runs_of_the_users_own_can_be_compared(run: Run) -> None:
     assert comparison.losses.gain(0.95).lower > 0.1
     assert full.variant == Full(learning_rate=1e-3)
     assert isinstance(adapted.variant, LoRA)
-    assert (adapted.variant.r, adapted.variant.learning_rate, adapted.label) == (4, 1e-2, "lora r=4")
+    assert (adapted.variant.r, adapted.variant.learning_rate, adapted.label) == (
+        4,
+        1e-2,
+        "lora r=4 targets=c_attn,c_fc+1",
+    )
     for side in (full, adapted):
         assert side.workload.steps == 12
         assert side.workload.seeds == (7,)

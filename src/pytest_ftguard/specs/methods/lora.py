@@ -127,8 +127,10 @@ def _told_targets(value: str | Sequence[str]) -> str:
         return ""
     if isinstance(value, str):
         return f"targets={value if len(value) <= _LONGEST_TARGET else f'{value[:_LONGEST_TARGET]}...'}"
-    rest = len(value) - _MOST_TARGETS
-    return f"targets={','.join(value[:_MOST_TARGETS])}{f'+{rest}' if rest > 0 else ''}" if value else ""
+    # Of modules that were listed with their whole paths, the last part says what they are.
+    names = sorted({name.rpartition(".")[2] for name in value})
+    rest = len(names) - _MOST_TARGETS
+    return f"targets={','.join(names[:_MOST_TARGETS])}{f'+{rest}' if rest > 0 else ''}" if names else ""
 
 
 def _target_modules(value: Any, target_parameters: object) -> str | tuple[str, ...]:
