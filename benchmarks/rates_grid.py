@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,7 +33,6 @@ from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.results import BaseLosses, TrainedVariant, Trial, to_plain
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload, key_of
 from pytest_ftguard.specs.short import search_workloads
-from pytest_ftguard.specs.values import plain
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
 DATA: Final = Path(__file__).parent / "data"
@@ -48,7 +47,7 @@ class Cell(NamedTuple):
     Attributes:
         purpose: "gates" or "search".
         steps: Number of optimizer steps.
-        variant: The variant's name, see `name_of`.
+        variant: The variant's label.
         learning_rate: Its learning rate.
         seed: The trial's seed.
     """
@@ -91,10 +90,10 @@ class Job:
     def specs(self, folder: Path) -> Iterator[TrialSpec]:
         """Yield all that is to be trained, in the order in which it is worth the most."""
         gates, *searches = self.workloads(folder)
-        rounds = [(gates, variant, self.rates[name_of(variant)][:3]) for variant in self.variants]
+        rounds = [(gates, variant, self.rates[variant.label][:3]) for variant in self.variants]
         for variant in self.variants:
-            rounds += [(search, variant, self.rates[name_of(variant)]) for search in searches]
-            rounds.append((gates, variant, self.rates[name_of(variant)][3:]))
+            rounds += [(search, variant, self.rates[variant.label]) for search in searches]
+            rounds.append((gates, variant, self.rates[variant.label][3:]))
         specs = (
             spec_of(workload, replace(variant, learning_rate=rate), seed)
             for workload, variant, rates in rounds
@@ -163,17 +162,6 @@ def write_smollm2(folder: Path) -> None:
         (folder / name).write_text(text[:size], encoding="utf-8", newline="\n")
 
 
-def name_of(variant: Variant) -> str:
-    """Return the label of a variant with what else it does not have by default, except for its rate."""
-    words = [variant.label]
-    for item in fields(variant):
-        value = plain(getattr(variant, item.name))
-        default = {} if item.default is MISSING else item.default
-        if item.name not in (*variant.told_by_label, "learning_rate", "search_learning_rate") and value != default:
-            words.append(f"{item.name}={value}")
-    return " ".join(words)
-
-
 WIDE: Final = (1.6e-3, 5e-3, 5e-4, 1.6e-2, 1.6e-4, 5e-2, 5e-5)
 LOW: Final = (5e-5, 1.6e-4, 1.6e-5, 5e-4, 5e-6, 1.6e-3, 1.6e-6)
 HIGH: Final = (5e-4, 1.6e-3, 1.6e-4, 5e-3, 5e-5, 1.6e-2, 1.6e-5)
@@ -186,7 +174,7 @@ JOBS: Final[Mapping[str, Job]] = {
         quickstart,
         write_texts,
         (Full(), *(LoRA(r=rank) for rank in RANKS), ATTENTION),
-        {"full": WIDE, **{f"lora r={rank}": WIDE for rank in RANKS}, name_of(ATTENTION): (5e-3, 1.6e-2, 1.6e-3)},
+        {"full": WIDE, **{f"lora r={rank}": WIDE for rank in RANKS}, ATTENTION.label: (5e-3, 1.6e-2, 1.6e-3)},
     ),
     "smollm2": Job(
         "smollm2",
@@ -208,7 +196,7 @@ def cell_of(spec: TrialSpec) -> Cell:
     """Return what a trial is found by."""
     rate = spec.variant.learning_rate
     assert rate is not None  # a TrialSpec has one
-    return Cell(spec.workload.purpose, spec.workload.steps, name_of(spec.variant), rate, spec.seed)
+    return Cell(spec.workload.purpose, spec.workload.steps, spec.variant.label, rate, spec.seed)
 
 
 class Grid:
@@ -410,7 +398,7 @@ def train(job: Job) -> None:
 def trained(job: Job, workload: Workload, variant: Variant) -> dict[float, TrainedVariant]:
     """Return a variant at each rate of which the grid has all seeds, in the order of the rates."""
     found = {}
-    for rate in sorted(job.rates[name_of(variant)]):
+    for rate in sorted(job.rates[variant.label]):
         at_rate = replace(variant, learning_rate=rate)
         cells = [cell_of(spec_of(workload, at_rate, seed)) for seed in workload.seeds]
         trials = grid_of(job.name).trials
@@ -441,8 +429,8 @@ def _seeds(workload: Workload) -> str:
 
 def _show_losses(job: Job, workload: Workload) -> None:
     """Print the tables of one workload."""
-    variants = sorted(job.variants, key=lambda variant: (len(name_of(variant)) > 12, getattr(variant, "r", 0)))
-    sides = {name_of(variant): trained(job, workload, variant) for variant in variants}
+    variants = sorted(job.variants, key=lambda variant: (len(variant.label) > 12, getattr(variant, "r", 0)))
+    sides = {variant.label: trained(job, workload, variant) for variant in variants}
     rates = sorted({rate for label in sides for rate in job.rates[label]})
     print(f"{'variant':36}" + "".join(f"{rate:>9g}" for rate in rates))
     best: dict[str, TrainedVariant] = {}
