@@ -92,7 +92,7 @@ class LoRA(Variant):
 
     @property
     def label(self) -> str:
-        """The variant's name in the summary: the rank, the method, and each setting that is not the default.
+        """The variant's name in the summary, with the rank, the method, and each setting that is not the default.
 
         The learning rate is not part of it.
         """
