@@ -39,8 +39,8 @@ def ftguard_workload(code: Path) -> Workload:
     )
 
 
-# The learning rates are those that benchmarks/results/rates_grid.txt shows to be about the best. Without them the plugin
-# would search them before a verdict, which takes a few minutes here.
+# The learning rates are those that benchmarks/results/rates_grid.txt shows to be about the best. Without them the
+# plugin would search them before a verdict, which takes a few minutes here.
 @pytest.fixture(scope="session")
 def ftguard_full() -> Full:
     """Full fine-tuning."""

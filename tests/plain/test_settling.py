@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pytest_ftguard.comparison.problem import Problem
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.asking import look
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.quality import assess_loss_gap
@@ -18,7 +21,10 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.settling import settle_one, settle_pair
 from pytest_ftguard.gates.verdict import Verdict, give, invalid
+from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.running.lab import Lab
+from pytest_ftguard.running.search import SearchFailedError
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant
 from tests.plain.builders import WORKLOAD, GivenSource, trial
 from tests.plain.builders import trained as of_trials
@@ -78,7 +84,7 @@ def test_a_fail_of_a_candidate_first_searches_its_rate() -> None:
         "search found none better)."
     )
     assert verdict.note == (
-        "This holds for lora r=16 at the learning rate 0.00016, which a search found, and not at its default of "
+        "This holds for lora r=16 at the learning rate 0.00016, which a search found in place of its default of "
         "0.0005: train it at that rate."
     )
     assert (verdict.candidate_learning_rate, verdict.candidate_rate_origin) == (1.6e-4, "searched")
@@ -107,6 +113,30 @@ def test_a_pass_first_searches_full() -> None:
     )
     assert undertrained in verdict.message.splitlines()
     assert undertrained in (verdict.note or "")
+
+
+@pytest.mark.parametrize("found", [2.05, math.nan])
+def test_a_baseline_that_is_worse_at_the_rate_that_was_found_keeps_its_default(found: float) -> None:
+    """Half of the steps may choose wrongly, and a worse baseline would let the candidate pass."""
+    source = Searching(
+        {("lora", 5e-4): 2.1, ("lora", 1.6e-4): 2.099, ("full", 5e-5): 2.0, ("full", 1.6e-5): found},
+        {"lora": 1.6e-4, "full": 1.6e-5},
+    )
+    verdict = asked(source)
+    assert (source.searched, verdict.baseline_learning_rate) == (["full"], 5e-5)
+    assert "undertrained" not in verdict.message
+    assert verdict.value == pytest.approx(0.1)
+
+
+def test_a_search_does_not_make_one_training_of_both_sides() -> None:
+    """Their gap would be 0 whatever they are."""
+    source = Searching({("lora", 5e-4): 2.2, ("lora", 1.6e-3): 2.0}, {"lora": 1.6e-3})
+    baseline = source.train(LoRA(learning_rate=1.6e-3), RateSource("given", "code"))
+    verdict = look(assess_loss_gap, source.train(LORA), baseline, LIMIT, Rule(gain_factor=1))
+    assert (verdict.status, verdict.candidate_learning_rate) == ("FAIL", 5e-4)
+    assert "It could not be searched: the search came to 0.0016, at which it is the other side's training." in (
+        verdict.message
+    )
 
 
 def test_a_candidate_that_learned_nothing_or_diverged_at_its_default_is_searched() -> None:
@@ -154,6 +184,37 @@ def test_a_rate_that_cannot_be_searched_stays_and_says_why() -> None:
     assert "It could not be searched: the text is too short." in verdict.message
     assert "try other learning rates first" in verdict.message
     assert "search_learning_rate" not in verdict.message  # advice that cannot work
+
+
+@pytest.mark.parametrize("error", [SearchFailedError("it crashed"), ConfigurationError("the text is too short")])
+def test_a_search_that_a_machine_has_broken_leaves_no_verdict(error: ConfigurationError) -> None:
+    """A rate that could not be searched keeps its verdict; a crash in the search must not."""
+
+    def search(*_: Any) -> float:
+        raise error
+
+    open_side = replace(of_trials(LORA, trial(LORA, BASE, workload=WORK)), rate=OPEN)
+    lab = cast(Lab, SimpleNamespace(search=search))
+    if isinstance(error, SearchFailedError):
+        with pytest.raises(SearchFailedError):
+            Lab.settle(lab, open_side)
+    else:
+        assert Lab.settle(lab, open_side).rate.why_not == "the text is too short"
+
+
+def test_a_report_gives_what_was_judged_and_says_where_its_rate_is_from(tmp_path: Path) -> None:
+    """The first guess of a search is not the variant that the run has judged; a default stays one."""
+    guess, found = Full(learning_rate=5e-5), Full(learning_rate=5e-4, search_learning_rate="yes")
+    given = LoRA(learning_rate=1e-3, search_learning_rate="no")
+    trials = [trial(one, [20.0] * 64, workload=WORK) for one in (guess, found, given)]
+    (tmp_path / "r.json").write_text(json_report(trials, []))
+    assert [(one.variant, one.rate.origin) for one in read_report(tmp_path / "r.json")] == [
+        (found, "searched"),
+        (given, "given"),
+    ]
+    (tmp_path / "r.json").write_text(json_report(trials[:1], []))
+    (alone,) = read_report(tmp_path / "r.json")
+    assert (alone.variant, alone.rate.origin, alone.rate.is_open) == (guess, "default", False)
 
 
 def test_the_same_rate_of_both_is_no_mistake_if_a_search_found_it() -> None:

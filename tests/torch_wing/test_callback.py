@@ -84,7 +84,7 @@ def test_two_runs_of_the_users_own_can_be_compared(run: Run) -> None:
     assert not comparison.loss_problems
     assert not comparison.different_environment
     assert comparison.losses.gain(0.95).lower > 0.1
-    assert full.variant == Full(learning_rate=1e-3)
+    assert full.variant == Full(learning_rate=1e-3, search_learning_rate="no")
     assert isinstance(adapted.variant, LoRA)
     assert (adapted.variant.r, adapted.variant.learning_rate, adapted.label) == (
         4,
@@ -301,7 +301,7 @@ def test_an_optimizer_of_the_users_own_gives_the_rate(run: Run) -> None:
         return torch.optim.SGD(model.parameters(), lr=0.25), None
 
     trained = read_trainer_runs(run("full", optimizers=sgd, learning_rate=1e-3, lr_scheduler_type="constant"))
-    assert trained.variant == Full(learning_rate=0.25)
+    assert trained.variant == Full(learning_rate=0.25, search_learning_rate="no")
     assert trained.workload.training_args["optimizer"] == "SGD"
 
 

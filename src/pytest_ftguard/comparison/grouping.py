@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 from pytest_ftguard.comparison.same_work import same_base, same_sequences
 from pytest_ftguard.results import TrainedVariant, Trial
-from pytest_ftguard.specs import Workload, key_of
+from pytest_ftguard.specs import RateSource, Workload, key_of
 
 __all__ = ["by_baseline", "by_workload", "trained_variants", "variants_of"]
+
+
+# Of the variants that were trained, only one at a default that no search has left keeps its "auto".
+_ORIGINS: Final[Mapping[str, Literal["given", "searched", "default"]]] = {
+    "auto": "default",
+    "yes": "searched",
+    "no": "given",
+}
 
 
 def variants_of(trials: Iterable[Trial]) -> list[TrainedVariant]:
@@ -27,7 +36,8 @@ def variants_of(trials: Iterable[Trial]) -> list[TrainedVariant]:
     found = []
     for by_seed in groups.values():
         ordered = tuple(by_seed[seed] for seed in sorted(by_seed))
-        found.append(TrainedVariant(_declared(ordered), ordered[0].spec.variant, ordered))
+        variant = ordered[0].spec.variant
+        found.append(TrainedVariant(_declared(ordered), variant, ordered, rate=RateSource(_ORIGINS[variant.search])))
     return sorted(found, key=lambda one: one.variant.kind != "full")
 
 

@@ -66,12 +66,12 @@ def undertrained(baseline: TrainedVariant) -> list[str]:
 
 
 def better_rate(candidate: TrainedVariant) -> list[str]:
-    """Return that a PASS holds at a rate that a search found, and not at the default; nothing if it does not."""
+    """Return that a PASS holds at a rate that a search found, in place of the default; nothing if it does not."""
     rate, first = candidate.variant.learning_rate, candidate.rate.first
     if first is None or rate == first:
         return []
     return [
-        f"This holds for {candidate.label} at the learning rate {rate:g}, which a search found, and not at its default "
+        f"This holds for {candidate.label} at the learning rate {rate:g}, which a search found in place of its default "
         f"of {first:g}: train it at that rate."
     ]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.specs import key_of
 
 __all__ = ["settle_one", "settle_pair"]
 
@@ -32,12 +34,31 @@ def settle_pair(
             return verdict, candidate, baseline
         # What was not trained, because the other side had failed, is trained now.
         if side == "candidate":
-            candidate = candidate.settled()
+            candidate = _apart(candidate, candidate.settled(), baseline)
             baseline = baseline.completed() if candidate.ok else baseline
         else:
-            baseline = baseline.settled()
+            baseline = _better(baseline, _apart(baseline, baseline.settled(), candidate))
             candidate = candidate.completed() if baseline.ok else candidate
         verdict = ask(candidate, baseline)
+
+
+def _apart(first: TrainedVariant, found: TrainedVariant, other: TrainedVariant) -> TrainedVariant:
+    """Return a side at the rate that was found, unless that is the training of the other side: no gate could fail."""
+    if key_of(found.variant, "training") != key_of(other.variant, "training"):
+        return found
+    why_not = f"the search came to {found.variant.learning_rate:g}, at which it is the other side's training"
+    return replace(first, rate=replace(first.rate, is_open=False, why_not=why_not))
+
+
+def _better(first: TrainedVariant, found: TrainedVariant) -> TrainedVariant:
+    """Return a baseline at the better of two rates: what half of the steps chose may be worse after all of them.
+
+    A worse baseline would let a candidate pass. A candidate has no such choice, because that would be by the losses on
+    which it is judged.
+    """
+    if first.loss is None or (found.loss is not None and found.loss <= first.loss):
+        return found
+    return replace(first, rate=replace(found.rate, first=first.variant.learning_rate))
 
 
 def settle_one(ask: Callable[[TrainedVariant], Verdict], variant: TrainedVariant) -> Verdict:

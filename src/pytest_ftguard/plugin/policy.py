@@ -70,19 +70,23 @@ class Policy:
             # What an earlier search has found needs no other one.
             shown = planned if known == rate else replace(planned, search_learning_rate="no")
             return replace(self._lab.plan(workload, shown), rate=known)
+        first = with_learning_rate(variant, full())
         if why_not is not None:
-            return replace(self._lab.spare(workload, planned, why_not), rate=known)
-        self._refuse_what_breaks_budgets(workload, planned, full, budgets)
+            return replace(self._lab.spare(workload, first, why_not), rate=rate)
+        self._refuse_what_breaks_budgets(workload, first, full, budgets)
         if rate.origin == "searched" or (variant.learning_rate is None and full().search == "yes"):
             return replace(self._lab.train(workload, self._searched(workload, variant, full)), rate=rate)
-        return replace(self._lab.train(workload, planned), rate=known)
+        # Also if an earlier search has found another rate: whether a gate asks for it must not depend on other tests.
+        return replace(self._lab.train(workload, first), rate=rate)
 
     def _planned(
         self, workload: Workload, variant: Variant, full: Callable[[], Full], rate: RateSource
     ) -> tuple[Variant, RateSource]:
-        """Return a variant without a search: at the rate that an earlier one has found, or else at its first guess."""
+        """Return a variant for a plan: at the rate that an earlier search has found, or else at its first guess."""
         first = with_learning_rate(variant, full())
-        is_searched = rate.is_open or rate.origin == "searched"
+        # LoRA's first guess follows full's rate, which is not known here if it is to be searched itself.
+        follows = variant.learning_rate is None and variant.kind != "full" and full().search == "yes"
+        is_searched = (rate.is_open or rate.origin == "searched") and not follows
         known = self._lab.known_rate(workload, first) if is_searched else None
         if known is None:
             return first, rate

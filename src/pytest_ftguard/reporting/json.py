@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,7 +94,15 @@ def read_report(path: str | os.PathLike[str]) -> tuple[TrainedVariant, ...]:
         )
         raise ConfigurationError(message) from None
     # Which of them was trained first depends on the tests, and must not decide which is taken for which.
-    return tuple(sorted(trained_variants(trials), key=lambda variant: variant.variant.kind != "full"))
+    found = sorted(trained_variants(trials), key=lambda variant: variant.variant.kind != "full")
+    settled = [one for one in found if one.variant.search == "yes"]
+    return tuple(one for one in found if not any(_is_first_guess(one, other) for other in settled))
+
+
+def _is_first_guess(one: TrainedVariant, other: TrainedVariant) -> bool:
+    """Return whether a variant is another one before a search had found the other's learning rate."""
+    guess = replace(one.variant, learning_rate=other.variant.learning_rate, search_learning_rate="yes")
+    return one.variant.search == "auto" and guess == other.variant and one.workload == other.workload
 
 
 def _verdict(recorded: RecordedVerdict) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pytest_ftguard.running.bench import Bench, LabOptions
 from pytest_ftguard.running.executor import Executor
 from pytest_ftguard.running.loading import ModelLoader
 from pytest_ftguard.running.obtaining import Obtainer, Reason
-from pytest_ftguard.running.search import find_learning_rate
+from pytest_ftguard.running.search import SearchFailedError, find_learning_rate
 from pytest_ftguard.running.shelf import Shelf
 from pytest_ftguard.running.timing import PairTimer
 from pytest_ftguard.running.unchanged import UnchangedFiles, refuse_missing_texts
@@ -157,10 +157,15 @@ class Lab:
 
         Args:
             trained: The variant at its first guess.
+
+        Raises:
+            SearchFailedError: A trial of the search failed for another reason than its rate.
         """
         workload, first = trained.workload, trained.variant.learning_rate
         try:
             rate = self.search(workload, trained.variant)
+        except SearchFailedError:
+            raise  # a machine's failure must not leave a verdict as it was
         except ConfigurationError as error:
             return replace(trained, rate=replace(trained.rate, is_open=False, why_not=str(error)))
         source = replace(trained.rate, origin="searched", is_open=False, first=first)

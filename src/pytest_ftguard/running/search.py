@@ -13,7 +13,7 @@ from pytest_ftguard.specs import Variant, Workload
 from pytest_ftguard.specs.short import MOST_RATES, search_workloads
 from pytest_ftguard.statistics import one_run_interval
 
-__all__ = ["find_learning_rate", "next_notch"]
+__all__ = ["SearchFailedError", "find_learning_rate", "next_notch"]
 
 # Half a decade.
 _FACTOR: Final = 10**0.5
@@ -61,7 +61,8 @@ def find_learning_rate(
         variant: The variant, with a learning rate.
 
     Raises:
-        ConfigurationError: A trial failed for another reason than its rate, or the rate changes nothing.
+        SearchFailedError: A trial failed for another reason than its rate.
+        ConfigurationError: There are no sequences to judge rates by, or the rate changes nothing.
     """
     short, longer = (_Round(train, work, variant) for work in search_workloads(workload))
     notch: int | None = 0
@@ -85,6 +86,10 @@ def find_learning_rate(
     if 0 in longer.losses:
         is_better = longer.is_better(best, 0)
     return short.rate(best if is_better else 0)
+
+
+class SearchFailedError(ConfigurationError):
+    """A trial of a search failed for another reason than its rate, so nobody knows which rate is best."""
 
 
 class _Round:
@@ -118,7 +123,7 @@ class _Round:
         """Return the loss at a notch, which is trained now if it was not before.
 
         Raises:
-            ConfigurationError: The trial failed for another reason than its rate.
+            SearchFailedError: The trial failed for another reason than its rate.
         """
         if notch not in self.losses:
             trained = self._train(self._workload, replace(self._variant, learning_rate=self.rate(notch)))
@@ -129,7 +134,7 @@ class _Round:
                         f"the search for {self._variant.label}'s learning rate cannot go on at {self.rate(notch):g}: "
                         f"{trial.failure}"
                     )
-                    raise ConfigurationError(message)
+                    raise SearchFailedError(message)
             self._trained[notch] = trained
             self.losses[notch] = math.inf if trained.loss is None else trained.loss
         return self.losses[notch]

@@ -332,10 +332,10 @@ def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
                 f"{counts.trainable:,} of its {counts.total:,} parameters in another way"
             )
             raise ConfigurationError(message)
-        return Full(learning_rate=args.learning_rate)
+        return Full(learning_rate=args.learning_rate, search_learning_rate="no")
     config = model.peft_config[model.active_adapter]
     if not isinstance(config, LoraConfig):
-        return Peft(config, learning_rate=args.learning_rate)
+        return Peft(config, learning_rate=args.learning_rate, search_learning_rate="no")
     targets = config.target_modules
     return LoRA(
         r=config.r,
@@ -344,6 +344,7 @@ def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
         dropout=config.lora_dropout,
         bias=config.bias,
         learning_rate=args.learning_rate,
+        search_learning_rate="no",
         options=_lora_options(config),
     )
 
