@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -23,8 +22,7 @@ from pytest_ftguard.gates.settling import settle_one, settle_pair
 from pytest_ftguard.gates.verdict import Verdict, give, invalid
 from pytest_ftguard.reporting.json import json_report, read_report
 from pytest_ftguard.results import TrainedVariant
-from pytest_ftguard.running.lab import Lab
-from pytest_ftguard.running.search import SearchFailedError
+from pytest_ftguard.running.search import RateSearch, SearchFailedError
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant
 from tests.plain.builders import WORKLOAD, GivenSource, trial
 from tests.plain.builders import trained as of_trials
@@ -194,12 +192,12 @@ def test_a_search_that_a_machine_has_broken_leaves_no_verdict(error: Configurati
         raise error
 
     open_side = replace(of_trials(LORA, trial(LORA, BASE, workload=WORK)), rate=OPEN)
-    lab = cast(Lab, SimpleNamespace(search=search))
+    rates = RateSearch(lambda *_: open_side, lambda *_: False)
     if isinstance(error, SearchFailedError):
         with pytest.raises(SearchFailedError):
-            Lab.settle(lab, open_side)
+            rates.settle(open_side, search)
     else:
-        assert Lab.settle(lab, open_side).rate.why_not == "the text is too short"
+        assert rates.settle(open_side, search).rate.why_not == "the text is too short"
 
 
 def test_a_report_gives_what_was_judged_and_says_where_its_rate_is_from(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ class Policy:
         if count:
             workload = replace(workload, seeds=tuple(range(count)), most_seeds=0)
         rate = rate_source(variant, maker)
-        planned, known = self._planned(workload, variant, full, rate)
         if self._settings.value("plan", False):
+            planned, known = self._planned(workload, variant, full, rate)
             # What an earlier search has found needs no other one.
             shown = planned if known == rate else replace(planned, search_learning_rate="no")
             return replace(self._lab.plan(workload, shown), rate=known)

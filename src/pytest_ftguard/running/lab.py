@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from pytest_ftguard.errors import ConfigurationError, FtguardError
+from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import Measured, TrainedVariant, Trial, TrialError
 from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.results.retiming import Retiming
@@ -17,7 +17,7 @@ from pytest_ftguard.running.bench import Bench, LabOptions
 from pytest_ftguard.running.executor import Executor
 from pytest_ftguard.running.loading import ModelLoader
 from pytest_ftguard.running.obtaining import Obtainer, Reason
-from pytest_ftguard.running.search import SearchFailedError, find_learning_rate
+from pytest_ftguard.running.search import RateSearch
 from pytest_ftguard.running.shelf import Shelf
 from pytest_ftguard.running.timing import PairTimer
 from pytest_ftguard.running.unchanged import UnchangedFiles, refuse_missing_texts
@@ -61,6 +61,7 @@ class Lab:
         self._bench = Bench(options, executor, on_progress, run, store.notes if store else None)
         self._shelf = Shelf(store, passing, self._bench, run)
         self._obtainer = Obtainer(self._bench, self._shelf)
+        self._rates = RateSearch(self.train, self._is_known)
         self._timer = PairTimer(self._shelf, self._train_short, self._bench.waiting)
         self._loader = ModelLoader(self._bench, store, self._files.check)
 
@@ -121,58 +122,25 @@ class Lab:
         return self.train(trained.workload, trained.variant)
 
     def search(self, workload: Workload, variant: Variant) -> float:
-        """Return the learning rate that a search finds; its trials are trained now if no store has them.
-
-        Args:
-            workload: What the variant is trained on.
-            variant: The variant, with the first guess.
-
-        Raises:
-            ConfigurationError: The rate cannot be searched.
-        """
+        """Return the learning rate that a search finds; see `RateSearch.find`."""
         self.more_variants_expected += 1  # each trial of the search is followed by one more, or the training
         try:
-            return find_learning_rate(self.train, workload, variant)
+            return self._rates.find(workload, variant)
         finally:
             self.more_variants_expected -= 1
 
     def known_rate(self, workload: Workload, variant: Variant) -> float | None:
         """Return the learning rate that an earlier search has found; None if one of its trials is not known."""
-
-        def known(work: Workload, one: Variant) -> TrainedVariant:
-            if any(
-                spec.fingerprint not in self._results and not self._shelf.is_stored(spec)
-                for spec in self._specs(work, one)
-            ):
-                raise _UnknownError
-            return self.train(work, one)
-
-        try:
-            return find_learning_rate(known, workload, variant)
-        except (_UnknownError, ConfigurationError):  # an error of the search is told when it is made again
-            return None
+        return self._rates.known(workload, variant)
 
     def settle(self, trained: TrainedVariant) -> TrainedVariant:
-        """Return a variant trained at the learning rate that a search finds; if there can be none, say why.
+        """Return a variant trained at the learning rate that a search finds; see `RateSearch.settle`."""
+        return self._rates.settle(trained, self.search)
 
-        Args:
-            trained: The variant at its first guess.
-
-        Raises:
-            SearchFailedError: A trial of the search failed for another reason than its rate.
-        """
-        workload, first = trained.workload, trained.variant.learning_rate
-        try:
-            rate = self.search(workload, trained.variant)
-        except SearchFailedError:
-            raise  # a machine's failure must not leave a verdict as it was
-        except ConfigurationError as error:
-            return replace(trained, rate=replace(trained.rate, is_open=False, why_not=str(error)))
-        source = replace(trained.rate, origin="searched", is_open=False, first=first)
-        if rate == first:
-            return replace(trained, rate=source)
-        variant = replace(trained.variant, learning_rate=rate, search_learning_rate="yes")
-        return replace(self.train(workload, variant), rate=source)
+    def _is_known(self, workload: Workload, variant: Variant) -> bool:
+        return all(
+            spec.fingerprint in self._results or self._shelf.is_stored(spec) for spec in self._specs(workload, variant)
+        )
 
     def with_curves(self, trained: TrainedVariant) -> TrainedVariant:
         """Return a variant with losses along training on the sequences that it is evaluated on."""
@@ -269,10 +237,6 @@ class Lab:
     def _train_short(self, spec: TrialSpec, more_to_come: bool) -> Trial:
         more_to_come = more_to_come or self.more_variants_expected > 0
         return self._bench.train_undisturbed(spec, more_to_come=more_to_come)
-
-
-class _UnknownError(Exception):
-    """A trial of a search was not made yet."""
 
 
 def _not_trained(spec: TrialSpec, failed: Trial) -> Trial:

@@ -13,7 +13,7 @@ from pytest_ftguard.specs import Variant, Workload
 from pytest_ftguard.specs.short import MOST_RATES, search_workloads
 from pytest_ftguard.statistics import one_run_interval
 
-__all__ = ["SearchFailedError", "find_learning_rate", "next_notch"]
+__all__ = ["RateSearch", "SearchFailedError", "find_learning_rate", "next_notch"]
 
 # Half a decade.
 _FACTOR: Final = 10**0.5
@@ -90,6 +90,73 @@ def find_learning_rate(
 
 class SearchFailedError(ConfigurationError):
     """A trial of a search failed for another reason than its rate, so nobody knows which rate is best."""
+
+
+class RateSearch:
+    """Searches learning rates, and trains variants at those that it has found.
+
+    Args:
+        train: Trains a variant, or returns what was trained before.
+        is_known: Whether a variant was trained before, in this run or in an earlier one.
+    """
+
+    def __init__(
+        self, train: Callable[[Workload, Variant], TrainedVariant], is_known: Callable[[Workload, Variant], bool]
+    ) -> None:
+        self._train = train
+        self._is_known = is_known
+
+    def find(self, workload: Workload, variant: Variant) -> float:
+        """Return the learning rate that a search finds; its trials are trained now if they are not known.
+
+        Args:
+            workload: What the variant is trained on.
+            variant: The variant, with the first guess.
+
+        Raises:
+            ConfigurationError: The rate cannot be searched.
+        """
+        return find_learning_rate(self._train, workload, variant)
+
+    def known(self, workload: Workload, variant: Variant) -> float | None:
+        """Return the learning rate that an earlier search has found; None if one of its trials is not known."""
+
+        def known(work: Workload, one: Variant) -> TrainedVariant:
+            if not self._is_known(work, one):
+                raise _UnknownError
+            return self._train(work, one)
+
+        try:
+            return find_learning_rate(known, workload, variant)
+        except (_UnknownError, ConfigurationError):  # an error of the search is told when it is made again
+            return None
+
+    def settle(self, trained: TrainedVariant, find: Callable[[Workload, Variant], float]) -> TrainedVariant:
+        """Return a variant trained at the learning rate that a search finds; if there can be none, say why.
+
+        Args:
+            trained: The variant at its first guess.
+            find: Searches the rate, as `find` does.
+
+        Raises:
+            SearchFailedError: A trial of the search failed for another reason than its rate.
+        """
+        workload, first = trained.workload, trained.variant.learning_rate
+        try:
+            rate = find(workload, trained.variant)
+        except SearchFailedError:
+            raise  # a machine's failure must not leave a verdict as it was
+        except ConfigurationError as error:
+            return replace(trained, rate=replace(trained.rate, is_open=False, why_not=str(error)))
+        source = replace(trained.rate, origin="searched", is_open=False, first=first)
+        if rate == first:
+            return replace(trained, rate=source)
+        variant = replace(trained.variant, learning_rate=rate, search_learning_rate="yes")
+        return replace(self._train(workload, variant), rate=source)
+
+
+class _UnknownError(Exception):
+    """A trial of a search was not made yet."""
 
 
 class _Round:
