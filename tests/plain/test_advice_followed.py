@@ -30,7 +30,7 @@ from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.setting import Origin, Setting
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.results import CurvePoint, SequenceLosses, Timing, TrainedVariant
+from pytest_ftguard.results import CurvePoint, Parameters, SequenceLosses, Timing, TrainedVariant
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant, Workload
 from pytest_ftguard.specs.methods.rates import Maker
 from tests.plain.builders import FULL, LORA, WORKLOAD, GivenSource, losses, trained, trial
@@ -349,6 +349,61 @@ def test_another_variant_is_chosen_only_if_there_is_one() -> None:
     message = assess_loss_gap(ours, theirs, limit(0.1), Rule()).message
     assert "choose lora r=64. Raise the limit" in message
     assert "choose full fine-tuning. Raise" in assess_loss_gap(ours, world.side(FULL), limit(0.1), Rule()).message
+
+
+EXPERTS: Final = "mlp.experts.gate_up_proj"
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "left_alone", "advice"),
+    [
+        (["c_attn"], {}, {"mlp.c_fc": 0.4, "mlp.c_proj": 0.4}, "adapt all linear layers with"),
+        (["q_proj", "gate"], {}, {EXPERTS: 0.8}, "adapt fused experts (target_parameters) with"),
+        (["q_proj"], {}, {EXPERTS: 0.79, "mlp.gate": 0.01}, "adapt fused experts (target_parameters) with"),
+        (["q_proj"], {}, {EXPERTS: 0.4, "k_proj": 0.4}, "all linear layers and fused experts (target_parameters) with"),
+        ("all-linear", {}, {"block.input_linear": 0.8}, "adapt fused experts (target_parameters) with"),
+        ("all-linear", {"exclude_modules": ["c_fc"]}, {"mlp.c_fc": 0.8}, "adapt all linear layers with"),
+    ],
+)
+def test_what_has_no_adapter_is_adapted_as_advised(
+    targets: Any, options: dict[str, Any], left_alone: dict[str, float], advice: str
+) -> None:
+    """The advice names what the trial left alone, and is gone once all of it is adapted."""
+    variant = LoRA(target_modules=targets, learning_rate=1e-3, options=options)
+
+    def message(counts: Parameters) -> str:
+        side = World(0.5).side(variant, parameters=counts)
+        searched = replace(side, rate=RateSource("searched", "settings"))
+        return assess_loss_gap(searched, World().side(FULL), limit(0.1), Rule()).message
+
+    reached = {"q_proj": 1 - sum(left_alone.values())}
+    assert advice in message(Parameters(1000, 100, adapted=reached, left_alone=left_alone))
+    assert "What to do: choose full" in message(
+        Parameters(1000, 10**6, adapted={**reached, **left_alone}, left_alone={})
+    )
+
+
+def test_a_candidate_that_beats_an_undertrained_baseline_asks_for_what_can_be_done() -> None:
+    """If the baseline's rate could not be searched, only more steps are left; with them the note is gone."""
+    world = World(-0.1)
+    candidate, baseline = world.pair()
+    stuck = replace(baseline, rate=RateSource("default", "settings", why_not="the text is too short"))
+    message = assess_loss_gap(candidate, stuck, limit(0.1), Rule()).message
+    assert "is probably undertrained: train for more steps, before you rely on this PASS" in message
+    longer = replace(LONG, steps=2 * LONG.steps)
+    ours, theirs = World(0.02).side(LORA, longer), World(0.02).side(FULL, longer)
+    assert "undertrained" not in assess_loss_gap(ours, theirs, limit(0.1), Rule()).message
+
+
+def test_what_differs_from_an_accepted_result_is_undone_as_advised() -> None:
+    """Undone, it is judged again; if nothing differs, and something was not measured, that is no advice."""
+    world = World()
+    file, other = held("t", world.pair()), replace(LONG, batch_size=LONG.batch_size + 1)
+    differs = gate.assess_regression(asked(*world.pair(other), file))
+    assert (differs.status, "undo what differs" in differs.message) == ("INVALID", True)
+    assert gate.assess_regression(asked(*world.pair(LONG), file)).status == "PASS"
+    unmeasured = gate.assess_regression(asked(*world.pair(memory=None), file, limit(0.1, SHARE), "memory"))
+    assert (unmeasured.status, "undo what differs" in unmeasured.message) == ("INVALID", False)
 
 
 @pytest.mark.parametrize("maker", ["settings", "code"])

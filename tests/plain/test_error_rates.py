@@ -48,3 +48,18 @@ def test_away_from_the_margin_the_shipped_rule_decides(proof: ModuleType) -> Non
     noise = proof.trained()
     assert proof.shares(proof.shipped, noise, 5, 0.0, 300)["PASS"] > 280
     assert proof.shares(proof.shipped, noise, 5, 2 * proof.MARGIN, 300)["FAIL"] > 280
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_a_second_chance_at_another_rate_lets_no_more_candidates_pass(
+    proof: ModuleType, monkeypatch: pytest.MonkeyPatch, seeds: int
+) -> None:
+    """At the margin the answers after a search err as rarely as one look, also if both rates are equally good."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import proof_search
+
+    losses, random = proof_search.read(), proof.np.random.default_rng(0)
+    setup = proof_search.Setup(seeds, 0.0, first_is_worse=False, own_noise=True)
+    answers = [proof_search.answer(random, losses, setup, searches=True) for _ in range(DRAWS)]
+    assert answers.count("PASS") / DRAWS <= 0.07
+    assert answers.count("FAIL") / DRAWS <= 0.07

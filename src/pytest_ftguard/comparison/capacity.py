@@ -8,7 +8,7 @@ from typing import Final
 
 from pytest_ftguard.results import TrainedVariant
 
-__all__ = ["Capacity", "capacity_of", "reaches_little"]
+__all__ = ["Capacity", "capacity_of", "left_out", "reaches_little"]
 
 # A parameter of a language model holds about two bits of knowledge (Allen-Zhu and Li, "Physics of Language Models: Part
 # 3.3, Knowledge Capacity Scaling Laws", 2024).
@@ -17,6 +17,8 @@ _BITS_PER_PARAMETER: Final = 2.0
 # on the MLP alone do about as well as on all layers, and those on attention alone do worse at any rank (Schulman et
 # al., "LoRA Without Regret", 2025): half lies between.
 _SMALL_SHARE: Final = 0.5
+# A router or a projection for a few tokens is not what an adapter lacks.
+_LEAST_SHARE_OF_THE_REST: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,22 @@ def reaches_little(variant: TrainedVariant) -> bool:
     counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
     share = counts.adapted_share if counts else None
     return counts is not None and bool(counts.adapted) and share is not None and share < _SMALL_SHARE
+
+
+def left_out(variant: TrainedVariant) -> list[str]:
+    """Return what kinds of matrices have no adapter, in the words of an advice to adapt them; see `reaches_little`.
+
+    Fused experts are parameters and no layers, so peft adapts them through `target_parameters` only.
+    """
+    counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
+    shares = (counts.left_alone or {}) if counts else {}
+    fused = math.fsum(share for name, share in shares.items() if "experts" in name.split("."))
+    rest = math.fsum(shares.values()) - fused
+    method = variant.variant
+    if getattr(method, "target_modules", None) == "all-linear" and "exclude_modules" not in getattr(
+        method, "options", ()
+    ):
+        fused, rest = fused + rest, 0.0  # no linear layer is left
+    least = _LEAST_SHARE_OF_THE_REST * (fused + rest)
+    kinds = {"all linear layers": rest, "fused experts (target_parameters)": fused}
+    return [kind for kind, share in kinds.items() if share > least]

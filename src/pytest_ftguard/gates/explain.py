@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from pytest_ftguard.comparison.capacity import capacity_of, reaches_little
+from pytest_ftguard.comparison.capacity import capacity_of, left_out, reaches_little
 from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.curves import has_own_curves
 from pytest_ftguard.comparison.pairs import Comparison, Trend, trend_of
@@ -236,10 +236,8 @@ def _more_reach(candidate: TrainedVariant) -> str:
     """Return what the candidate's own figures say that it lacks, as the beginning of a sentence; "" if nothing."""
     if candidate.variant.kind == "full":
         return ""
-    if reaches_little(candidate):
-        if getattr(candidate.variant, "target_modules", None) == "all-linear":  # what is left are no linear layers
-            return f"adapt fused experts too with {candidate.label} (target_parameters), or "
-        return f"adapt all linear layers with {candidate.label}, or "
+    if reaches_little(candidate) and (kinds := left_out(candidate)):
+        return f"adapt {' and '.join(kinds)} with {candidate.label}, or "
     capacity = capacity_of(candidate)
     if capacity is not None and capacity.is_too_small:
         return f"give {candidate.label} more capacity ({candidate.variant.more_capacity}), or "

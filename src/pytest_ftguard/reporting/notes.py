@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from pytest_ftguard.comparison.capacity import capacity_of, reaches_little
+from pytest_ftguard.comparison.capacity import capacity_of, left_out, reaches_little
 from pytest_ftguard.results import MOST_TRAINED_ON, SequenceLosses, TrainedVariant
 
 __all__ = ["fairness_notes"]
@@ -159,7 +159,7 @@ def _reach(variant: TrainedVariant, label: str) -> Iterator[str]:
         f"{label} adapts {_largest(counts.adapted or {})}, "
         f"{100 * (counts.adapted_share or 0):.2g} % of the model's matrix weights; "
         f"{_largest(counts.left_alone or {})} have no adapter, which usually costs more than a low rank does: adapt "
-        f"all linear layers, and fused experts through target_parameters, before you reject {label}"
+        f"{' and '.join(left_out(variant))}, before you reject {label}"
     )
 
 
