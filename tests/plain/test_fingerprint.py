@@ -95,6 +95,7 @@ OTHER: dict[str, Any] = {
     "model_args": {"attn_implementation": "eager"},
     "training_args": {"weight_decay": 0.1},
     "training_function": "test_fingerprint:key",
+    "trainer": "test_fingerprint:key",
     "most_seeds": 8,
     "purpose": "search",
 }

@@ -43,6 +43,7 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
         "model_args": {"attn_implementation": "eager"},
         "training_args": {"weight_decay": 0.1},
         "training_function": "mine:train",
+        "trainer": "mine:Mine",
         "most_seeds": 8,
         "purpose": "search",
     },
@@ -187,6 +188,17 @@ def test_a_trial_is_told_apart_as_it_was_before_there_was_a_table() -> None:
     assert TrialSpec(workload=work, variant=FULL, seed=0).fingerprint == (
         "368bd37417ba7255bc8ca4df36cd57e83bfe5cc0c3b3a50418e37373abcf15b2"
     )
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_a_field_that_came_later_belongs_to_no_key_at_its_default(purpose: Purpose) -> None:
+    """Else nothing that an earlier version wrote would be found; any other value counts."""
+    later = [(kind, name) for kind, name in FIELDS if kind.rows[name].is_later]
+    assert later
+    for kind, name in later:
+        one, other = trials(kind, name)
+        assert f'"{name}"' not in key_of(one, purpose)
+        assert (f'"{name}"' in key_of(other, purpose)) is kind.rows[name].decides(purpose)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "model_args": {"attn_implementation": "eager"},
     "training_args": {"weight_decay": 0.1},
     "training_function": "mine:train",
+    "trainer": "mine:Mine",
     "purpose": "search",
 }
 

@@ -106,7 +106,11 @@ def _variant_differences(now: PairRecord, then: PairRecord, side: str) -> Iterat
 def settings_since(now: PairRecord, then: PairRecord) -> list[str]:
     """Return which settings of the candidate have changed, and whether the training function's code has."""
     # Files of earlier versions do not hold it.
-    code = [] if then.code in (None, now.code) else [f"the code of {now.work['training_function']}"]
+    code = (
+        []
+        if then.code in (None, now.code)
+        else [f"the code of {now.work.get('training_function') or now.work.get('trainer')}"]
+    )
     return [
         *(f"{name} {other!r} -> {one!r}" for name, one, other in _variant_differences(now, then, "candidate")),
         *code,

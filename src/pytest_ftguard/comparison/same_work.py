@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from pytest_ftguard.comparison.problem import Problem, name_of
 from pytest_ftguard.results import SequenceLosses, TrainedVariant, Trial
-from pytest_ftguard.specs import Workload, content_of, fields_of, without_folders
+from pytest_ftguard.specs import Workload, fields_of, without_folders
+from pytest_ftguard.specs.values import plain
 
 __all__ = [
     "different_arithmetic",
@@ -30,9 +31,9 @@ _MEAN_BASE_TOLERANCE: Final = {"fp32": 1e-5, "bf16": 5e-4}
 
 def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
     """Yield each part of the workload that differs."""
-    left, right = (content_of(side.workload, "trial") for side in (candidate, baseline))
     # Of what may be "auto", the environment says what it stood for.
     names = fields_of(Workload, "trial", resolved=False)
+    left, right = ({name: plain(getattr(side.workload, name)) for name in names} for side in (candidate, baseline))
     differing = [name for name in names if not _is_same(name, left[name], right[name])]
     settings = [name for name in differing if name not in _PLACES]
     # With other settings, or without results, the contents of two places cannot be compared, nor need they be.

@@ -96,8 +96,8 @@ def can_time_again(candidate: TrainedVariant, baseline: TrainedVariant) -> bool:
     if len(candidate.trials) < _FEWEST_SEEDS or any(_unmeasured(side) or _short_of_memory(side) for side in sides):
         return False
     comparison = compare(candidate, baseline, same_learning_rate=True)
-    # A user's own function may depend on the step, or on the number of steps, so short trials may differ.
-    is_own = candidate.workload.training_function is not None
+    # A user's own code may depend on the step, or on the number of steps, so short trials may differ.
+    is_own = candidate.workload.own_training is not None
     return not (comparison.different_work or comparison.unpaired or is_own)
 
 

@@ -28,6 +28,7 @@ OPTIONS: Final = {
         ("model_args", False, "further options for `from_pretrained`, for example `gguf_file`; one name=value a line"),
         ("training_args", False, "further options for `transformers.TrainingArguments`, the same for both variants; one name=value a line"),
         ("training_function", False, '"module:function" of your own that trains in place of the Trainer (the Trainer)'),
+        ("trainer", False, '"module:Class" of your own, derived from `transformers.Trainer`, that trains in its place, for a loss or an optimizer of your own (the Trainer)'),
     ),
     "The variants": (
         ("full_learning_rate", False, "learning rate of AdamW after the warm-up (5e-5)"),

@@ -98,8 +98,8 @@ def workload_title(trials: Sequence[Trial]) -> str:
         f"{_model_name(workload)} on {Path(workload.train).stem}",
         f"{steps} of {batch} x {seeds} seed{'s' if seeds != 1 else ''}",
     ]
-    if workload.training_function:
-        parts.append(f"trained by {workload.training_function}")
+    if workload.own_training:
+        parts.append(f"trained by {workload.own_training}")
     if environment:
         parts.append(f"{environment.device_name}, {environment.precision}")
     return " | ".join(parts)

@@ -25,8 +25,8 @@ def why_not_again(spec: TrialSpec) -> str | None:
     workload = spec.workload
     if workload.purpose != "gates":
         return f"a {workload.purpose} keeps no weights"
-    if workload.training_function is not None:
-        return f"{workload.training_function} may train another way for other evaluation examples"
+    if workload.own_training is not None:
+        return f"{workload.own_training} may train another way for other evaluation examples"
     if path_of_own(workload.task) is not None:
         return f"the task {workload.task} may train on other data for other evaluation examples"
     if found := sorted(EVALUATION_ARGUMENTS & set(workload.training_args)):

@@ -36,7 +36,7 @@ def _with(workload: Workload, arguments: Mapping[str, object], **changes: int) -
 
 def with_advice(result: Trial, forecast: Forecast) -> Trial:
     """Return a trial that lacked memory with what would have taken how much."""
-    if result.spec.workload.training_function is not None:
+    if result.spec.workload.own_training is not None:
         return result
     ways = alternatives(result.spec)
     try:

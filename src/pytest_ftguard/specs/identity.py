@@ -59,6 +59,7 @@ WORKLOAD: Final[Mapping[str, Row]] = {
     # Some of the arguments, such as tf32, change the arithmetic of the whole process.
     "training_args": Row(training=True, evaluation=True, memory=True),
     "training_function": Row(training=True, evaluation=True, memory=True),
+    "trainer": Row(training=True, evaluation=True, memory=True, is_later=True),
     "most_seeds": _NOTHING,
     # A search is evaluated on other sequences, and a timing on few.
     "purpose": Row(evaluation=True, base=True, memory=True),
@@ -152,15 +153,18 @@ def content_of(spec: Spec, purpose: Purpose, *, places: Places = "kept") -> dict
         places: What becomes of the paths. Of those that are "named", only the ones that every workload has remain:
             what the others lead to shows in what was measured.
     """
-    rows, optional = rows_of(type(spec)), {item.name for item in fields(spec) if item.default is not MISSING}  # type: ignore[arg-type]
+    rows = rows_of(type(spec))
+    defaults = {item.name: item.default for item in fields(spec) if item.default is not MISSING}  # type: ignore[arg-type]
     content: dict[str, Any] = {}
     for name in fields_of(type(spec), purpose, places=places != "left out"):
         value = getattr(spec, name)
+        if rows[name].is_later and value == defaults[name]:
+            continue
         if isinstance(value, Spec):
             if inner := content_of(value, purpose, places=places):
                 content[name] = inner
         elif places == "named" and rows[name].place in ("model", "text"):
-            if name not in optional:
+            if name not in defaults:
                 content[name] = Path(value).name or "-"
         else:
             content[name] = plain(value)

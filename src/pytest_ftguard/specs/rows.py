@@ -35,6 +35,8 @@ class Row:
             a "text". Between runs its content decides, and the place does not. None if the value itself decides.
         resolved: Whether it may be "auto". Between runs, what that stood for decides.
         names_files: Whether values in it may be paths. Between runs, what they lead to decides.
+        is_later: Whether it came after keys were written to files. It belongs to no key while it is at its default, so
+            that what these files hold is still found.
     """
 
     training: bool = False
@@ -45,6 +47,7 @@ class Row:
     place: PlaceKind | None = None
     resolved: bool = False
     names_files: bool = False
+    is_later: bool = False
 
     def decides(self, purpose: Purpose) -> bool:
         """Return whether the field belongs to what something is found by."""

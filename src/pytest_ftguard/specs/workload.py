@@ -59,6 +59,8 @@ class Workload(Spec):
         training_function: "module:function" of your own that trains in place of the Trainer. It is called with the
             model, the data and the `TrialSpec`, and must take one optimizer step at `spec.variant.learning_rate` for
             each batch of the data. None is the Trainer.
+        trainer: "module:Class" of your own, derived from `transformers.Trainer`, that trains in its place, for a loss
+            or an optimizer of your own. `training_args` apply to it. None is the Trainer.
         most_seeds: Number of seeds up to which a gate in doubt may ask for more; 0 if it may not. Set by `seeds`.
         purpose: "gates"; "search" for the short trials of a search for a learning rate, which are evaluated on
             validation sequences that no gate uses; or "timing" for the short trials of which only the time of a step
@@ -86,6 +88,7 @@ class Workload(Spec):
     model_args: Mapping[str, Any] = field(default_factory=dict)
     training_args: Mapping[str, Any] = field(default_factory=dict)
     training_function: str | None = None
+    trainer: str | None = None
     most_seeds: int = 0
     purpose: Purpose = "gates"
 
@@ -109,14 +112,7 @@ class Workload(Spec):
         flag("Workload.final", self.final)
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
         self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
-        if self.training_function is not None:
-            self._set("training_function", _function_name(self.training_function))
-            if self.training_args:
-                message = (
-                    f"Workload.training_args must be empty if training_function is {self.training_function!r}, "
-                    f"because they are the Trainer's, got {dict(self.training_args)!r}: set them in the function"
-                )
-                raise ConfigurationError(message)
+        self._check_own_training()
         if "gradient_accumulation_steps" in self.training_args:
             count = self.training_args["gradient_accumulation_steps"]
             whole("Workload.training_args' gradient_accumulation_steps", count, 1)
@@ -125,6 +121,25 @@ class Workload(Spec):
                 if name in refused:
                     message = f"Workload.{field_name} may not set {name!r}: {refused[name]}"
                     raise ConfigurationError(message)
+
+    def _check_own_training(self) -> None:
+        if self.trainer is not None:
+            self._set("trainer", _import_path("trainer", self.trainer, "Class", "MyTrainer"))
+        if self.training_function is None:
+            return
+        self._set("training_function", _import_path("training_function", self.training_function, "function", "train"))
+        if self.trainer is not None:
+            message = (
+                f"Workload.trainer is {self.trainer!r} and training_function is {self.training_function!r}, but only "
+                "one of them can train: leave one out"
+            )
+            raise ConfigurationError(message)
+        if self.training_args:
+            message = (
+                f"Workload.training_args must be empty if training_function is {self.training_function!r}, "
+                f"because they are the Trainer's, got {dict(self.training_args)!r}: set them in the function"
+            )
+            raise ConfigurationError(message)
 
     @property
     def places(self) -> Places:
@@ -136,6 +151,11 @@ class Workload(Spec):
         """Those of its options for `from_pretrained` that say where the model's files are."""
         place = {name: self.model_args[name] for name in _PLACE_OPTIONS if name in self.model_args}
         return {**place, "revision": self.revision} if self.revision is not None else place
+
+    @property
+    def own_training(self) -> str | None:
+        """Where the code of the user's that trains is, a function or a Trainer; None if there is none."""
+        return self.training_function or self.trainer
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -154,10 +174,10 @@ def _task_name(value: Any) -> str:
     return name
 
 
-def _function_name(value: Any) -> str:
-    name = text_value("Workload.training_function", value).strip()
+def _import_path(field_name: str, value: Any, kind: str, example: str) -> str:
+    name = text_value(f"Workload.{field_name}", value).strip()
     if not _IMPORT_PATH.fullmatch(name):
-        message = f'Workload.training_function must be "module:function", as in "mine.training:train", got {value!r}'
+        message = f'Workload.{field_name} must be "module:{kind}", as in "mine.training:{example}", got {value!r}'
         raise ConfigurationError(message)
     return name
 

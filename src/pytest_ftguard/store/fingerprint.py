@@ -177,7 +177,7 @@ def _of_workload(workload: Workload, known: MutableMapping[str, list[Any]]) -> d
         if getattr(workload, role) is not None:
             files = model_files(role, workload, known)
             found |= {f"{role}'s {file}": digest for file, digest in files.items()}
-    for path in (workload.training_function, path_of_own(workload.task)):
+    for path in (workload.own_training, path_of_own(workload.task)):
         sources = {} if path is None else source_files(path, known)
         found |= {f"source of {module}": digest for module, digest in sources.items()}
     return found

@@ -55,8 +55,8 @@ def forecast(spec: TrialSpec) -> Memory:
         ConfigurationError: The spec cannot be carried out.
     """
     workload = spec.workload
-    if workload.training_function is not None:
-        message = f"what {workload.training_function} allocates is not known before it runs"
+    if workload.own_training is not None:
+        message = f"what {workload.own_training} allocates is not known before it runs"
         raise NoForecastError(message)
     for name, value in workload.training_args.items():
         if (name in _NOT_FOLLOWED and value) or (name == "optim" and re.search("paged|bit", str(value))):

@@ -18,19 +18,29 @@ class OrderedCollator:
     Args:
         collate: Makes a batch of training examples.
         order: Digest of the batches that an earlier process has trained on; empty if this is the first.
+
+    Attributes:
+        largest: Number of examples in the largest batch.
     """
 
     def __init__(self, collate: Callable[[Sequence[Batch]], Batch], order: str = "") -> None:
         self._collate = collate
         self._orders = [order]
+        self.largest = 0
 
     def __call__(self, items: Sequence[Batch]) -> Batch:
         """Return a batch."""
         batch = self._collate(items)
+        self.largest = max(self.largest, len(items))
         # A chain rather than one digest, so that another process can go on with it.
         chained = bytes.fromhex(self._orders[-1]) + batch["input_ids"].numpy().tobytes()
         self._orders.append(hashlib.sha256(chained).hexdigest())
         return batch
+
+    @property
+    def batches(self) -> int:
+        """Number of batches made so far in this process."""
+        return len(self._orders) - 1
 
     @property
     def order(self) -> str:

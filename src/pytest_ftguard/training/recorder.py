@@ -229,6 +229,11 @@ class Recorder:
             self._in_step = False
 
     @property
+    def steps(self) -> int:
+        """Number of steps that have ended, those of an earlier process included."""
+        return len(self._durations)
+
+    @property
     def chosen(self) -> Sequence[int]:
         """Numbers of the validation sequences that the curve uses."""
         return self._chosen
@@ -250,7 +255,7 @@ class Recorder:
 
     def curve(self, final: SequenceLosses) -> tuple[CurvePoint, ...]:
         """Return the points, the last of them taken from the evaluation after the last step."""
-        self._add_point(len(self._durations), [final.nll[index] for index in self._chosen])
+        self._add_point(self.steps, [final.nll[index] for index in self._chosen])
         return tuple(self._points)
 
     @property

@@ -31,6 +31,7 @@ from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_f
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.order import Batch, OrderedCollator
+from pytest_ftguard.training.own_trainer import load_trainer, train_with_class
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import measure_start
@@ -210,7 +211,7 @@ class _Trial:
         final = self._final(model, loaded)
         changes = kept.base_changes(model, before, self.adapter.saved(model)) if before is not None else {}
         model_dir, not_kept = self._keep(model, loaded.tokenizer, changes)
-        function = self.workload.training_function
+        own = self.workload.own_training
         return Trial(
             self.spec,
             Measured(
@@ -224,7 +225,7 @@ class _Trial:
                 curve=recorder.curve(final.validation),
                 probe=self._probe(model, loaded.examples) if model_dir else None,
                 data_order=collator.order,
-                code=source_digest(function) if function else None,
+                code=source_digest(own) if own else None,
                 memory=loaded.phases.with_training(recorder.peak),
                 time=recorder.timing,
                 environment=self.environment,
@@ -288,7 +289,11 @@ class _Trial:
         self.task.check_size(model, self.workload, self.adapter.positions(self.spec.variant))
 
     def _trainer(self) -> _Train:
-        checkpoints = self.folder.checkpoints
+        own = self.workload.trainer
+        if own is not None:
+            load_trainer(own)  # a wrong name is told before a model is loaded
+        # What else a class of the user's holds is in no checkpoint.
+        checkpoints = self.folder.checkpoints if own is None else None
         place = checkpoints or self.folder.path / "trainer"
         arguments = training_arguments(self.spec, place, self.device, bf16=self.bf16)
         self.earlier = newest_complete(checkpoints, self._note) if checkpoints else None
@@ -309,9 +314,11 @@ class _Trial:
             elif checkpoints is not None:
                 trainable = count_parameters(model).trainable
                 hooks.append(CheckpointSaver(self.folder.checkpoint_seconds, trainable, measured, self._note))
-            trainer = CheckpointedTrainer(
-                model=model, args=arguments, train_dataset=examples, data_collator=collator, callbacks=hooks
-            )
+            parts: dict[str, Any] = {"args": arguments, "train_dataset": examples, "callbacks": hooks}
+            if own is not None:
+                train_with_class(self.spec, model, record, collator, **parts)
+                return
+            trainer = CheckpointedTrainer(model=model, data_collator=collator, **parts)
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(self.earlier[0]) if self.earlier else None)
 
@@ -344,7 +351,7 @@ class _Trial:
 
     def _probe(self, model: nn.Module, examples: Examples) -> float | None:
         """Return what loaded weights must come to again; None if nobody evaluates those of code of the user's."""
-        is_own = self.workload.training_function is not None or path_of_own(self.workload.task) is not None
+        is_own = self.workload.own_training is not None or path_of_own(self.workload.task) is not None
         return None if is_own else self.evaluator.probe(model, examples.train)
 
     def _keep(self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]) -> kept.Kept:
@@ -360,8 +367,8 @@ class _Trial:
     def lower_rate(self) -> str:
         """What to do about a training that diverged."""
         variant = self.spec.variant
-        function = self.workload.training_function
-        also = f", and look for what {function} may divide by or overflow" if function else ""
+        own = self.workload.own_training
+        also = f", and look for what {own} may divide by or overflow" if own else ""
         return f"try a lower learning rate than {variant.learning_rate:g} for {variant.label}{also}"
 
 

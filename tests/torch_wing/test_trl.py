@@ -1,0 +1,85 @@
+"""Runs of TRL's SFTTrainer are measured by the callback as those of a Trainer are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from pytest_ftguard import FtguardCallback, read_trainer_runs
+from pytest_ftguard.comparison.pairs import compare
+from pytest_ftguard.results import TrainedVariant
+
+pytestmark = [
+    # TRL 1.16 calls transformers 5.24 and peft by older names, and the byte tokenizer has its own end of a text.
+    pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:This sequence already has </s>:UserWarning"),
+]
+LORA = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=32, target_modules="all-linear", fan_in_fan_out=True)
+
+
+@pytest.fixture
+def run(tiny_model: Path, texts: Path, tmp_path: Path) -> Any:
+    """Trains as a user of TRL would, and reads the run."""
+
+    def train(name: str, peft: LoraConfig | None = None, **arguments: Any) -> TrainedVariant:
+        text = (texts / "train.txt").read_text(encoding="utf-8")
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        tokenizer.pad_token = tokenizer.eos_token
+        options: dict[str, Any] = {
+            "output_dir": str(tmp_path / name),
+            "max_steps": 12,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2 if peft else 1e-3,
+            "max_length": 32,
+            "use_cpu": True,
+            "bf16": False,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": 7,
+        }
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),
+            args=SFTConfig(**{**options, **arguments}),
+            train_dataset=Dataset.from_list([{"text": text[start : start + 90]} for start in range(0, 8000, 90)]),
+            processing_class=tokenizer,
+            peft_config=peft,
+            callbacks=[FtguardCallback(texts / "validation.txt", block_size=32, validation_sequences=80)],
+        )
+        trainer.train()
+        trainer.save_state()
+        return read_trainer_runs(tmp_path / name)
+
+    return train
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_two_runs_of_its_trainer_can_be_compared(run: Any, packing: bool) -> None:
+    """Losses, base, curve, order, memory, time and settings are measured, padded and packed."""
+    full, lora = run("full", packing=packing), run("lora", LORA, packing=packing)
+    comparison = compare(lora, full)
+    assert not comparison.loss_problems
+    assert not comparison.different_environment
+    assert comparison.losses.gain(0.95).lower > 0.05
+    assert lora.variant.learning_rate == 1e-2
+    assert lora.variant.r == 4
+    for side in (full, lora):
+        assert [point.step for point in side.trials[0].measured.curve] == [0, 1, 3, 6, 12]
+        assert side.peak_memory_bytes is not None
+        assert side.seconds_per_step is not None
+        assert side.trials[0].measured.data_order is not None
+
+
+@pytest.mark.parametrize("other", [{"max_length": 16}, {"packing": True}, {"learning_rate": 1e-2, "seed": 8}])
+def test_runs_on_other_batches_are_not_compared(run: Any, other: dict[str, Any]) -> None:
+    """Whatever made the batches differ is told as a problem of the pair."""
+    assert compare(run("lora", LORA, **other), run("full")).loss_problems
