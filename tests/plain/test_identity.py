@@ -57,10 +57,12 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
         "learning_rate": 2e-3,
         "search_learning_rate": True,
         "options": {"use_rslora": True},
+        "quantization": "nf4",
     },
     Peft: {
         "method": "vera",
         "options": {"target_modules": ["q_proj"]},
+        "quantization": "int8",
         "label": "mine",
         "learning_rate": 2e-3,
         "search_learning_rate": True,

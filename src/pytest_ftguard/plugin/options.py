@@ -37,6 +37,7 @@ OPTIONS: Final = {
         ("lora_alpha", False, "numerator of the adapters' scale, alpha / r (32)"),
         ("lora_target_modules", False, 'modules to adapt: "all-linear", a regular expression for whole module names, or name suffixes in any order'),
         ("lora_dropout", False, "dropout before the adapters (0)"),
+        ("lora_quantization", False, 'how the base is held (QLoRA): "nf4", "fp4" or "int8", or options of `transformers.BitsAndBytesConfig` (in full precision)'),
         ("lora_learning_rate", False, "learning rate of AdamW after the warm-up (ten times that of `Full`)"),
         ("lora_search_learning_rate", False, "search the learning rate with a few short trials: auto (before a verdict hangs on a rate that nobody chose), yes (before the training) or no"),
         ("adapter_config", False, "adapter_config.json of peft, or its folder: the candidate, in place of LoRA"),

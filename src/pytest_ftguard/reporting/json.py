@@ -133,6 +133,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "purpose": spec.workload.purpose,
         "cached": trial.provenance.cached,
         "measured_again": trial.provenance.measured_again,
+        "base_gap": measured.start.quantized_gap if measured.start else None,
         **to_plain(measured),
         **{name: _losses(getattr(measured, name)) for name in _LOSSES},
     }

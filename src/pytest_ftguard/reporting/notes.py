@@ -39,6 +39,7 @@ def fairness_notes(variants: Sequence[TrainedVariant], labels: Sequence[str] = (
     ]
     for variant, label in zip(variants, labels, strict=True):
         if variant.variant.kind != "full":
+            notes += _held(variant, label)
             notes += _start(variant, label)
             notes += _too_fast(variant, label, variants)
             notes += _reach(variant, label)
@@ -81,7 +82,9 @@ def _start(variant: TrainedVariant, label: str) -> Iterator[str]:
     measured = [
         trial.measured.start
         for trial in variant.trials
-        if trial.measured.start and trial.measured.start.disabled_gap is not None
+        if trial.measured.start
+        and trial.measured.start.disabled_gap is not None
+        and trial.measured.start.quantized_gap is None
     ]
     starts = [start for start in measured if abs(start.base_gap) >= _STARTS_ELSEWHERE]
     if starts:
@@ -90,6 +93,17 @@ def _start(variant: TrainedVariant, label: str) -> Iterator[str]:
         yield (
             f"before training {label} is {abs(gap):.4f} nats per token {'above' if gap > 0 else 'below'} the "
             f"base model; with its adapter switched off, no sequence is more than {off:.4f} from it"
+        )
+
+
+def _held(variant: TrainedVariant, label: str) -> Iterator[str]:
+    """Say what it costs alone that the base is held in few bits: the same for every seed."""
+    gaps = [trial.measured.start.quantized_gap for trial in variant.trials if trial.measured.start]
+    gap = next((gap for gap in gaps if gap is not None), None)
+    if gap is not None:
+        yield (
+            f"the base of {label} is quantized, which alone changes its loss by {gap:+.4f} nats per token before any "
+            "training; the gap to full fine-tuning contains what the training does not make up for"
         )
 
 

@@ -147,10 +147,14 @@ class Start:
         disabled_gap: With the adapter switched off, the largest distance of a sequence's loss from that of the base
             model, in nats per token: near 0 the base is intact, and the method explains `base_gap`. None if it was not
             asked, because the losses are equal or must be, or if the adapter cannot be switched off.
+        quantized_gap: Loss of the base as the variant holds it, in few bits and without an adapter, minus that of the
+            base model, on all evaluation examples, in nats per token. `disabled_gap` is then its distance from this
+            one. None if the base is held in full precision.
     """
 
     base_gap: float
     disabled_gap: float | None = None
+    quantized_gap: float | None = None
 
 
 @dataclass(frozen=True)

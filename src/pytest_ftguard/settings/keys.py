@@ -24,6 +24,7 @@ from pytest_ftguard.settings.parsers import (
     modules_of,
     output_of,
     path_of,
+    quantization_of_setting,
     reports_of,
     seeds_of,
     targets_of,
@@ -53,6 +54,7 @@ _TYPES: Final[Mapping[str, Callable[[Any, Origin], Any]]] = {
     "tuple[int, ...]": seeds_of,
     "Mapping[str, Any]": assignments_of,
     "str | Sequence[str]": targets_of,
+    "Quantization": quantization_of_setting,
     "Search | bool": choice_of("auto", "yes", "no"),
 }
 # How a text is written that is no plain word or number.

@@ -23,6 +23,7 @@ __all__ = [
     "modules_of",
     "output_of",
     "path_of",
+    "quantization_of_setting",
     "reports_of",
     "seeds_of",
     "targets_of",
@@ -168,6 +169,12 @@ def assignments_of(value: Any, origin: Origin) -> dict[str, Any]:
         raise ValueError(f"each line must be name=value, but one is {wrong[0]!r}")
     pairs = [line.partition("=") for line in lines]
     return {name.strip(): _literal(text.strip()) for name, _, text in pairs}
+
+
+def quantization_of_setting(value: Any, origin: Origin) -> Any:
+    """Return a name, or options as `assignments_of` reads them."""
+    is_name = isinstance(value, str) and "=" not in value
+    return text_of(value, origin) if is_name else assignments_of(value, origin)
 
 
 def _literal(text: str) -> Any:

@@ -73,6 +73,7 @@ LORA: Final[Mapping[str, Row]] = {
     "target_modules": _WEIGHTS,
     "dropout": _WEIGHTS,
     "bias": _WEIGHTS,
+    "quantization": Row(training=True, memory=True, is_later=True),
     "learning_rate": Row(training=True),
     "search_learning_rate": _SEARCH,
     "options": _WEIGHTS,
@@ -80,6 +81,7 @@ LORA: Final[Mapping[str, Row]] = {
 PEFT: Final[Mapping[str, Row]] = {
     "method": _WEIGHTS,
     "options": Row(training=True, memory=True, names_files=True),
+    "quantization": Row(training=True, memory=True, is_later=True),
     "label": Row(label=True),
     "learning_rate": Row(training=True),
     "search_learning_rate": _SEARCH,

@@ -188,8 +188,10 @@ class Spec:
     rows: ClassVar[Mapping[str, Row]] = {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as values that JSON can hold."""
-        return {item.name: plain(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
+        """Return the spec as values that JSON can hold; a field that came later is left out at its default."""
+        values = {item.name: (getattr(self, item.name), item.default) for item in fields(self)}  # type: ignore[arg-type]
+        later = {name for name, row in self.rows.items() if row.is_later}
+        return {name: plain(one) for name, (one, default) in values.items() if name not in later or one != default}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

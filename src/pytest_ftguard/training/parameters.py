@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from pytest_ftguard.results import Parameters
+from pytest_ftguard.training.adapters.quantization import numel_of
 
 __all__ = ["count_parameters"]
 
@@ -22,7 +23,7 @@ def count_parameters(model: nn.Module) -> Parameters:
 
     Shared parameters count once.
     """
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(numel_of(parameter), parameter.requires_grad) for parameter in model.parameters()]
     total, trainable = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
     if total == trainable:
         return Parameters(total, trainable)
@@ -38,7 +39,7 @@ def _matrices(model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         if parameter.ndim < 2 or id(parameter) in seen or any(parameter is one for one in head):
             continue
         seen.add(id(parameter))
-        sizes[not (is_adapted or parameter.requires_grad)][_suffix(name)] += parameter.numel()
+        sizes[not (is_adapted or parameter.requires_grad)][_suffix(name)] += numel_of(parameter)
     total = sum(sum(part.values()) for part in sizes)
     adapted, left_alone = ({name: size / total for name, size in part.items()} for part in sizes)
     return adapted, left_alone

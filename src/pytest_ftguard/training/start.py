@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
 from peft import PeftModel
@@ -25,7 +26,9 @@ _SAME: Final = 1e-3
 Measured = TypeVar("Measured")
 
 
-def measure_start(spec: TrialSpec, model: nn.Module, recorder: Recorder, base: SequenceLosses) -> Start | None:
+def measure_start(
+    spec: TrialSpec, model: nn.Module, recorder: Recorder, base: SequenceLosses, held: SequenceLosses | None = None
+) -> Start | None:
     """Compare the start of a trial with the base model, and, if it differs, once more with the adapter switched off.
 
     Nothing that was drawn or that is trained changes by it.
@@ -35,21 +38,29 @@ def measure_start(spec: TrialSpec, model: nn.Module, recorder: Recorder, base: S
         model: What is trained, before its first step.
         recorder: Has measured the start.
         base: Losses of the base model on the validation text.
+        held: Those of the base as the variant holds it, if that is not what it was.
 
     Returns:
         None if a loss is not finite.
     """
     start = start_of(recorder, base)
-    expected = [base.nll[place] for place in recorder.chosen]
-    if start is None or spec.variant.starts_at_base or list(recorder.start) == expected:
+    expected = [(held or base).nll[place] for place in recorder.chosen]
+    if start is None:
+        return None
+    if held is not None:
+        start = replace(start, quantized_gap=held.loss - base.loss)
+    found = recorder.start
+    if not (spec.variant.starts_at_base or list(found) == expected):
+        context = find_adapter(spec.variant).disabled(model)
+        if context is None:
+            return start
+        found = _without_adapter(model, context, recorder.start_again)
+        set_seed(spec.seed)
+    elif held is None:
         return start
-    context = find_adapter(spec.variant).disabled(model)
-    if context is None:
-        return start
-    found = _without_adapter(model, context, recorder.start_again)
-    set_seed(spec.seed)
     tokens = [base.tokens[place] for place in recorder.chosen]
-    return Start(start.base_gap, max(abs(a - b) / count for a, b, count in zip(found, expected, tokens, strict=True)))
+    distances = [abs(a - b) / count for a, b, count in zip(found, expected, tokens, strict=True)]
+    return replace(start, disabled_gap=max(distances))
 
 
 def start_of(recorder: Recorder, base: SequenceLosses, disabled_gap: float | None = None) -> Start | None:

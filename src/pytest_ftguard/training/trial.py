@@ -8,14 +8,24 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
-from pytest_ftguard.results import BaseLosses, Environment, Measured, Provenance, Timing, Trial, TrialError, to_plain
+from pytest_ftguard.results import (
+    BaseLosses,
+    Environment,
+    Measured,
+    Provenance,
+    SequenceLosses,
+    Timing,
+    Trial,
+    TrialError,
+    to_plain,
+)
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task, path_of_own
 from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
@@ -27,7 +37,7 @@ from pytest_ftguard.training.checkpoints import (
     can_make,
     newest_complete,
 )
-from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
+from pytest_ftguard.training.forecast import will_not_fit
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.order import Batch, OrderedCollator
@@ -60,9 +70,6 @@ class TrialFolder:
     checkpoints: Path | None = None
     checkpoint_seconds: float = 60.0
 
-
-# What is forecast must exceed what is there by a clear margin before a training is not even tried.
-_CLEARLY: Final = 1.05
 
 _Train = Callable[[nn.Module, Dataset[Batch], OrderedCollator, Recorder], None]
 
@@ -105,7 +112,7 @@ def run_trial(
     try:
         trial = _Trial(spec, folder, report, environment, device)
         report("load", 0, None)
-        hopeless = _will_not_fit(spec, environment, device) if foretell else None
+        hopeless = will_not_fit(spec, environment, device) if foretell else None
         result = hopeless or trial.run(base, wait_for_quiet)
         timed = _timed(result, run, flop_per_second, device)
         return result.remeasured(time=timed, notes=tuple(trial.notes))
@@ -116,27 +123,6 @@ def run_trial(
             raise
         message = _what_was_lacking(str(error))
         return Trial(spec, Measured(outcome="out_of_memory", environment=environment, error=TrialError(message)))
-
-
-def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device) -> Trial | None:
-    """Return the outcome of a training with a forecast beyond the device's memory; None if it may fit."""
-    available = machine.memory_bytes(device)
-    try:
-        if available is None or surely_fits(spec, available):
-            return None
-        foretold = forecast(spec)
-    except NoForecastError:
-        return None  # it is never guessed
-    peak = foretold.forecast_bytes
-    if peak is None or peak <= _CLEARLY * available:
-        return None
-    message = (
-        f"its peak memory is forecast at {format_bytes(peak)}, and {environment.device_name} has "
-        f"{format_bytes(available)}, so it was not started (set ftguard_forecast = no to start it anyway)"
-    )
-    return Trial(
-        spec, Measured(outcome="out_of_memory", memory=foretold, environment=environment, error=TrialError(message))
-    )
 
 
 def _timed(result: Trial, run: str, flop_per_second: float | None, device: torch.device) -> Timing | None:
@@ -188,6 +174,7 @@ class _Trial:
         train = self._trainer() if self.workload.training_function is None else self._function()
         loaded = self._load()
         base = base or self._base(loaded)
+        held = self._held(loaded)
         # Weights of the base may have to be kept with those of an adapter.
         may_change = self.adapter.changes_base and self.workload.purpose != "timing"
         before = kept.digests_of(loaded.model) if may_change else None
@@ -200,7 +187,7 @@ class _Trial:
         steps, earlier = self.workload.steps, measured["steps"] if measured else None
         recorder = Recorder(model, loaded.examples.validation, self.evaluator, steps, self.device, earlier=earlier)
         collator = OrderedCollator(self.task.collate, measured["order"] if measured else "")
-        start = measure_start(self.spec, model, recorder, base.validation)
+        start = measure_start(self.spec, model, recorder, base.validation, held)
         wait_for_quiet()
         self.report("train", self._first_step, None)
         try:
@@ -255,6 +242,12 @@ class _Trial:
         self.report("evaluate", 0, None)
         self.task.check_model(loaded.model)
         return self._measure(loaded.model, loaded.examples)
+
+    def _held(self, loaded: _Loaded) -> SequenceLosses | None:
+        """Return the losses of the base as the variant holds it; None if that is what it was."""
+        if not adapters.prepare_base(loaded.model, self.spec.variant):
+            return None
+        return self.evaluator.losses(loaded.model, loaded.examples.validation)
 
     def _final(self, model: nn.Module, loaded: _Loaded) -> BaseLosses:
         """Return the losses of the trained model.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import LORA
 from pytest_ftguard.specs.methods.base import Search, Variant
+from pytest_ftguard.specs.methods.quantization import Quantization, quantization_of, quantization_words
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, one_of, positive, whole
 
@@ -40,6 +41,8 @@ class LoRA(Variant):
             in any order; [] if the options name `target_parameters`, and the adapters are to be on these alone.
         dropout: Dropout before the adapters.
         bias: Which biases are trained: "none", "all" or "lora_only".
+        quantization: How the base is held (QLoRA): "nf4", "fp4" or "int8", or options of
+            `transformers.BitsAndBytesConfig`. None is in full precision.
         learning_rate: Learning rate of AdamW after the warm-up; None is ten times that of `Full`.
         search_learning_rate: Search the learning rate with a few short trials: auto (before a verdict hangs on a rate
             that nobody chose), yes (before the training) or no. True is yes, and False is no.
@@ -61,6 +64,7 @@ class LoRA(Variant):
     target_modules: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
     bias: Bias = "none"
+    quantization: Quantization = None
     learning_rate: float | None = None
     search_learning_rate: Search | bool = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +79,7 @@ class LoRA(Variant):
             raise ConfigurationError(message)
         self._set("dropout", float(self.dropout))
         self._set("bias", one_of("LoRA.bias", self.bias, get_args(Bias)))
+        self._set("quantization", quantization_of(self.quantization, "LoRA.quantization"))
         self._check_rate()
         options = self.options
         if isinstance(options, Mapping):
@@ -102,7 +107,8 @@ class LoRA(Variant):
             f"dropout={self.dropout:g}" if self.dropout else "",
             f"bias={self.bias}" if self.bias != LoRA.bias else "",
         ]
-        return " ".join(filter(None, [f"{self.kind} r={self.r}", *method_words(self.options), *settings]))
+        words = [*quantization_words(self.quantization), *method_words(self.options)]
+        return " ".join(filter(None, [f"{self.kind} r={self.r}", *words, *settings]))
 
     @property
     def peft_options(self) -> dict[str, Any]:

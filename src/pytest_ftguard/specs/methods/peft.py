@@ -14,6 +14,7 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs.identity import PEFT
 from pytest_ftguard.specs.methods.base import Search, Variant
 from pytest_ftguard.specs.methods.lora import method_words, normal_form, peft_options
+from pytest_ftguard.specs.methods.quantization import Quantization, quantization_of, quantization_words
 from pytest_ftguard.specs.refused import REFUSED_LORA_OPTIONS
 from pytest_ftguard.specs.values import FrozenOptions, text_value
 
@@ -46,6 +47,8 @@ class Peft(Variant):
             with a path separator or as a `Path`; or the name of a method, such as "ia3".
         method: The name of the method, instead of `config`.
         options: Options of the method's configuration, as a mapping.
+        quantization: How the base is held, as in `LoRA`: "nf4", "fp4" or "int8", or options of
+            `transformers.BitsAndBytesConfig`.
         label: What the summary calls the variant; the method with a few of its options by default.
         learning_rate: Learning rate of the optimizer after the warm-up. No rule is known for it, so it is searched if
             it is not given.
@@ -57,6 +60,7 @@ class Peft(Variant):
         method: The name of the method in lower case: peft's `peft_type`.
         options: The options of its configuration. What decides nothing, such as the name of the base model that an
             adapter was trained on, is left out, and so is what a configuration object did not change.
+        quantization: See above.
         label: The variant's name in the summary.
         learning_rate: See above.
         search_learning_rate: See above.
@@ -70,6 +74,7 @@ class Peft(Variant):
     told_by_label: ClassVar[tuple[str, ...]] = ("method", "label")
     method: str
     options: Mapping[str, Any]
+    quantization: Quantization = None
     label: str = ""  # a default, because the property of the base class would be taken for one
     learning_rate: float | None = None
     search_learning_rate: Search | bool = "auto"
@@ -81,6 +86,7 @@ class Peft(Variant):
         *,
         method: str | None = None,
         options: Mapping[str, Any] | None = None,
+        quantization: Quantization = None,
         label: str | None = None,
         learning_rate: float | None = None,
         search_learning_rate: Search | bool = "auto",
@@ -102,6 +108,7 @@ class Peft(Variant):
         self._set("method", name)
         plain = {one: normal_form("Peft", one, _plain(value)) for one, value in given.items()}
         self._set("options", FrozenOptions(plain, "Peft.options"))
+        self._set("quantization", quantization_of(quantization, "Peft.quantization"))
         self._set("label", self._made_label() if label is None else text_value("Peft.label", label))
         self._set("learning_rate", learning_rate)
         self._set("search_learning_rate", search_learning_rate)
@@ -123,7 +130,7 @@ class Peft(Variant):
         """Return the method with its size and with what was switched on."""
         sizes = {"r": "r=", "num_virtual_tokens": "tokens="}
         told = [f"{word}{self.options[name]}" for name, word in sizes.items() if name in self.options]
-        return " ".join([self.method, *told, *method_words(self.options)])
+        return " ".join([self.method, *told, *quantization_words(self.quantization), *method_words(self.options)])
 
     @property
     def peft_options(self) -> dict[str, Any]:

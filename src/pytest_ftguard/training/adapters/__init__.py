@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from pytest_ftguard.training.adapters.base import Adapter
-from pytest_ftguard.training.adapters.registry import apply_variant, check_variant, find_adapter
+from pytest_ftguard.training.adapters.registry import apply_variant, check_variant, find_adapter, prepare_base
 
-__all__ = ["Adapter", "apply_variant", "check_variant", "find_adapter"]
+__all__ = ["Adapter", "apply_variant", "check_variant", "find_adapter", "prepare_base"]

@@ -41,6 +41,21 @@ class Adapter:
             ConfigurationError: It does not fit.
         """
 
+    def prepare(self, model: PreTrainedModel, variant: Any) -> bool:
+        """Change how the base is held, for example in few bits, and return whether that changes what it computes.
+
+        It is called before `apply`, more than once, with the model on its device; never for the base model's losses.
+
+        Args:
+            model: The base model, which is changed.
+            variant: The variant.
+
+        Raises:
+            ConfigurationError: It cannot be held so.
+            NotImplementedError: The model is on the meta device, and its values are needed.
+        """
+        return False
+
     def apply(self, model: PreTrainedModel, variant: Any) -> nn.Module:
         """Return the model as it is trained: exactly the parameters that are trained require a gradient.
 

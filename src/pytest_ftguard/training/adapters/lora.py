@@ -12,9 +12,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_ftguard.specs import LoRA, Workload
+from pytest_ftguard.specs.methods.quantization import quantization_options
 from pytest_ftguard.tasks import find_task
 from pytest_ftguard.training.adapters.base import Adapter
 from pytest_ftguard.training.adapters.checks import Named, check_names, check_options, check_targets
+from pytest_ftguard.training.adapters.quantization import quantize, told_to_peft
 from pytest_ftguard.training.adapters.wrapping import without_pefts_warnings, wrap
 
 __all__ = ["LoraAdapter", "WrappedByPeft", "without_initialisation"]
@@ -34,9 +36,18 @@ class WrappedByPeft(Adapter):
         """
         raise NotImplementedError(f"{type(self).__name__}.configure")
 
+    def prepare(self, model: PreTrainedModel, variant: Any) -> bool:
+        """Quantize the base if the variant says so."""
+        options = quantization_options(getattr(variant, "quantization", None))
+        if options is None:
+            return False
+        quantize(model, options, f"{type(variant).__name__}.quantization")
+        return True
+
     def apply(self, model: PreTrainedModel, variant: Any) -> nn.Module:
         """Return the model wrapped with new adapters."""
-        return wrap(model, variant, lambda: self.configure(variant))
+        with told_to_peft(model):
+            return wrap(model, variant, lambda: self.configure(variant))
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any] | None:
         """Return the context in which peft switches the adapter off."""
@@ -58,7 +69,9 @@ class WrappedByPeft(Adapter):
         with without_pefts_warnings():
             config = self.configure(variant, loading=True)
             base = find_task(workload.task).load_model(workload)
-            return cast(nn.Module, PeftModel.from_pretrained(base, folder, config=config))
+            self.prepare(base, variant)
+            with told_to_peft(base):
+                return cast(nn.Module, PeftModel.from_pretrained(base, folder, config=config))
 
 
 def without_initialisation(options: dict[str, Any]) -> dict[str, Any]:

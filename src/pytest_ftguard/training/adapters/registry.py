@@ -14,7 +14,7 @@ from pytest_ftguard.specs import Variant
 from pytest_ftguard.specs.importing import imported
 from pytest_ftguard.training.adapters.base import Adapter
 
-__all__ = ["apply_variant", "check_variant", "find_adapter"]
+__all__ = ["apply_variant", "check_variant", "find_adapter", "prepare_base"]
 
 _HERE: Final = "pytest_ftguard.training.adapters"
 _OURS: Final[Mapping[str, str]] = {
@@ -62,6 +62,15 @@ def check_variant(model: nn.Module, variant: Variant) -> None:
     find_adapter(variant).check(model, variant)
 
 
+def prepare_base(model: PreTrainedModel, variant: Variant) -> bool:
+    """Hold a base model as the variant does, and return whether that changes what it computes.
+
+    Raises:
+        ConfigurationError: It cannot be held so.
+    """
+    return find_adapter(variant).prepare(model, variant)
+
+
 def apply_variant(model: PreTrainedModel, variant: Variant) -> nn.Module:
     """Return the model as the variant trains it: itself with every weight trainable, or with adapters.
 
@@ -71,6 +80,7 @@ def apply_variant(model: PreTrainedModel, variant: Variant) -> nn.Module:
     """
     adapter = find_adapter(variant)
     adapter.check(model, variant)
+    adapter.prepare(model, variant)
     made = adapter.apply(model, variant)
     if not any(parameter.requires_grad for parameter in made.parameters()):
         message = f"{variant!r} would train no parameter of {type(model).__name__}"
