@@ -120,6 +120,10 @@ OTHER: dict[str, Any] = {
     "training_args": {"weight_decay": 0.1},
     "training_function": "mine:train",
     "purpose": "search",
+    "chat_template": "{{ messages }}",
+    "completion_only_loss": True,
+    "assistant_only_loss": True,
+    "packing": True,
 }
 
 

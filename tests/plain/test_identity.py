@@ -45,6 +45,10 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
         "training_function": "mine:train",
         "most_seeds": 8,
         "purpose": "search",
+        "chat_template": "{{ messages }}",
+        "completion_only_loss": True,
+        "assistant_only_loss": True,
+        "packing": True,
     },
     Full: {"learning_rate": 2e-4, "search_learning_rate": True},
     LoRA: {
@@ -118,9 +122,9 @@ def test_weights_do_not_depend_on_how_they_are_evaluated() -> None:
 
 
 def test_an_evaluation_does_not_depend_on_how_the_weights_came_about() -> None:
-    """Steps, seed and variant belong to the weights, which it is given."""
+    """Steps, seed, variant and how examples are packed belong to the weights, which it is given."""
     assert fields_of(Full, "evaluation") == fields_of(LoRA, "evaluation") == ()
-    assert {"steps", "seed"} == {*fields_of(Workload, "training"), *fields_of(TrialSpec, "training")} - {
+    assert {"steps", "seed", "packing"} == {*fields_of(Workload, "training"), *fields_of(TrialSpec, "training")} - {
         *fields_of(Workload, "evaluation"),
         *fields_of(TrialSpec, "evaluation"),
     }
@@ -141,6 +145,9 @@ def test_the_losses_of_the_base_model_are_shared_as_far_as_they_are_the_same() -
         "validation_sequences",
         "purpose",
         "model_args",
+        "chat_template",
+        "completion_only_loss",
+        "assistant_only_loss",
     }
     assert fields_of(Full, "base") == fields_of(LoRA, "base") == ()
     assert content_of(TrialSpec(workload=WORKLOAD, variant=FULL, seed=3), "base")["device"] == "auto"
@@ -187,6 +194,13 @@ def test_a_trial_is_told_apart_as_it_was_before_there_was_a_table() -> None:
     assert TrialSpec(workload=work, variant=FULL, seed=0).fingerprint == (
         "368bd37417ba7255bc8ca4df36cd57e83bfe5cc0c3b3a50418e37373abcf15b2"
     )
+
+
+def test_a_field_that_came_later_is_in_no_key_while_it_has_its_default() -> None:
+    """What was stored before it came is found again; another value of it is in the key by its name."""
+    assert not {"packing", "chat_template"} & content_of(WORKLOAD, "trial").keys()
+    assert content_of(replace(WORKLOAD, packing=True), "training")["packing"] is True
+    assert content_of(replace(WORKLOAD, completion_only_loss=False), "base")["completion_only_loss"] is False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,7 +213,7 @@ def record_pair(
         ),
         base=replace(base, nll=tuple(map(_rounded, base.nll))),
         data_orders=tuple(str(trial.measured.data_order) for trial in theirs),
-        work=without_folders({name: work[name] for name in WORK}),
+        work=without_folders({name: work[name] for name in WORK if name in work}),
         memory_method=methods.pop() if len(methods) == 1 else None,
         environment=environment,
         code=theirs[0].measured.code,

@@ -30,9 +30,12 @@ _MEAN_BASE_TOLERANCE: Final = {"fp32": 1e-5, "bf16": 5e-4}
 
 def different_workload(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:
     """Yield each part of the workload that differs."""
-    left, right = (content_of(side.workload, "trial") for side in (candidate, baseline))
+    found = [content_of(side.workload, "trial") for side in (candidate, baseline)]
     # Of what may be "auto", the environment says what it stood for.
     names = fields_of(Workload, "trial", resolved=False)
+    # What is left out has its default on that side.
+    sides: list[dict[str, Any]] = [{name: values.get(name) for name in names} for values in found]
+    left, right = sides
     differing = [name for name in names if not _is_same(name, left[name], right[name])]
     settings = [name for name in differing if name not in _PLACES]
     # With other settings, or without results, the contents of two places cannot be compared, nor need they be.

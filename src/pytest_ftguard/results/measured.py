@@ -46,6 +46,7 @@ class Measured:
         environment: Machine and versions.
         error: Why the outcome is not "ok".
         notes: What else happened to the trial that its reader should know.
+        remarks: What there is to know of the data, such as how much of them was cut.
     """
 
     outcome: Outcome
@@ -65,3 +66,4 @@ class Measured:
     environment: Environment | None = None
     error: TrialError | None = None
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()

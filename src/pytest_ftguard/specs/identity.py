@@ -36,6 +36,7 @@ Places = Literal["kept", "named", "left out"]
 _EVERYTHING: Final = Row(training=True, evaluation=True, base=True, memory=True)
 # How the weights are adapted: whoever measures given weights is given that with them.
 _WEIGHTS: Final = Row(training=True, memory=True)
+_LATER: Final = Row(training=True, evaluation=True, base=True, memory=True, later=True)
 # Which other seeds there are changes nothing of a trial.
 _NOTHING: Final = Row()
 
@@ -62,6 +63,11 @@ WORKLOAD: Final[Mapping[str, Row]] = {
     "most_seeds": _NOTHING,
     # A search is evaluated on other sequences, and a timing on few.
     "purpose": Row(evaluation=True, base=True, memory=True),
+    # The task may read them for every example.
+    "chat_template": _LATER,
+    "completion_only_loss": _LATER,
+    "assistant_only_loss": _LATER,
+    "packing": Row(training=True, memory=True, later=True),
 }
 # Whether a rate was given or found changes no training; a plan checks the texts of a search too.
 _SEARCH: Final = Row(memory=True)
@@ -152,10 +158,13 @@ def content_of(spec: Spec, purpose: Purpose, *, places: Places = "kept") -> dict
         places: What becomes of the paths. Of those that are "named", only the ones that every workload has remain:
             what the others lead to shows in what was measured.
     """
-    rows, optional = rows_of(type(spec)), {item.name for item in fields(spec) if item.default is not MISSING}  # type: ignore[arg-type]
+    rows = rows_of(type(spec))
+    optional = {item.name: item.default for item in fields(spec) if item.default is not MISSING}  # type: ignore[arg-type]
     content: dict[str, Any] = {}
     for name in fields_of(type(spec), purpose, places=places != "left out"):
         value = getattr(spec, name)
+        if rows[name].later and value == optional[name]:
+            continue
         if isinstance(value, Spec):
             if inner := content_of(value, purpose, places=places):
                 content[name] = inner

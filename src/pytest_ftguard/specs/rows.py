@@ -31,6 +31,7 @@ class Row:
         memory: Whether it may change the forecast of the memory, or what else is known before a training: a plan reads
             the texts and checks them.
         label: Whether it tells trials apart although it changes no number.
+        later: Whether it is left out of keys while it has its default: those that were made before it came stay valid.
         place: Which kind of place it names: a folder or a name on the hub of a "model", its "revision", or the path of
             a "text". Between runs its content decides, and the place does not. None if the value itself decides.
         resolved: Whether it may be "auto". Between runs, what that stood for decides.
@@ -42,6 +43,7 @@ class Row:
     base: bool = False
     memory: bool = False
     label: bool = False
+    later: bool = False
     place: PlaceKind | None = None
     resolved: bool = False
     names_files: bool = False

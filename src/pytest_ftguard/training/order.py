@@ -28,7 +28,7 @@ class OrderedCollator:
         """Return a batch."""
         batch = self._collate(items)
         # A chain rather than one digest, so that another process can go on with it.
-        chained = bytes.fromhex(self._orders[-1]) + batch["input_ids"].numpy().tobytes()
+        chained = bytes.fromhex(self._orders[-1]) + batch["input_ids"].numpy().tobytes() + _labels(batch)
         self._orders.append(hashlib.sha256(chained).hexdigest())
         return batch
 
@@ -40,3 +40,9 @@ class OrderedCollator:
     def order_after(self, batches: int) -> str:
         """Return the digest after a number of batches of this process: more may have been made ahead of their use."""
         return self._orders[batches]
+
+
+def _labels(batch: Batch) -> bytes:
+    """Return the labels of a batch if they say more than its token ids: which of them the loss is taken of."""
+    ids, labels = batch["input_ids"], batch.get("labels")
+    return b"" if labels is None or labels.equal(ids) else labels.numpy().tobytes()

@@ -228,6 +228,7 @@ class _Trial:
                 memory=loaded.phases.with_training(recorder.peak),
                 time=recorder.timing,
                 environment=self.environment,
+                remarks=loaded.examples.remarks,
             ),
             Provenance(model_dir=model_dir, not_kept=not_kept),
         )
