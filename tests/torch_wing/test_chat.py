@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.chat_models import TEMPLATE, rows_of, write_rows
+from transformers import masking_utils
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
@@ -165,9 +166,16 @@ def test_evaluation_is_never_packed(work: Workload) -> None:
     assert examples_of(replace(work, packing=True)).validation.digest == examples_of(work).validation.digest
 
 
-def test_packed_examples_do_not_see_one_another(work: Workload) -> None:
+def test_packed_examples_do_not_see_one_another(
+    work: Workload, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that ignores where an example begins is refused; so is a prompt of a variant's."""
     CHAT.load_model(replace(work, packing=True))
+    CHAT.load_model(replace(work, packing=True, model=str(tiny_model), block_size=64))
+    with monkeypatch.context() as blind:
+        blind.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)
+        with pytest.raises(ConfigurationError, match="LlamaForCausalLM does not keep packed examples apart"):
+            CHAT.load_model(replace(work, packing=True))
     with pytest.raises(ConfigurationError, match="virtual tokens before each sequence"):
         plan_trial(
             TrialSpec(
@@ -370,6 +378,32 @@ def test_other_labels_are_another_order_of_batches(work: Workload, tmp_path: Pat
         for only in (False, True)
     ]
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_tokens_that_the_loss_was_taken_of_are_counted(
+    work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulated: int
+) -> None:
+    """Those of the batches that were trained on, without one that the loader made ahead; both variants have as many."""
+    made: list[int] = []
+    collate = Chat.collate
+
+    def counted(self: Chat, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        batch = collate(self, items)
+        made.append(int((batch["labels"][:, 1:] != -100).sum()))
+        return batch
+
+    monkeypatch.setattr(Chat, "collate", counted)
+    arguments = {"gradient_accumulation_steps": accumulated}
+    short = replace(work, steps=3, assistant_only_loss=True, training_args=arguments)
+    found = []
+    for variant in (Full(learning_rate=1e-3), LoRA(r=4, learning_rate=1e-2)):
+        made.clear()
+        spec = TrialSpec(workload=short, variant=variant, seed=0, device="cpu")
+        folder = TrialFolder(tmp_path / variant.kind, 0)
+        found.append(run_trial(spec, folder, lambda *_: None).measured.supervised_tokens)
+        assert found[-1] == sum(made[: 3 * accumulated])
+    assert found[0] == found[1]
 
 
 def test_plain_texts_and_conversations_are_told_apart(work: Workload, tmp_path: Path) -> None:
