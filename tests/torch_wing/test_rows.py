@@ -54,6 +54,8 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+# The lowest version of the library that is promised leaves tables open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", WRITERS)
 def test_each_kind_of_file_gives_the_same_rows(tmp_path: Path, no_cache: Path, name: str) -> None:
     """Compressed ones too, and a folder of save_to_disk; nothing is left in the user's cache."""
@@ -154,7 +156,7 @@ def test_a_folder_that_holds_no_data_set_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_says_why(tmp_path: Path) -> None:
     """The reason is the parser's, not that something could not be made."""
     (tmp_path / "rows.jsonl").write_text('{"text": "a"\n')
-    with pytest.raises(ConfigurationError, match=r"rows\.jsonl' cannot be read: .*JSON"):
+    with pytest.raises(ConfigurationError, match=r"rows\.jsonl' cannot be read: .*(JSON|Unexpected char)"):
         read_rows(str(tmp_path / "rows.jsonl"), "training")
 
 
