@@ -19,13 +19,17 @@ from xdist import workermanage
 
 from pytest_ftguard.gates import catalogue
 from pytest_ftguard.running.local import process
+from tests.chat_models import save_chat_model
 from tests.warm import started_server, warm_subprocess
 
 pytest_plugins = ["pytester"]
 
 TORCH_WING = tuple(
     f"pytest_ftguard.{part}"
-    for part in ("training.", "tasks.text", "tasks.causal_lm", "tasks.batches", "tasks.out_of_memory")
+    for part in (
+        *("training.", "tasks.text", "tasks.causal_lm", "tasks.batches", "tasks.out_of_memory"),
+        *("tasks.rows", "tasks.chat"),
+    )
 )
 # A small project that uses the plugin, run by pytester in processes of its own.
 INI = """
@@ -98,6 +102,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     GPT2LMHeadModel(config).save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random Llama, a fast tokenizer and a chat template that marks the assistant's turns."""
+    return save_chat_model(tmp_path_factory.mktemp("chat") / "tiny-chat")
 
 
 @pytest.fixture(scope="session")

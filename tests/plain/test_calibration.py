@@ -121,6 +121,10 @@ OTHER: dict[str, Any] = {
     "training_function": "mine:train",
     "trainer": "mine:Mine",
     "purpose": "search",
+    "chat_template": "{{ messages }}",
+    "completion_only_loss": True,
+    "assistant_only_loss": True,
+    "packing": True,
 }
 
 

@@ -98,6 +98,10 @@ OTHER: dict[str, Any] = {
     "trainer": "test_fingerprint:key",
     "most_seeds": 8,
     "purpose": "search",
+    "chat_template": "{{ messages }}",
+    "completion_only_loss": True,
+    "assistant_only_loss": True,
+    "packing": True,
 }
 
 
@@ -364,6 +368,51 @@ def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
     assert "ours" not in sys.modules
     with pytest.raises(UnknownContentError, match=r"the source of 'nowhere\.loop:train' is not found"):
         key(replace(work, training_function="nowhere.loop:train"))
+
+
+def test_data_count_by_their_content_wherever_they_lie(work: Workload, tmp_path: Path) -> None:
+    """A folder by its files, a compressed file by what its name says is in it, a hub name by its commit."""
+    chat = replace(work, task="chat")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.arrow").write_text("rows")
+    one, other = (key(replace(chat, train=str(tmp_path / name))) for name in ("one", "other"))
+    assert one == other
+    (tmp_path / "other" / "data.arrow").write_text("other rows")
+    assert key(replace(chat, train=str(tmp_path / "other"))) != one
+    for name in ("rows.jsonl.gz", "rows.csv.gz", "v2.jsonl.gz"):
+        (tmp_path / name).write_text("packed")
+    packed = [
+        key(replace(chat, train=str(tmp_path / name))) for name in ("rows.jsonl.gz", "v2.jsonl.gz", "rows.csv.gz")
+    ]
+    assert packed[0] == packed[1] != packed[2]
+    commits = [f"hub:someone/rows@{digit * 40}:train" for digit in "ab"]
+    assert key(replace(chat, train=commits[0])) != key(replace(chat, train=commits[1]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hub:someone/rows:train", "may change on the hub at any time: name the commit, as in hub:someone/rows@0123"),
+        ("hub:someone/rows@main:train", "may change on the hub at any time"),
+        ("mine.data:rows", "which rows 'mine.data:rows' returns is known only when it is called"),
+    ],
+)
+def test_data_that_may_be_others_whenever_they_are_read_are_unknown(work: Workload, text: str, words: str) -> None:
+    """So nothing is stored that could be served for other data."""
+    for role in ("train", "validation", "reference"):
+        with pytest.raises(UnknownContentError, match=words):
+            key(replace(work, task="chat", **{role: text}))  # type: ignore[arg-type]
+
+
+def test_what_reads_rows_decides_where_rows_are_read(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of datasets or jinja2 is another trial of the task chat, and none of plain texts."""
+    chat = replace(work, task="chat")
+    before = key(work), key(chat)
+    real = installed_version
+    monkeypatch.setattr(module, "installed_version", lambda name: "0" if name == "jinja2" else real(name))
+    assert key(work) == before[0]
+    assert key(chat) != before[1]
 
 
 def test_a_name_on_the_hub_that_nobody_answers_for_is_unknown(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pytest_ftguard.gates.catalogue import _ROWS
 from pytest_ftguard.store.fingerprint import MEASURING
 
 SOURCE = Path(pytest_ftguard.__file__).parent
-HEAVY = {"torch", "transformers", "peft", "accelerate"}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
 FLOORS = {
     **dict.fromkeys(("current", "errors", "files", "units"), GROUND := 0),
     "specs": 1,
@@ -106,7 +106,7 @@ def test_all_that_trains_is_part_of_a_fingerprint() -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids="/".join)
 def test_only_the_torch_wing_imports_torch(module: tuple[str, ...]) -> None:
-    """Not even inside a function does another room import torch, transformers, peft or accelerate."""
+    """Not even inside a function does another room import torch, transformers, peft, accelerate or datasets."""
     heavy = {name.split(".")[0] for name in imports(module)} & HEAVY
     assert not heavy or is_torch(module)
 

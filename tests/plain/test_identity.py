@@ -46,6 +46,10 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
         "trainer": "mine:Mine",
         "most_seeds": 8,
         "purpose": "search",
+        "chat_template": "{{ messages }}",
+        "completion_only_loss": True,
+        "assistant_only_loss": True,
+        "packing": True,
     },
     Full: {"learning_rate": 2e-4, "search_learning_rate": True},
     LoRA: {
@@ -121,9 +125,9 @@ def test_weights_do_not_depend_on_how_they_are_evaluated() -> None:
 
 
 def test_an_evaluation_does_not_depend_on_how_the_weights_came_about() -> None:
-    """Steps, seed and variant belong to the weights, which it is given."""
+    """Steps, seed, variant and how examples are packed belong to the weights, which it is given."""
     assert fields_of(Full, "evaluation") == fields_of(LoRA, "evaluation") == ()
-    assert {"steps", "seed"} == {*fields_of(Workload, "training"), *fields_of(TrialSpec, "training")} - {
+    assert {"steps", "seed", "packing"} == {*fields_of(Workload, "training"), *fields_of(TrialSpec, "training")} - {
         *fields_of(Workload, "evaluation"),
         *fields_of(TrialSpec, "evaluation"),
     }
@@ -144,6 +148,9 @@ def test_the_losses_of_the_base_model_are_shared_as_far_as_they_are_the_same() -
         "validation_sequences",
         "purpose",
         "model_args",
+        "chat_template",
+        "completion_only_loss",
+        "assistant_only_loss",
     }
     assert fields_of(Full, "base") == fields_of(LoRA, "base") == ()
     assert content_of(TrialSpec(workload=WORKLOAD, variant=FULL, seed=3), "base")["device"] == "auto"

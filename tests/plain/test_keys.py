@@ -10,16 +10,48 @@ from typing import Any
 
 import pytest
 
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.setting import Origin
+from pytest_ftguard.plugin.policy import absolute
 from pytest_ftguard.settings import keys
 from pytest_ftguard.settings.keys import BY_NAME, KEYS, keys_of_fields
 from pytest_ftguard.specs import Full, LoRA, Workload
+from pytest_ftguard.specs.texts import hub_text
 from pytest_ftguard.specs.values import Spec
 
 ORIGIN = Origin("ini", "ftguard_key in pyproject.toml", Path("/root-folder"))
 
 
 REPORTS = (("a:b", "/x"), ("json", "/y=z"))
+
+
+def test_data_may_be_a_path_a_name_on_the_hub_or_a_function(tmp_path: Path) -> None:
+    """A file that has such a name is a path all the same."""
+    place = Origin("ini", "ftguard_train in pytest.ini", tmp_path)
+    read = BY_NAME["train"].parse
+    assert read("rows.jsonl", place) == str(tmp_path / "rows.jsonl")
+    for text in ("hub:someone/rows@main:train", "mine.data:rows"):
+        assert read(text, place) == text
+    (tmp_path / "mine.data:rows").touch()
+    assert read("mine.data:rows", place) == str(tmp_path / "mine.data:rows")
+    assert absolute(Workload(model="m", train="hub:a/b:train", validation="a:b"), tmp_path).train == "hub:a/b:train"
+
+
+@pytest.mark.parametrize("text", ["hub:", "hub:name", "hub:name@:train", "hub:a b:train"])
+def test_a_name_on_the_hub_needs_its_split(text: str) -> None:
+    """The message shows how it is written."""
+    with pytest.raises(ConfigurationError, match='write "hub:name:split"'):
+        hub_text(text)
+
+
+def test_a_chat_template_is_a_file_or_the_template_itself(tmp_path: Path) -> None:
+    """Its text is part of the workload, so it needs no file on another machine."""
+    place = Origin("ini", "ftguard_chat_template in pytest.ini", tmp_path)
+    read = BY_NAME["chat_template"].parse
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    assert read("mine.jinja", place) == "{{ messages }}" == read("{{ messages }}", place)
+    with pytest.raises(ValueError, match=r"nothing\.jinja' cannot be read \(No such file or directory\)"):
+        read("nothing.jinja", place)
 
 
 def parse(name: str, value: Any) -> Any:

@@ -337,7 +337,9 @@ def test_what_the_texts_hold_is_read_back_and_may_be_missing(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "name",
-    sorted({item.name for item in fields(Measured)} - {"start", "notes"}),  # these an earlier version lacked
+    sorted(
+        {item.name for item in fields(Measured)} - {"start", "notes", "remarks", "supervised_tokens"}
+    ),  # these an earlier version lacked
 )
 def test_a_report_that_lacks_a_part_is_no_report(tmp_path: Path, name: str) -> None:
     """What was measured and is not there must not be read as what was never measured, such as another source."""
@@ -349,11 +351,11 @@ def test_a_report_that_lacks_a_part_is_no_report(tmp_path: Path, name: str) -> N
         read_report(path)
 
 
-def test_a_report_of_an_earlier_version_says_nothing_of_start_and_notes(tmp_path: Path) -> None:
+def test_a_report_of_an_earlier_version_says_nothing_of_start_notes_and_remarks(tmp_path: Path) -> None:
     """It is read all the same."""
     path = tmp_path / "ftguard.json"
     report = json.loads(json_report([trial(FULL, NLL)], []))
-    for name in ("start", "notes"):
+    for name in ("start", "notes", "remarks", "supervised_tokens"):
         del report["trials"][0][name]
     path.write_text(json.dumps(report), encoding="utf-8")
     assert read_report(path)[0].trials == (trial(FULL, NLL, cached=True),)

@@ -19,7 +19,7 @@ from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import Memory, Timing, TrainedVariant, TrialError
 from pytest_ftguard.specs import Workload, fields_of, places_of
-from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, losses, trained, trial
+from tests.plain.builders import ENVIRONMENT, FULL, LORA, WORKLOAD, changed, losses, trained, trial
 
 NLL = (20.0,) * 64
 LIMIT = Limit(0.7, "of baseline", Origin("argument", "the argument at_most"))
@@ -46,6 +46,10 @@ SETTINGS: dict[str, Any] = {
     "training_function": "mine:train",
     "trainer": "mine:Mine",
     "purpose": "search",
+    "chat_template": "{{ messages }}",
+    "completion_only_loss": True,
+    "assistant_only_loss": True,
+    "packing": True,
 }
 
 
@@ -158,6 +162,16 @@ def test_a_share_of_memory_or_time_needs_the_same_work_too(change: dict[str, Any
     for verdict in (assess_memory(ours, LIMIT, theirs), assess_time(ours, LIMIT, theirs, 0.95)):
         assert verdict.status == "INVALID"
         assert words in verdict.message
+
+
+def test_a_loss_of_another_number_of_tokens_is_other_work() -> None:
+    """Both numbers are named; if one is not known, the batches tell."""
+    ours, theirs = pair(supervised_tokens=70)
+    assert not compare(ours, theirs).loss_problems
+    counted = trained(FULL, *(changed(one, supervised_tokens=90) for one in theirs.trials))
+    (problem, *_) = compare(ours, counted).loss_problems
+    assert problem.what == "seed 0: the loss was not taken of as many tokens for the two variants"
+    assert problem.why == "It was taken of 70 tokens for the candidate and of 90 for the baseline."
 
 
 def test_variants_without_a_common_seed_are_not_shown_to_have_done_the_same() -> None:

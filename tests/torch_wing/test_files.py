@@ -115,7 +115,11 @@ def test_structure_under_the_name_of_a_plain_text_is_refused(
         ("t.json", "prose", "not JSON at line 1"),
         ("t.json", '{\n"data": [{"text": "a"}]\n}', "is one JSON object and no list of documents"),
         ("t.json", '[{"text": "a"}, 3]', "no string named 'text' at item 2: it is no object"),
-        ("t.jsonl", '{"prompt": "a"}', "its fields are 'prompt'; write each document in a line of its own"),
+        (
+            "t.jsonl",
+            '{"prompt": "a"}',
+            "its fields are 'prompt'; these are conversations",
+        ),
         ("t.jsonl", '{"text": "\\ud800"}', "half a character at line 1"),
         ("t.parquet", b"PAR1....", "pandas.read_parquet('"),
         ("t.txt", b"PAR1....", "is a parquet file"),

@@ -47,8 +47,16 @@ def capacity_of(variant: TrainedVariant) -> Capacity | None:
     if base is None or variant.trainable_parameters is None:
         return None
     work = variant.workload
-    tokens = work.steps * work.batch_size * work.block_size
+    tokens = _supervised(variant) or work.steps * work.batch_size * work.block_size
     return Capacity(_BITS_PER_PARAMETER * variant.trainable_parameters, tokens * base.loss / math.log(2), tokens)
+
+
+def _supervised(variant: TrainedVariant) -> int | None:
+    """Return of how many tokens the loss was taken, if these are not all tokens of full blocks."""
+    if variant.workload.task == "causal-lm":
+        return None
+    counts = (trial.measured.supervised_tokens for trial in variant.trials)
+    return next((count for count in counts if count), None)
 
 
 def reaches_little(variant: TrainedVariant) -> bool:

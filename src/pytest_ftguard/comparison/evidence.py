@@ -78,6 +78,10 @@ def more_text(losses: SequenceLosses, text: str, variant: TrainedVariant, *, tim
     used, wanted = len(losses.nll), math.ceil(len(losses.nll) * times)
     set_bound = f"set {how_to_set(variant, validation_sequences=wanted)}"
     if used >= variant.workload.validation_sequences:
-        return f"{set_bound} and, if the {text} text has fewer, give a longer one"
-    longer = f"give a longer {text} text{' that does not repeat itself' if losses.repeated else ''}"
+        fewer = "rows are fewer, give more" if variant.workload.task == "chat" else "text has fewer, give a longer one"
+        return f"{set_bound} and, if the {text} {fewer}"
+    if variant.workload.task == "chat":
+        longer = f"give more {'different ' if losses.repeated else ''}{text} rows"
+    else:
+        longer = f"give a longer {text} text{' that does not repeat itself' if losses.repeated else ''}"
     return f"{longer}, and {set_bound}" if wanted > variant.workload.validation_sequences else longer

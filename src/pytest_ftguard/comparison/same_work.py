@@ -148,6 +148,12 @@ def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> It
         where = f"seed {ours.spec.seed}"
         if ours.measured.data_order is None or other.measured.data_order is None:
             yield Problem(f"{where}: it is not known which batches the two variants were trained on")
+        elif not _same_count(ours, other):
+            yield Problem(
+                f"{where}: the loss was not taken of as many tokens for the two variants",
+                why=f"It was taken of {ours.measured.supervised_tokens:,} tokens for the candidate and of "
+                f"{other.measured.supervised_tokens:,} for the baseline.",
+            )
         elif ours.measured.data_order != other.measured.data_order:
             yield Problem(f"{where}: the two variants were not trained on the same batches in the same order")
         if ours.measured.code != other.measured.code:
@@ -161,6 +167,12 @@ def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> It
                 f"{where}: the two variants do not start from the same base model",
                 why="The losses of the base model on the same text differ.",
             )
+
+
+def _same_count(ours: Trial, theirs: Trial) -> bool:
+    """Return whether the loss was taken of as many tokens; what an earlier version measured does not say."""
+    counts = {ours.measured.supervised_tokens, theirs.measured.supervised_tokens}
+    return len(counts) == 1 or None in counts
 
 
 def different_arithmetic(candidate: TrainedVariant, baseline: TrainedVariant) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from pytest_ftguard.running.lab import Lab
 from pytest_ftguard.settings.reading import Settings
 from pytest_ftguard.specs import Full, RateSource, Variant, Workload, rate_source, with_learning_rate
 from pytest_ftguard.specs.methods.rates import Maker
+from pytest_ftguard.specs.texts import is_place
 
 __all__ = ["Policy", "absolute", "with_absolute_paths"]
 
@@ -145,8 +146,8 @@ def absolute(workload: Workload, root: Path) -> Workload:
         ConfigurationError: A path is no name that this Python can open.
     """
 
-    def text(path: str | None) -> str | None:
-        return None if path is None else os.path.normpath(root / path)
+    def text(path: str) -> str:
+        return os.path.normpath(root / path) if is_place(path) or (root / path).exists() else path
 
     def folder(name: str | None) -> str | None:
         return os.path.normpath(root / name) if name is not None and (root / name).is_dir() else name
@@ -155,9 +156,9 @@ def absolute(workload: Workload, root: Path) -> Workload:
         workload,
         model=folder(workload.model) or workload.model,
         tokenizer=folder(workload.tokenizer),
-        train=os.path.normpath(root / workload.train),
-        validation=os.path.normpath(root / workload.validation),
-        reference=text(workload.reference),
+        train=text(workload.train),
+        validation=text(workload.validation),
+        reference=None if workload.reference is None else text(workload.reference),
     )
     for name in ("model", "tokenizer", "train", "validation", "reference"):
         path = getattr(found, name)

@@ -115,7 +115,7 @@ _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference"
 # The report gives the short names to what most readers want: the sums over the text.
 _ROWS: Final = {"nll": "sequence_nll", "tokens": "sequence_tokens"}
 # What an earlier version did not write. All else is in every report, so what lacks it is damaged.
-_LATER: Final = frozenset({"start", "notes"})
+_LATER: Final = frozenset({"start", "notes", "remarks", "supervised_tokens"})
 # What came together with `measured_again`.
 _WITH_AGAIN: Final = frozenset({"curve_of", "probe"})
 

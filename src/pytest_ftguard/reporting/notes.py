@@ -32,6 +32,7 @@ def fairness_notes(variants: Sequence[TrainedVariant], labels: Sequence[str] = (
     labels = labels or [variant.label for variant in variants]
     notes = [
         *_texts(variants),
+        *dict.fromkeys(remark for one in variants for trial in one.trials for remark in trial.measured.remarks),
         *_steps(variants),
         *_schedule(variants),
         *_one_sided_search(variants, labels),

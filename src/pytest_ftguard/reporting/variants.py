@@ -17,6 +17,7 @@ from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Table
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
 from pytest_ftguard.specs.short import search_workloads
+from pytest_ftguard.specs.texts import is_place
 from pytest_ftguard.units import format_bytes, format_count
 
 __all__ = ["cached_mark", "distinct_labels", "labels_of", "workload_block", "workload_title"]
@@ -95,7 +96,7 @@ def workload_title(trials: Sequence[Trial]) -> str:
     accumulated = workload.training_args.get("gradient_accumulation_steps", 1)
     batch = f"{workload.batch_size}x{workload.block_size}{f'x{accumulated}' if accumulated != 1 else ''}"
     parts = [
-        f"{_model_name(workload)} on {Path(workload.train).stem}",
+        f"{_model_name(workload)} on {_text_name(workload.train)}",
         f"{steps} of {batch} x {seeds} seed{'s' if seeds != 1 else ''}",
     ]
     if workload.own_training:
@@ -103,6 +104,10 @@ def workload_title(trials: Sequence[Trial]) -> str:
     if environment:
         parts.append(f"{environment.device_name}, {environment.precision}")
     return " | ".join(parts)
+
+
+def _text_name(text: str) -> str:
+    return Path(text).stem if is_place(text) else text
 
 
 def _model_name(workload: Workload) -> str:

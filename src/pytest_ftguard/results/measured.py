@@ -40,12 +40,14 @@ class Measured:
         probe: Mean loss of the trained model on the first training examples, in nats per token: loaded weights must
             come to the same. None if the weights were not kept.
         data_order: SHA-256 of the batches in the order in which they were trained on.
+        supervised_tokens: Number of tokens that the loss was taken of in training, each as often as it was trained on.
         code: SHA-256 of the module of the user's training function, if there is one.
         memory: Peak memory of the training phase.
         time: Duration of the training phase.
         environment: Machine and versions.
         error: Why the outcome is not "ok".
         notes: What else happened to the trial that its reader should know.
+        remarks: What there is to know of the data, such as how much of them was cut.
     """
 
     outcome: Outcome
@@ -59,9 +61,11 @@ class Measured:
     curve_of: CurveText | None = None
     probe: float | None = None
     data_order: str | None = None
+    supervised_tokens: int | None = None
     code: str | None = None
     memory: Memory | None = None
     time: Timing | None = None
     environment: Environment | None = None
     error: TrialError | None = None
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()

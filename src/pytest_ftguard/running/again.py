@@ -52,6 +52,7 @@ def evaluated_again(stored: StoredTraining, evaluated: Trial, now: Fingerprint) 
         reference=ours.reference,
         base_reference=ours.base_reference,
         curve_of=_curve_of(stored, evaluated, now),
+        remarks=ours.remarks,
     )
     return result.come_by(cached=True, measured_again=True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload, places_of
+from pytest_ftguard.specs.texts import is_place
 
 __all__ = ["UnchangedFiles", "refuse_missing_texts"]
 
@@ -42,7 +43,7 @@ def refuse_missing_texts(workload: Workload) -> None:
     """
     for role in places_of(Workload, "text"):
         path = getattr(workload, role)
-        if path is not None and not Path(path).is_file():
+        if path is not None and is_place(path) and not Path(path).exists():
             message = f"the {role} text {path!r} cannot be read: there is no such file; give a file that exists"
             raise ConfigurationError(message)
 

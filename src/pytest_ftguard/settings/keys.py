@@ -17,6 +17,7 @@ from pytest_ftguard.settings.parsers import (
     assignments_of,
     cache_size_of,
     calibration_seeds_of,
+    data_of,
     duration_of,
     flag_of,
     folder_of,
@@ -28,6 +29,7 @@ from pytest_ftguard.settings.parsers import (
     reports_of,
     seeds_of,
     targets_of,
+    template_of,
     update_of,
     whole_of,
 )
@@ -45,9 +47,10 @@ OWN_GATES: Final = Key("gates", modules_of, "modules that add gates of your own,
 _PREFIXES: Final[Mapping[type[Spec], str]] = {Workload: "", Full: "full_", LoRA: "lora_"}
 # Set by `seeds`, by our own short trials, or in a fixture only.
 _NO_SETTINGS: Final = ("most_seeds", "purpose", "bias", "options")
-_PLACES: Final = {"model": model_of, "text": path_of, "revision": text_of}
+_PLACES: Final = {"model": model_of, "text": data_of, "revision": text_of}
 _TYPES: Final[Mapping[str, Callable[[Any, Origin], Any]]] = {
     "bool": flag_of,
+    "bool | None": flag_of,
     "int": whole_of,
     "float": number_of,
     "float | None": number_of,
@@ -57,8 +60,13 @@ _TYPES: Final[Mapping[str, Callable[[Any, Origin], Any]]] = {
     "Quantization": quantization_of_setting,
     "Search | bool": choice_of("auto", "yes", "no"),
 }
+_PARSERS: Final[Mapping[str, Callable[[Any, Origin], Any]]] = {"chat_template": template_of}
 # How a text is written that is no plain word or number.
-_FORMS: Final = {seeds_of: "'3..8': up to 8 if in doubt", assignments_of: "one name=value a line"}
+_FORMS: Final = {
+    seeds_of: "'3..8': up to 8 if in doubt",
+    assignments_of: "one name=value a line",
+    template_of: "the path of its file, or the template itself",
+}
 
 
 def keys_of_fields(kind: type[Spec]) -> dict[str, str]:
@@ -81,7 +89,7 @@ def _keys(kind: type[Spec]) -> Iterator[Key]:
     for item in _fields(kind):
         if item.name in names:
             place, annotation = rows[item.name].place, str(item.type)
-            parse = _PLACES[place] if place else _TYPES.get(annotation, text_of)
+            parse = _PLACES[place] if place else _PARSERS.get(item.name) or _TYPES.get(annotation, text_of)
             meaning = _with_default(meanings.get(item.name, ""), item.default)
             if parse in _FORMS:
                 meaning += f"; {_FORMS[parse]}"

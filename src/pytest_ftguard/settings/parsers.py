@@ -10,12 +10,14 @@ from typing import Any
 
 from pytest_ftguard.files import name_problem
 from pytest_ftguard.gates.setting import Origin, text_of
+from pytest_ftguard.specs.texts import is_place
 
 __all__ = [
     "adapter_config_of",
     "assignments_of",
     "cache_size_of",
     "calibration_seeds_of",
+    "data_of",
     "duration_of",
     "flag_of",
     "folder_of",
@@ -27,6 +29,7 @@ __all__ = [
     "reports_of",
     "seeds_of",
     "targets_of",
+    "template_of",
     "update_of",
     "whole_of",
 ]
@@ -38,6 +41,26 @@ def path_of(value: Any, origin: Origin) -> str:
     if problem := name_problem(path):
         raise ValueError(problem)
     return path
+
+
+def data_of(value: Any, origin: Origin) -> str:
+    """Return the path of a file or a folder if there is one, or else a name on the hub or a function."""
+    text = text_of(value, origin)
+    return text if not is_place(text) and not (origin.folder / text).exists() else path_of(value, origin)
+
+
+def template_of(value: Any, origin: Origin) -> str:
+    """Return a chat template: of its file, or the text itself."""
+    text = text_of(value, origin)
+    if "{%" in text or "{{" in text:
+        return text
+    path = Path(path_of(value, origin))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"the file {str(path)!r} cannot be read ({reason}): give the path of a Jinja file, or the template"
+        raise ValueError(message) from None
 
 
 def output_of(value: Any, origin: Origin) -> str:

@@ -36,6 +36,7 @@ Places = Literal["kept", "named", "left out"]
 _EVERYTHING: Final = Row(training=True, evaluation=True, base=True, memory=True)
 # How the weights are adapted: whoever measures given weights is given that with them.
 _WEIGHTS: Final = Row(training=True, memory=True)
+_LATER: Final = Row(training=True, evaluation=True, base=True, memory=True, is_later=True)
 # Which other seeds there are changes nothing of a trial.
 _NOTHING: Final = Row()
 
@@ -63,6 +64,11 @@ WORKLOAD: Final[Mapping[str, Row]] = {
     "most_seeds": _NOTHING,
     # A search is evaluated on other sequences, and a timing on few.
     "purpose": Row(evaluation=True, base=True, memory=True),
+    # The task may read them for every example.
+    "chat_template": _LATER,
+    "completion_only_loss": _LATER,
+    "assistant_only_loss": _LATER,
+    "packing": Row(training=True, memory=True, is_later=True),
 }
 # Whether a rate was given or found changes no training; a plan checks the texts of a search too.
 _SEARCH: Final = Row(memory=True)

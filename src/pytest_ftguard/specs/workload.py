@@ -39,13 +39,14 @@ class Workload(Spec):
 
     Attributes:
         model: Hub id or folder of the base model: any causal language model.
-        train: Path of the training text: a text file, or JSON lines with a `text` field (`.jsonl`).
+        train: Path of the training text: a text file, or JSON lines with a `text` field (`.jsonl`). The task chat reads
+            more: see its guide.
         validation: Path of the validation text, in the same formats; gates read its loss.
         revision: Revision of the model on the hub.
         tokenizer: Hub id or folder of the tokenizer, if it is not the model's own.
         reference: Path of a general text, for `assert_forgetting`. Its loss is measured too, for both variants.
-        task: Task to train for: causal-lm (predict the next token), or module:Class of your own. An installed package
-            may have given its task a name. See `pytest_ftguard.tasks`.
+        task: Task to train for: causal-lm (predict the next token), chat (conversations, prompts with completions), or
+            module:Class of your own. An installed package may have given its task a name. See `pytest_ftguard.tasks`.
         block_size: Tokens per sequence.
         batch_size: Sequences per batch.
         steps: Number of optimizer steps.
@@ -65,6 +66,11 @@ class Workload(Spec):
         purpose: "gates"; "search" for the short trials of a search for a learning rate, which are evaluated on
             validation sequences that no gate uses; or "timing" for the short trials of which only the time of a step
             is judged.
+        chat_template: Chat template of the task chat, as Jinja text. None is the tokenizer's own.
+        completion_only_loss: Take the loss of completions only, and not of prompts, in the task chat. None is yes if
+            there are prompts.
+        assistant_only_loss: Take the loss of the assistant's turns only, in the task chat.
+        packing: Put several training examples of the task chat into one sequence, each seen by itself.
 
     Raises:
         ConfigurationError: A value is not allowed; the message names the field and the value.
@@ -91,6 +97,10 @@ class Workload(Spec):
     trainer: str | None = None
     most_seeds: int = 0
     purpose: Purpose = "gates"
+    chat_template: str | None = None
+    completion_only_loss: bool | None = None
+    assistant_only_loss: bool = False
+    packing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("model", "train", "validation"):
@@ -110,6 +120,7 @@ class Workload(Spec):
         self._set("task", _task_name(self.task))
         self._set("purpose", one_of("Workload.purpose", self.purpose, get_args(Purpose)))
         flag("Workload.final", self.final)
+        self._check_chat()
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
         self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
         self._check_own_training()
@@ -140,6 +151,15 @@ class Workload(Spec):
                 f"because they are the Trainer's, got {dict(self.training_args)!r}: set them in the function"
             )
             raise ConfigurationError(message)
+
+    def _check_chat(self) -> None:
+        """Check the fields that the task chat reads."""
+        if self.chat_template is not None:
+            text_value("Workload.chat_template", self.chat_template)
+        if self.completion_only_loss is not None:
+            flag("Workload.completion_only_loss", self.completion_only_loss)
+        for name in ("assistant_only_loss", "packing"):
+            flag(f"Workload.{name}", getattr(self, name))
 
     @property
     def places(self) -> Places:

@@ -19,8 +19,17 @@ from urllib.request import url2pathname
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import Workload
+from pytest_ftguard.specs.texts import hub_text, is_function
 
-__all__ = ["NOT_INSTALLED", "UnknownContentError", "file_digest", "installed_version", "model_files", "source_files"]
+__all__ = [
+    "NOT_INSTALLED",
+    "UnknownContentError",
+    "file_digest",
+    "installed_version",
+    "model_files",
+    "source_files",
+    "text_content",
+]
 
 # What from_pretrained reads; a README or a log next to it decides nothing.
 _MODEL_SUFFIXES: Final = frozenset(
@@ -33,6 +42,8 @@ _NOT_THE_MODELS: Final = frozenset(
 # Small files are read each time: it costs less than to be wrong about one that was changed twice within a moment.
 _REMEMBERED_FROM_BYTES: Final = 1 << 20
 _SETTLED_SECONDS: Final = 2.0
+
+_COMPRESSED: Final = frozenset({".bz2", ".gz", ".xz", ".zst"})
 
 NOT_INSTALLED: Final = "not installed"
 """The version of what is not there."""
@@ -72,6 +83,38 @@ def file_digest(path: Path, known: MutableMapping[str, list[Any]]) -> str:
     if stat.st_size >= _REMEMBERED_FROM_BYTES and settled:
         known[name] = [*mark, digest]
     return digest
+
+
+def text_content(text: str, known: MutableMapping[str, list[Any]]) -> list[str]:
+    """Return what kind of text a path leads to, and a digest of its content.
+
+    Args:
+        text: A file, a folder that `save_to_disk` wrote, or a data set on the hub.
+        known: See `file_digest`.
+
+    Raises:
+        UnknownContentError: It cannot be read, or its content may be another one whenever it is asked for.
+    """
+    path = Path(text)
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        inside = [f"{one.relative_to(path)} {file_digest(one, known)}" for one in files]
+        return ["folder", hashlib.sha256("\n".join(inside).encode()).hexdigest()]
+    if (hub := hub_text(text)) is not None:
+        if not hub.is_fixed:
+            message = (
+                f"what {text!r} is may change on the hub at any time: name the commit, as in "
+                f"hub:{hub.name}@0123456789abcdef0123456789abcdef01234567:{hub.split}"
+            )
+            raise UnknownContentError(message)
+        return ["hub", hashlib.sha256(text.encode()).hexdigest()]
+    if is_function(text):
+        message = f"which rows {text!r} returns is known only when it is called: let it write them to a file, give that"
+        raise UnknownContentError(message)
+    # The end of its name says how it is read.
+    last = path.suffix.lower()
+    packed = Path(path.stem).suffix.lower() if last in _COMPRESSED else ""
+    return [packed + last, file_digest(path, known)]
 
 
 def model_files(role: str, workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from pytest_ftguard.store.contents import (
     installed_version,
     model_files,
     source_files,
+    text_content,
 )
 from pytest_ftguard.tasks import path_of_own
 
@@ -42,6 +43,8 @@ _SCHEMA: Final = 1
 _PACKAGES: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "tokenizers")
 # Only the training knows which of them it calls; a package that is not installed decides nothing.
 _OPTIONAL_PACKAGES: Final = ("bitsandbytes", "flash-attn", "gguf", "kernels", "liger-kernel", "torchao", "triton")
+# These read the rows of other tasks than the one on plain texts, or fill in their chat template.
+_OF_ROWS: Final = ("datasets", "jinja2", "pandas", "pyarrow")
 # Environment variables by which libraries compute otherwise.
 _VARIABLES: Final = (
     "ATEN_CPU_CAPABILITY",
@@ -115,7 +118,8 @@ def fingerprint_of(
     """
     parts: dict[str, Any] = {"schema": _SCHEMA}
     parts |= {f"version of {name}": installed_version(name) for name in _PACKAGES}
-    optional = {name: installed_version(name) for name in _OPTIONAL_PACKAGES}
+    others = () if spec.workload.task == "causal-lm" else _OF_ROWS
+    optional = {name: installed_version(name) for name in (*_OPTIONAL_PACKAGES, *others)}
     parts |= {f"version of {name}": version for name, version in optional.items() if version != NOT_INSTALLED}
     parts["version of pytest-ftguard"] = __version__
     parts["version of python"] = platform.python_version()
@@ -171,8 +175,7 @@ def _of_workload(workload: Workload, known: MutableMapping[str, list[Any]]) -> d
     for role in places_of(Workload, "text"):
         path = getattr(workload, role)
         if path is not None:
-            # Whether it is JSON lines is told by the end of its name.
-            found[f"{role} text"] = [Path(path).suffix.lower(), file_digest(Path(path), known)]
+            found[f"{role} text"] = text_content(path, known)
     for role in places_of(Workload, "model"):
         if getattr(workload, role) is not None:
             files = model_files(role, workload, known)

@@ -79,11 +79,13 @@ class Examples:
         train: Training examples, each a mapping that `Task.collate` takes.
         validation: Validation examples, which gates read.
         reference: Examples of the general text; None if the workload has none.
+        remarks: What the reader of a result should know of the data, such as how much of it was cut.
     """
 
     train: Dataset[dict[str, Tensor]]
     validation: Evaluated
     reference: Evaluated | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def evaluated(self) -> Mapping[str, Evaluated]:

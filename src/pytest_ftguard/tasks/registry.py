@@ -14,7 +14,10 @@ __all__ = ["GROUP", "check_name", "find_task", "path_of_own"]
 GROUP: Final = "pytest_ftguard.tasks"
 """The group of entry points under which a package makes tasks known."""
 
-_OURS: Final = {"causal-lm": "pytest_ftguard.tasks.causal_lm.task:CausalLM"}
+_OURS: Final = {
+    "causal-lm": "pytest_ftguard.tasks.causal_lm.task:CausalLM",
+    "chat": "pytest_ftguard.tasks.chat.task:Chat",
+}
 
 
 def find_task(name: str, said: str | None = None) -> Task:

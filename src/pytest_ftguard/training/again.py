@@ -72,6 +72,7 @@ def measure_again(spec: TrialSpec, folder: Path, probe: float, base: BaseLosses 
             reference=final.reference,
             base_reference=base.reference,
             environment=environment,
+            remarks=examples.remarks,
         ),
     )
 

@@ -66,15 +66,17 @@ def forecast(spec: TrialSpec) -> Memory:
     bf16 = _environment(spec).precision == "bf16"
     arguments = training_arguments(spec, Path(), torch.device("cpu"), bf16=bf16)
     model = cast(Any, _build(spec))
+    task = find_task(workload.task)
     try:
+        is_packed = "position_ids" in task.blank_batch(workload)
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             # The Trainer itself would say the same in the training, where the user sees it.
             warnings.simplefilter("ignore")
-            stack.enter_context(_without_packed_sequences())
+            stack.enter_context(_packed_sequences(in_batches=is_packed))
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             _make_fake(model)
-            return _follow(model, arguments, lambda: find_task(workload.task).blank_batch(workload))
+            return _follow(model, arguments, lambda: task.blank_batch(workload))
     except Exception as error:  # any code may be in a model or an optimizer; whatever it says, there is no forecast
         lines = str(error).splitlines() or [""]
         message = f"{type(model).__name__} cannot be followed without its weights: {type(error).__name__}: {lines[0]}"
@@ -127,7 +129,7 @@ def _remarks_on_texts(spec: TrialSpec) -> list[str]:
         found = task.load_examples(replace(spec.workload, purpose=purpose), tokenizer)
         if model is not None:
             task.check_examples(found, tokenizer, model)
-        remarks += found.doubts() if purpose == "gates" else ()
+        remarks += (*found.remarks, *found.doubts()) if purpose == "gates" else ()
     return remarks
 
 
@@ -207,21 +209,29 @@ def _build(spec: TrialSpec) -> nn.Module:
 
 
 @contextmanager
-def _without_packed_sequences() -> Iterator[None]:
-    """Answer for transformers what it cannot read from fake positions: that no row of a batch holds several sequences.
+def _packed_sequences(*, in_batches: bool) -> Iterator[None]:
+    """Answer for transformers what it cannot read from fake positions: whether a row of a batch holds several.
 
-    It would take a mask instead, and with a mask attention keeps more.
+    If none does, it would take a mask all the same, and with a mask attention keeps more.
+
+    Args:
+        in_batches: Whether rows hold several.
     """
     name = "find_packed_sequence_indices"
     found = getattr(masking_utils, name, None)
     if found is None:
         yield
         return
-    setattr(masking_utils, name, lambda _: None)
+    setattr(masking_utils, name, _numbers_of_sequences if in_batches else lambda _: None)
     try:
         yield
     finally:
         setattr(masking_utils, name, found)
+
+
+def _numbers_of_sequences(positions: torch.Tensor) -> torch.Tensor:
+    """Return for each token the number of its sequence in the row: a new one begins where positions do not go on."""
+    return (torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1) != 1).cumsum(-1)
 
 
 def _make_fake(model: nn.Module) -> None:

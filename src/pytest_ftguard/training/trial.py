@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -186,14 +186,12 @@ class _Trial:
         measured = self.earlier[1] if self.earlier else None
         steps, earlier = self.workload.steps, measured["steps"] if measured else None
         recorder = Recorder(model, loaded.examples.validation, self.evaluator, steps, self.device, earlier=earlier)
-        collator = OrderedCollator(self.task.collate, measured["order"] if measured else "")
+        collator = OrderedCollator(self.task.collate, measured)
         start = measure_start(self.spec, model, recorder, base.validation, held)
         wait_for_quiet()
         self.report("train", self._first_step, None)
-        try:
+        with closing(recorder):
             train(model, loaded.examples.train, collator, recorder)
-        finally:
-            recorder.close()
         loaded.phases.end("train")
         final = self._final(model, loaded)
         changes = kept.base_changes(model, before, self.adapter.saved(model)) if before is not None else {}
@@ -212,10 +210,12 @@ class _Trial:
                 curve=recorder.curve(final.validation),
                 probe=self._probe(model, loaded.examples) if model_dir else None,
                 data_order=collator.order,
+                supervised_tokens=collator.seen(None if own else recorder.batches)["supervised"],
                 code=source_digest(own) if own else None,
                 memory=loaded.phases.with_training(recorder.peak),
                 time=recorder.timing,
                 environment=self.environment,
+                remarks=loaded.examples.remarks,
             ),
             Provenance(model_dir=model_dir, not_kept=not_kept),
         )
@@ -298,8 +298,8 @@ class _Trial:
 
         def train(model: nn.Module, examples: Dataset[Batch], collator: OrderedCollator, record: Recorder) -> None:
             def measured() -> dict[str, Any]:
-                order = collator.order_after(record.batches)
-                return {"steps": record.measured(), "order": order, "environment": to_plain(self.environment)}
+                seen = {**collator.seen(record.batches), "environment": to_plain(self.environment)}
+                return {"steps": record.measured(), **seen}
 
             hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
             if checkpoints is not None and not can_make(checkpoints, self._note):

@@ -14,10 +14,51 @@ if TYPE_CHECKING:
 
     from pytest_ftguard.tasks.text.files import Text
 
-__all__ = ["CausalLM"]
+__all__ = ["CausalLM", "LanguageModel"]
 
 
-class CausalLM(Task):
+class LanguageModel(Task):
+    """What the tasks have in common that train a model to predict each token from those before it."""
+
+    def load_tokenizer(self, workload: Workload) -> Any:
+        """Return the workload's tokenizer, which must have a vocabulary."""
+        from pytest_ftguard.tasks.causal_lm.models import load_tokenizer
+
+        return load_tokenizer(workload)
+
+    def load_model(self, workload: Workload) -> PreTrainedModel:
+        """Return the whole causal language model."""
+        from pytest_ftguard.tasks.causal_lm.models import load_base
+
+        return load_base(workload)
+
+    def build_without_weights(self, workload: Workload) -> PreTrainedModel:
+        """Return the same model's shapes."""
+        from pytest_ftguard.tasks.causal_lm.models import build_without_weights
+
+        return build_without_weights(workload)
+
+    def check_size(self, model: nn.Module, workload: Workload, taken: int) -> None:
+        """Check that there is a position for each token of a block."""
+        from pytest_ftguard.tasks.causal_lm.texts import check_context
+
+        check_context(model, workload.model, workload.block_size, taken=taken)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Check that it predicts each token from those before it, and is trained to."""
+        from pytest_ftguard.tasks.causal_lm.behaviour import check_causality, check_loss
+
+        check_causality(model)
+        check_loss(model)
+
+    def check_trained(self, model: nn.Module, base: PreTrainedModel, label: str) -> None:
+        """Check that no method lets it see the token that it should predict."""
+        from pytest_ftguard.tasks.causal_lm.behaviour import check_still_causal
+
+        check_still_causal(model, base.config.get_text_config().vocab_size, label)
+
+
+class CausalLM(LanguageModel):
     """Each token of a text is predicted from those before it.
 
     A task of yours that reads texts from another kind of file derives from this class and replaces `read`.
@@ -37,29 +78,11 @@ class CausalLM(Task):
 
         return read_text(path, role)
 
-    def load_tokenizer(self, workload: Workload) -> Any:
-        """Return the workload's tokenizer, which must have a vocabulary."""
-        from pytest_ftguard.tasks.causal_lm.models import load_tokenizer
-
-        return load_tokenizer(workload)
-
     def load_examples(self, workload: Workload, tokenizer: Any) -> Examples:
         """Return blocks of the training text, and sequences of the others, without copies."""
         from pytest_ftguard.tasks.causal_lm.texts import workload_texts
 
         return workload_texts(workload, tokenizer, self.read)
-
-    def load_model(self, workload: Workload) -> PreTrainedModel:
-        """Return the whole causal language model."""
-        from pytest_ftguard.tasks.causal_lm.models import load_base
-
-        return load_base(workload)
-
-    def build_without_weights(self, workload: Workload) -> PreTrainedModel:
-        """Return the same model's shapes."""
-        from pytest_ftguard.tasks.causal_lm.models import build_without_weights
-
-        return build_without_weights(workload)
 
     def nll(self, model: nn.Module, sequences: Sequence[Any], *, batch_size: int, bf16: bool) -> list[float]:
         """Return the loss of each sequence: its first token is given, the others are predicted."""
@@ -67,27 +90,8 @@ class CausalLM(Task):
 
         return sequence_nll(model, sequences, batch_size=batch_size, bf16=bf16)
 
-    def check_size(self, model: nn.Module, workload: Workload, taken: int) -> None:
-        """Check that there is a position for each token of a block."""
-        from pytest_ftguard.tasks.causal_lm.texts import check_context
-
-        check_context(model, workload.model, workload.block_size, taken=taken)
-
     def check_examples(self, examples: Examples, tokenizer: Any, model: nn.Module) -> None:
         """Check that there is an embedding for every token."""
         from pytest_ftguard.tasks.causal_lm.texts import check_embeddings
 
         check_embeddings(examples, tokenizer, model)
-
-    def check_model(self, model: PreTrainedModel) -> None:
-        """Check that it predicts each token from those before it, and is trained to."""
-        from pytest_ftguard.tasks.causal_lm.behaviour import check_causality, check_loss
-
-        check_causality(model)
-        check_loss(model)
-
-    def check_trained(self, model: nn.Module, base: PreTrainedModel, label: str) -> None:
-        """Check that no method lets it see the token that it should predict."""
-        from pytest_ftguard.tasks.causal_lm.behaviour import check_still_causal
-
-        check_still_causal(model, base.config.get_text_config().vocab_size, label)

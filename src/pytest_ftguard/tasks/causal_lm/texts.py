@@ -43,6 +43,7 @@ def workload_texts(workload: Workload, tokenizer: Any, read: Read = read_text) -
     Raises:
         ConfigurationError: A text cannot be read, carries no information, is too short, or was trained on.
     """
+    _check_fields(workload)
     check_texts(workload.train, workload.validation)
     size = {"block_size": workload.block_size}
     text = read(workload.train, "training")
@@ -56,6 +57,21 @@ def workload_texts(workload: Workload, tokenizer: Any, read: Read = read_text) -
         reference = evaluation_set(workload.reference, "reference", tokenizer, **limit)
         reference = _beside(train, text, reference, workload.reference)
     return Examples(train, validation, reference)
+
+
+def _check_fields(workload: Workload) -> None:
+    """Check that no field is set that only another task reads.
+
+    Raises:
+        ConfigurationError: One is, and it would change nothing.
+    """
+    for name in ("chat_template", "completion_only_loss", "assistant_only_loss", "packing"):
+        if getattr(workload, name) not in (None, False):
+            message = (
+                f"{name} is for conversations, and the task {workload.task} reads plain texts: set the task to chat "
+                f"(ini key ftguard_task), or remove {name}"
+            )
+            raise ConfigurationError(message)
 
 
 def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str) -> EvaluationSet:

@@ -77,6 +77,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "markup": "extract its text; to train on the markup itself, rename it to end in .txt",
 }
 _AS_DOCUMENTS: Final = 'write each document in a line of its own, as {"text": "..."}, and name the file .jsonl'
+_CHAT_COLUMNS: Final = frozenset({"messages", "conversations", "prompt", "completion"})
+_OF_CHAT: Final = "these are conversations, or prompts with completions: set ftguard_task = chat to train on them"
 # So many lines show whether a file is made of JSON objects or of rows.
 _SAMPLE_LINES: Final = 20
 # So many rows after a header with spaces show that it is one.
@@ -196,7 +198,8 @@ def _json_documents(text: str, name: str) -> Iterator[str]:
 def _text_of(document: Any, name: str, place: str) -> str:
     if not isinstance(document, dict) or not isinstance(document.get("text"), str):
         held = f"its fields are {', '.join(map(repr, document))}" if isinstance(document, dict) else "it is no object"
-        message = f"{name} has no string named 'text' at {place}: {held[:200]}; {_AS_DOCUMENTS}"
+        remedy = _OF_CHAT if isinstance(document, dict) and _CHAT_COLUMNS & document.keys() else _AS_DOCUMENTS
+        message = f"{name} has no string named 'text' at {place}: {held[:200]}; {remedy}"
         raise ConfigurationError(message)
     return _whole_characters(document["text"], name, place)
 
@@ -228,7 +231,8 @@ def _table_documents(text: str, name: str, delimiter: str) -> Iterator[str]:
     columns = [column.strip().lower() for column in head.fields]
     if "text" not in columns:
         message = f"{name} has no column named 'text': its first line names {', '.join(map(repr, columns))[:200]}"
-        raise ConfigurationError(f"{message}; rename the column that holds the documents to text")
+        remedy = _OF_CHAT if _CHAT_COLUMNS & set(columns) else "rename the column that holds the documents to text"
+        raise ConfigurationError(f"{message}; {remedy}")
     column = columns.index("text")
     for row in rows:
         if len(row.fields) != len(columns):  # a comma outside of quotes would silently cut the document

@@ -1,0 +1,325 @@
+"""The data of a workload as examples, and all that can be known of them before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.results import MINIMUM_UNITS, MOST_TRAINED_ON, evenly_spaced
+from pytest_ftguard.specs import Workload
+from pytest_ftguard.tasks.base import Examples
+from pytest_ftguard.tasks.causal_lm.data import check_texts
+from pytest_ftguard.tasks.chat.data import ChatSet, Example, PackedExamples, PaddedExamples, packed
+from pytest_ftguard.tasks.chat.formats import ChatRows, Row, chat_rows
+from pytest_ftguard.tasks.chat.tokens import LossOn, Tokenized, check_template, is_end, tokenized_rows
+from pytest_ftguard.tasks.rows import Rows
+from pytest_ftguard.tasks.text.files import Text
+from pytest_ftguard.tasks.text.tokens import tokenized
+
+__all__ = ["Read", "workload_examples"]
+
+Read = Callable[[str, str], Rows]
+"""Reads rows from a place, in a role: "training", "validation" or "reference"."""
+
+# Below this a search for a learning rate would be decided by a few odd examples.
+_LEAST_LEFT_OVER: Final = 32
+# If more are left out, what is trained or judged is no longer what the data are.
+_MOST_LEFT_OUT: Final = 0.5
+# So many rows show whether the tokenizer knows the text.
+_SAMPLE: Final = 256
+_NAMED_ROWS: Final = 5
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Rows as examples of at most so many tokens.
+
+    Attributes:
+        rows: The rows that have an example.
+        examples: The example of each.
+        remarks: What there is to say of them.
+    """
+
+    rows: tuple[Row, ...]
+    examples: tuple[Example, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def keys(self) -> list[tuple[str, bytes]]:
+        """What makes each a copy of another: its words, or what the model sees of it."""
+        return [
+            (row.words, example.ids.numpy().tobytes()) for row, example in zip(self.rows, self.examples, strict=True)
+        ]
+
+
+def workload_examples(workload: Workload, tokenizer: Any, read: Read) -> Examples:
+    """Return the data of a workload as examples, checked.
+
+    Args:
+        workload: Which data, and how they are cut.
+        tokenizer: Tokenizer of transformers.
+        read: Reads rows from a place, in a role.
+
+    Raises:
+        ConfigurationError: They cannot be read, carry no information, are too few, or were trained on.
+    """
+    check_texts(workload.train, workload.validation)
+    train = chat_rows(read(workload.train, "training"))
+    validation = chat_rows(read(workload.validation, "validation"))
+    loss = _loss(workload, train)
+    _check_same_format(train, validation, loss)
+    cut = _cut(train, tokenizer, loss, workload.block_size, ends=True)
+    if len(cut.examples) < workload.batch_size:
+        message = (
+            f"{train.name} gives {len(cut.examples)} examples, fewer than a batch of {workload.batch_size}: give more "
+            f"rows, or a batch_size of at most {len(cut.examples)}"
+        )
+        raise ConfigurationError(message)
+    judged = _cut(validation, tokenizer, loss, workload.block_size)
+    remarks = [*cut.remarks, *judged.remarks]
+    reference = None
+    if workload.reference:
+        general = chat_rows(read(workload.reference, "reference"))
+        kept = _cut(general, tokenizer, _loss_of_reference(workload, general), workload.block_size)
+        reference = _chosen(workload, general, kept, cut, tokenizer)
+        remarks += kept.remarks
+    return Examples(
+        _training(workload, cut, tokenizer),
+        _chosen(workload, validation, judged, cut, tokenizer, searches=workload.purpose == "search"),
+        reference,
+        tuple(remarks),
+    )
+
+
+def _loss(workload: Workload, train: ChatRows) -> LossOn:
+    """Return which tokens count: TRL decides by the training rows, also for those that are evaluated.
+
+    Raises:
+        ConfigurationError: The rows have no such tokens.
+    """
+    asked = workload.completion_only_loss
+    if asked and not train.has_prompts:
+        message = (
+            f"completion_only_loss is set, but {train.name} has no columns prompt and completion: it is made of "
+            f"{train.kind}"
+        )
+        raise ConfigurationError(message)
+    if workload.assistant_only_loss and not train.is_chat:
+        message = f"assistant_only_loss is set, but {train.name} is not made of messages: it is made of {train.kind}"
+        raise ConfigurationError(message)
+    return LossOn(train.has_prompts if asked is None else asked, workload.assistant_only_loss)
+
+
+def _loss_of_reference(workload: Workload, general: ChatRows) -> LossOn:
+    """Return which tokens of another text count; it need not be of the training's format."""
+    return LossOn(general.has_prompts and workload.completion_only_loss is not False, workload.assistant_only_loss)
+
+
+def _check_same_format(train: ChatRows, validation: ChatRows, loss: LossOn) -> None:
+    """Check that what is judged is what was trained: the same template, and the same tokens.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if train.is_chat != validation.is_chat:
+        chats, texts = (train, validation) if train.is_chat else (validation, train)
+        message = (
+            f"{chats.name} is made of messages and {texts.name} of texts, so only one of them goes through the chat "
+            "template: give both in one format"
+        )
+        raise ConfigurationError(message)
+    if loss.completions and not validation.has_prompts:
+        message = (
+            f"{train.name} is made of {train.kind}, so only completions are trained, and {validation.name} is made of "
+            f"{validation.kind}, of which every token would be judged: give both in one format, or set "
+            "completion_only_loss to false"
+        )
+        raise ConfigurationError(message)
+
+
+def _cut(rows: ChatRows, tokenizer: Any, loss: LossOn, size: int, *, ends: bool = False) -> _Cut:
+    """Return rows as examples of at most so many tokens, but for those without a token that counts.
+
+    Args:
+        rows: The rows.
+        tokenizer: Tokenizer of transformers.
+        loss: Which tokens count.
+        size: The largest number of tokens.
+        ends: Whether some must teach the model to stop.
+
+    Raises:
+        ConfigurationError: Most have no token that counts, or none of them teaches the model to stop.
+    """
+    check_template(rows, tokenizer, loss)
+    found = tokenized_rows(rows, tokenizer, loss)
+    if ends:
+        _check_ends(rows, found, tokenizer)
+    whole = [_example(one, None) for one in found]
+    cut = [_example(one, size) for one in found]
+    kept = [number for number, one in enumerate(cut) if one.supervised]
+    barren = [number for number, one in enumerate(whole) if not one.supervised]
+    lost = [number for number, one in enumerate(cut) if not one.supervised and whole[number].supervised]
+    longest = max(len(one.ids) for one in found)
+    if len(barren) + len(lost) > _MOST_LEFT_OUT * len(found) or not kept:
+        raise ConfigurationError(_nothing_left(rows, barren, lost, size, longest))
+    return _Cut(
+        tuple(rows.rows[number] for number in kept),
+        tuple(cut[number] for number in kept),
+        tuple(_remarks(rows, found, barren, lost, size)),
+    )
+
+
+def _example(one: Tokenized, size: int | None) -> Example:
+    ids, labels = (torch.tensor(part[:size], dtype=torch.int64) for part in (one.ids, one.labels))
+    return Example(ids, labels)
+
+
+def _nothing_left(rows: ChatRows, barren: Sequence[int], lost: Sequence[int], size: int, longest: int) -> str:
+    count = len(rows.rows)
+    if len(barren) >= len(lost):
+        return (
+            f"{len(barren)} of {count} rows of {rows.name} have no token that the loss could be taken of "
+            f"({_numbers(barren)}): a loss of nothing would be 0, or no number; look at the prompts, the completions "
+            "and the chat template"
+        )
+    return (
+        f"{len(lost)} of {count} rows of {rows.name} have no token within block_size {size} that the loss could be "
+        f"taken of, because the prompt fills it ({_numbers(lost)}): raise block_size; the longest row has {longest} "
+        "tokens"
+    )
+
+
+def _numbers(places: Sequence[int]) -> str:
+    shown = ", ".join(str(place + 1) for place in places[:_NAMED_ROWS])
+    word = "rows" if len(places) > 1 else "row"
+    return f"{word} {shown}{', ...' if len(places) > _NAMED_ROWS else ''}"
+
+
+def _remarks(
+    rows: ChatRows, found: Sequence[Tokenized], barren: Sequence[int], lost: Sequence[int], size: int
+) -> list[str]:
+    """Return what was left out of rows, and what is odd about them."""
+    said = []
+    total, beyond = sum(len(one.ids) for one in found), sum(max(0, len(one.ids) - size) for one in found)
+    count = len(found)
+    if beyond:
+        longer, longest = sum(len(one.ids) > size for one in found), max(len(one.ids) for one in found)
+        said.append(
+            f"{100 * beyond / total:.2g} % of the {rows.role} tokens were cut: {longer} of {count} rows are longer "
+            f"than block_size {size} (the longest has {longest} tokens)"
+        )
+    if lost:
+        said.append(
+            f"{len(lost)} of {count} {rows.role} rows were left out: their prompt fills block_size {size} "
+            f"({_numbers(lost)})"
+        )
+    if barren:
+        said.append(
+            f"{len(barren)} of {count} {rows.role} rows were left out: they have no token that the loss could be taken "
+            f"of ({_numbers(barren)})"
+        )
+    if moved := sum(one.has_moved for one in found):
+        said.append(
+            f"the prompts of {moved} of {count} {rows.role} rows end in other tokens alone than before their "
+            "completion: the model is trained on another prompt than it will be asked"
+        )
+    return said
+
+
+def _check_ends(rows: ChatRows, found: Sequence[Tokenized], tokenizer: Any) -> None:
+    """Check that some training rows end with a token that ends a turn, and that the loss is taken of it.
+
+    Raises:
+        ConfigurationError: None does, so the model would never learn to stop.
+    """
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    ends = frozenset(int(token) for token in special)
+    if any(is_end(one, tokenizer, ends) for one in found):
+        return
+    template = (
+        "let the chat template end each turn of the assistant with the tokenizer's EOS token, within "
+        "{% generation %} if assistant_only_loss is set"
+    )
+    message = (
+        f"no row of {rows.name} ends with an EOS token that the loss is taken of, so the model would never learn to "
+        f"stop: {template if rows.is_chat else 'give the tokenizer an eos_token that it encodes as one token'}"
+    )
+    raise ConfigurationError(message)
+
+
+def _training(workload: Workload, cut: _Cut, tokenizer: Any) -> PaddedExamples | PackedExamples:
+    if workload.packing:
+        packs = packed([len(example.ids) for example in cut.examples], workload.block_size)
+        if len(packs) < workload.batch_size:
+            message = (
+                f"the training examples fill {len(packs)} packed sequences, fewer than a batch of "
+                f"{workload.batch_size}: give more rows, a smaller batch_size or block_size, or set packing to false"
+            )
+            raise ConfigurationError(message)
+        return PackedExamples(cut.examples, packs)
+    # Attention and loss leave it out; it is the token that TRL takes.
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return PaddedExamples(cut.examples, 0 if pad is None else int(pad))
+
+
+def _chosen(
+    workload: Workload, rows: ChatRows, cut: _Cut, train: _Cut, tokenizer: Any, *, searches: bool = False
+) -> ChatSet:
+    """Return examples to evaluate, evenly spaced, without copies, and with how many of them are trained on.
+
+    Raises:
+        ConfigurationError: Too many are trained on, or a search has too few of its own.
+    """
+    keys = cut.keys
+    words: set[str] = set()
+    seen: set[bytes] = set()
+    new = []
+    for number, (text, ids) in enumerate(keys):
+        if text not in words and ids not in seen:
+            new.append(number)
+        words.add(text)
+        seen.add(ids)
+    repeated = len(keys) - len(new)
+    used = [new[place] for place in evenly_spaced(len(new), workload.validation_sequences)]
+    if searches:
+        used = _left_over(workload, rows, new, used)
+    known_words, known_ids = {text for text, _ in train.keys}, {ids for _, ids in train.keys}
+    found = [number for number in used if keys[number][0] in known_words or keys[number][1] in known_ids]
+    # Of fewer examples than a gate takes, one or two are a large share and no sign of a leak.
+    if len(found) > MOST_TRAINED_ON * max(len(used), MINIMUM_UNITS):
+        places = [cut.rows[number].number - 1 for number in found]
+        message = (
+            f"{len(found)} of {len(used)} rows of {rows.name} are also in the training data ({_numbers(places)}), so a "
+            "model that memorized them would look good: remove them from one of the two (at most "
+            f"{100 * MOST_TRAINED_ON:g} % may be in both)"
+        )
+        raise ConfigurationError(message)
+    examples = tuple(cut.examples[number] for number in used)
+    return ChatSet(examples, repeated, len(found), _unknown(rows, tokenizer))
+
+
+def _left_over(workload: Workload, rows: ChatRows, new: Sequence[int], used: Sequence[int]) -> list[int]:
+    """Return other rows than the gates use, evenly spaced.
+
+    Raises:
+        ConfigurationError: Hardly any is left over.
+    """
+    rest = sorted(set(new) - set(used))
+    if len(rest) < _LEAST_LEFT_OVER:
+        message = (
+            f"{rows.name} has {len(new)} different rows, of which the gates use {len(used)}: a search for a learning "
+            f"rate needs {_LEAST_LEFT_OVER} others, and {len(rest)} are left; give more rows, or lower "
+            "validation_sequences"
+        )
+        raise ConfigurationError(message)
+    return [rest[place] for place in evenly_spaced(len(rest), workload.validation_sequences)]
+
+
+def _unknown(rows: ChatRows, tokenizer: Any) -> float:
+    """Return the share of the text that the tokenizer does not know, as rows from all over it show."""
+    texts = [text for place in evenly_spaced(len(rows.rows), _SAMPLE) if (text := rows.rows[place].text).strip()]
+    return tokenized(Text(rows.place, rows.role, tuple(texts), is_stream=False), tokenizer).unknown if texts else 0.0
