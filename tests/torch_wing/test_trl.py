@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from pytest_ftguard import FtguardCallback, read_trainer_runs
 from pytest_ftguard.comparison.pairs import compare
+from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant
 
 pytestmark = [
@@ -83,3 +84,85 @@ def test_two_runs_of_its_trainer_can_be_compared(run: Any, packing: bool) -> Non
 def test_runs_on_other_batches_are_not_compared(run: Any, other: dict[str, Any]) -> None:
     """Whatever made the batches differ is told as a problem of the pair."""
     assert compare(run("lora", LORA, **other), run("full")).loss_problems
+
+
+PAIRS = [{"prompt": f"{one} plus {two} is", "completion": f" {one + two}."} for one in range(40) for two in range(8)]
+
+
+@pytest.fixture
+def run_on_rows(tiny_model: Path, tmp_path: Path) -> Any:
+    """Trains on prompts with completions, and evaluates on the rows that the trainer has made."""
+
+    def train(name: str, peft: LoraConfig | None = None, change: Any = None, **arguments: Any) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        tokenizer.pad_token = tokenizer.eos_token
+        options: dict[str, Any] = {
+            "output_dir": str(tmp_path / name),
+            "max_steps": 12,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2 if peft else 1e-3,
+            "max_length": 32,
+            "use_cpu": True,
+            "bf16": False,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": 7,
+        }
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),
+            args=SFTConfig(**{**options, **arguments}),
+            train_dataset=Dataset.from_list(PAIRS[:240]),
+            eval_dataset=Dataset.from_list(PAIRS[236:]),
+            processing_class=tokenizer,
+            peft_config=peft,
+        )
+        rows = trainer.eval_dataset if change is None else change(trainer.eval_dataset)
+        trainer.add_callback(FtguardCallback(rows))
+        trainer.train()
+        trainer.save_state()
+        return read_trainer_runs(tmp_path / name), trainer
+
+    return train
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_rows_that_its_trainer_has_made_are_evaluated_by_their_labels(run_on_rows: Any, packing: bool) -> None:
+    """The loss is that of the trainer's own evaluation of the completions; rows that it trains on are counted."""
+    full, trainer = run_on_rows("full", packing=packing, eval_packing=False)
+    lora, _ = run_on_rows("lora", LORA, packing=packing, eval_packing=False)
+    assert not compare(lora, full).loss_problems
+    measured = full.trials[0].measured.validation
+    assert len(measured.nll) == 84
+    assert sum(measured.tokens) == sum(label != -100 for row in trainer.eval_dataset for label in row["labels"][1:])
+    batches = [trainer.evaluate(trainer.eval_dataset.select([number]))["eval_loss"] for number in range(3)]
+    ours = [nll / tokens for nll, tokens in zip(measured.nll[:3], measured.tokens[:3], strict=True)]
+    assert batches == pytest.approx(ours, rel=1e-4)
+    assert full.workload.task == "chat"
+
+
+def test_rows_that_are_trained_on_are_counted(run_on_rows: Any) -> None:
+    """Each by its tokens, padded or packed."""
+    for name, packing in (("padded", False), ("packed", True)):
+        full, _ = run_on_rows(
+            name, change=lambda rows: rows.select(range(60)), packing=packing, eval_packing=False, num_train_epochs=1,
+            max_steps=-1,
+        )  # fmt: skip
+        assert full.trials[0].measured.validation.trained_on == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows.remove_columns("labels"), "row 0 of the validation data has no labels"),
+        (
+            lambda rows: [{**rows[0], "labels": [-100] * len(rows[0]["labels"])}],
+            "the loss is taken of no token of row 0",
+        ),
+        (lambda rows: [{**rows[0], "labels": [1]}], "token ids and 1 labels: each token needs a label"),
+    ],
+)
+def test_rows_that_cannot_be_evaluated_are_named(run_on_rows: Any, change: Any, words: str) -> None:
+    """Before the first step, and never as a loss of 0."""
+    with pytest.raises(ConfigurationError, match=words):
+        run_on_rows("full", change=change)

@@ -8,7 +8,7 @@ import math
 import os
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,12 +21,14 @@ from transformers import TrainerCallback, TrainingArguments
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, Measured, SequenceLosses, Trial, TrialError, log_digests
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
-from pytest_ftguard.tasks import find_task
+from pytest_ftguard.tasks import Evaluated, find_task
 from pytest_ftguard.tasks.causal_lm import data
 from pytest_ftguard.tasks.causal_lm.texts import check_context
+from pytest_ftguard.tasks.chat.data import ChatSet
 from pytest_ftguard.tasks.text.tokens import check_ids
 from pytest_ftguard.training import machine
 from pytest_ftguard.training.batches import BatchSearch
+from pytest_ftguard.training.callback_texts import RowSearch, evaluation_set, ids_of, search_for
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import base_of_wrapped, start_of
@@ -71,7 +73,8 @@ class FtguardCallback(TrainerCallback):
 
     Args:
         validation: The validation text, a text file or JSON lines with a `text` field, for which the Trainer needs its
-            tokenizer (`processing_class`); or the token ids of each sequence.
+            tokenizer (`processing_class`); or the token ids of each sequence; or rows with `input_ids` and `labels`, of
+            which only labels other than -100 count, such as the `eval_dataset` of an SFTTrainer that was made.
         block_size: Largest number of tokens in a sequence of a text.
         validation_sequences: Largest number of validation sequences, evenly spaced.
         reference: A general text, in the same forms. Its loss is measured too.
@@ -83,11 +86,11 @@ class FtguardCallback(TrainerCallback):
 
     def __init__(
         self,
-        validation: str | os.PathLike[str] | Sequence[Sequence[int]],
+        validation: str | os.PathLike[str] | Sequence[Sequence[int]] | Sequence[Mapping[str, Any]],
         *,
         block_size: int = 128,
         validation_sequences: int = 256,
-        reference: str | os.PathLike[str] | Sequence[Sequence[int]] | None = None,
+        reference: str | os.PathLike[str] | Sequence[Sequence[int]] | Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[int] | None = None,
         train: str = "training data",
         final: bool = False,
@@ -112,7 +115,7 @@ class FtguardCallback(TrainerCallback):
             for role, text in self._texts.items()
             if text is not None
         }
-        search = BatchSearch(texts, kwargs.get("processing_class"))
+        search = search_for(texts, kwargs.get("processing_class"))
         self._run = _Run(args, kwargs["model"], texts, search, int(state.max_steps))
         self._run.note_rates(kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
 
@@ -139,7 +142,7 @@ class FtguardCallback(TrainerCallback):
             return
         sizes = {"block_size": self._size["block_size"], "validation_sequences": self._size["at_most"]}
         names = {role: _name(text) for role, text in self._texts.items() if text is not None}
-        named = {"train": self._train, "final": self._final, **names, **sizes}
+        named = {"train": self._train, "final": self._final, **names, **sizes, "task": self._run.task}
         result = self._run.finish(int(state.global_step), named)
         self._run = None
         # By its log the reader tells whether a trainer_state.json is that of this run.
@@ -150,19 +153,11 @@ class FtguardCallback(TrainerCallback):
         draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(output)
 
-    def _evaluation_set(self, text: Any, role: str, tokenizer: Any, model: nn.Module) -> data.EvaluationSet:
-        if not isinstance(text, str | os.PathLike):
-            evaluated = data.evaluation_set_of_ids(text, role, self._documents[role], at_most=self._size["at_most"])
-        elif tokenizer is None:
-            message = (
-                f"FtguardCallback was given the {role} text {os.fspath(text)!r}, but the Trainer has no tokenizer: "
-                "pass it as processing_class, or give the callback token ids"
-            )
-            raise ConfigurationError(message)
-        else:
-            evaluated = data.evaluation_set(os.fspath(text), role, tokenizer, **self._size)
-        check_ids({role: evaluated.largest_id}, tokenizer, model)
-        check_context(model, _model_name(model), max(map(len, evaluated.sequences)))
+    def _evaluation_set(self, text: Any, role: str, tokenizer: Any, model: nn.Module) -> data.EvaluationSet | ChatSet:
+        evaluated = evaluation_set(text, role, tokenizer, documents=self._documents[role], **self._size)
+        largest = max(int(ids.max()) for ids in ids_of(evaluated))
+        check_ids({role: largest}, tokenizer, model)
+        check_context(model, _model_name(model), max(map(len, ids_of(evaluated))))
         return evaluated
 
 
@@ -172,6 +167,7 @@ class _Run:
     Attributes:
         recorder: Measures the steps.
         search: Looks for the texts in the batches: what is trained on is known batch by batch only.
+        task: The task by which losses are measured.
         problem: What showed that the training diverged, if anything did.
     """
 
@@ -179,8 +175,8 @@ class _Run:
         self,
         args: TrainingArguments,
         model: nn.Module,
-        texts: dict[str, data.EvaluationSet],
-        search: BatchSearch,
+        texts: Mapping[str, Evaluated],
+        search: BatchSearch | RowSearch,
         steps: int,
     ) -> None:
         self.problem: str | None = None
@@ -190,7 +186,8 @@ class _Run:
         self._device = next(model.parameters()).device
         self._variant = _variant(model, args)
         self._settings = _settings(args, model, steps)
-        self._evaluator = Evaluator(find_task("causal-lm"), args.per_device_train_batch_size, bf16=bool(args.bf16))
+        self.task = "chat" if isinstance(search, RowSearch) else "causal-lm"
+        self._evaluator = Evaluator(find_task(self.task), args.per_device_train_batch_size, bf16=bool(args.bf16))
         # Fresh adapters of LoRA change nothing, so this is the base model. Without them it would not always be: some
         # ways of initialising them (PiSSA, OLoRA) take a part of the weights away and give it to the adapters.
         is_peft = isinstance(self._variant, Peft)
@@ -233,7 +230,10 @@ class _Run:
             self._order.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
         if "input_ids" in tensors:
             self._shape = max(self._shape, tuple(tensors["input_ids"].shape))
-            self.search.note(tensors["input_ids"], tensors.get("attention_mask"))
+            places = (
+                (tensors["position_ids"],) if isinstance(self.search, RowSearch) and "position_ids" in tensors else ()
+            )
+            self.search.note(tensors["input_ids"], tensors.get("attention_mask"), *places)
 
     def finish(self, steps: int, names: dict[str, Any]) -> Trial:
         self._hook.remove()

@@ -1,0 +1,147 @@
+"""What a user's Trainer is evaluated on: texts, token ids, or rows in tokens; and whether it was trained on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.results import evenly_spaced
+from pytest_ftguard.tasks.causal_lm import data
+from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
+from pytest_ftguard.tasks.chat.data import ChatSet, Example
+from pytest_ftguard.training.batches import BatchSearch
+
+__all__ = ["RowSearch", "evaluation_set", "ids_of", "search_for"]
+
+
+def evaluation_set(
+    given: Any, role: str, tokenizer: Any, *, documents: Sequence[int] | None, block_size: int, at_most: int
+) -> EvaluationSet | ChatSet:
+    """Return what losses are measured on.
+
+    Args:
+        given: A text's path, token ids of each sequence, or rows with `input_ids` and `labels`.
+        role: "validation" or "reference", for messages.
+        tokenizer: The Trainer's; None if it has none.
+        documents: Number of the document of each sequence of token ids.
+        block_size: Largest number of tokens in a sequence of a text.
+        at_most: Largest number of examples.
+
+    Raises:
+        ConfigurationError: They cannot be evaluated on.
+    """
+    if isinstance(given, str | os.PathLike):
+        if tokenizer is None:
+            message = (
+                f"FtguardCallback was given the {role} text {os.fspath(given)!r}, but the Trainer has no tokenizer: "
+                "pass it as processing_class, or give the callback token ids"
+            )
+            raise ConfigurationError(message)
+        return data.evaluation_set(os.fspath(given), role, tokenizer, block_size=block_size, at_most=at_most)
+    if len(given) and isinstance(given[0], Mapping):
+        return _rows_in_tokens(given, role, at_most)
+    return data.evaluation_set_of_ids(given, role, documents, at_most=at_most)
+
+
+def ids_of(evaluated: EvaluationSet | ChatSet) -> list[torch.Tensor]:
+    """Return the token ids of each example."""
+    if isinstance(evaluated, ChatSet):
+        return [example.ids for example in evaluated.sequences]
+    return list(evaluated.sequences)
+
+
+def search_for(texts: Mapping[str, EvaluationSet | ChatSet], tokenizer: Any) -> BatchSearch | RowSearch:
+    """Return what looks for the examples in the batches of the training.
+
+    Args:
+        texts: What is evaluated on, by its role.
+        tokenizer: The Trainer's; None if it has none.
+
+    Raises:
+        ConfigurationError: Some are rows, and others are not.
+    """
+    rows = {role: text for role, text in texts.items() if isinstance(text, ChatSet)}
+    blocks = {role: text for role, text in texts.items() if isinstance(text, EvaluationSet)}
+    if rows and blocks:
+        message = "FtguardCallback was given rows for one of validation and reference: give rows for both, or texts"
+        raise ConfigurationError(message)
+    return RowSearch(rows) if rows else BatchSearch(blocks, tokenizer)
+
+
+def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) -> ChatSet:
+    """Return rows to evaluate, evenly spaced and without copies.
+
+    Args:
+        rows: Each with `input_ids` and `labels`, in which -100 stands for what the loss leaves out.
+        role: "validation" or "reference", for messages.
+        at_most: Largest number of rows.
+
+    Raises:
+        ConfigurationError: A row lacks one of the two, or the loss is taken of none of its tokens.
+    """
+    found: dict[bytes, Example] = {}
+    for number, row in enumerate(rows):
+        missing = [name for name in ("input_ids", "labels") if row.get(name) is None]
+        if missing:
+            message = (
+                f"row {number} of the {role} data has no {' and no '.join(missing)} (it has {', '.join(sorted(row))}): "
+                "give rows in tokens, such as the trainer.eval_dataset of an SFTTrainer that was made"
+            )
+            raise ConfigurationError(message)
+        example = Example(*(torch.as_tensor(row[name], dtype=torch.int64) for name in ("input_ids", "labels")))
+        if example.ids.shape != example.labels.shape or example.ids.ndim != 1:
+            message = (
+                f"row {number} of the {role} data has {len(row['input_ids'])} token ids and {len(row['labels'])} "
+                "labels: each token needs a label"
+            )
+            raise ConfigurationError(message)
+        if not example.supervised:
+            message = (
+                f"the loss is taken of no token of row {number} of the {role} data: all of its labels are -100, or it "
+                "has fewer than two tokens; leave it out, or look at completion_only_loss, assistant_only_loss and "
+                "max_length"
+            )
+            raise ConfigurationError(message)
+        found.setdefault(_key(example.ids), example)
+    examples = list(found.values())
+    chosen = [examples[place] for place in evenly_spaced(len(examples), at_most)]
+    return ChatSet(tuple(chosen), repeated=len(rows) - len(examples))
+
+
+class RowSearch:
+    """Counts which rows were trained on, batch by batch.
+
+    Args:
+        rows: The rows that are evaluated, by their role.
+    """
+
+    def __init__(self, rows: Mapping[str, ChatSet]) -> None:
+        self._wanted = {role: {_key(example.ids) for example in part.sequences} for role, part in rows.items()}
+        self._seen: set[bytes] = set()
+
+    def note(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None = None) -> None:
+        """Keep the rows of a batch, without what fills them up; those that are packed are taken apart."""
+        rows = ids.detach().cpu().reshape(-1, ids.shape[-1])
+        for number, row in enumerate(rows):
+            if positions is not None and positions.shape == ids.shape:
+                starts = torch.nonzero(positions.detach().cpu().reshape(rows.shape)[number] == 0).flatten().tolist()
+                parts = [row[start:stop] for start, stop in zip(starts, [*starts[1:], len(row)], strict=True)]
+            else:
+                real = None if mask is None or mask.shape != ids.shape else mask.detach().cpu().reshape(rows.shape)
+                parts = [row if real is None else row[real[number] > 0]]
+            self._seen |= {_key(part) for part in parts}
+
+    def search(self) -> None:
+        """Do nothing: rows are found as they come."""
+
+    def count(self, role: str) -> int:
+        """Return how many rows were found."""
+        return len(self._wanted.get(role, set()) & self._seen)
+
+
+def _key(ids: torch.Tensor) -> bytes:
+    return ids.to(torch.int64).contiguous().numpy().tobytes()
