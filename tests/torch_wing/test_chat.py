@@ -314,12 +314,26 @@ def test_validation_rows_that_are_trained_on_are_counted_and_beyond_a_tenth_refu
     """Copies are told by their words, whatever their case and space are, or by their tokens."""
     new = rows_of("messages", 70, start=1000)
     trained = json.loads(json.dumps(rows_of("messages", 20)).replace("What is", "WHAT  is"))
-    assert examples_of(given(work, validation=[*trained[:3], *new])).validation.trained_on == 3
+    found = examples_of(given(work, validation=[*trained[:3], *new]))
+    assert found.validation.trained_on == 3
+    assert found.remarks[-1] == (
+        "3 of 64 validation rows are also in the training data (rows 1, 2, 3; more than a tenth is an error)"
+    )
     with pytest.raises(
         ConfigurationError,
         match=r"14 of 64 rows of the validation data .* are also in the training data \(rows 1, 2, 3, 4, 5, ...\)",
     ):
         examples_of(given(work, validation=[*trained[:14], *new[:50]]))
+
+
+def test_a_conversation_that_a_training_row_begins_with_is_trained_on(work: Workload) -> None:
+    """As if the turns of one conversation were made rows of their own, and these divided by chance."""
+    long = rows_of("messages", 60)[1]["messages"]
+    assert len(long) == 4
+    begun = [{"messages": long[:2]}, *rows_of("messages", 63, start=1000)]
+    assert examples_of(given(work, validation=begun)).validation.trained_on == 1
+    more = [{"messages": [*long, *long[:2]]}, *rows_of("messages", 63, start=1000)]
+    assert examples_of(given(work, validation=more)).validation.trained_on == 0
 
 
 def test_rows_that_repeat_earlier_ones_are_left_out_of_the_evaluation(work: Workload) -> None:

@@ -17,7 +17,9 @@ import datasets
 import pytest
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.tasks.causal_lm import CausalLM
 from pytest_ftguard.tasks.rows import read_rows
+from pytest_ftguard.tasks.text import Text
 
 ROWS = [{"prompt": f"question {number}", "completion": f"answer {number}"} for number in range(3)]
 LINES = "".join(f"{json.dumps(row)}\n" for row in ROWS)
@@ -158,6 +160,23 @@ def test_a_damaged_file_says_why(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a"\n')
     with pytest.raises(ConfigurationError, match=r"rows\.jsonl' cannot be read: .*(JSON|Unexpected char)"):
         read_rows(str(tmp_path / "rows.jsonl"), "training")
+
+
+def test_plain_texts_may_be_the_column_of_rows(functions: None, tmp_path: Path) -> None:
+    """Of a folder or a function; each row is a document. Conversations are told which task takes them."""
+    read = CausalLM().read
+    assert read("my_rows:rows", "training") == Text("my_rows:rows", "training", ("one", "two"), is_stream=False)
+    datasets.Dataset.from_list([{"text": "one"}]).save_to_disk(tmp_path / "texts")
+    assert read(str(tmp_path / "texts"), "training").documents == ("one",)
+    datasets.Dataset.from_list([{"text": "one"}, {"text": None}]).save_to_disk(tmp_path / "holes")
+    with pytest.raises(ConfigurationError, match=r"row 2 of .* has None in its column text: it must be a text"):
+        read(str(tmp_path / "holes"), "training")
+    datasets.Dataset.from_list([{"text": " "}]).save_to_disk(tmp_path / "blank")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        read(str(tmp_path / "blank"), "training")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "rows")
+    with pytest.raises(ConfigurationError, match=r"no column named text: .* set ftguard_task = chat"):
+        read(str(tmp_path / "rows"), "training")
 
 
 def test_without_the_library_the_message_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,8 @@ def _texts(variants: Sequence[TrainedVariant]) -> Iterator[str]:
             continue
         if losses.repeated:
             yield f"{losses.repeated} sequences of the {role} text repeat earlier ones and were left out"
-        if losses.trained_on >= _TRAINED_ON * len(losses.nll) > 0:
+        # The task chat names the rows.
+        if losses.trained_on >= _TRAINED_ON * len(losses.nll) > 0 and variants[0].workload.task != "chat":
             yield (
                 f"{losses.trained_on} of {len(losses.nll)} {role} sequences are also in the training text (an error "
                 f"above {100 * MOST_TRAINED_ON:g} %)"

@@ -65,18 +65,19 @@ class CausalLM(LanguageModel):
     """
 
     def read(self, path: str, role: str) -> Text:
-        """Return the documents of a file.
+        """Return the documents of a file, or the column text of rows.
 
         Args:
-            path: The file.
+            path: A file, or what else holds rows: a folder, a data set on the hub, or a function.
             role: "training", "validation" or "reference", for messages.
 
         Raises:
             ConfigurationError: It cannot be read, or holds no text.
         """
+        from pytest_ftguard.tasks.text.columns import is_rows, text_of_rows
         from pytest_ftguard.tasks.text.files import read_text
 
-        return read_text(path, role)
+        return text_of_rows(path, role) if is_rows(path) else read_text(path, role)
 
     def load_examples(self, workload: Workload, tokenizer: Any) -> Examples:
         """Return blocks of the training text, and sequences of the others, without copies."""

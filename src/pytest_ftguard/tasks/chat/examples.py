@@ -81,18 +81,14 @@ def workload_examples(workload: Workload, tokenizer: Any, read: Read) -> Example
         raise ConfigurationError(message)
     judged = _cut(validation, tokenizer, loss, workload.block_size)
     remarks = [*cut.remarks, *judged.remarks]
-    reference = None
+    reference: ChatSet | None = None
     if workload.reference:
         general = chat_rows(read(workload.reference, "reference"))
         kept = _cut(general, tokenizer, _loss_of_reference(workload, general), workload.block_size)
-        reference = _chosen(workload, general, kept, cut, tokenizer)
-        remarks += kept.remarks
-    return Examples(
-        _training(workload, cut, tokenizer),
-        _chosen(workload, validation, judged, cut, tokenizer, searches=workload.purpose == "search"),
-        reference,
-        tuple(remarks),
-    )
+        reference, known = _chosen(workload, general, kept, cut, tokenizer)
+        remarks += (*kept.remarks, *known)
+    chosen, known = _chosen(workload, validation, judged, cut, tokenizer, searches=workload.purpose == "search")
+    return Examples(_training(workload, cut, tokenizer), chosen, reference, (*remarks, *known))
 
 
 def _loss(workload: Workload, train: ChatRows) -> LossOn:
@@ -268,8 +264,8 @@ def _training(workload: Workload, cut: _Cut, tokenizer: Any) -> PaddedExamples |
 
 def _chosen(
     workload: Workload, rows: ChatRows, cut: _Cut, train: _Cut, tokenizer: Any, *, searches: bool = False
-) -> ChatSet:
-    """Return examples to evaluate, evenly spaced, without copies, and with how many of them are trained on.
+) -> tuple[ChatSet, list[str]]:
+    """Return examples to evaluate, evenly spaced, without copies, and what there is to say of those trained on.
 
     Raises:
         ConfigurationError: Too many are trained on, or a search has too few of its own.
@@ -287,19 +283,22 @@ def _chosen(
     used = [new[place] for place in evenly_spaced(len(new), workload.validation_sequences)]
     if searches:
         used = _left_over(workload, rows, new, used)
-    known_words, known_ids = {text for text, _ in train.keys}, {ids for _, ids in train.keys}
+    known_words = {words for row in train.rows for words in row.beginnings}
+    known_ids = {ids for _, ids in train.keys}
     found = [number for number in used if keys[number][0] in known_words or keys[number][1] in known_ids]
+    examples = tuple(cut.examples[number] for number in used)
+    places = _numbers([cut.rows[number].number - 1 for number in found])
     # Of fewer examples than a gate takes, one or two are a large share and no sign of a leak.
     if len(found) > MOST_TRAINED_ON * max(len(used), MINIMUM_UNITS):
-        places = [cut.rows[number].number - 1 for number in found]
         message = (
-            f"{len(found)} of {len(used)} rows of {rows.name} are also in the training data ({_numbers(places)}), so a "
-            "model that memorized them would look good: remove them from one of the two (at most "
-            f"{100 * MOST_TRAINED_ON:g} % may be in both)"
+            f"{len(found)} of {len(used)} rows of {rows.name} are also in the training data ({places}), so a model "
+            f"that memorized them would look good: remove them from one of the two (at most {100 * MOST_TRAINED_ON:g} "
+            "% may be in both)"
         )
         raise ConfigurationError(message)
-    examples = tuple(cut.examples[number] for number in used)
-    return ChatSet(examples, repeated, len(found), _unknown(rows, tokenizer))
+    also = f"{len(found)} of {len(used)} {rows.role} rows are also in the training data ({places}; more than a tenth "
+    remarks = [f"{also}is an error)"] if found else []
+    return ChatSet(examples, repeated, len(found), _unknown(rows, tokenizer)), remarks
 
 
 def _left_over(workload: Workload, rows: ChatRows, new: Sequence[int], used: Sequence[int]) -> list[int]:

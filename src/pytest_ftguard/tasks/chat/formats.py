@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,7 +44,15 @@ class Row:
     @property
     def words(self) -> str:
         """Its words without case and space: rows that have the same are copies."""
-        return " ".join(unicodedata.normalize("NFKC", "\n".join(_texts(self))).casefold().split())
+        return _folded(_texts(self))
+
+    @property
+    def beginnings(self) -> Iterator[str]:
+        """The words of each conversation that it begins with, and its own: who learns it has learnt these."""
+        texts = list(_texts(self))
+        if not self.is_chat:
+            texts = ["\n".join(texts)]
+        return (_folded(texts[:count]) for count in range(1, len(texts) + 1))
 
     @property
     def text(self) -> str:
@@ -178,6 +186,10 @@ def _message(message: Any, where: str, column: str) -> dict[str, Any]:
         text = f"{where} has a message without a role in its column {column}: each needs a role and a content"
         raise ConfigurationError(text)
     return named
+
+
+def _folded(texts: Iterable[str]) -> str:
+    return " ".join(unicodedata.normalize("NFKC", "\n".join(texts)).casefold().split())
 
 
 def _texts(row: Row) -> Iterable[str]:
