@@ -132,7 +132,7 @@ def test_each_form_has_the_losses_of_the_trained_model(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_full_is_saved_and_reloaded(workload: Workload, tmp_path: Path, precision: str) -> None:
+def test_full_is_saved_and_reloaded(workload: Workload, tmp_path: Path, precision: Any) -> None:
     """There is nothing to merge; in the precision of the training its losses are the same to the last digit."""
     result = trained(replace(workload, precision=precision), FULL, tmp_path)
     found = forms_of(result, tmp_path, Shipping("fp16"))

@@ -149,11 +149,6 @@ def _answer(variant: TrainedVariant, drifts: Sequence[_Drift], limit: Limit, rul
             [explain.no_gain(variant, gain, rule, margin_of(limit, variant), status_at)],
             why=[shown],
         )
-    what_to_do = ""
-    if worst.status == "INCONCLUSIVE":
-        what_to_do = way_out((worst.interval, limit.value), rule, variant, _validation(variant), "validation")
-    elif worst.status == "FAIL":
-        what_to_do = _what_to_do(drifts)
     return give(
         "merge_drift",
         worst.status,
@@ -167,7 +162,7 @@ def _answer(variant: TrainedVariant, drifts: Sequence[_Drift], limit: Limit, rul
             *findings,
             _basis(variant, rule),
         ],
-        what_to_do=what_to_do,
+        what_to_do=_what_to_do(variant, drifts, worst, limit, rule),
         note=shown,
         hangs_on=(),
     )
@@ -264,8 +259,15 @@ def _basis(variant: TrainedVariant, rule: Rule) -> str:
     )
 
 
-def _what_to_do(drifts: Sequence[_Drift]) -> str:
-    """Return where the loss was lost: in the first form that fails."""
+def _what_to_do(variant: TrainedVariant, drifts: Sequence[_Drift], worst: _Drift, limit: Limit, rule: Rule) -> str:
+    """Return what to do about a verdict; "" if that is nothing."""
+    if worst.status == "INCONCLUSIVE":
+        return way_out((worst.interval, limit.value), rule, variant, _validation(variant), "validation")
+    return _where_it_is_lost(drifts) if worst.status == "FAIL" else ""
+
+
+def _where_it_is_lost(drifts: Sequence[_Drift]) -> str:
+    """Return what to do about the first form that fails: all later ones are made from it."""
     place, first = next((place, drift) for place, drift in enumerate(drifts) if drift.status == "FAIL")
     if place == 0:
         return "look at what save_pretrained leaves out of the file, because the loss is lost without any merge"
