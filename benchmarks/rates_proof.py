@@ -30,6 +30,7 @@ from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.results import TrainedVariant, Trial
+from pytest_ftguard.results.forms import FormLosses, Shipping
 from pytest_ftguard.running.search import find_learning_rate
 from pytest_ftguard.specs import RateSource, Variant, Workload
 
@@ -95,6 +96,10 @@ class Replay:
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
     ) -> tuple[TrainedVariant, TrainedVariant]:
         """Refuse: nothing is timed."""
+        raise NotImplementedError
+
+    def forms(self, trial: Trial, shipping: Shipping) -> tuple[FormLosses, ...]:
+        """Refuse: nothing is saved."""
         raise NotImplementedError
 
     def load(self, trial: Trial) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.convergence import assert_converged
     from pytest_ftguard.gates.forgetting import assert_forgetting
     from pytest_ftguard.gates.memory import assert_memory_budget
+    from pytest_ftguard.gates.merge_drift import assert_merge_drift
     from pytest_ftguard.gates.quality import assert_loss_gap, assert_perplexity_gap, assert_retention
     from pytest_ftguard.gates.timed_pair import assert_time_budget
     from pytest_ftguard.gates.verdict import Verdict
@@ -56,6 +57,7 @@ __all__ = [
     "assert_forgetting",
     "assert_loss_gap",
     "assert_memory_budget",
+    "assert_merge_drift",
     "assert_no_regression",
     "assert_perplexity_gap",
     "assert_retention",
@@ -78,6 +80,7 @@ _HOMES = {
     "gates.convergence": ("assert_converged",),
     "gates.forgetting": ("assert_forgetting",),
     "gates.memory": ("assert_memory_budget",),
+    "gates.merge_drift": ("assert_merge_drift",),
     "gates.quality": ("assert_loss_gap", "assert_perplexity_gap", "assert_retention"),
     "gates.timed_pair": ("assert_time_budget",),
     "gates.verdict": ("Verdict",),

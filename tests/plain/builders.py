@@ -25,6 +25,7 @@ from pytest_ftguard.results import (
     TrainedVariant,
     Trial,
 )
+from pytest_ftguard.results.forms import FormLosses, Shipping
 from pytest_ftguard.specs import Full, LoRA, TrialSpec, Variant, Workload
 
 WORKLOAD = Workload(model="model", train="train.txt", validation="validation.txt", steps=100, seeds=(0,))
@@ -75,9 +76,10 @@ class GivenSource:
         time_beside: Callable[..., tuple[TrainedVariant, TrainedVariant]] | None = None,
         load: Callable[[Trial], tuple[Any, Any]] | None = None,
         with_curves: Callable[[TrainedVariant], TrainedVariant] | None = None,
+        forms: Callable[[Trial, Shipping], tuple[FormLosses, ...]] | None = None,
     ) -> None:
         self._more_seeds, self._time_beside, self._load = more_seeds, time_beside, load
-        self._with_curves = with_curves
+        self._with_curves, self._forms = with_curves, forms
 
     def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
         assert self._more_seeds is not None
@@ -102,6 +104,10 @@ class GivenSource:
     def load(self, trial: Trial) -> tuple[Any, Any]:
         assert self._load is not None
         return self._load(trial)
+
+    def forms(self, trial: Trial, shipping: Shipping) -> tuple[FormLosses, ...]:
+        assert self._forms is not None
+        return self._forms(trial, shipping)
 
 
 def trained(variant: Variant, *trials: Trial) -> TrainedVariant:

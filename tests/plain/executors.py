@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_ftguard.results import Environment, Measured, Memory, Timing, Trial, TrialError
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, Job, MeasureJob, TrainJob
+from pytest_ftguard.results.forms import FormLosses
+from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, FormsJob, Job, MeasureJob, TrainJob
 from pytest_ftguard.specs import TrialSpec
 
 from .builders import ENVIRONMENT, FULL, trial
@@ -23,6 +24,7 @@ class FakeExecutor:
     Attributes:
         trained: The training jobs so far, and whether more were said to come.
         measured: The jobs of evaluating a trained model again.
+        shipped: The jobs of evaluating one as it ships.
         forecast: The specs whose memory was forecast.
         described: How often it was asked for its machine.
         environment: The machine that it says it is; None if the device is not present.
@@ -37,6 +39,7 @@ class FakeExecutor:
     def __init__(self) -> None:
         self.trained: list[TrainJob] = []
         self.measured: list[MeasureJob] = []
+        self.shipped: list[FormsJob] = []
         self.more_to_come: list[bool] = []
         self.forecast: list[TrialSpec] = []
         self.described = 0
@@ -59,6 +62,10 @@ class FakeExecutor:
         measured = Measured(outcome="ok", environment=self.environment, validation=done.validation)
         return Trial(job.spec, replace(measured, base_validation=done.base_validation))
 
+    def forms(self, job: FormsJob) -> Answer:
+        """Return what a trained model comes to as it ships."""
+        return Answer(forms=(FormLosses(form="saved and reloaded", nll=(1.0,), digest="text"),))
+
     def run(self, job: Job, on_event: Callable[[Event], None], *, more_to_come: bool = False) -> Answer:
         match job:
             case DescribeJob():
@@ -73,6 +80,9 @@ class FakeExecutor:
                 self.measured.append(job)
                 found = self.measure(job)
                 return found if isinstance(found, Answer) else Answer(result=found)
+            case FormsJob():
+                self.shipped.append(job)
+                return self.forms(job)
             case TrainJob():
                 self.trained.append(job)
                 self.more_to_come.append(more_to_come)

@@ -301,7 +301,7 @@ def test_metrics_of_one_test_complete_the_record_of_a_pair(tmp_path: Path, has_f
     now = record(0.2)
 
     def without(**figures: Any) -> PairRecord:
-        return replace(now, candidate=replace(now.candidate, **figures), baseline=replace(now.baseline, **figures))
+        return replace(now, candidate=replace(now.candidate, **figures), baseline=replace(now.reference, **figures))
 
     records = [without(seconds_per_step=None), without(peak_bytes=None)]
     for one in reversed(records) if turned else records:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,12 +25,14 @@ from pytest_ftguard.gates.convergence import assess_convergence
 from pytest_ftguard.gates.forgetting import assess_forgetting
 from pytest_ftguard.gates.limits import BYTES, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.gates.memory import assess_memory
+from pytest_ftguard.gates.merge_drift import assess_merge_drift
 from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.setting import Origin, Setting
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.results import CurvePoint, Parameters, SequenceLosses, Timing, TrainedVariant
+from pytest_ftguard.results import CurvePoint, Parameters, SequenceLosses, Timing, TrainedVariant, Trial
+from pytest_ftguard.results.forms import FormLosses, Shipping
 from pytest_ftguard.specs import Full, LoRA, RateSource, Variant, Workload
 from pytest_ftguard.specs.methods.rates import Maker
 from tests.plain.builders import FULL, LORA, WORKLOAD, GivenSource, losses, trained, trial
@@ -56,6 +58,8 @@ ADVICE: Final = {
     "gates.explain.no_share": "test_a_baseline_that_learned_more_has_a_share",
     "gates.forgetting.assess_forgetting": "test_doubt_about_forgetting_is_settled_as_advised",
     "gates.memory.assess_memory": "test_what_memory_is_saved_by_can_be_set_in_this_test",
+    "gates.merge_drift._answer": "test_a_drift_is_settled_or_avoided_as_advised",
+    "gates.merge_drift._not_at_hand": "test_forms_are_evaluated_in_the_run_that_trains_as_advised",
     "gates.quality._conclude": "test_doubt_is_settled_by_what_is_advised",
     "gates.rates.learned_nothing": "test_the_advice_about_a_default_rate_works_when_it_is_followed",
     "gates.step_time._different_runs": "test_seconds_of_different_runs_are_measured_in_one_as_advised",
@@ -756,3 +760,47 @@ def test_what_memory_is_saved_by_can_be_set_in_this_test(maker: Maker) -> None:
     assert "adapt fewer target modules or lower the rank" in share
     lowest = LoRA(r=1, learning_rate=1e-3)
     assert "lower the rank" not in assess_memory(world.side(lowest), limit(0.5, SHARE), world.side(FULL)).message
+
+
+def drifting(side: TrainedVariant, drifts: Mapping[str, float]) -> TrainedVariant:
+    """A variant with a drift in nats per token for each form, which is made if its dtype is asked for."""
+
+    def forms(trial: Trial, shipping: Shipping) -> tuple[FormLosses, ...]:
+        losses = trial.measured.validation
+        assert losses is not None
+        noise = 0.5 * spread(len(losses.nll))
+        return tuple(
+            FormLosses(form=form, nll=tuple((np.array(losses.nll) + 10 * drift + noise).tolist()), digest=losses.digest)
+            for form, drift in drifts.items()
+            if shipping.dtype in form or "bf16" not in form
+        )
+
+    trials = tuple(one.come_by(model_dir="kept") for one in side.trials)
+    return replace(side, trials=trials, source=GivenSource(forms=forms))
+
+
+@pytest.mark.parametrize("maker", ["settings", "code"])
+def test_a_drift_is_settled_or_avoided_as_advised(maker: Maker) -> None:
+    """In doubt more of the text settles it; a type that loses too much is not shipped."""
+    drifts = {"saved and reloaded": 0.0, "merged, saved in fp32 and reloaded": 0.0, "merged, saved in bf16": 0.06}
+    side = drifting(World(maker=maker).side(LORA), drifts)
+    found = assess_merge_drift(side, limit(0.02), Rule(), Shipping())
+    assert found.status == "FAIL"
+    assert 'What to do: ship the weights in fp32 (dtype="fp32")' in found.message
+    assert assess_merge_drift(side, limit(0.02), Rule(), Shipping("fp32")).status == "PASS"
+    doubt = assess_merge_drift(side, limit(0.064), Rule(), Shipping())
+    assert doubt.status == "INCONCLUSIVE"
+    work = follow(LONG, doubt.message, maker)
+    assert work.validation_sequences > LONG.validation_sequences
+    again = drifting(World(maker=maker).side(LORA, work), drifts)
+    assert assess_merge_drift(again, limit(0.064), Rule(), Shipping()).status == "PASS"
+
+
+def test_forms_are_evaluated_in_the_run_that_trains_as_advised() -> None:
+    """A variant that was read from elsewhere has no weights."""
+    side = World(maker="elsewhere").side(LORA)
+    found = assess_merge_drift(side, limit(0.02), Rule(), Shipping())
+    assert found.status == "INVALID"
+    assert "What to do: call it in the run that trains the variant." in found.message
+    here = drifting(World().side(LORA), {"saved and reloaded": 0.0})
+    assert assess_merge_drift(here, limit(0.02), Rule(), Shipping()).status == "PASS"

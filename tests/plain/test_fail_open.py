@@ -22,14 +22,16 @@ from pytest_ftguard.gates.convergence import assess_convergence
 from pytest_ftguard.gates.forgetting import assess_forgetting
 from pytest_ftguard.gates.limits import BYTES, GROWTH, NATS_PER_TOKEN, OF_GAIN, PERPLEXITY, SHARE, Limit
 from pytest_ftguard.gates.memory import assess_memory
+from pytest_ftguard.gates.merge_drift import assess_merge_drift
 from pytest_ftguard.gates.quality import assess_loss_gap, assess_perplexity_gap, assess_retention
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.step_time import assess_time
 from pytest_ftguard.gates.verdict import Verdict
 from pytest_ftguard.results import CurvePoint, Memory, Timing, TrainedVariant, Trial
+from pytest_ftguard.results.forms import FormLosses, Shipping
 from pytest_ftguard.specs import LoRA
-from tests.plain.builders import FULL, LORA, WORKLOAD, changed, losses, trained, trial
+from tests.plain.builders import FULL, LORA, WORKLOAD, GivenSource, changed, losses, trained, trial
 
 N = 64
 NLL = tuple(20.0 + 0.01 * i for i in range(N))
@@ -55,6 +57,18 @@ def regression(candidate: TrainedVariant, baseline: TrainedVariant, metric: Metr
     return verdict
 
 
+def shipped(variant: TrainedVariant) -> TrainedVariant:
+    """The variant in a run in which it ships without any loss."""
+
+    def forms(trial: Trial, _: Shipping) -> tuple[FormLosses, ...]:
+        assert trial.measured.validation is not None
+        same = {"nll": trial.measured.validation.nll, "digest": trial.measured.validation.digest}
+        return (FormLosses(form="saved and reloaded", **same),)  # type: ignore[arg-type]
+
+    trials = tuple(one.come_by(model_dir="kept") for one in variant.trials)
+    return replace(variant, trials=trials, source=GivenSource(forms=forms))
+
+
 REFUSED = ("INVALID", "INCONCLUSIVE", "FAIL")
 GATES: Mapping[str, Callable[[TrainedVariant, TrainedVariant], Verdict]] = {
     "loss gap": lambda c, b: assess_loss_gap(c, b, generous(0.2, NATS_PER_TOKEN), Rule()),
@@ -62,6 +76,7 @@ GATES: Mapping[str, Callable[[TrainedVariant, TrainedVariant], Verdict]] = {
     "retention": lambda c, b: assess_retention(c, b, generous(0.01, OF_GAIN), Rule()),
     "forgetting": lambda c, _: assess_forgetting(c, generous(99, NATS_PER_TOKEN), Rule(), None),
     "forgetting against full": lambda c, b: assess_forgetting(c, generous(99, NATS_PER_TOKEN), Rule(), b),
+    "merge drift": lambda c, _: assess_merge_drift(shipped(c), generous(0.2, NATS_PER_TOKEN), Rule(), Shipping()),
     "convergence": lambda c, _: assess_convergence(c, generous(99, NATS_PER_TOKEN), Rule()),
     "memory": lambda c, _: assess_memory(c, generous(1e15, BYTES)),
     "memory of full": lambda c, b: assess_memory(c, generous(99, SHARE), b),
@@ -109,8 +124,8 @@ QUALITY = set(GATES) - {"memory", "memory of full", "time"}
 SINCE = {name for name in GATES if "regression" in name}
 OF_LOSSES = {"loss gap", "perplexity gap", "retention", *SINCE}
 OF_RATES = {"loss gap", "perplexity gap", "retention", "regression"}
-OF_LEARNING = {*OF_RATES, "forgetting", "forgetting against full", "convergence"}
-OF_BOTH = set(GATES) - {"forgetting", "convergence", "memory"}
+OF_LEARNING = {*OF_RATES, "forgetting", "forgetting against full", "merge drift", "convergence"}
+OF_BOTH = set(GATES) - {"forgetting", "merge drift", "convergence", "memory"}
 
 
 def named_otherwise() -> Sides:
@@ -222,6 +237,7 @@ HELPERS: dict[str, Callable[[TrainedVariant, TrainedVariant], Verdict]] = {
     "assert_retention": pytest_ftguard.assert_retention,
     "assert_forgetting": pytest_ftguard.assert_forgetting,
     "assert_converged": lambda candidate, _: pytest_ftguard.assert_converged(candidate),
+    "assert_merge_drift": lambda candidate, _: pytest_ftguard.assert_merge_drift(candidate),
     "assert_memory_budget": lambda candidate, baseline: pytest_ftguard.assert_memory_budget(candidate, of=baseline),
     "assert_time_budget": lambda candidate, baseline: pytest_ftguard.assert_time_budget(candidate, of=baseline),
     "assert_no_regression": pytest_ftguard.assert_no_regression,

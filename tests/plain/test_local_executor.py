@@ -17,6 +17,7 @@ from pytest_ftguard.running.executor import (
     ExecutorOptions,
     Failure,
     ForecastJob,
+    FormsJob,
     Job,
     MeasureJob,
     TrainJob,
@@ -51,7 +52,10 @@ class IdleWorker(Worker):
         return False
 
     def run(
-        self, job: TrainJob | MeasureJob | ForecastJob, on_event: Callable[[Event], None], is_quiet: Callable[[], bool]
+        self,
+        job: TrainJob | MeasureJob | FormsJob | ForecastJob,
+        on_event: Callable[[Event], None],
+        is_quiet: Callable[[], bool],
     ) -> Answer:
         self.jobs.append(job)
         on_event(Event("start"))

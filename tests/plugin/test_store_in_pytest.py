@@ -422,7 +422,7 @@ def test_load_gives_the_trained_model_of_a_cached_trial(
     result = gates.runpytest_inprocess("--ftguard-json=r.json", *options)
     result.assert_outcomes(passed=2)
     assert cached(gates.path) == {"full": True, "lora r=4 pissa_niter_4": True}
-    assert (" ".join(result.outlines).count("trained again for load()") == 2) is bool(trainings)
+    assert (" ".join(result.outlines).count("trained again for its weights") == 2) is bool(trainings)
 
 
 def test_lost_weights_are_trained_again_once(gates: pytest.Pytester) -> None:
@@ -436,7 +436,7 @@ def test_lost_weights_are_trained_again_once(gates: pytest.Pytester) -> None:
         summary = " ".join(line.strip() for line in result.outlines)
         for label in ("full", "lora r=4"):
             line = (
-                f"note: {label}, seed 0, was trained again for load(), because the store had no weights of it; now it "
+                f"note: {label}, seed 0, was trained again for its weights, because the store had none of it; now it "
                 "has them"
             )
             assert (line in summary) is bool(trainings), summary

@@ -117,7 +117,7 @@ def run_on_rows(tiny_model: Path, tmp_path: Path) -> Any:
             processing_class=tokenizer,
             peft_config=peft,
         )
-        rows = trainer.eval_dataset if change is None else change(trainer.eval_dataset)
+        rows: Any = trainer.eval_dataset if change is None else change(trainer.eval_dataset)
         trainer.add_callback(FtguardCallback(rows))
         trainer.train()
         trainer.save_state()

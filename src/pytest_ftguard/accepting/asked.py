@@ -8,7 +8,7 @@ from typing import Literal
 
 from pytest_ftguard.accepting.history import AcceptedFile
 from pytest_ftguard.accepting.metrics import MEASURES, Change, Measure, change_since
-from pytest_ftguard.accepting.record import PairRecord, record_pair
+from pytest_ftguard.accepting.record import PairRecord, record_one, record_pair
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates.limits import Limit
@@ -21,18 +21,20 @@ from pytest_ftguard.statistics import Interval
 
 __all__ = ["ANCHOR", "LAST", "Asked", "Metric"]
 
-Metric = Literal["loss_gap", "memory", "time"]
+Metric = Literal["loss_gap", "loss", "memory", "time"]
 LAST, ANCHOR = "the accepted result", "the anchor, which was accepted first"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Whether a pair is about as good as when it was accepted, or whether it may be accepted.
+    """Whether a pair, or one variant, is about as good as when it was accepted, or whether it may be accepted.
 
     Attributes:
         candidate: The variant that is judged.
-        baseline: The variant that it is judged against, which absorbs what the machine has changed.
-        limit: The largest accepted growth: of the loss gap in nats per token, or of memory or time as a share.
+        baseline: The variant that it is judged against, which absorbs what the machine has changed; None if the
+            candidate is judged by itself.
+        limit: The largest accepted growth: of the loss gap or the loss in nats per token, or of memory or time as a
+            share.
         rule: How it is judged; a calibrated noise is that of one gap and not of two, so it is not used.
         metric: What is judged.
         file: What was accepted, and where it belongs.
@@ -40,7 +42,7 @@ class Asked:
     """
 
     candidate: TrainedVariant
-    baseline: TrainedVariant
+    baseline: TrainedVariant | None
     limit: Limit
     rule: Rule
     metric: Metric
@@ -52,10 +54,16 @@ class Asked:
         """How the metric is judged."""
         return MEASURES[self.metric]
 
+    @property
+    def sides(self) -> tuple[TrainedVariant, ...]:
+        """The candidate, and the baseline if there is one."""
+        return (self.candidate,) if self.baseline is None else (self.candidate, self.baseline)
+
     def problems(self) -> list[Problem]:
         """Return why the pair by itself can be neither judged nor accepted; empty if it can."""
         same_rate = self.rule.same_learning_rate or not self.measure.depends_on_rates
-        comparison = compare(self.candidate, self.baseline, same_learning_rate=same_rate)
+        # One variant stands next to itself: what forbids a conclusion about a side is found all the same.
+        comparison = compare(self.candidate, self.baseline or self.candidate, same_learning_rate=same_rate)
         problems = [
             *comparison.loss_problems,
             *self.measure.problems(comparison, self.limit, self.rule, self._status_at),
@@ -74,6 +82,8 @@ class Asked:
 
     def record(self) -> PairRecord:
         """Return the record of the pair; bytes and seconds that their own gates would refuse are not in it."""
+        if self.baseline is None:
+            return record_one(self.candidate)
         sides = (self.candidate, self.baseline)
         gap = compare(*sides, same_learning_rate=True).losses.gap(self.rule.confidence)
         return record_pair(

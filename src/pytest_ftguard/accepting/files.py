@@ -57,20 +57,20 @@ class AcceptedFiles:
         self._pairs.clear()
         self.drop()
 
-    def find(self, candidate: TrainedVariant, baseline: TrainedVariant) -> AcceptedFile:
-        """Return the file of a pair of variants, read if there is one.
+    def find(self, candidate: TrainedVariant, baseline: TrainedVariant | None) -> AcceptedFile:
+        """Return the file of a pair of variants, or of one variant without a baseline, read if there is one.
 
         Raises:
             ConfigurationError: It cannot be read, is not a file of accepted results, or is that of another test.
         """
-        pair = [(side.workload, side.variant) for side in (candidate, baseline)]
+        pair = [(side.workload, side.variant) for side in (candidate, baseline) if side is not None]
         if pair not in self._pairs:
             self._pairs.append(pair)
         number = 1 + self._pairs.index(pair)
         place = self._folder / file_name(self._test, number)
         history = self._held(place)
         if history is not None and not _is_same_training(history, candidate):
-            self._refuse_exchanged(candidate, baseline, history, place)
+            self._refuse_exchanged(candidate, baseline or candidate, history, place)
         return AcceptedFile(place, self._test, history, self._root)
 
     def _held(self, place: Path) -> History | None:

@@ -49,11 +49,12 @@ def assess_regression(asked: Asked, on_missing: Setting | None = None) -> Verdic
     standing = f"{asked.measure.standing(now, history.accepted)} The accepted result is {asked.file}."
     todo = _what_to_do(asked, now, worst, changes[-1])
     if worst.status == "INVALID":
-        return asked.invalid([Problem(worst.reason, worst.basis, todo)], why=[standing])
+        noise = asked.measure.notes(now, worst.then, asked.limit) if asked.baseline is None else []
+        return asked.invalid([Problem(worst.reason, worst.basis, todo)], why=[standing, *noise])
     passed = [*_better(asked, now, changes[0]), *_changed(now, history.accepted)]
     passed = passed if worst.status == "PASS" else []
     notes = [*passed, *asked.measure.notes(now, history.accepted, asked.limit)]
-    sides = (asked.candidate, asked.baseline) if asked.measure.depends_on_rates else ()
+    sides = asked.sides if asked.measure.depends_on_rates else ()
     why = [
         standing,
         *_against(changes, worst, asked.limit),

@@ -27,17 +27,22 @@ def headline(last: PairRecord, first: PairRecord) -> dict[str, str]:
     """
     lines = {
         "accepted": _accepted(last),
-        "gap": _difference(last),
+        **({} if last.baseline is None else {"gap": _difference(last)}),
         "losses": _losses(last),
         "candidate": _settings(last.candidate.variant),
-        "baseline": _settings(last.baseline.variant),
+        **({} if last.baseline is None else {"baseline": _settings(last.baseline.variant)}),
         "training": _training(last),
-        "memory and time": f"candidate {_costs(last.candidate)}; baseline {_costs(last.baseline)}",
+        **({} if last.baseline is None else {"memory and time": _memory_and_time(last.candidate, last.baseline)}),
         "measured on": _place(last),
     }
     if first != last:
-        lines["first accepted"] = f"{_accepted(first)}: gap {_gap(first)}, {_settings(first.candidate.variant)}"
+        what = f"gap {_gap(first)}" if first.baseline is not None else f"loss {first.loss(first.seeds):.4f}"
+        lines["first accepted"] = f"{_accepted(first)}: {what}, {_settings(first.candidate.variant)}"
     return lines
+
+
+def _memory_and_time(candidate: SideRecord, baseline: SideRecord) -> str:
+    return f"candidate {_costs(candidate)}; baseline {_costs(baseline)}"
 
 
 def _accepted(record: PairRecord) -> str:
@@ -46,7 +51,7 @@ def _accepted(record: PairRecord) -> str:
 
 def _difference(record: PairRecord) -> str:
     side = "below" if record.gap(record.seeds) < 0 else "above"
-    return f"{_gap(record)} nats per token, {record.candidate.variant.label} {side} {record.baseline.variant.label}"
+    return f"{_gap(record)} nats per token, {record.candidate.variant.label} {side} {record.reference.variant.label}"
 
 
 def _gap(record: PairRecord) -> str:
@@ -55,12 +60,8 @@ def _gap(record: PairRecord) -> str:
 
 
 def _losses(record: PairRecord) -> str:
-    sides = [(side.variant.label, math.fsum(side.losses) / len(side.losses)) for side in _sides(record)]
+    sides = [(side.variant.label, math.fsum(side.losses) / len(side.losses)) for side in record.sides]
     return ", ".join(f"{name} {loss:.4f}" for name, loss in [*sides, ("base model", record.base.loss)])
-
-
-def _sides(record: PairRecord) -> tuple[SideRecord, SideRecord]:
-    return record.candidate, record.baseline
 
 
 def _settings(variant: Variant) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from pytest_ftguard.accepting.asked import Asked, Metric
 from pytest_ftguard.accepting.files import AcceptedFiles
@@ -17,6 +17,7 @@ from pytest_ftguard.gates.asking import (
     ActiveTest,
     Reaction,
     check_pair,
+    check_variant,
     conclude,
     find_test,
     limit_of,
@@ -46,7 +47,7 @@ class _AcceptingTest(ActiveTest, Protocol):
 
 def assert_no_regression(
     candidate: TrainedVariant,
-    baseline: TrainedVariant,
+    baseline: TrainedVariant | None = None,
     *,
     metric: Metric = "loss_gap",
     at_most: float | str | None = None,
@@ -58,13 +59,16 @@ def assert_no_regression(
     """Fail the test unless the candidate, compared with its baseline, is about as good as when it was accepted.
 
     The growth of the difference between both is judged, so that the baseline absorbs what the machine has changed.
+    What makes both worse alike is seen without a baseline only: the growth of the candidate's own loss is judged then,
+    paired by example and seed, on whatever machine and with whatever versions.
+
     Seconds that cannot be compared are measured again. Under `--ftguard-update` nothing is judged: the result is
     accepted, and written to the test's file once the test has passed with every gate that it asked.
 
     Args:
         candidate: The variant that is judged; its settings may have changed.
-        baseline: The variant that it is judged against, with the settings it had.
-        metric: "loss_gap", "memory" or "time".
+        baseline: The variant that it is judged against, with the settings it had; None judges the candidate's own loss.
+        metric: "loss_gap", "memory" or "time"; without a baseline there is only the loss.
         at_most: The largest accepted growth, 0.01 (nats per token) or "5%" (of memory or time); see `max_regression`.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
@@ -80,7 +84,7 @@ def assert_no_regression(
         GateFailure: The verdict is INVALID or INCONCLUSIVE, or the result was not accepted.
         ConfigurationError: There is no limit or no running test, an argument is wrong, or the file is damaged.
     """
-    check_pair("assert_no_regression", candidate, baseline)
+    metric = _metric(metric, candidate, baseline)
     limit, rule = _limit(metric, at_most), rule_of(confidence, same_learning_rate)
     reaction, updates = setting_of("on_missing", on_missing), value_of("update", None, False)
     choice = "fail" if reaction is None else reaction.value
@@ -90,23 +94,53 @@ def assert_no_regression(
         test.note(missing_in_plan(file, choice))
     if MEASURES[metric].depends_on_rates and (updates or file.history):
         candidate, baseline = _settled(candidate, baseline, None if updates else file.history)
-    pair = timed(candidate, baseline) if metric == "time" else TimedPair(candidate, baseline)
-    ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
-    asked = Asked(candidate=ours, baseline=theirs, limit=limit, rule=rule, metric=metric, file=file, origin=pair.origin)
+    asked = _asked(candidate, baseline, limit=limit, rule=rule, metric=metric, file=file)
     verdict = _accept(test, asked) if updates else assess_regression(asked, reaction)
     # A pair that is unsound by itself fails also if there is nothing to compare it with.
     warns = not updates and choice == "warn" and file.history is None and not asked.problems()
-    return conclude(verdict, on_inconclusive, candidate, baseline, warn_of_invalid=warns)
+    sides = (candidate,) if baseline is None else (candidate, baseline)
+    return conclude(verdict, on_inconclusive, *sides, warn_of_invalid=warns)
+
+
+def _metric(metric: Metric, candidate: TrainedVariant, baseline: TrainedVariant | None) -> Metric:
+    """Return what is judged of a pair, or of one variant.
+
+    Raises:
+        ConfigurationError: It cannot be judged of them.
+    """
+    if baseline is not None:
+        check_pair("assert_no_regression", candidate, baseline)
+        if metric == "loss":
+            message = "assert_no_regression judges the metric 'loss' of one variant by itself: leave out the baseline"
+            raise ConfigurationError(message)
+        return metric
+    check_variant("assert_no_regression", candidate)
+    if metric in ("memory", "time"):
+        message = (
+            f"assert_no_regression judges the metric {metric!r} as a share of a baseline's: give one, "
+            f"assert_no_regression(lora_variant, full_variant, metric={metric!r})"
+        )
+        raise ConfigurationError(message)
+    return "loss" if metric == "loss_gap" else metric
+
+
+def _asked(candidate: TrainedVariant, baseline: TrainedVariant | None, *, metric: Metric, **rest: Any) -> Asked:
+    """Return what is asked, with seconds that can be compared if they are judged."""
+    if baseline is None:
+        return Asked(candidate=candidate, baseline=None, metric=metric, **rest)
+    pair = timed(candidate, baseline) if metric == "time" else TimedPair(candidate, baseline)
+    ours, theirs = with_times(candidate, pair.candidate), with_times(baseline, pair.baseline)
+    return Asked(candidate=ours, baseline=theirs, metric=metric, origin=pair.origin, **rest)
 
 
 def _settled(
-    candidate: TrainedVariant, baseline: TrainedVariant, history: History | None
-) -> tuple[TrainedVariant, TrainedVariant]:
+    candidate: TrainedVariant, baseline: TrainedVariant | None, history: History | None
+) -> tuple[TrainedVariant, TrainedVariant | None]:
     """Return both sides at settled learning rates: at those that were accepted, or at those that a search finds.
 
     Args:
         candidate: The variant that is judged.
-        baseline: The variant that it is judged against.
+        baseline: The variant that it is judged against; None if there is none.
         history: What was accepted, and is compared with; None if nothing is.
     """
 
@@ -116,7 +150,9 @@ def _settled(
 
     then = history.accepted if history else None
     ours = settled(candidate, then.candidate.variant if then else None)
-    return ours, settled(baseline, then.baseline.variant if then else None)
+    if baseline is None:
+        return ours, None
+    return ours, settled(baseline, then.baseline.variant if then and then.baseline else None)
 
 
 def _accept(test: _AcceptingTest, asked: Asked) -> Verdict:
@@ -136,7 +172,8 @@ def _test() -> _AcceptingTest:
 
 def _limit(metric: str, argument: float | str | None) -> Limit:
     if metric not in MEASURES:
-        message = f"assert_no_regression takes the metric {', '.join(map(repr, MEASURES))}, got {metric!r}"
+        known = ", ".join(repr(name) for name in MEASURES if name != "loss")
+        message = f"assert_no_regression takes the metric {known}, got {metric!r}"
         raise ConfigurationError(message)
     limit = limit_of("assert_no_regression", "max_regression", argument)
     if limit.unit != MEASURES[metric].unit:

@@ -10,12 +10,15 @@ from typing import ClassVar, Final
 
 from pytest_ftguard.accepting.record import PairRecord
 from pytest_ftguard.accepting.since import (
+    base_noise,
     differing_work,
     effort_to_settle_change,
     gap_change,
+    growth_by_seed,
     memory_growth,
     paired_seeds,
     step_share,
+    surroundings_since,
     time_growth,
     timed_seeds,
     units_of,
@@ -23,6 +26,7 @@ from pytest_ftguard.accepting.since import (
 from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.pairs import Comparison
 from pytest_ftguard.comparison.problem import Problem
+from pytest_ftguard.comparison.same_work import same_sequences
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.margin import margin_of
@@ -152,7 +156,7 @@ class _LossGap(Measure):
     def standing(self, now: PairRecord, then: PairRecord) -> str:
         shared = paired_seeds(now, then)
         gap, before = (record.gap(shared or record.seeds) for record in (now, then))
-        label, reference = now.candidate.variant.label, now.baseline.variant.label
+        label, reference = now.candidate.variant.label, now.reference.variant.label
         return (
             f"The loss gap of {label} against {reference}{_over(shared, now, then)} is {gap:+.4f} nats per token, and "
             f"was {before:+.4f}{_earlier_label(now, then)} when it was accepted."
@@ -177,14 +181,47 @@ class _LossGap(Measure):
         shared = sorted(set(now.seeds) & set(then.seeds))
         if not shared:
             return []
-        ours, theirs = (dict(zip(record.seeds, record.baseline.losses, strict=True)) for record in (now, then))
+        ours, theirs = (dict(zip(record.seeds, record.reference.losses, strict=True)) for record in (now, then))
         moved = sum(ours[seed] - theirs[seed] for seed in shared) / len(shared)
         if abs(moved) <= limit.value:
             return []
         return [
-            f"The loss of {now.baseline.variant.label} itself has moved by {moved:+.4f} nats per token, which is more "
+            f"The loss of {now.reference.variant.label} itself has moved by {moved:+.4f} nats per token, which is more "
             "than the limit: find out why before you rely on the gap."
         ]
+
+
+class _Loss(_LossGap):
+    """The loss of one variant by itself: what another library or machine does to it is not absorbed."""
+
+    def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
+        measured, basis = super().change(now, then, limit, rule)
+        same = now.base.nll == then.base.nll
+        return measured, basis if same else _counts(_units_and_seeds(now, then), rule)
+
+    def standing(self, now: PairRecord, then: PairRecord) -> str:
+        shared = paired_seeds(now, then)
+        loss, before = (record.loss(shared or record.seeds) for record in (now, then))
+        moved = "the same" if loss == before else "higher" if loss > before else "lower"
+        return (
+            f"The loss of {now.candidate.variant.label}{_over(shared, now, then)} is {loss:.4f} nats per token, and "
+            f"was {before:.4f}{_earlier_label(now, then)} when it was accepted: it is {moved}."
+        )
+
+    def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
+        changed = surroundings_since(now, then)
+        if not changed or not same_sequences(now.base, then.base):
+            return []
+        mean, largest = base_noise(now, then)
+        found = [
+            f"Other surroundings than when it was accepted: {'; '.join(changed)}.",
+            f"The base model, which nobody trained, moved by {mean:+.4f} nats per token with them, and by up to "
+            f"{largest:.4f} on a sequence: so much is noise of the measuring.",
+        ]
+        grown = growth_by_seed(now, then)
+        if len(grown) > 1:
+            found.append(f"The loss moved by {', '.join(f'{one:+.4f}' for one in grown)}, seed by seed.")
+        return found
 
 
 class _Memory(Measure):
@@ -200,7 +237,7 @@ class _Memory(Measure):
         if growth is None or not math.isfinite(growth.value):
             return "the peaks of memory were not measured in both, or not in the same way", ""
         (ratio,) = limit.texts(growth.ratio)
-        share = f"The share of {now.baseline.variant.label}'s peak has grown by {ratio}"
+        share = f"The share of {now.reference.variant.label}'s peak has grown by {ratio}"
         if growth.absolute is None:
             return growth.value, f"{share}. Bytes are not compared, because machine or versions are not the same."
         (absolute,) = limit.texts(growth.absolute)
@@ -244,7 +281,12 @@ class _Time(Measure):
         )
 
 
-MEASURES: Final[Mapping[str, Measure]] = {"loss_gap": _LossGap(), "memory": _Memory(), "time": _Time()}
+MEASURES: Final[Mapping[str, Measure]] = {
+    "loss_gap": _LossGap(),
+    "loss": _Loss(),
+    "memory": _Memory(),
+    "time": _Time(),
+}
 
 
 def change_since(
@@ -301,12 +343,12 @@ def _shares(what: str, now: PairRecord, then: PairRecord, shared: tuple[int, ...
     ours, theirs = shares
     return (
         f"{what} of {now.candidate.variant.label}{_over(shared, now, then)} is {ours} of "
-        f"{now.baseline.variant.label}'s, and was {theirs}{_earlier_label(now, then)} when it was accepted."
+        f"{now.reference.variant.label}'s, and was {theirs}{_earlier_label(now, then)} when it was accepted."
     )
 
 
 def _peak(record: PairRecord) -> str:
-    ours, theirs = record.candidate.peak_bytes, record.baseline.peak_bytes
+    ours, theirs = record.candidate.peak_bytes, record.reference.peak_bytes
     return f"{format_bytes(ours)}, {100 * ours / theirs:.1f}%" if ours and theirs else "unmeasured"
 
 

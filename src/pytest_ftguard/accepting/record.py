@@ -21,7 +21,7 @@ from pytest_ftguard.specs import (
     without_folders,
 )
 
-__all__ = ["WORK", "PairRecord", "SideRecord", "record_pair"]
+__all__ = ["WORK", "PairRecord", "SideRecord", "record_one", "record_pair"]
 
 
 WORK: Final = fields_of(Workload, "training", places=False, resolved=False)
@@ -60,13 +60,15 @@ class SideRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PairRecord:
-    """A candidate and its baseline, as one commit measured them.
+    """A candidate and its baseline, or one variant by itself, as one commit measured them.
 
     Attributes:
         candidate: The variant that is judged.
-        baseline: The variant that it is judged against, which absorbs what the machine changes.
+        baseline: The variant that it is judged against, which absorbs what the machine changes; None if the candidate
+            is judged by itself.
         seeds: The seeds that both were trained with.
         differences: Summed loss of the candidate minus that of the baseline, in nats, of each seed and sequence.
+            Without a baseline, minus that of the base model, so that the losses themselves are known.
         base: Losses of the base model on the same sequences, by which both text and model are told.
         data_orders: SHA-256 of the batches of each seed, in their order.
         work: What of the workload must be the same, see `WORK`.
@@ -80,7 +82,7 @@ class PairRecord:
     """
 
     candidate: SideRecord
-    baseline: SideRecord
+    baseline: SideRecord | None
     seeds: tuple[int, ...]
     differences: tuple[tuple[float, ...], ...]
     base: SequenceLosses
@@ -95,8 +97,25 @@ class PairRecord:
     accepted_on: str | None = field(default=None, compare=False)
     bounds: tuple[float, float] | None = field(default=None, compare=False)
 
+    @property
+    def reference(self) -> SideRecord:
+        """The baseline of a pair."""
+        assert self.baseline is not None  # only a pair is asked for it
+        return self.baseline
+
+    @property
+    def sides(self) -> tuple[SideRecord, ...]:
+        """The candidate, and the baseline if there is one."""
+        return (self.candidate,) if self.baseline is None else (self.candidate, self.baseline)
+
+    def loss(self, seeds: Collection[int]) -> float:
+        """Return the candidate's loss in nats per token, mean over some of the seeds."""
+        return math.fsum(
+            loss for seed, loss in zip(self.seeds, self.candidate.losses, strict=True) if seed in seeds
+        ) / len(seeds)
+
     def gap(self, seeds: Collection[int]) -> float:
-        """Return the loss gap in nats per token, mean over some of the seeds."""
+        """Return the loss gap in nats per token, mean over some of the seeds; without a baseline, to the base model."""
         rows = [row for seed, row in zip(self.seeds, self.differences, strict=True) if seed in seeds]
         return math.fsum(map(math.fsum, rows)) / (len(rows) * sum(self.base.tokens))
 
@@ -104,21 +123,21 @@ class PairRecord:
         """Return the record with the bytes and seconds of another one of the same trainings, where it has none."""
         if (self.seeds, self.data_orders, self.differences) != (other.seeds, other.data_orders, other.differences):
             return self
-        candidate, baseline = (
+        candidate, *baseline = (
             replace(
                 ours,
                 peak_bytes=ours.peak_bytes or theirs.peak_bytes,
                 seconds_per_step=ours.seconds_per_step or theirs.seconds_per_step,
             )
-            for ours, theirs in ((self.candidate, other.candidate), (self.baseline, other.baseline))
+            for ours, theirs in zip(self.sides, other.sides, strict=False)
         )
         method = self.memory_method or other.memory_method
-        return replace(self, candidate=candidate, baseline=baseline, memory_method=method)
+        return replace(self, candidate=candidate, baseline=next(iter(baseline), None), memory_method=method)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as values that JSON can hold, the long lists of numbers last."""
         values = to_plain(self)
-        for name, side in (("candidate", self.candidate), ("baseline", self.baseline)):
+        for name, side in zip(("candidate", "baseline"), self.sides, strict=False):
             values[name]["variant"] = variant_to_dict(side.variant)
         return {name: values[name] for name in sorted(values, key=lambda name: (name in _LONG, name))}
 
@@ -152,12 +171,13 @@ def _check(record: PairRecord) -> None:
     _check_numbers(record.base.tokens, "tokens", above=0)
     _check_numbers(record.base.nll, "losses of the base model")
     _check_numbers(record.bounds or (0.0, 0.0), "bounds of the gap", count=2)
-    for side in (record.candidate, record.baseline):
+    for side in record.sides:
         _check_numbers(side.losses, "losses", count=seeds)
         if side.seconds_per_step is not None:
             _check_numbers(side.seconds_per_step, "seconds of a step", count=seeds, above=0)
         _check_numbers((1 if side.peak_bytes is None else side.peak_bytes,), "peak of memory", above=0)
-    for row, ours, theirs in zip(record.differences, record.candidate.losses, record.baseline.losses, strict=True):
+    against = (record.base.loss,) * seeds if record.baseline is None else record.baseline.losses
+    for row, ours, theirs in zip(record.differences, record.candidate.losses, against, strict=True):
         _check_numbers(row, "differences", count=sequences)
         gap = math.fsum(row) / sum(record.base.tokens)
         if not abs(gap - (ours - theirs)) <= _ROUNDING:
@@ -197,27 +217,69 @@ def record_pair(
         bounds: One-sided bounds of the gap, for the reader.
     """
     sound = {"sound_memory": sound_memory, "sound_time": sound_time}
-    ours, theirs = (sorted(side.trials, key=lambda trial: trial.spec.seed) for side in (candidate, baseline))
-    pairs = [(_validation(one), _validation(other)) for one, other in zip(ours, theirs, strict=True)]
+    ours, theirs = (_by_seed(side) for side in (candidate, baseline))
+    methods = {trial.measured.memory.method for trial in (*ours, *theirs) if trial.measured.memory is not None}
+    against = [_validation(trial) for trial in theirs]
+    record = _record(baseline, _record_side(candidate, ours, **sound), ours, against, bounds)
+    return replace(
+        record,
+        baseline=_record_side(baseline, theirs, **sound),
+        memory_method=methods.pop() if len(methods) == 1 else None,
+    )
+
+
+def record_one(variant: TrainedVariant, bounds: tuple[float, float] | None = None) -> PairRecord:
+    """Return what a later commit needs of one variant, to be held to its own loss.
+
+    Args:
+        variant: The variant that is judged.
+        bounds: One-sided bounds of its loss minus that of the base model, for the reader.
+    """
+    trials = _by_seed(variant)
+    base = trials[0].measured.base_validation
+    assert base is not None  # what was not measured is not comparable
+    side = _record_side(variant, trials, sound_memory=False, sound_time=False)
+    return _record(variant, side, trials, [base] * len(trials), bounds)
+
+
+def _by_seed(variant: TrainedVariant) -> list[Trial]:
+    return sorted(variant.trials, key=lambda trial: trial.spec.seed)
+
+
+def _record(
+    reference: TrainedVariant,
+    candidate: SideRecord,
+    trials: Sequence[Trial],
+    against: Sequence[SequenceLosses],
+    bounds: tuple[float, float] | None,
+) -> PairRecord:
+    """Return a record of a candidate's trials, without a baseline.
+
+    Args:
+        reference: The variant that says what was trained on, and how.
+        candidate: What is recorded of the candidate.
+        trials: Its trials, by seed.
+        against: The losses that each trial's differences are taken to.
+        bounds: For the reader.
+    """
+    theirs = _by_seed(reference)
     base, environment = theirs[0].measured.base_validation, theirs[0].measured.environment
     assert base is not None  # what was not measured is not comparable
     assert environment is not None
-    methods = {trial.measured.memory.method for trial in (*ours, *theirs) if trial.measured.memory is not None}
-    work = content_of(baseline.workload, "training")
+    pairs = [(_validation(trial).nll, other.nll) for trial, other in zip(trials, against, strict=True)]
+    work = content_of(reference.workload, "training")
     return PairRecord(
-        candidate=_record_side(candidate, ours, **sound),
-        baseline=_record_side(baseline, theirs, **sound),
+        candidate=candidate,
+        baseline=None,
         seeds=tuple(trial.spec.seed for trial in theirs),
-        differences=tuple(
-            tuple(_rounded(a - b) for a, b in zip(one.nll, other.nll, strict=True)) for one, other in pairs
-        ),
+        differences=tuple(tuple(_rounded(a - b) for a, b in zip(one, other, strict=True)) for one, other in pairs),
         base=replace(base, nll=tuple(map(_rounded, base.nll))),
         data_orders=tuple(str(trial.measured.data_order) for trial in theirs),
         work=without_folders({name: work[name] for name in WORK if name in work}),
-        memory_method=methods.pop() if len(methods) == 1 else None,
+        memory_method=None,
         environment=environment,
         code=theirs[0].measured.code,
-        model=without_folders(baseline.workload.model),
+        model=without_folders(reference.workload.model),
         accepted_on=date.today().isoformat(),
         bounds=None if bounds is None else (_rounded(bounds[0]), _rounded(bounds[1])),
     )

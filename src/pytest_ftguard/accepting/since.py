@@ -23,15 +23,18 @@ from pytest_ftguard.statistics import (
 
 __all__ = [
     "MemoryGrowth",
+    "base_noise",
     "differences_since",
     "differing_work",
     "effort_to_settle_change",
     "gap_change",
+    "growth_by_seed",
     "memory_growth",
     "paired_seeds",
     "same_machine",
     "settings_since",
     "step_share",
+    "surroundings_since",
     "time_growth",
     "timed_seeds",
     "units_of",
@@ -66,20 +69,30 @@ def differing_work(now: PairRecord, then: PairRecord) -> list[str]:
 def _differing_settings(now: PairRecord, then: PairRecord) -> Iterator[str]:
     ours = {**now.work, "precision": now.environment.precision}
     theirs = {**then.work, "precision": then.environment.precision}
+    if (now.baseline is None) != (then.baseline is None):
+        one, other = (_asked(record) for record in (now, then))
+        yield f"{one} is judged now, and {other} was accepted"
     for name in (*WORK, "precision"):
         # Files of earlier versions hold folders of their machine.
         one, other = (without_folders(side.get(name)) for side in (ours, theirs))
         if one != other:
             yield f"{name} is {one!r} now, and was {other!r}"
-    for name, one, other in _variant_differences(now, then, "baseline"):
-        yield f"the {name} of {now.baseline.variant.label}, the reference, is {one!r} now, and was {other!r}"
+    pairs = now.baseline is not None and then.baseline is not None
+    for name, one, other in _variant_differences(now, then, "baseline") if pairs else ():
+        yield f"the {name} of {now.reference.variant.label}, the reference, is {one!r} now, and was {other!r}"
+
+
+def _asked(record: PairRecord) -> str:
+    label = record.candidate.variant.label
+    return f"{label} by itself" if record.baseline is None else f"{label} against {record.baseline.variant.label}"
 
 
 def _differing_content(now: PairRecord, then: PairRecord) -> Iterator[str]:
     if not same_sequences(now.base, then.base):
         yield "the validation sequences are not the same: other text, other tokenizer or another number of them"
     elif not same_losses(now.base, then.base, now.environment.precision):
-        yield "the base model is another one, as its losses on the same sequences show"
+        how = "" if now.baseline is not None else ", or losses are measured in another way"
+        yield f"the base model is another one, as its losses on the same sequences show{how}"
     orders = dict(zip(then.seeds, then.data_orders, strict=True))
     shared = [seed for seed in now.seeds if seed in orders]
     if not shared:
@@ -119,8 +132,13 @@ def settings_since(now: PairRecord, then: PairRecord) -> list[str]:
 
 def differences_since(now: PairRecord, then: PairRecord) -> list[str]:
     """Return what else has changed and may explain a regression: settings of the candidate, machine and versions."""
-    found = settings_since(now, then)
-    for name in ("device", "device_name", "platform"):
+    return [*settings_since(now, then), *surroundings_since(now, then)]
+
+
+def surroundings_since(now: PairRecord, then: PairRecord) -> list[str]:
+    """Return what has changed of machine, precision and versions."""
+    found: list[str] = []
+    for name in ("device", "device_name", "precision", "platform"):
         found += _changes(name, getattr(now.environment, name), getattr(then.environment, name))
     ours, theirs = now.environment.versions, then.environment.versions
     found += [change for name in {**ours, **theirs} for change in _changes(name, ours.get(name), theirs.get(name))]
@@ -176,7 +194,25 @@ def effort_to_settle_change(
 
 def _rows(record: PairRecord, seeds: tuple[int, ...]) -> FloatArray:
     by_seed: Mapping[int, tuple[float, ...]] = dict(zip(record.seeds, record.differences, strict=True))
-    return np.array([by_seed[seed] for seed in seeds], dtype=np.float64)
+    rows = np.array([by_seed[seed] for seed in seeds], dtype=np.float64)
+    # Of one variant the loss itself is judged, so what the base model's is now takes nothing off.
+    return rows if record.baseline is not None else rows + np.array(record.base.nll, dtype=np.float64)
+
+
+def base_noise(now: PairRecord, then: PairRecord) -> tuple[float, float]:
+    """Return by how much the base model's loss on the same sequences differs: mean, and largest of a sequence.
+
+    Nothing was trained there, so this is what machine, versions and precision do to the measuring alone.
+    """
+    tokens = np.array(now.base.tokens, dtype=np.float64)
+    moved = np.array(now.base.nll, dtype=np.float64) - np.array(then.base.nll, dtype=np.float64)
+    return float(moved.sum() / tokens.sum()), float(np.abs(moved / tokens).max())
+
+
+def growth_by_seed(now: PairRecord, then: PairRecord) -> list[float]:
+    """Return by how much the candidate's loss has grown, for each seed in common."""
+    ours, theirs = (dict(zip(record.seeds, record.candidate.losses, strict=True)) for record in (now, then))
+    return [ours[seed] - theirs[seed] for seed in now.seeds if seed in theirs]
 
 
 def memory_growth(now: PairRecord, then: PairRecord) -> MemoryGrowth | None:
@@ -191,7 +227,7 @@ def memory_growth(now: PairRecord, then: PairRecord) -> MemoryGrowth | None:
 
 
 def _peaks(record: PairRecord) -> tuple[int, int] | None:
-    ours, theirs = record.candidate.peak_bytes, record.baseline.peak_bytes
+    ours, theirs = record.candidate.peak_bytes, record.reference.peak_bytes
     return (ours, theirs) if ours and theirs and record.memory_method else None
 
 
@@ -220,7 +256,7 @@ def step_share(record: PairRecord, seeds: tuple[int, ...]) -> float | None:
 
 
 def _shares(record: PairRecord, seeds: tuple[int, ...]) -> FloatArray | None:
-    ours, theirs = record.candidate.seconds_per_step, record.baseline.seconds_per_step
+    ours, theirs = record.candidate.seconds_per_step, record.reference.seconds_per_step
     if ours is None or theirs is None:
         return None
     by_seed = dict(zip(record.seeds, (a / b for a, b in zip(ours, theirs, strict=True)), strict=True))

@@ -146,6 +146,16 @@ _ROWS: Final = (
         ("assert_forgetting", "gates.forgetting"),
     ),
     GateRow(
+        "merge_drift",
+        "merge drift",
+        Key(
+            "max_merge_drift",
+            number_limit("merge drift", NATS_PER_TOKEN),
+            "largest accepted growth of the loss by saving, merging and reloading, in nats per token",
+        ),
+        ("assert_merge_drift", "gates.merge_drift"),
+    ),
+    GateRow(
         "convergence",
         "convergence",
         Key(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_ftguard.errors import FtguardError
+from pytest_ftguard.results.forms import FormLosses, Shipping
 from pytest_ftguard.results.parts import Parameters, perplexity_of
 from pytest_ftguard.results.trial import Trial
 from pytest_ftguard.specs import RateSource, Variant, Workload
@@ -47,6 +48,9 @@ class Source(Protocol):
 
     def load(self, trial: Trial) -> tuple[Any, Any]:
         """Return the trained model and the tokenizer of a trial."""
+
+    def forms(self, trial: Trial, shipping: Shipping) -> tuple[FormLosses, ...]:
+        """Return what the trained model of a trial comes to in each form in which it is shipped."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,13 +230,35 @@ class TrainedVariant:
         if trial is None:
             message = f"{self.label} has no trial with seed {seed!r}; its seeds are {seeds}"
             raise FtguardError(message)
+        return self._source_of_weights(trial).load(trial)
+
+    def forms(self, shipping: Shipping) -> tuple[tuple[FormLosses, ...], ...]:
+        """Return what each seed's trained model comes to in each form in which it is shipped.
+
+        They are measured in a process of their own. Weights that are not at hand are trained again, as for `load`.
+
+        Args:
+            shipping: How the model is shipped.
+
+        Raises:
+            FtguardError: A trial did not end `ok`, its weights were not kept, or they could not be evaluated.
+        """
+        return tuple(self._source_of_weights(trial).forms(trial, shipping) for trial in self.trials)
+
+    def _source_of_weights(self, trial: Trial) -> Source:
+        """Return who can give the weights of a trial.
+
+        Raises:
+            FtguardError: Nobody can.
+        """
+        which = f"{self.label}, seed {trial.spec.seed},"
         if trial.measured.outcome != "ok":
-            message = f"{self.label}, seed {wanted}, has no trained model: the trial {trial.ending}"
+            message = f"{which} has no trained model: the trial {trial.ending}"
             raise FtguardError(message)
         if self.source is None:
-            message = f"the weights of {self.label}, seed {wanted}, are not at hand: it was not trained in this run"
+            message = f"the weights of {which} are not at hand: it was not trained in this run"
             raise FtguardError(message)
         if trial.provenance.model_dir is None and not trial.provenance.cached:
-            message = f"the weights of {self.label}, seed {wanted}, were not kept: {trial.provenance.not_kept}"
+            message = f"the weights of {which} were not kept: {trial.provenance.not_kept}"
             raise FtguardError(message)
-        return self.source.load(trial)
+        return self.source

@@ -12,10 +12,20 @@ from typing import Final
 
 from pytest_ftguard.errors import ConfigurationError, DeviceUnavailableError, FtguardError
 from pytest_ftguard.results import BaseLosses, Environment, Measured, Trial, TrialError
+from pytest_ftguard.results.forms import FormLosses, Shipping
 from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.running.alternatives import with_advice
 from pytest_ftguard.running.clock import ProgressClock
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, Executor, ForecastJob, MeasureJob, TrainJob
+from pytest_ftguard.running.executor import (
+    Answer,
+    DescribeJob,
+    Event,
+    Executor,
+    ForecastJob,
+    FormsJob,
+    MeasureJob,
+    TrainJob,
+)
 from pytest_ftguard.specs import TrialSpec, key_of
 from pytest_ftguard.store.notes import Notes
 from pytest_ftguard.store.weights import size_of
@@ -164,6 +174,39 @@ class Bench:
             raise
         finally:
             clock.take(Event("end"))
+
+    def measure_forms(self, spec: TrialSpec, weights: Path, shipping: Shipping) -> tuple[FormLosses, ...]:
+        """Return what a trained model comes to in each form in which it is shipped.
+
+        Args:
+            spec: The trial.
+            weights: Folder of its weights.
+            shipping: How it is shipped.
+
+        Raises:
+            FtguardError: They could not be measured.
+        """
+        folder = self._executor.folder()
+        job = FormsJob(
+            spec=spec,
+            weights=weights,
+            folder=folder,
+            shipping=shipping,
+            timeout_seconds=self._options.timeout_seconds,
+            import_path=_import_path(),
+        )
+        clock = ProgressClock(spec, self._on_progress)
+        try:
+            answer = self._executor.run(job, clock.take)
+        finally:
+            clock.take(Event("end"))
+            shutil.rmtree(folder, ignore_errors=True)
+        answer.raise_refusal()
+        if answer.failure is not None or not answer.forms:
+            why = answer.failure.message if answer.failure else "the executor gave no losses"
+            message = f"{spec.variant.label}, seed {spec.seed}, could not be evaluated as it ships: {why}"
+            raise FtguardError(message)
+        return answer.forms
 
     def _speed(self, spec: TrialSpec) -> float | None:
         """Return what the machine of a trial reaches in a large matrix product, if a trial has measured it."""

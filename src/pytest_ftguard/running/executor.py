@@ -16,9 +16,12 @@ from pytest_ftguard.results import (
     Outcome,
     Trial,
     TrialError,
+    from_plain,
     from_plain_if_any,
     to_plain,
 )
+from pytest_ftguard.results.forms import FormLosses
+from pytest_ftguard.running.forms_job import FormsJob
 from pytest_ftguard.running.measure_job import MeasureJob
 from pytest_ftguard.specs import TrialSpec, find_variant_class, import_paths
 
@@ -31,6 +34,7 @@ __all__ = [
     "Failure",
     "FailureKind",
     "ForecastJob",
+    "FormsJob",
     "Job",
     "MeasureJob",
     "TrainJob",
@@ -181,9 +185,11 @@ class DescribeJob:
         return cls(device=values["device"], precision=values["precision"])
 
 
-Job = TrainJob | MeasureJob | ForecastJob | DescribeJob
+Job = TrainJob | MeasureJob | FormsJob | ForecastJob | DescribeJob
 
-_JOBS: Final[Mapping[str, type[Job]]] = {kind.kind: kind for kind in (TrainJob, MeasureJob, ForecastJob, DescribeJob)}
+_JOBS: Final[Mapping[str, type[Job]]] = {
+    kind.kind: kind for kind in (TrainJob, MeasureJob, FormsJob, ForecastJob, DescribeJob)
+}
 
 
 def job_from_dict(values: Mapping[str, Any]) -> Job:
@@ -231,6 +237,7 @@ class Answer:
     Attributes:
         result: What a trial measured, also one that diverged or ran out of memory without losing its process; of a
             trained model that was evaluated again, the losses alone.
+        forms: What a trained model comes to in each form in which it is shipped.
         forecasts: The planned trials, in the order of the job's specs.
         environment: The machine that was asked for.
         failure: Why the job has no result.
@@ -238,6 +245,7 @@ class Answer:
     """
 
     result: Trial | None = None
+    forms: tuple[FormLosses, ...] = ()
     forecasts: tuple[Trial, ...] = ()
     environment: Environment | None = None
     failure: Failure | None = None
@@ -295,6 +303,7 @@ class Answer:
         """Return the answer as values that JSON can hold."""
         return {
             "result": None if self.result is None else self.result.to_dict(),
+            "forms": to_plain(self.forms),
             "forecasts": [one.to_dict() for one in self.forecasts],
             "environment": to_plain(self.environment),
             "failure": to_plain(self.failure),
@@ -312,6 +321,7 @@ class Answer:
             result = values["result"]
             return cls(
                 result=None if result is None else Trial.from_dict(result),
+                forms=tuple(from_plain(one, FormLosses) for one in values.get("forms", ())),
                 forecasts=tuple(map(Trial.from_dict, values["forecasts"])),
                 environment=from_plain_if_any(values["environment"], Environment),
                 failure=from_plain_if_any(values["failure"], Failure),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import Measured, TrainedVariant, Trial, TrialError
+from pytest_ftguard.results.forms import FormLosses, Shipping
 from pytest_ftguard.results.progress import Progress
 from pytest_ftguard.results.retiming import Retiming
 from pytest_ftguard.running.bench import Bench, LabOptions
@@ -19,6 +20,7 @@ from pytest_ftguard.running.loading import ModelLoader
 from pytest_ftguard.running.obtaining import Obtainer, Reason
 from pytest_ftguard.running.search import RateSearch
 from pytest_ftguard.running.shelf import Shelf
+from pytest_ftguard.running.shipped import FormsMeasurer
 from pytest_ftguard.running.timing import PairTimer
 from pytest_ftguard.running.unchanged import UnchangedFiles, refuse_missing_texts
 from pytest_ftguard.specs import TrialSpec, Variant, Workload, key_of
@@ -64,6 +66,7 @@ class Lab:
         self._rates = RateSearch(self.train, self._is_known)
         self._timer = PairTimer(self._shelf, self._train_short, self._bench.waiting)
         self._loader = ModelLoader(self._bench, store, self._files.check)
+        self._shipped = FormsMeasurer(self._bench, store, self._loader)
 
     @property
     def results(self) -> tuple[Trial, ...]:
@@ -162,6 +165,15 @@ class Lab:
             FtguardError: There are no weights that belong to its result.
         """
         return self._loader.load(trial)
+
+    def forms(self, trial: Trial, shipping: Shipping) -> tuple[FormLosses, ...]:
+        """Return what the trained model of a trial comes to in each form in which it is shipped.
+
+        Raises:
+            FtguardError: There are no weights of it, or they could not be evaluated.
+        """
+        self._files.check(trial.spec.workload)
+        return self._shipped.measure(trial, shipping)
 
     def _specs(self, workload: Workload, variant: Variant) -> list[TrialSpec]:
         device = self._options.device

@@ -42,6 +42,14 @@ class ModelLoader:
         Raises:
             FtguardError: There are no weights, or those of the second training are not those of the first.
         """
+        return work.load_trained(self.with_weights(result))
+
+    def with_weights(self, result: Trial) -> Trial:
+        """Return a trial with a folder of its weights; those that are not at hand are trained again.
+
+        Raises:
+            FtguardError: There are no weights, or those of the second training are not those of the first.
+        """
         judged = result
         if not has_weights(result.provenance.model_dir):
             key = result.spec.fingerprint
@@ -59,7 +67,7 @@ class ModelLoader:
                 "it did not come to the stored losses; --ftguard-no-cache judges what is trained here"
             )
             raise FtguardError(message)
-        return work.load_trained(result)
+        return result
 
     def _with_stored_weights(self, result: Trial) -> Trial | None:
         folder = self._bench.folder() / "model"
@@ -76,8 +84,8 @@ class ModelLoader:
         ):
             why_not = self._store.keep_weights(judged, Path(trained.provenance.model_dir))
             self._store.complain(
-                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for load(), because the "
-                f"store had no weights of it; {f'it still has none: {why_not}' if why_not else 'now it has them'}"
+                f"{judged.spec.variant.label}, seed {judged.spec.seed}, was trained again for its weights, because the "
+                f"store had none of it; {f'it still has none: {why_not}' if why_not else 'now it has them'}"
             )
         return trained
 

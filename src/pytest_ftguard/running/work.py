@@ -13,6 +13,7 @@ from pytest_ftguard.running.executor import (
     Event,
     Failure,
     ForecastJob,
+    FormsJob,
     Job,
     MeasureJob,
     TrainJob,
@@ -73,6 +74,8 @@ def _do(job: Job, on_event: Callable[[Event], None], wait_for_quiet: Callable[[]
             return _forecast(job)
         case MeasureJob():
             return _measure(job, on_event)
+        case FormsJob():
+            return _measure_forms(job, on_event)
         case TrainJob():
             return _train(job, on_event, wait_for_quiet)
 
@@ -104,6 +107,14 @@ def _measure(job: MeasureJob, on_event: Callable[[Event], None]) -> Answer:
         return Answer(result=again.measure_again(job.spec, job.folder, job.probe, job.base))
     except again.OtherWeightsError as error:
         return Answer(failure=Failure(kind="crashed", message=str(error), phase="evaluate"))
+
+
+def _measure_forms(job: FormsJob, on_event: Callable[[Event], None]) -> Answer:
+    from pytest_ftguard.training import forms
+
+    extend_import_path(job.import_path)
+    on_event(Event("evaluate", job.spec.workload.steps))
+    return Answer(forms=forms.measure_forms(job.spec, job.weights, job.folder, job.shipping))
 
 
 def _train(job: TrainJob, on_event: Callable[[Event], None], wait_for_quiet: Callable[[], None]) -> Answer:

@@ -87,20 +87,22 @@ class Held(NamedTuple):
 def make_room(folder: Path, limit_bytes: int) -> list[Held]:
     """Remove what was not used for longest until the rest is within the limit, and what a killed process left.
 
-    Weights go before results, which are small and spare whole trainings.
+    Weights go before what they came to as they ship, and that before results, which are small and spare whole
+    trainings.
 
     Args:
         folder: That of the store.
-        limit_bytes: Size of weights and results together.
+        limit_bytes: Size of all of them together.
 
     Returns:
-        What was removed of weights and results.
+        What was removed of them.
     """
-    weights, results = (sorted(held, key=_use) for held in (_held_weights(folder), held_results(folder)))
-    total = sum(held.size for held in (*weights, *results))
+    kinds = (_held_weights(folder), _held_files(folder / "forms"), held_results(folder))
+    in_order = [one for held in kinds for one in sorted(held, key=_use)]
+    total = sum(held.size for held in in_order)
     now = time.time()
     removed = []
-    for held in (*weights, *results):
+    for held in in_order:
         is_draft = held.path.suffix == ".draft"
         if (is_draft and now - held.used > _ABANDONED_SECONDS) or (not is_draft and total > limit_bytes):
             remove(held.path)
@@ -129,12 +131,15 @@ def keep_latest(folder: Path, most: int) -> None:
 
 def held_results(folder: Path) -> list[Held]:
     """Return each file among the results."""
+    return [held for part in listed(folder / "results") for held in _held_files(Path(part.path))]
+
+
+def _held_files(folder: Path) -> list[Held]:
     found = []
-    for part in listed(folder / "results"):
-        for file in listed(Path(part.path)):
-            with suppress(OSError):
-                stat = file.stat()
-                found.append(Held(stat.st_size, stat.st_mtime, Path(file.path)))
+    for file in listed(folder):
+        with suppress(OSError):
+            stat = file.stat()
+            found.append(Held(stat.st_size, stat.st_mtime, Path(file.path)))
     return found
 
 

@@ -15,6 +15,7 @@ from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.store.entries import digest_of, entries_of, place_of, write_entry
 from pytest_ftguard.store.failures import Failures
 from pytest_ftguard.store.fingerprint import Fingerprint, same_machine
+from pytest_ftguard.store.forms import StoredForms
 from pytest_ftguard.store.locks import one_of_many
 from pytest_ftguard.store.nearest import of_any_seed, why_missing
 from pytest_ftguard.store.notes import Notes
@@ -68,6 +69,7 @@ class Store:
         run: The present run.
         notes: What is remembered to save time.
         failures: How trials failed, for the other processes of the run.
+        forms: What trained models come to in the forms in which they are shipped.
         problems: What went wrong, one sentence each; nothing of it loses a result.
     """
 
@@ -79,6 +81,7 @@ class Store:
         self.problems: list[str] = []
         self.notes = Notes(options.folder, self._trust)
         self.failures = Failures(options.folder, self._trust, run)
+        self.forms = StoredForms(options.folder, self._trust, run)
         self._began = time.time()
         self._used: list[Mapping[str, Any]] = []
 

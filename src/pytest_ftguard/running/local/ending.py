@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from pytest_ftguard.errors import FtguardError
-from pytest_ftguard.running.executor import Answer, Event, Failure, FailureKind, ForecastJob, MeasureJob, TrainJob
+from pytest_ftguard.running.executor import (
+    Answer,
+    Event,
+    Failure,
+    FailureKind,
+    ForecastJob,
+    FormsJob,
+    MeasureJob,
+    TrainJob,
+)
 
 __all__ = ["Log", "answer_of", "oom_kills", "too_late"]
 
@@ -87,7 +96,7 @@ def answer_of(code: int, path: Path, log: Log, latest: Event, *, kernel_killed: 
         return failed("crashed", f"its process ended normally {where}, but left no readable result: {error}")
 
 
-def too_late(job: TrainJob | MeasureJob | ForecastJob, seconds: float, log: Log, latest: Event) -> Answer:
+def too_late(job: TrainJob | MeasureJob | FormsJob | ForecastJob, seconds: float, log: Log, latest: Event) -> Answer:
     """Return the answer of a process that was ended because it took longer than it may."""
     message = f"it took longer than {seconds:g} s"
     if isinstance(job, TrainJob):

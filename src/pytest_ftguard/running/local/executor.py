@@ -13,6 +13,7 @@ from pytest_ftguard.running.executor import (
     Event,
     ExecutorOptions,
     ForecastJob,
+    FormsJob,
     Job,
     MeasureJob,
     TrainJob,
@@ -24,7 +25,7 @@ from pytest_ftguard.store.fingerprint import machine_facts
 
 __all__ = ["LocalExecutor"]
 
-_LeasedJob = TrainJob | MeasureJob
+_LeasedJob = TrainJob | MeasureJob | FormsJob
 _NEIGHBOURS: Final = "another pytest run trained on the processor while its steps were timed: run one after the other"
 
 
@@ -47,7 +48,7 @@ class LocalExecutor:
                 return self._describe(job)
             case ForecastJob():
                 return self._workers.start().run(job, on_event, lambda: True)
-            case TrainJob() | MeasureJob():
+            case TrainJob() | MeasureJob() | FormsJob():
                 return self._train_leased(job, on_event, more_to_come)
 
     def _describe(self, job: DescribeJob) -> Answer:

@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.running.executor import Answer, DescribeJob, Event, ForecastJob, Job, MeasureJob, TrainJob
+from pytest_ftguard.running.executor import (
+    Answer,
+    DescribeJob,
+    Event,
+    ForecastJob,
+    FormsJob,
+    Job,
+    MeasureJob,
+    TrainJob,
+)
 from pytest_ftguard.running.local.ending import Log, answer_of, oom_kills, too_late
 from pytest_ftguard.running.local.environment import worker_environment
 
@@ -86,7 +95,10 @@ class Worker:
         return self._is_ready or self.has_ended or time.monotonic() - self._started > _IMPORT_SECONDS
 
     def run(
-        self, job: TrainJob | MeasureJob | ForecastJob, on_event: Callable[[Event], None], is_quiet: Callable[[], bool]
+        self,
+        job: TrainJob | MeasureJob | FormsJob | ForecastJob,
+        on_event: Callable[[Event], None],
+        is_quiet: Callable[[], bool],
     ) -> Answer:
         """Do a job and return its answer, whatever happened to the process; afterwards the worker has ended.
 
