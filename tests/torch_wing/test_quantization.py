@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, LlamaConfig, PreTrainedModel
 
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import TrainedVariant, Trial
+from pytest_ftguard.results.forms import Shipping
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.specs.methods.quantization import QUANTIZATIONS, quantization_options
 from pytest_ftguard.tasks import find_task
 from pytest_ftguard.training.adapters import apply_variant, prepare_base
 from pytest_ftguard.training.adapters.quantization import quantize
 from pytest_ftguard.training.forecast import plan_trial
+from pytest_ftguard.training.forms import measure_forms
 from pytest_ftguard.training.kept import load_trained
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator
@@ -190,6 +193,26 @@ def test_what_is_loaded_is_what_was_measured(train: Train, workload: Workload, t
     found = Evaluator(task, workload.batch_size, bf16=False).losses(model, examples.validation)
     assert trial.measured.validation is not None
     assert found.nll == pytest.approx(trial.measured.validation.nll, rel=1e-6)
+
+
+def test_it_is_shipped_on_a_base_in_few_bits_or_merged_into_the_full_one(train: Train, tmp_path: Path) -> None:
+    """Reloaded it is the trained model; merged it has the loss of its adapter on the base in full precision."""
+    trial = train(LORA, "kept")
+    folder, measured = trial.provenance.model_dir, trial.measured.validation
+    assert folder is not None
+    assert measured is not None
+    forms = measure_forms(trial.spec, Path(folder), tmp_path, Shipping("bf16", None))
+    assert [form.cause for form in forms] == [None, None, None]
+    reloaded, merged, rounded = (form.nll for form in forms)
+    assert reloaded == pytest.approx(measured.nll, rel=1e-6)
+    assert merged is not None
+    task = find_task("causal-lm")
+    examples = task.load_examples(trial.spec.workload, task.load_tokenizer(trial.spec.workload))
+    full = PeftModel.from_pretrained(task.load_model(trial.spec.workload), folder)
+    found = Evaluator(task, trial.spec.workload.batch_size, bf16=False).losses(full, examples.validation)
+    assert merged == pytest.approx(found.nll, rel=1e-5)
+    assert merged != pytest.approx(measured.nll, rel=1e-5)
+    assert rounded == pytest.approx(merged, rel=0.02)
 
 
 def test_a_plan_has_no_forecast_and_says_so(workload: Workload) -> None:

@@ -26,6 +26,8 @@ from pytest_ftguard.specs.importing import imported
 from pytest_ftguard.tasks import find_task
 from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 from pytest_ftguard.training import kept, machine
+from pytest_ftguard.training.adapters import prepare_base
+from pytest_ftguard.training.adapters.quantization import is_quantized, told_to_peft
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.recorder import Evaluator
 
@@ -139,11 +141,17 @@ class _Forms:
     def _reloaded(self, trained: nn.Module) -> tuple[nn.Module, Iterable[str]]:
         if not isinstance(trained, PeftModel):
             return self._saved(trained, torch.float32)
+        base = self._task.load_model(self._spec.workload)
+        prepare_base(base, self._spec.variant)
+        reloaded = self._adapted(base, trained)
+        return reloaded.to(self._device), _differing(trained.state_dict(), reloaded.state_dict())
+
+    def _adapted(self, base: PreTrainedModel, trained: PeftModel) -> nn.Module:
+        """Return a base with a trained adapter on it, as it is loaded from its own file."""
         folder = self._fresh_folder()
         trained.save_pretrained(str(folder))
-        base = self._task.load_model(self._spec.workload)
-        reloaded = cast(nn.Module, PeftModel.from_pretrained(base, str(folder))).eval()
-        return reloaded.to(self._device), _differing(trained.state_dict(), reloaded.state_dict())
+        with told_to_peft(base):
+            return cast(nn.Module, PeftModel.from_pretrained(base, str(folder))).eval()
 
     def _merged(self, trained: Any) -> tuple[nn.Module, Iterable[str]]:
         return self._saved(self._whole(trained), torch.float32)
@@ -156,7 +164,11 @@ class _Forms:
             if isinstance(trained.base_model, PreTrainedModel) or not hasattr(trained.base_model, "merge_and_unload"):
                 message = f"peft cannot merge {self._spec.variant.label} into its base"
                 raise _FormError(message)
-            self._unwrapped = cast(nn.Module, cast(Any, trained).merge_and_unload())
+            # Into few bits a merge would be rounded away, so people merge into the full weights, and so do we.
+            whole = (
+                self._adapted(self._task.load_model(self._spec.workload), trained) if is_quantized(trained) else trained
+            )
+            self._unwrapped = cast(nn.Module, cast(Any, whole).merge_and_unload())
         return self._unwrapped
 
     def _saved(self, model: Any, dtype: torch.dtype) -> tuple[nn.Module, Iterable[str]]:
