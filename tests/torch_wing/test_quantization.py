@@ -23,6 +23,7 @@ from pytest_ftguard.specs.methods.quantization import QUANTIZATIONS, quantizatio
 from pytest_ftguard.tasks import find_task
 from pytest_ftguard.training.adapters import apply_variant, prepare_base
 from pytest_ftguard.training.adapters.quantization import quantize
+from pytest_ftguard.training.adapters.wrapping import without_pefts_warnings
 from pytest_ftguard.training.forecast import plan_trial
 from pytest_ftguard.training.forms import measure_forms
 from pytest_ftguard.training.kept import load_trained
@@ -208,7 +209,8 @@ def test_it_is_shipped_on_a_base_in_few_bits_or_merged_into_the_full_one(train: 
     assert merged is not None
     task = find_task("causal-lm")
     examples = task.load_examples(trial.spec.workload, task.load_tokenizer(trial.spec.workload))
-    full = PeftModel.from_pretrained(task.load_model(trial.spec.workload), folder)
+    with without_pefts_warnings():
+        full = PeftModel.from_pretrained(task.load_model(trial.spec.workload), folder)
     found = Evaluator(task, trial.spec.workload.batch_size, bf16=False).losses(full, examples.validation)
     assert merged == pytest.approx(found.nll, rel=1e-5)
     assert merged != pytest.approx(measured.nll, rel=1e-5)
