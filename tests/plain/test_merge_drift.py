@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import replace
@@ -256,12 +257,31 @@ def test_the_weights_of_the_store_are_taken_and_lost_ones_are_trained_again(tmp_
     assert executor.trained == []
     assert [job.weights.name for job in executor.shipped] == ["model"]
     for place in (tmp_path / "s" / "weights").iterdir():
-        for file in place.iterdir():
-            file.unlink()
-        place.rmdir()
+        shutil.rmtree(place)
     executor = Keeping()
     lab_of(tmp_path, "three", executor).train(workload, FULL).forms(Shipping("fp16"))
     assert len(executor.trained) == len(executor.shipped) == 1
+
+
+def test_weights_of_a_second_training_are_held_to_its_own_losses(tmp_path: Path, workload: Workload) -> None:
+    """Another machine rounds otherwise while it trains, which is no drift of the merge."""
+
+    class Elsewhere(Keeping):
+        def train(self, job: TrainJob) -> Trial:
+            return super().train(job).remeasured(validation=losses([1.002]))
+
+        def forms(self, job: FormsJob) -> Answer:
+            return Answer(forms=(form(SAVED, nll=(1.003,)), form(FP32, nll=None, cause="no head")))
+
+    variant = lab_of(tmp_path, "one", Keeping()).train(workload, FULL)
+    for place in (tmp_path / "s" / "weights").iterdir():
+        shutil.rmtree(place)
+    again = lab_of(tmp_path, "two", Elsewhere()).train(workload, FULL)
+    assert again.cached
+    assert again.losses == variant.losses
+    ((saved, merged),) = again.forms(Shipping())
+    assert saved.nll == pytest.approx((1.001,))
+    assert (merged.nll, merged.cause) == (None, "no head")
 
 
 @pytest.mark.parametrize("failure", ["out_of_memory", "crashed", "timed_out"])
