@@ -119,6 +119,18 @@ def test_a_form_with_the_losses_of_the_base_model_is_told() -> None:
     assert f"{FP32.capitalize()}, it has the base model's losses: what was trained is lost." in found.message
 
 
+def test_a_merge_without_any_rounding_is_suspicious() -> None:
+    """It passes with a note; an adapter that is only saved and reloaded has to be the same."""
+    found = judged(shipped(form(SAVED), form(FP32)))
+    assert found.status == "PASS"
+    words = f"{FP32.capitalize()}, each loss is the trained one to the last digit, although a merge rounds."
+    assert words in found.message
+    assert words in (found.note or "")
+    quiet = judged(shipped(form(SAVED), form(FP32, lambda i: 1e-7 * (i == 3))))
+    assert quiet.status == "PASS"
+    assert "to the last digit" not in quiet.message
+
+
 def test_tensors_that_changed_are_named() -> None:
     """As far as they are few, and only of a form that does not pass."""
     names = tuple(f"layer.{i}" for i in range(7))
