@@ -85,12 +85,14 @@ class _Drift:
         status: What the gate says to it.
         interval: The growth, in nats per token.
         finding: What is known about the cause; "" if nothing is.
+        suspicion: What makes its losses look too good; "" if nothing does.
     """
 
     form: str
     status: Status
     interval: Interval
     finding: str
+    suspicion: str = ""
 
     @property
     def gravity(self) -> tuple[int, float]:
@@ -132,6 +134,7 @@ def _answer(variant: TrainedVariant, drifts: Sequence[_Drift], limit: Limit, rul
     worst = max(drifts, key=lambda drift: drift.gravity)
     shown = f"Each form: {'; '.join(drift.text(limit) for drift in drifts)}."
     findings = [drift.finding for drift in drifts if drift.finding and drift.status != "PASS"]
+    suspicious = [drift.suspicion for drift in drifts if drift.suspicion]
     if worst.status == "INVALID":
         problem = Problem(f"{worst.form}: {NOT_FINITE}", why=shown)
         return invalid("merge_drift", variant, None, limit, [problem])
@@ -160,10 +163,11 @@ def _answer(variant: TrainedVariant, drifts: Sequence[_Drift], limit: Limit, rul
             f"The worst form is {variant.label} {worst.form}. {_REASONS[worst.status]}",
             shown,
             *findings,
+            *suspicious,
             _basis(variant, rule),
         ],
         what_to_do=_what_to_do(variant, drifts, worst, limit, rule),
-        note=shown,
+        note=" ".join([shown, *suspicious]),
         hangs_on=(),
     )
 
@@ -217,7 +221,11 @@ def _drift(variant: TrainedVariant, forms: Sequence[FormLosses], limit: Limit, r
         nan = float("nan")
         return _Drift(forms[0].form, "INVALID", Interval(nan, nan, nan, nan, nan, nan), "")
     interval = gap_interval(rows, _tokens(losses), rule.confidence)
-    return _Drift(forms[0].form, decide("merge_drift", interval, limit.value), interval, _finding(variant, forms))
+    form, status = forms[0].form, decide("merge_drift", interval, limit.value)
+    too_good = form.startswith("merged") and not rows.any()
+    words = f"{form[:1].upper()}{form[1:]}, each loss is the trained one to the last digit, although a merge rounds."
+    suspicion = f"{words} Look whether anything was merged." if too_good else ""
+    return _Drift(form, status, interval, _finding(variant, forms), suspicion)
 
 
 def _finding(variant: TrainedVariant, forms: Sequence[FormLosses]) -> str:

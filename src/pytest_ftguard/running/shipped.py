@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_ftguard.results import Trial
@@ -58,6 +59,21 @@ class FormsMeasurer:
             return found
 
     def _measure(self, result: Trial, shipping: Shipping) -> tuple[FormLosses, ...]:
-        weights = self._loader.with_weights(result).provenance.model_dir
+        trained = self._loader.with_weights(result)
+        weights = trained.provenance.model_dir
         assert weights is not None  # the loader has raised an error otherwise
-        return self._bench.measure_forms(result.spec, Path(weights), shipping)
+        forms = self._bench.measure_forms(result.spec, Path(weights), shipping)
+        return tuple(_next_to(result, trained, form) for form in forms)
+
+
+def _next_to(judged: Trial, trained: Trial, form: FormLosses) -> FormLosses:
+    """Return a form's losses next to those of the judged trial, if its weights are those of another training of it.
+
+    A second training on another machine rounds otherwise, which is no drift: what counts is by how much the form's
+    losses differ from those of its own weights.
+    """
+    then, now = judged.measured.validation, trained.measured.validation
+    if then is None or now is None or then.nll == now.nll or form.nll is None or len(form.nll) != len(then.nll):
+        return form
+    moved = (one + (old - new) for one, old, new in zip(form.nll, then.nll, now.nll, strict=True))
+    return replace(form, nll=tuple(moved))
