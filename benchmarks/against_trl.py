@@ -37,8 +37,9 @@ from pytest_ftguard.training.arguments import training_arguments  # noqa: E402
 from pytest_ftguard.training.trial import TrialFolder, run_trial  # noqa: E402
 
 FORMATS: Final = ("text", "prompt", "messages", "chat prompt")
-# Relative: TRL computes the loss token by token from the last layer, and transformers all at once.
-_SAME: Final = 2e-5
+# Relative: TRL computes the loss token by token from the last layer, and transformers all at once. Each step's rounding
+# moves the weights that the next loss is of: SmolLM2 comes to 1e-4 in three steps, and the tiny model stays below 1e-6.
+_SAME: Final = 3e-4
 # What the plugin gives the Trainer, and SFTTrainer takes too.
 _SHARED: Final = (
     *("max_steps", "per_device_train_batch_size", "learning_rate", "seed", "data_seed", "bf16", "use_cpu"),

@@ -420,6 +420,22 @@ def test_the_tokens_that_the_loss_was_taken_of_are_counted(
     assert found[0] == found[1]
 
 
+def test_a_batch_of_masked_labels_ends_the_trial_with_the_reason(
+    work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever masks them: the Trainer's loss would be 0, or no number, as if the rate were too high."""
+    collate = Chat.collate
+
+    def masked(self: Chat, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        batch = collate(self, items)
+        return {**batch, "labels": torch.full_like(batch["labels"], -100)}
+
+    monkeypatch.setattr(Chat, "collate", masked)
+    spec = TrialSpec(workload=work, variant=Full(learning_rate=1e-3), seed=0, device="cpu")
+    with pytest.raises(ConfigurationError, match="no token of training batch 1 counts: its labels are all -100"):
+        run_trial(spec, TrialFolder(tmp_path / "trial", 0), lambda *_: None)
+
+
 def test_plain_texts_and_conversations_are_told_apart(work: Workload, tmp_path: Path) -> None:
     """The task causal-lm refuses rows and settings of conversations, and names the task that takes them."""
     plain = replace(work, task="causal-lm")

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from pytest_ftguard.errors import ConfigurationError
+
 __all__ = ["Batch", "OrderedCollator"]
 
 Batch = dict[str, Tensor]
@@ -33,13 +35,23 @@ class OrderedCollator:
         self.largest = 0
 
     def __call__(self, items: Sequence[Batch]) -> Batch:
-        """Return a batch."""
+        """Return a batch.
+
+        Raises:
+            ConfigurationError: No token of it counts: its loss would be 0, or no number.
+        """
         batch = self._collate(items)
         self.largest = max(self.largest, len(items))
         # A chain rather than one digest, so that another process can go on with it.
         chained = bytes.fromhex(self._orders[-1]) + batch["input_ids"].numpy().tobytes() + _labels(batch)
         self._orders.append(hashlib.sha256(chained).hexdigest())
         before, count = self._supervised[-1], _supervised(batch)
+        if count == 0:
+            message = (
+                f"no token of training batch {len(self._supervised)} counts: its labels are all {_IGNORED}, so its "
+                "loss would be 0, or no number; look at what masks the labels"
+            )
+            raise ConfigurationError(message)
         self._supervised.append(None if before is None or count is None else before + count)
         return batch
 
