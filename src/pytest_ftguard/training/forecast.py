@@ -31,9 +31,11 @@ from pytest_ftguard.training.memory import LiveTensorMeter
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.units import format_bytes
 
-__all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits"]
+__all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits", "will_not_fit"]
 
 
+# What is forecast must exceed what is there by a clear margin before a training is not even tried.
+_CLEARLY: Final = 1.05
 _SIZES: Final = ("vocab_size", "hidden_size", "num_hidden_layers")
 _NOT_FOLLOWED: Final = frozenset(
     {"label_smoothing_factor", "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"}
@@ -170,6 +172,27 @@ def surely_fits(spec: TrialSpec, available: int) -> bool:
     logits = 16 * tokens * config.vocab_size
     kept = 160 * tokens * config.hidden_size * config.num_hidden_layers
     return bool(3 * (static + logits + kept) < available)
+
+
+def will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device) -> Trial | None:
+    """Return the outcome of a training with a forecast beyond the device's memory; None if it may fit."""
+    available = machine.memory_bytes(device)
+    try:
+        if available is None or surely_fits(spec, available):
+            return None
+        foretold = forecast(spec)
+    except NoForecastError:
+        return None  # it is never guessed
+    peak = foretold.forecast_bytes
+    if peak is None or peak <= _CLEARLY * available:
+        return None
+    message = (
+        f"its peak memory is forecast at {format_bytes(peak)}, and {environment.device_name} has "
+        f"{format_bytes(available)}, so it was not started (set ftguard_forecast = no to start it anyway)"
+    )
+    return Trial(
+        spec, Measured(outcome="out_of_memory", memory=foretold, environment=environment, error=TrialError(message))
+    )
 
 
 def _build(spec: TrialSpec) -> nn.Module:

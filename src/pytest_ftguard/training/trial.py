@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -21,13 +21,14 @@ from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task, path_of
 from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 from pytest_ftguard.training import adapters, kept, machine
 from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.changed import Watch, checksums_of
 from pytest_ftguard.training.checkpoints import (
     CheckpointedTrainer,
     CheckpointSaver,
     can_make,
     newest_complete,
 )
-from pytest_ftguard.training.forecast import NoForecastError, forecast, surely_fits
+from pytest_ftguard.training.forecast import will_not_fit
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.order import Batch, OrderedCollator
@@ -59,9 +60,6 @@ class TrialFolder:
     checkpoints: Path | None = None
     checkpoint_seconds: float = 60.0
 
-
-# What is forecast must exceed what is there by a clear margin before a training is not even tried.
-_CLEARLY: Final = 1.05
 
 _Train = Callable[[nn.Module, Dataset[Batch], OrderedCollator, Recorder], None]
 
@@ -104,7 +102,7 @@ def run_trial(
     try:
         trial = _Trial(spec, folder, report, environment, device)
         report("load", 0, None)
-        hopeless = _will_not_fit(spec, environment, device) if foretell else None
+        hopeless = will_not_fit(spec, environment, device) if foretell else None
         result = hopeless or trial.run(base, wait_for_quiet)
         timed = _timed(result, run, flop_per_second, device)
         return result.remeasured(time=timed, notes=tuple(trial.notes))
@@ -115,27 +113,6 @@ def run_trial(
             raise
         message = _what_was_lacking(str(error))
         return Trial(spec, Measured(outcome="out_of_memory", environment=environment, error=TrialError(message)))
-
-
-def _will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device) -> Trial | None:
-    """Return the outcome of a training with a forecast beyond the device's memory; None if it may fit."""
-    available = machine.memory_bytes(device)
-    try:
-        if available is None or surely_fits(spec, available):
-            return None
-        foretold = forecast(spec)
-    except NoForecastError:
-        return None  # it is never guessed
-    peak = foretold.forecast_bytes
-    if peak is None or peak <= _CLEARLY * available:
-        return None
-    message = (
-        f"its peak memory is forecast at {format_bytes(peak)}, and {environment.device_name} has "
-        f"{format_bytes(available)}, so it was not started (set ftguard_forecast = no to start it anyway)"
-    )
-    return Trial(
-        spec, Measured(outcome="out_of_memory", memory=foretold, environment=environment, error=TrialError(message))
-    )
 
 
 def _timed(result: Trial, run: str, flop_per_second: float | None, device: torch.device) -> Timing | None:
@@ -200,6 +177,7 @@ class _Trial:
         recorder = Recorder(model, loaded.examples.validation, self.evaluator, steps, self.device, earlier=earlier)
         collator = OrderedCollator(self.task.collate, measured["order"] if measured else "")
         start = measure_start(self.spec, model, recorder, base.validation)
+        watch = self._watch(model)
         wait_for_quiet()
         self.report("train", self._first_step, None)
         try:
@@ -208,7 +186,8 @@ class _Trial:
             recorder.close()
         loaded.phases.end("train")
         final = self._final(model, loaded)
-        changes = kept.base_changes(model, before, self.adapter.saved(model)) if before is not None else {}
+        after = checksums_of(model) if watch is not None else {}
+        changes = kept.base_changes(model, before, after, self.adapter.saved(model)) if before is not None else {}
         model_dir, not_kept = self._keep(model, loaded.tokenizer, changes)
         function = self.workload.training_function
         return Trial(
@@ -216,6 +195,7 @@ class _Trial:
             Measured(
                 outcome="ok",
                 parameters=count_parameters(model),
+                updates=watch.result(after) if watch is not None else None,
                 validation=final.validation,
                 base_validation=base.validation,
                 reference=final.reference,
@@ -231,6 +211,12 @@ class _Trial:
             ),
             Provenance(model_dir=model_dir, not_kept=not_kept),
         )
+
+    def _watch(self, model: nn.Module) -> Watch | None:
+        """Remember what the training begins with; one that is only timed has no losses that anybody judges."""
+        if self.workload.purpose == "timing":
+            return None
+        return Watch(model, hooks=not self.workload.training_args.get("torch_compile"))
 
     def _load(self) -> _Loaded:
         """Return the base model on the device and the texts, all of it checked."""
