@@ -52,6 +52,7 @@ ADVICE: Final = {
     "comparison.same_work.different_arithmetic": "test_what_differs_between_the_sides_is_made_one",
     "comparison.same_work.different_content": "test_what_differs_between_the_sides_is_made_one",
     "comparison.same_work.different_workload": "test_what_differs_between_the_sides_is_made_one",
+    "comparison.problem._trained_something_else": "test_what_was_not_trained_as_it_should_be_decides_nothing",
     "gates.convergence.assess_convergence": "test_the_steps_that_are_advised_have_a_trend",
     "gates.explain.measured_elsewhere": "test_bytes_of_another_machine_are_measured_again_as_advised",
     "gates.explain.no_gain": "test_a_limit_that_is_advised_gives_an_answer_or_is_not_named",

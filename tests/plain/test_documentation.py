@@ -21,7 +21,7 @@ from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 from pytest_ftguard.reporting.json import json_report
-from pytest_ftguard.results import Breakdown, CurveText, Memory, Start, TrialError
+from pytest_ftguard.results import Breakdown, CurveText, Memory, Start, TrialError, Updates
 from pytest_ftguard.settings.keys import KEYS
 from tests.plain.builders import FULL, LORA, losses, trial
 
@@ -140,6 +140,7 @@ def report() -> dict[str, Any]:
         reference=losses(nll),
         base_reference=losses(nll),
         notes=("resumed",),
+        updates=Updates(adapters=2, weights=0),
     )
     failed = trial(FULL, nll, outcome="crashed", validation=None, memory=None, error=TrialError("it ended", "log"))
     verdict = Verdict(
@@ -169,6 +170,7 @@ def test_the_schema_knows_no_name_that_is_never_written() -> None:
     parts = {
         "trial": first,
         "parameters": first["parameters"],
+        "updates": first["updates"],
         "losses": first["validation"],
         "curve_point": first["curve"][0],
         "curve_text": first["curve_of"],

@@ -144,6 +144,7 @@ def test_fused_experts_count_as_what_they_are(options: dict[str, Any], share: fl
     counts = count_parameters(apply_variant(mixtral(), variant))
     assert counts.adapted_share == pytest.approx(share, abs=0.015)
     assert (set(EXPERTS) <= set(counts.left_alone or {})) is not bool(options)
+    assert bool(counts.skipped_experts) is not bool(options)
 
 
 def test_adapters_may_be_on_parameters_alone() -> None:

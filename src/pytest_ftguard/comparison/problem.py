@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_ftguard.results import Trial
 from pytest_ftguard.specs import Variant
 
-__all__ = ["Problem", "failure_of", "name_of"]
+__all__ = ["Problem", "failure_of", "first_of", "name_of"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Problem:
 
 # What was not trained, because something else had failed, is trained if that is helped.
 _HELPED_BY_RATE: Final = ("diverged", "not_trained")
+_MOST_NAMES: Final = 3
 
 
 def name_of(trial: Trial) -> str:
@@ -44,9 +46,9 @@ def name_of(trial: Trial) -> str:
 
 
 def failure_of(trial: Trial) -> Problem | None:
-    """Return what happened to a trial that did not end `ok`, with the end of its log; None if it did."""
+    """Return why a trial shows nothing: it did not end `ok`, or did not train what it should; None if it shows it."""
     if trial.measured.outcome == "ok":
-        return None
+        return _trained_something_else(trial)
     again = "timed again, " if trial.spec.workload.purpose == "timing" else ""
     what = f"{name_of(trial)}, {again}{trial.ending}"
     error = trial.measured.error
@@ -56,3 +58,31 @@ def failure_of(trial: Trial) -> Problem | None:
         log=(error.log_tail or "") if error else "",
         rate_of=trial.spec.variant if trial.measured.outcome in _HELPED_BY_RATE else None,
     )
+
+
+def _trained_something_else(trial: Trial) -> Problem | None:
+    """Return that a part was left out of the training, or that the frozen base was changed; None if neither is so."""
+    updates = trial.measured.updates
+    if updates is None:
+        return None
+    if updates.base_changed:
+        count = len(updates.base_changed)
+        return Problem(
+            f"{name_of(trial)}: {count} frozen weights of the base model changed",
+            why=f"They must be what they were before the training: {first_of(updates.base_changed)}.",
+            remedy="find out what writes to them, such as a callback, a training function or an optimizer of your own",
+        )
+    if not updates.unmoved:
+        return None
+    total = updates.adapters + updates.weights
+    return Problem(
+        f"{name_of(trial)}: {len(updates.unmoved)} of {total} {updates.noun} never received a gradient",
+        why=f"After the training they are what they were before it, to the last bit: {first_of(updates.unmoved)}.",
+        remedy="look for requires_grad = False, a detached or frozen part of the model, or an optimizer without them",
+    )
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first few of some names, and how many more there are."""
+    rest = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

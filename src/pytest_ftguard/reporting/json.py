@@ -118,6 +118,8 @@ _ROWS: Final = {"nll": "sequence_nll", "tokens": "sequence_tokens"}
 _LATER: Final = frozenset({"start", "notes", "remarks", "supervised_tokens"})
 # What came together with `measured_again`.
 _WITH_AGAIN: Final = frozenset({"curve_of", "probe"})
+# What came together with `adapted_share`.
+_WITH_SHARE: Final = frozenset({"updates"})
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "cached": trial.provenance.cached,
         "measured_again": trial.provenance.measured_again,
         "base_gap": measured.start.quantized_gap if measured.start else None,
+        "adapted_share": measured.parameters.under_adapters if measured.parameters else None,
         **to_plain(measured),
         **{name: _losses(getattr(measured, name)) for name in _LOSSES},
     }
@@ -153,6 +156,7 @@ def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
 
 def _read_trial(values: Mapping[str, Any]) -> Trial:
     later = _LATER if "measured_again" in values else _LATER | _WITH_AGAIN
+    later = later if "adapted_share" in values else later | _WITH_SHARE
     names = {item.name for item in fields(Measured)} - (later - values.keys())
     measured = {name: values[name] for name in names}
     curve = [{**point, "loss": _number(point["loss"]), "nll": _numbers(point["nll"])} for point in values["curve"]]

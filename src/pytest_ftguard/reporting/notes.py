@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from pytest_ftguard.comparison.capacity import capacity_of, left_out, reaches_little
+from pytest_ftguard.comparison.problem import first_of
 from pytest_ftguard.results import MOST_TRAINED_ON, SequenceLosses, TrainedVariant
 
 __all__ = ["fairness_notes"]
@@ -39,11 +40,13 @@ def fairness_notes(variants: Sequence[TrainedVariant], labels: Sequence[str] = (
         *_seconds_apart(variants),
     ]
     for variant, label in zip(variants, labels, strict=True):
+        notes += _unused(variant, label)
         if variant.variant.kind != "full":
             notes += _held(variant, label)
             notes += _start(variant, label)
             notes += _too_fast(variant, label, variants)
             notes += _reach(variant, label)
+            notes += _skipped(variant, label)
             notes += _capacity(variant, label)
     return notes
 
@@ -177,6 +180,32 @@ def _reach(variant: TrainedVariant, label: str) -> Iterator[str]:
         f"{_largest(counts.left_alone or {})} have no adapter, which usually costs more than a low rank does: adapt "
         f"{' and '.join(left_out(variant))}, before you reject {label}"
     )
+
+
+def _skipped(variant: TrainedVariant, label: str) -> Iterator[str]:
+    """Name what `all-linear` passes over without a word."""
+    counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
+    targets = getattr(variant.variant, "target_modules", None) or _options(variant).get("target_modules")
+    if counts is not None and targets == "all-linear":
+        for name, share in (counts.skipped_experts or {}).items():
+            yield (
+                f"{label}: all-linear skips {name} ({100 * share:.2g} % of the parameters): adapt it through "
+                "target_parameters"
+            )
+
+
+def _unused(variant: TrainedVariant, label: str) -> Iterator[str]:
+    """Name what no batch has reached, such as an expert without a token."""
+    unused = dict.fromkeys(
+        name for trial in variant.trials if trial.measured.updates for name in trial.measured.updates.unused
+    )
+    if unused:
+        yield f"{label}: the training never used {first_of(list(unused))}, so nothing was learned there"
+
+
+def _options(variant: TrainedVariant) -> Mapping[str, Any]:
+    options = getattr(variant.variant, "options", {})
+    return options if isinstance(options, Mapping) else {}
 
 
 def _largest(shares: Mapping[str, float]) -> str:

@@ -52,6 +52,7 @@ def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
         if (rounds := _tried(variant, searches))
     }
     lines += [Line(text, kind="note") for text in found.values()]
+    lines += _adapted_line(variants, labels)
     cells = [*_base_row(trials), *map(_variant_row, variants, labels)]
     names = dict(zip((key_of(one.variant, "trial") for one in variants), labels, strict=True))
     notes = dict.fromkeys([*fairness_notes(variants, labels), *_trial_notes(trials, names)])
@@ -62,6 +63,17 @@ def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
         _without_empty_reference(cells),
         tuple(Line(f"note: {note}", kind="note") for note in notes),
     )
+
+
+def _adapted_line(variants: Sequence[TrainedVariant], labels: Sequence[str]) -> Iterator[Line]:
+    """Say how much of the base each variant adapts, if it was measured; what is trained as a whole needs no word."""
+    shares = []
+    for variant, label in zip(variants, labels, strict=True):
+        counts = next((trial.measured.parameters for trial in variant.trials if trial.measured.parameters), None)
+        if counts is not None and counts.under_adapters:
+            shares.append(f"{label} {100 * counts.under_adapters:.3g}%")
+    if shares:
+        yield Line(f"base parameters under adapters: {', '.join(shares)}")
 
 
 def _without_empty_reference(rows: Sequence[tuple[str, ...]]) -> Table:

@@ -17,6 +17,7 @@ from pytest_ftguard.results.parts import (
     Start,
     Timing,
     TrialError,
+    Updates,
     evenly_spaced,
     log_digests,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "TrainedVariant",
     "Trial",
     "TrialError",
+    "Updates",
     "evenly_spaced",
     "from_plain",
     "from_plain_if_any",

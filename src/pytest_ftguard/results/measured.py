@@ -15,6 +15,7 @@ from pytest_ftguard.results.parts import (
     Start,
     Timing,
     TrialError,
+    Updates,
 )
 
 __all__ = ["Measured", "Outcome"]
@@ -30,6 +31,7 @@ class Measured:
         outcome: "ok", "out_of_memory", "diverged", "crashed", "timed_out"; "not_trained" if another seed of the variant
             or its partner in a test had failed before, or "planned" if nothing was to be trained.
         parameters: Counts of the model's parameters.
+        updates: What the training changed; None if it was not looked at.
         validation: Losses of the trained model on the validation text.
         base_validation: Losses of the base model on the same sequences.
         reference: Losses of the trained model on the reference text, if there is one.
@@ -52,6 +54,7 @@ class Measured:
 
     outcome: Outcome
     parameters: Parameters | None = None
+    updates: Updates | None = None
     validation: SequenceLosses | None = None
     base_validation: SequenceLosses | None = None
     reference: SequenceLosses | None = None

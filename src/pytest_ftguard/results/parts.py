@@ -23,6 +23,7 @@ __all__ = [
     "Start",
     "Timing",
     "TrialError",
+    "Updates",
     "evenly_spaced",
     "log_digests",
     "perplexity_of",
@@ -49,12 +50,18 @@ class Parameters:
         adapted: Share of the base's matrix weights that has an adapter or is trained itself, by the suffix of its name;
             embeddings and the head are not counted. None if every weight is trained, or it was not measured.
         left_alone: The same of those without an adapter.
+        under_adapters: Share of all parameters of the base, embeddings and head included, that has an adapter or is
+            trained itself. None if it was not measured.
+        skipped_experts: Share of all parameters of the base that are fused experts of a mixture without an adapter, by
+            their name with "*" for the number of the layer. `all-linear` passes over them.
     """
 
     total: int
     trainable: int
     adapted: Mapping[str, float] | None = field(default=None, hash=False)
     left_alone: Mapping[str, float] | None = field(default=None, hash=False)
+    under_adapters: float | None = None
+    skipped_experts: Mapping[str, float] | None = field(default=None, hash=False)
 
     @property
     def adapted_share(self) -> float | None:
@@ -62,6 +69,31 @@ class Parameters:
         if self.adapted is None or not (self.adapted or self.left_alone):
             return None
         return math.fsum(self.adapted.values())
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What a training changed, next to what it should have changed.
+
+    Attributes:
+        adapters: Number of adapters.
+        weights: Number of weights that are trained themselves.
+        unmoved: Names of those that are what they were before the training, to the last bit, although they had to move.
+        unused: Names of those that are what they were because the model never used them in the training.
+        base_changed: Names of the frozen weights that are no longer what they were.
+    """
+
+    adapters: int
+    weights: int
+    unmoved: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    base_changed: tuple[str, ...] = ()
+
+    @property
+    def noun(self) -> str:
+        """What was to move, in a word or three."""
+        words = {"adapters": self.adapters, "trained weights": self.weights}
+        return " and ".join(word for word, count in words.items() if count)
 
 
 @dataclass(frozen=True)

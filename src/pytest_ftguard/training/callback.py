@@ -29,6 +29,7 @@ from pytest_ftguard.tasks.text.tokens import check_ids
 from pytest_ftguard.training import machine
 from pytest_ftguard.training.batches import BatchSearch
 from pytest_ftguard.training.callback_texts import RowSearch, evaluation_set, ids_of, search_for
+from pytest_ftguard.training.changed import Watch, checksums_of
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import base_of_wrapped, start_of
@@ -193,6 +194,7 @@ class _Run:
         is_peft = isinstance(self._variant, Peft)
         self._base = base_of_wrapped(model, self._variant.label, self._losses) if is_peft else self._losses()
         self.recorder = Recorder(model, texts["validation"], self._evaluator, steps, self._device)
+        self._watch = Watch(model, hooks=not args.torch_compile)
         self.search = search
         self._order = hashlib.sha256()
         self._shape: tuple[int, ...] = ()
@@ -272,6 +274,7 @@ class _Run:
             Measured(
                 outcome="ok",
                 parameters=count_parameters(self._model),
+                updates=self._watch.result(checksums_of(self._model)),
                 validation=validation,
                 base_validation=base["validation"],
                 reference=final.get("reference"),

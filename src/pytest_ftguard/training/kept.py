@@ -6,7 +6,6 @@ too, so those that are no longer what they were before are kept in a file of the
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import traceback
 from collections.abc import Collection, Mapping
@@ -22,6 +21,7 @@ from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.tasks import find_task
 from pytest_ftguard.training.adapters import Adapter, find_adapter
+from pytest_ftguard.training.changed import checksum
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.units import format_bytes
 
@@ -31,40 +31,37 @@ _CHANGES: Final = "base_changes.safetensors"
 _ADAPTER: Final = "adapter_model.safetensors"
 
 Digests = WeakTensorKeyDictionary
-"""The SHA-256 of each tensor of a model, which stays the same object when the model is wrapped."""
+"""The checksum of each tensor of a model, which stays the same object when the model is wrapped."""
 
 
 def digests_of(model: nn.Module) -> Digests:
     """Return the digests of a model's parameters and buffers."""
     digests = WeakTensorKeyDictionary()
     for _, tensor in _tensors(model):
-        digests[tensor] = _digest(tensor)
+        digests[tensor] = checksum(tensor)
     return digests
 
 
-def base_changes(model: nn.Module, before: Digests, saved: Collection[int]) -> dict[str, Tensor]:
+def base_changes(
+    model: nn.Module, before: Digests, after: Mapping[str, int], saved: Collection[int]
+) -> dict[str, Tensor]:
     """Return the tensors of a trained model that are neither saved otherwise nor what they were in the base.
 
     Args:
         model: The model as it was trained.
         before: The digests of the base model.
+        after: The `checksums_of` the trained model.
         saved: Addresses of the tensors that the adapter saves itself.
     """
     return {
         name: tensor.detach()
         for name, tensor in _tensors(model)
-        if tensor.data_ptr() not in saved and (tensor not in before or before[tensor] != _digest(tensor))
+        if tensor.data_ptr() not in saved and (tensor not in before or before[tensor] != after[name])
     }
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
-
-
-def _digest(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    content: Any = flat.view(torch.uint8).numpy()
-    return hashlib.sha256(content).hexdigest()
 
 
 class Kept(NamedTuple):

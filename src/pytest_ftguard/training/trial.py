@@ -31,6 +31,7 @@ from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task, path_of
 from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 from pytest_ftguard.training import adapters, kept, machine
 from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.changed import Watch, checksums_of
 from pytest_ftguard.training.checkpoints import (
     CheckpointedTrainer,
     CheckpointSaver,
@@ -188,13 +189,15 @@ class _Trial:
         recorder = Recorder(model, loaded.examples.validation, self.evaluator, steps, self.device, earlier=earlier)
         collator = OrderedCollator(self.task.collate, measured)
         start = measure_start(self.spec, model, recorder, base.validation, held)
+        watch = self._watch(model)
         wait_for_quiet()
         self.report("train", self._first_step, None)
         with closing(recorder):
             train(model, loaded.examples.train, collator, recorder)
         loaded.phases.end("train")
         final = self._final(model, loaded)
-        changes = kept.base_changes(model, before, self.adapter.saved(model)) if before is not None else {}
+        after = checksums_of(model) if watch is not None else {}
+        changes = kept.base_changes(model, before, after, self.adapter.saved(model)) if before is not None else {}
         model_dir, not_kept = self._keep(model, loaded.tokenizer, changes)
         own = self.workload.own_training
         return Trial(
@@ -202,6 +205,7 @@ class _Trial:
             Measured(
                 outcome="ok",
                 parameters=count_parameters(model),
+                updates=watch.result(after) if watch is not None else None,
                 validation=final.validation,
                 base_validation=base.validation,
                 reference=final.reference,
@@ -219,6 +223,12 @@ class _Trial:
             ),
             Provenance(model_dir=model_dir, not_kept=not_kept),
         )
+
+    def _watch(self, model: nn.Module) -> Watch | None:
+        """Remember what the training begins with; one that is only timed has no losses that anybody judges."""
+        if self.workload.purpose == "timing":
+            return None
+        return Watch(model, hooks=not self.workload.training_args.get("torch_compile"))
 
     def _load(self) -> _Loaded:
         """Return the base model on the device and the texts, all of it checked."""
@@ -245,9 +255,8 @@ class _Trial:
 
     def _held(self, loaded: _Loaded) -> SequenceLosses | None:
         """Return the losses of the base as the variant holds it; None if that is what it was."""
-        if not adapters.prepare_base(loaded.model, self.spec.variant):
-            return None
-        return self.evaluator.losses(loaded.model, loaded.examples.validation)
+        changes = adapters.prepare_base(loaded.model, self.spec.variant)
+        return self.evaluator.losses(loaded.model, loaded.examples.validation) if changes else None
 
     def _final(self, model: nn.Module, loaded: _Loaded) -> BaseLosses:
         """Return the losses of the trained model.
