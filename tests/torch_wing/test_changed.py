@@ -146,8 +146,8 @@ def test_an_adapter_that_was_frozen_before_the_training_is_missed() -> None:
 def mixture() -> Any:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    experts: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **heads, **experts))
 
 
@@ -166,7 +166,8 @@ class Branched(nn.Module):
         self.used, self.unused, self.detached = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return self.used(values) + self.detached(values).detach()
+        found: torch.Tensor = self.used(values) + self.detached(values).detach()
+        return found
 
 
 def test_a_branch_that_the_model_never_used_is_no_fault() -> None:
