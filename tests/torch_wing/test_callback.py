@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCa
 
 from pytest_ftguard import FtguardCallback, read_trainer_runs
 from pytest_ftguard.comparison.pairs import compare, text_problems
+from pytest_ftguard.comparison.problem import failure_of
 from pytest_ftguard.errors import ConfigurationError, FtguardWarning
 from pytest_ftguard.results import TRAINER_RUN_FILE, Trial
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
@@ -412,3 +413,21 @@ def test_what_is_beyond_the_model_is_an_error_at_the_start(run: Run) -> None:
         run("ids", callback=FtguardCallback([[1, 384]]))
     with pytest.raises(ConfigurationError, match=r"block_size is 65, but .* has 64 positions"):
         run("long", callback=FtguardCallback([list(range(65))]))
+
+
+class Freezing(TrainerCallback):
+    """Takes one adapter out of the training."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        for name, parameter in model.named_parameters():
+            if "h.0.attn.c_attn.lora_" in name:
+                parameter.requires_grad_(False)
+
+
+def test_an_adapter_that_a_callback_froze_is_missed(run: Run) -> None:
+    """Its losses are finite and look plausible, and decide nothing."""
+    trial = read_trainer_runs(run("lora", lora(), extra=[Freezing()])).trials[0]
+    problem = failure_of(trial)
+    assert problem is not None
+    assert "1 of 8 adapters never received a gradient" in problem.what
+    assert "transformer.h.0.attn.c_attn" in problem.why
