@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.base import get_keys_to_not_convert
 
 from pytest_ftguard.errors import ConfigurationError
 
@@ -41,7 +40,9 @@ def quantize(model: PreTrainedModel, options: Mapping[str, Any], owner: str) -> 
     if model.device.type == "meta":
         message = "a model without its weights cannot be quantized"
         raise NotImplementedError(message)
+    # They import bitsandbytes, which takes a second.
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+    from transformers.quantizers.base import get_keys_to_not_convert
 
     skipped = config.llm_int8_skip_modules or get_keys_to_not_convert(model)
     before = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
