@@ -127,9 +127,9 @@ def smollm2(folder: Path) -> Workload:
         validation=str(folder / "validation.txt"),
         block_size=32,
         batch_size=4,
-        steps=16,
+        steps=40,
         seeds=SEEDS,
-        precision="fp32",
+        precision="bf16",
         validation_sequences=64,
         final=True,
     )
@@ -180,7 +180,7 @@ JOBS: Final[Mapping[str, Job]] = {
         "smollm2",
         smollm2,
         write_smollm2,
-        (Full(), LoRA(r=2), LoRA(r=64), LoRA(r=8)),
+        (Full(), LoRA(r=8)),
         {"full": LOW, **{f"lora r={rank}": HIGH for rank in (2, 8, 64)}},
     ),
 }

@@ -85,7 +85,7 @@ def test_a_kind_of_a_projects_own_is_trained_stored_and_found_again(
     trial = next(one for one in json.loads(Path("report.json").read_text())["trials"] if one["variant"] == "heads")
     assert trial["cached"]
     assert trial["settings"] == {"kind": "heads", "layers": 2, "learning_rate": 3e-3, "search_learning_rate": False}
-    assert trial["start"] == {"base_gap": 0.0, "disabled_gap": None}
+    assert trial["start"] == {"base_gap": 0.0, "disabled_gap": None, "quantized_gap": None}
     if workers == 0:  # another adapter is another training
         with_package.makepyfile(**{"ours/adapter": f"{ADAPTER}\nANOTHER = 1\n"})
         result = with_package.runpytest_subprocess(*options, "--ftguard-plan")

@@ -113,7 +113,7 @@ def test_the_order_of_batches_changes_the_collators_digest() -> None:
     def order(*batches: int) -> str:
         collator = OrderedCollator(CausalLM().collate)
         for value in batches:
-            collator([{"input_ids": torch.tensor([value]), "labels": torch.tensor([value])}])
+            collator([{"input_ids": torch.tensor([value] * 2), "labels": torch.tensor([value] * 2)}])
         return collator.order
 
     assert order(1, 2) == order(1, 2)
