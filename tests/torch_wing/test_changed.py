@@ -132,14 +132,15 @@ def test_what_was_not_trained_as_it_should_be_is_a_problem(
     assert "h.0." in problem.why or "h.1.mlp.c_fc.weight" in problem.why
 
 
-def test_an_adapter_that_was_frozen_before_the_training_is_missed() -> None:
-    """As by a callback, or before a Trainer of the user's own begins."""
+@pytest.mark.parametrize("frozen", ["layers.0", "layers.0.self_attn.q_proj.lora_B"])
+def test_an_adapter_that_was_frozen_before_the_training_is_missed(frozen: str) -> None:
+    """As by a callback, or before a Trainer of the user's own begins; A alone changes nothing, whatever decays it."""
     model = apply_variant(mixture(), LoRA(r=2, target_modules=["q_proj"]))
     for name, parameter in model.named_parameters():
-        if "layers.0" in name:
+        if frozen in name:
             parameter.requires_grad_(False)
     watch = Watch(model)
-    step(model)
+    step(model, weight_decay=0.1)
     assert watch.result(checksums_of(model)).unmoved == ("model.layers.0.self_attn.q_proj",)
 
 
@@ -151,11 +152,12 @@ def mixture() -> Any:
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **heads, **experts))
 
 
-def step(model: nn.Module) -> None:
+def step(model: nn.Module, weight_decay: float = 0.0) -> None:
     model.train()
     ids = torch.arange(16)[None]
     model(input_ids=ids, labels=ids).loss.backward()
-    torch.optim.SGD([one for one in model.parameters() if one.grad is not None], lr=0.1).step()
+    trained = [one for one in model.parameters() if one.grad is not None]
+    torch.optim.SGD(trained, lr=0.1, weight_decay=weight_decay).step()
 
 
 class Branched(nn.Module):

@@ -140,12 +140,11 @@ def _units(model: nn.Module, trained: Collection[str], *, whole: bool) -> Iterat
     names = {id(one): name for name, one in model.named_parameters()}  # tied layers may share an adapter
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, BaseTunerLayer):
-            own = _own(cast(Any, module), names, trained)
+            own = _own(cast(Any, module), names)
             for one in own:
                 left.pop(one, None)
             if own:
-                effective = tuple(one for one in own if not set(_WITHOUT_EFFECT) & set(one.split(".")))
-                yield _short(name), _Unit(cast(nn.Module, module), effective or own, is_adapter=True)
+                yield _short(name), _Unit(cast(nn.Module, module), _effective(own, trained), is_adapter=True)
     owners: dict[str, list[str]] = {}
     for name in left:
         owners.setdefault(name if whole else name.rpartition(".")[0], []).append(name)
@@ -154,14 +153,20 @@ def _units(model: nn.Module, trained: Collection[str], *, whole: bool) -> Iterat
         yield _short(name), _Unit(owner, tuple(parameters), is_adapter=False)
 
 
-def _own(layer: Any, names: Mapping[int, str], trained: Collection[str]) -> tuple[str, ...]:
-    """Return the parameters of the active adapter in a layer; those that are trained, if any is."""
-    ours = [
+def _own(layer: Any, names: Mapping[int, str]) -> tuple[str, ...]:
+    """Return the parameters of the active adapter in a layer."""
+    return tuple(
         names[id(parameter)]
         for name, parameter in layer.named_parameters()
         if not name.startswith("base_layer.") and set(layer.active_adapters) & set(name.split("."))
-    ]
-    return tuple(name for name in ours if name in trained) or tuple(ours)
+    )
+
+
+def _effective(own: tuple[str, ...], trained: Collection[str]) -> tuple[str, ...]:
+    """Return those parameters of an adapter of which one must change: trained ones, and never those without effect."""
+    effective = tuple(one for one in own if not set(_WITHOUT_EFFECT) & set(one.split(".")))
+    # If B is frozen, weight decay moves A, and the adapter still changes nothing.
+    return tuple(one for one in effective if one in trained) or effective or own
 
 
 def _has_moved(unit: _Unit, before: Mapping[str, int], after: Mapping[str, int]) -> bool:

@@ -60,7 +60,8 @@ def measure_start(
         return start
     tokens = [base.tokens[place] for place in recorder.chosen]
     distances = [abs(a - b) / count for a, b, count in zip(found, expected, tokens, strict=True)]
-    return replace(start, disabled_gap=max(distances))
+    # The largest of numbers with a NaN among them may be any of them.
+    return replace(start, disabled_gap=max(distances)) if all(map(math.isfinite, distances)) else None
 
 
 def start_of(recorder: Recorder, base: SequenceLosses, disabled_gap: float | None = None) -> Start | None:

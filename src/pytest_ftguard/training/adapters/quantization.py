@@ -100,7 +100,8 @@ def is_quantized(model: nn.Module) -> bool:
 @contextmanager
 def told_to_peft(model: nn.Module) -> Iterator[None]:
     """Let peft see which layers are quantized, while it makes its own for them."""
-    flags = {_FLAGS[kind] for parameter in model.parameters() if (kind := type(parameter).__name__) in _FLAGS}
+    kinds = {type(parameter).__name__ for parameter in model.parameters()}
+    flags = {flag for kind, flag in _FLAGS.items() if kind in kinds and not hasattr(model, flag)}
     for flag in flags:
         setattr(model, flag, True)
     try:
