@@ -802,6 +802,6 @@ def test_forms_are_evaluated_in_the_run_that_trains_as_advised() -> None:
     side = World(maker="elsewhere").side(LORA)
     found = assess_merge_drift(side, limit(0.02), Rule(), Shipping())
     assert found.status == "INVALID"
-    assert "What to do: call it in the run that trains the variant." in found.message
+    assert "What to do: call assert_merge_drift in the run that trains the variant." in found.message
     here = drifting(World().side(LORA), {"saved and reloaded": 0.0})
     assert assess_merge_drift(here, limit(0.02), Rule(), Shipping()).status == "PASS"

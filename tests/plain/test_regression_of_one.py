@@ -131,18 +131,18 @@ def test_other_surroundings_are_told_with_the_noise_that_they_make(status: str) 
     found = judge(one(loss, base=noisy, environment=ELSEWHERE), one(2.0, environment=HERE))
     assert found.status == status, found.message
     assert (
-        "Other surroundings than when it was accepted: device_name a processor -> another processor;" in found.message
+        "Another environment than when it was accepted: device_name a processor -> another processor;" in found.message
     )
     assert "torch None -> 9.9" in found.message
-    assert "moved by +0.0001 nats per token with them, and by up to 0.0002 on a sequence" in found.message
+    assert "moved by +0.0001 nats per token with these, and by up to 0.0002 on one example" in found.message
     grown = ", ".join([f"{loss - 2:+.4f}"] * 3)
     assert f"The loss moved by {grown}, seed by seed." in found.message
-    assert ("Other surroundings" in (found.note or "")) is (status == "PASS")
+    assert ("Another environment" in (found.note or "")) is (status == "PASS")
 
 
 def test_the_same_surroundings_are_not_mentioned() -> None:
     """There is no noise between them to speak of."""
-    assert "surroundings" not in judge(one(2.001), one(2.0)).message
+    assert "environment" not in judge(one(2.001), one(2.0)).message
 
 
 def test_another_precision_is_other_work_and_the_noise_is_told() -> None:
@@ -150,7 +150,7 @@ def test_another_precision_is_other_work_and_the_noise_is_told() -> None:
     found = judge(one(environment=replace(ENVIRONMENT, precision="bf16")), one())
     assert found.status == "INVALID"
     assert "precision is 'bf16' now, and was 'fp32'" in found.message
-    assert "moved by +0.0000 nats per token with them" in found.message
+    assert "moved by +0.0000 nats per token with these" in found.message
 
 
 INVALID = {

@@ -170,7 +170,7 @@ def test_a_loss_of_another_number_of_tokens_is_other_work() -> None:
     assert not compare(ours, theirs).loss_problems
     counted = trained(FULL, *(changed(one, supervised_tokens=90) for one in theirs.trials))
     (problem, *_) = compare(ours, counted).loss_problems
-    assert problem.what == "seed 0: the loss was not taken of as many tokens for the two variants"
+    assert problem.what == "seed 0: the loss was taken of a different number of tokens for each variant"
     assert problem.why == "It was taken of 70 tokens for the candidate and of 90 for the baseline."
 
 

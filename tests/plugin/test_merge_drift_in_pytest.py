@@ -120,7 +120,7 @@ def test_a_result_of_another_run_has_no_weights(gates: pytest.Pytester) -> None:
     result.assert_outcomes(failed=1)
     lines = unwrapped(result)
     lines.fnmatch_lines(["*merge drift INVALID: no form of full was evaluated, limit 0.01 (the argument at_most)"])
-    lines.fnmatch_lines(["*What to do: call it in the run that trains the variant."])
+    lines.fnmatch_lines(["*What to do: call assert_merge_drift in the run that trains the variant."])
 
 
 def test_weights_that_were_not_kept_are_named(gates: pytest.Pytester) -> None:

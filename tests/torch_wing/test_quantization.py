@@ -247,7 +247,7 @@ def test_without_bitsandbytes_the_message_says_what_to_install(monkeypatch: pyte
     """It is no dependency of the package."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     auto: Any = AutoModelForCausalLM
-    with pytest.raises(ConfigurationError, match=r"needs bitsandbytes .*pip install bitsandbytes"):
+    with pytest.raises(ConfigurationError, match=r"needs bitsandbytes .*pip install 'pytest-ftguard\[quantization\]'"):
         apply_variant(auto.from_config(LLAMA), LORA)
 
 

@@ -154,10 +154,10 @@ def test_rows_that_are_trained_on_are_counted(run_on_rows: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows.remove_columns("labels"), "row 0 of the validation data has no labels"),
+        (lambda rows: rows.remove_columns("labels"), "row 1 of the validation data has no labels"),
         (
             lambda rows: [{**rows[0], "labels": [-100] * len(rows[0]["labels"])}],
-            "the loss is taken of no token of row 0",
+            "the loss is taken of no token of row 1",
         ),
         (lambda rows: [{**rows[0], "labels": [1]}], "token ids and 1 labels: each token needs a label"),
     ],

@@ -59,8 +59,8 @@ def assert_no_regression(
     """Fail the test unless the candidate, compared with its baseline, is about as good as when it was accepted.
 
     The growth of the difference between both is judged, so that the baseline absorbs what the machine has changed.
-    What makes both worse alike is seen without a baseline only: the growth of the candidate's own loss is judged then,
-    paired by example and seed, on whatever machine and with whatever versions.
+    A pair does not show what makes both variants worse alike. Without a baseline, the growth of the candidate's own
+    loss is judged, paired by example and seed, on any machine and with any versions.
 
     Seconds that cannot be compared are measured again. Under `--ftguard-update` nothing is judged: the result is
     accepted, and written to the test's file once the test has passed with every gate that it asked.

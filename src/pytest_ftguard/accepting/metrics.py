@@ -214,9 +214,9 @@ class _Loss(_LossGap):
             return []
         mean, largest = base_noise(now, then)
         found = [
-            f"Other surroundings than when it was accepted: {'; '.join(changed)}.",
-            f"The base model, which nobody trained, moved by {mean:+.4f} nats per token with them, and by up to "
-            f"{largest:.4f} on a sequence: so much is noise of the measuring.",
+            f"Another environment than when it was accepted: {'; '.join(changed)}.",
+            f"The base model, which was not trained, moved by {mean:+.4f} nats per token with these, and by up to "
+            f"{largest:.4f} on one example: this much is measurement noise.",
         ]
         grown = growth_by_seed(now, then)
         if len(grown) > 1:

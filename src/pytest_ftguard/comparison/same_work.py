@@ -150,7 +150,7 @@ def different_content(candidate: TrainedVariant, baseline: TrainedVariant) -> It
             yield Problem(f"{where}: it is not known which batches the two variants were trained on")
         elif not _same_count(ours, other):
             yield Problem(
-                f"{where}: the loss was not taken of as many tokens for the two variants",
+                f"{where}: the loss was taken of a different number of tokens for each variant",
                 why=f"It was taken of {ours.measured.supervised_tokens:,} tokens for the candidate and of "
                 f"{other.measured.supervised_tokens:,} for the baseline.",
             )

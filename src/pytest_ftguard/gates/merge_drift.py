@@ -174,7 +174,7 @@ def _answer(variant: TrainedVariant, drifts: Sequence[_Drift], limit: Limit, rul
 
 def _not_at_hand(variant: TrainedVariant, message: str) -> Problem:
     """Return that there are no weights that could be saved, merged and reloaded."""
-    remedy = "" if variant.source is not None else "call it in the run that trains the variant"
+    remedy = "" if variant.source is not None else "call assert_merge_drift in the run that trains the variant"
     why = f"{message[:1].upper()}{message[1:]}."
     return Problem(f"no form of {variant.label} was evaluated", why, remedy)
 
@@ -283,5 +283,5 @@ def _where_it_is_lost(drifts: Sequence[_Drift]) -> str:
     if first.form.startswith("deployed"):
         return f"look at your export, because the model {drifts[place - 1].form} {known}"
     if "fp32" in first.form:
-        return f"ship the adapter next to its base and do not merge it, because {drifts[0].form} it {known}"
-    return f'ship the weights in fp32 (dtype="fp32"), because {drifts[place - 1].form} it {known}'
+        return f"ship the adapter next to its base and do not merge it, because the model {drifts[0].form} {known}"
+    return f'ship the weights in fp32 (dtype="fp32"), because the model {drifts[place - 1].form} {known}'

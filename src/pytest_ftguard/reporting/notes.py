@@ -108,7 +108,7 @@ def _held(variant: TrainedVariant, label: str) -> Iterator[str]:
     if gap is not None:
         yield (
             f"the base of {label} is quantized, which alone changes its loss by {gap:+.4f} nats per token before any "
-            "training; the gap to full fine-tuning contains what the training does not make up for"
+            "training; the gap to full fine-tuning includes the part of this that the training does not recover"
         )
 
 

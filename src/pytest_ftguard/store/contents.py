@@ -103,13 +103,13 @@ def text_content(text: str, known: MutableMapping[str, list[Any]]) -> list[str]:
     if (hub := hub_text(text)) is not None:
         if not hub.is_fixed:
             message = (
-                f"what {text!r} is may change on the hub at any time: name the commit, as in "
+                f"the content of {text!r} may change on the hub at any time: name the commit, as in "
                 f"hub:{hub.name}@0123456789abcdef0123456789abcdef01234567:{hub.split}"
             )
             raise UnknownContentError(message)
         return ["hub", hashlib.sha256(text.encode()).hexdigest()]
     if is_function(text):
-        message = f"which rows {text!r} returns is known only when it is called: let it write them to a file, give that"
+        message = f"which rows {text!r} returns is known only when it is called: write them to a file and give its path"
         raise UnknownContentError(message)
     # The end of its name says how it is read.
     last = path.suffix.lower()

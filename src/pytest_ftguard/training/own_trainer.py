@@ -153,7 +153,7 @@ def _other_work(spec: TrialSpec, recorder: Recorder, collator: OrderedCollator) 
     if recorder.steps != work.steps:
         yield (
             f"did {recorder.steps} of {work.steps} steps, as far as the callbacks tell: every variant must do all of "
-            "them, so stop at no other step, and call the callbacks as Trainer.train does"
+            "them, so stop neither earlier nor later, and call the callbacks as Trainer.train does"
         )
 
 

@@ -41,8 +41,8 @@ def check_virtual_tokens(workload: Workload, taken: int) -> None:
     """
     if workload.packing and taken:
         message = (
-            f"the variant puts {taken} virtual tokens before each sequence, so of several examples packed into one "
-            "only the first would see them: set packing to false"
+            f"the variant puts {taken} virtual tokens before each sequence, so only the first of several packed "
+            "examples would see them: set packing to false"
         )
         raise ConfigurationError(message)
 
@@ -70,7 +70,7 @@ def check_packing(model: PreTrainedModel) -> None:
         module.train(was_training)
     if not float((together - alone).abs().max()) <= _SAME * float(alone.std()):
         message = (
-            f"{type(model).__name__} does not keep packed examples apart: what it says of one depends on those before "
+            f"{type(model).__name__} does not keep packed examples apart: its output for one depends on those before "
             "it. Set packing to false, or attn_implementation in model_args to sdpa or eager"
         )
         raise ConfigurationError(message)

@@ -220,8 +220,8 @@ def _remarks(
         )
     if moved := sum(one.has_moved for one in found):
         said.append(
-            f"the prompts of {moved} of {count} {rows.role} rows end in other tokens alone than before their "
-            "completion: the model is trained on another prompt than it will be asked"
+            f"the prompts of {moved} of {count} {rows.role} rows end in other tokens if the completion is missing: the "
+            "model is trained on other prompts than it will get in use"
         )
     return said
 

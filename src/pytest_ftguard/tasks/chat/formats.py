@@ -134,7 +134,7 @@ def _columns(rows: Rows) -> tuple[str, ...]:
     alone = next((f": {name} needs {other} next to it" for name, other in lacking.items() if name in has), "")
     message = (
         f"{rows.name} has none of the columns that are trained on ({_COLUMNS}){alone}; it has "
-        f"{', '.join(map(repr, rows.columns))[:_LONG]}; rename yours, as TRL names them"
+        f"{', '.join(map(repr, rows.columns))[:_LONG]}; rename yours to these names"
     )
     raise ConfigurationError(message)
 

@@ -64,12 +64,12 @@ def check_template(rows: ChatRows, tokenizer: Any, loss: LossOn) -> None:
         message = (
             "assistant_only_loss needs a chat template that marks the assistant's turns with {% generation %} and "
             "{% endgeneration %}, and this one does not: set chat_template (ini key ftguard_chat_template) to one "
-            "that does, or give prompt and completion columns"
+            "that does, or remove assistant_only_loss and give prompt and completion columns"
         )
         raise ConfigurationError(message)
     if not rows.is_chat and tokenizer.eos_token is None:
         message = (
-            f"{rows.name} is made of texts, each of which ends with the tokenizer's EOS token, and it has none: set "
+            f"{rows.name} is made of texts, each of which must end with an EOS token, but the tokenizer has none: set "
             "eos_token in the tokenizer's configuration"
         )
         raise ConfigurationError(message)

@@ -96,7 +96,7 @@ def _datasets(name: str) -> ModuleType:
     try:
         import datasets
     except ImportError as error:
-        message = f"{name} is read with the library datasets, which is not here: pip install 'pytest-ftguard[chat]'"
+        message = f"{name} needs the library datasets, which is not installed: pip install 'pytest-ftguard[chat]'"
         raise ConfigurationError(message) from error
     return cast(ModuleType, datasets)
 

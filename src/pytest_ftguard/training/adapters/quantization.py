@@ -59,7 +59,7 @@ def _config(options: Mapping[str, Any], owner: str) -> BitsAndBytesConfig:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        message = f"{owner} needs bitsandbytes ({error}): pip install bitsandbytes"
+        message = f"{owner} needs bitsandbytes ({error}): pip install 'pytest-ftguard[quantization]'"
         raise ConfigurationError(message) from error
     known = [name for name in inspect.signature(BitsAndBytesConfig).parameters if name != "kwargs"]
     unknown = sorted(set(options) - set(known))
