@@ -126,7 +126,7 @@ class RowSearch:
     def note(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None = None) -> None:
         """Keep the rows of a batch, without what fills them up; those that are packed are taken apart."""
         rows = ids.detach().cpu().reshape(-1, ids.shape[-1])
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(rows):
             if positions is not None and positions.shape == ids.shape:
                 starts = torch.nonzero(positions.detach().cpu().reshape(rows.shape)[number] == 0).flatten().tolist()
                 parts = [row[start:stop] for start, stop in zip(starts, [*starts[1:], len(row)], strict=True)]
