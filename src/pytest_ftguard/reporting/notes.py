@@ -178,7 +178,7 @@ def _reach(variant: TrainedVariant, label: str) -> Iterator[str]:
         f"{label} adapts {_largest(counts.adapted or {})}, "
         f"{100 * (counts.adapted_share or 0):.2g} % of the model's matrix weights; "
         f"{_largest(counts.left_alone or {})} have no adapter, which usually costs more than a low rank does: adapt "
-        f"{' and '.join(left_out(variant))}, before you reject {label}"
+        f"{' and '.join(left_out(variant))} before you reject {label}"
     )
 
 
