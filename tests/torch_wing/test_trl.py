@@ -27,6 +27,22 @@ pytestmark = [
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=32, target_modules="all-linear", fan_in_fan_out=True)
 
 
+def options(folder: Path, peft: LoraConfig | None) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder),
+        "max_steps": 12,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2 if peft else 1e-3,
+        "max_length": 32,
+        "use_cpu": True,
+        "bf16": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 7,
+    }
+
+
 @pytest.fixture
 def run(tiny_model: Path, texts: Path, tmp_path: Path) -> Any:
     """Trains as a user of TRL would, and reads the run."""
@@ -35,22 +51,9 @@ def run(tiny_model: Path, texts: Path, tmp_path: Path) -> Any:
         text = (texts / "train.txt").read_text(encoding="utf-8")
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         tokenizer.pad_token = tokenizer.eos_token
-        options: dict[str, Any] = {
-            "output_dir": str(tmp_path / name),
-            "max_steps": 12,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-2 if peft else 1e-3,
-            "max_length": 32,
-            "use_cpu": True,
-            "bf16": False,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "seed": 7,
-        }
         trainer = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),
-            args=SFTConfig(**{**options, **arguments}),
+            args=SFTConfig(**{**options(tmp_path / name, peft), **arguments}),
             train_dataset=Dataset.from_list([{"text": text[start : start + 90]} for start in range(0, 8000, 90)]),
             processing_class=tokenizer,
             peft_config=peft,
@@ -96,22 +99,9 @@ def run_on_rows(tiny_model: Path, tmp_path: Path) -> Any:
     def train(name: str, peft: LoraConfig | None = None, change: Any = None, **arguments: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         tokenizer.pad_token = tokenizer.eos_token
-        options: dict[str, Any] = {
-            "output_dir": str(tmp_path / name),
-            "max_steps": 12,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-2 if peft else 1e-3,
-            "max_length": 32,
-            "use_cpu": True,
-            "bf16": False,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "seed": 7,
-        }
         trainer = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),
-            args=SFTConfig(**{**options, **arguments}),
+            args=SFTConfig(**{**options(tmp_path / name, peft), **arguments}),
             train_dataset=Dataset.from_list(PAIRS[:240]),
             eval_dataset=Dataset.from_list(PAIRS[236:]),
             processing_class=tokenizer,

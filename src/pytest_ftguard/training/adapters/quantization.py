@@ -18,12 +18,15 @@ __all__ = ["is_quantized", "numel_of", "quantize", "told_to_peft"]
 
 # The parameters of bitsandbytes, and what transformers sets for peft on a model that it has loaded with them.
 _FLAGS: Final[Mapping[str, str]] = {"Params4bit": "is_loaded_in_4bit", "Int8Params": "is_loaded_in_8bit"}
+# Where a model remembers how it was quantized.
+_HOW: Final = "ftguard_quantization"
 
 
 def quantize(model: PreTrainedModel, options: Mapping[str, Any], owner: str) -> None:
     """Replace the linear layers of a model by quantized ones, as transformers does while it loads a model.
 
-    Output layers and tied weights stay as they are, unless the options say otherwise. What is quantized already stays.
+    Output layers and tied weights stay as they are, unless the options say otherwise. What was quantized in the same
+    way stays.
 
     Args:
         model: The model on its device, with its weights. It is changed.
@@ -31,10 +34,14 @@ def quantize(model: PreTrainedModel, options: Mapping[str, Any], owner: str) -> 
         owner: What messages call the setting.
 
     Raises:
-        ConfigurationError: bitsandbytes is not installed, an option is unknown or refused, or no layer fits.
+        ConfigurationError: bitsandbytes is not installed, an option is unknown or refused, no layer fits, or the model
+            is quantized in another way.
         NotImplementedError: The model has no weights.
     """
     if is_quantized(model):
+        if getattr(model, _HOW, None) != dict(options):
+            message = f"{owner} is {dict(options)!r}, but the base is quantized already, in another way: leave one out"
+            raise ConfigurationError(message)
         return
     config = _config(options, owner)
     if model.device.type == "meta":
@@ -53,6 +60,7 @@ def quantize(model: PreTrainedModel, options: Mapping[str, Any], owner: str) -> 
         raise ConfigurationError(message)
     for name, module in replaced.items():
         _fill(cast(Any, module), cast(Any, before.pop(name)))
+    setattr(model, _HOW, dict(options))
 
 
 def _config(options: Mapping[str, Any], owner: str) -> BitsAndBytesConfig:
