@@ -34,6 +34,16 @@ from .builders import ENVIRONMENT, FULL, LORA, GivenSource, losses, plan_lines, 
 from .executors import FakeExecutor
 
 WEIGHTS = "adapter_model.safetensors"
+# What a test reports besides its trials.
+NOTHING: dict[str, Any] = {
+    "not_run": None,
+    "made_of_settings": (),
+    "overridden": (),
+    "reasons": (),
+    "retimings": (),
+    "notes": (),
+    "problems": (),
+}
 
 
 class Keeping(FakeExecutor):
@@ -543,6 +553,18 @@ def test_a_trial_that_a_gate_had_trained_stands_once_in_the_summary() -> None:
     received = Received()
     received._take_trials([one.to_dict() for one in (again(whole).come_by(content=None), whole)], ())
     assert len(received.reported) == 2
+
+
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_one_worker_that_evaluated_it_again_is_enough(comes_first: bool) -> None:
+    """The other workers find it in the store; whichever reports first, the summary says that this run evaluated it."""
+    taken = trial(FULL, NLL).come_by(content="same", cached=True)
+    evaluated = taken.come_by(measured_again=True)
+    received = Received()
+    order = (evaluated, taken) if comes_first else (taken, evaluated)
+    for one in order:
+        received.take({"trials": [one.to_dict()], **NOTHING})
+    assert [one.provenance.measured_again for one in received.reported] == [True]
 
 
 def test_a_trial_that_ended_otherwise_is_no_evaluation(run: Run, workload: Workload) -> None:

@@ -49,7 +49,7 @@ class Received:
         self._places: dict[Places, Places] = {}
 
     def take(self, parcel: Mapping[str, Any]) -> None:
-        """Take over what a test reported. If two xdist workers bring the same trial, one is kept."""
+        """Take over what a test reported. If two xdist workers bring the same trial, the one that did the work is kept."""
         self._take_trials(parcel["trials"], parcel.get("variant_classes", ()))
         if parcel.get("test"):
             self._take_verdicts(parcel)
@@ -101,6 +101,8 @@ class Received:
         for values in trials:
             trial = Trial.from_dict(values)
             kept = self.trials.setdefault(identity(trial), trial)
+            if trial.provenance.measured_again:  # to the other workers of xdist it is one of the store
+                self.trials[identity(trial)] = trial
             ours, theirs = (self._first(one.spec.workload.places) for one in (trial, kept))
             if ours != theirs:
                 self._places[ours] = theirs
