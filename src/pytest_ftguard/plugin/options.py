@@ -22,7 +22,7 @@ OPTIONS: Final = {
         ("batch_size", False, "sequences per batch (4)"),
         ("steps", False, "number of optimizer steps (500)"),
         ("seeds", False, "seeds, with one trial of each variant per seed (0, 1, 2); '3..8': up to 8 if in doubt"),
-        ("precision", False, '"fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 if the hardware is faster in it'),
+        ("precision", False, '"fp32", "bf16" (bf16 autocast, trained weights in fp32), or "auto": bf16 if the hardware is faster in it'),
         ("final", True, "treat the steps as those of production, not as a stand-in for a longer run: the trend does not decide"),
         ("validation_sequences", False, "largest number of validation sequences to use, evenly spaced over the text (256)"),
         ("model_args", False, "further options for `from_pretrained`, for example `gguf_file`; one name=value a line"),

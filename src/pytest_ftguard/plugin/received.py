@@ -49,7 +49,7 @@ class Received:
         self._places: dict[Places, Places] = {}
 
     def take(self, parcel: Mapping[str, Any]) -> None:
-        """Take over what a test reported. If two xdist workers bring the same trial, the one that did the work is kept."""
+        """Take over what a test reported. Of one trial from two workers of xdist, one is kept: that of the work."""
         self._take_trials(parcel["trials"], parcel.get("variant_classes", ()))
         if parcel.get("test"):
             self._take_verdicts(parcel)

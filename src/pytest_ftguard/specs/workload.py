@@ -52,7 +52,8 @@ class Workload(Spec):
         steps: Number of optimizer steps.
         seeds: Seeds, with one trial of each variant per seed. The text "3..8" stands for three seeds, and more of
             them, up to eight, if a gate on losses is in doubt.
-        precision: "fp32", "bf16" (fp32 weights, bf16 autocast), or "auto": bf16 if the hardware is faster in it.
+        precision: "fp32", "bf16" (bf16 autocast, trained weights in fp32), or "auto": bf16 if the hardware is faster in
+            it.
         final: Treat the steps as those of production, not as a stand-in for a longer run: the trend does not decide.
         validation_sequences: Largest number of validation sequences to use, evenly spaced over the text.
         model_args: Further options for `from_pretrained`, for example `gguf_file`.

@@ -166,7 +166,7 @@ class Task(ABC):
             model: The base model or a trained one, on the device that is to be used.
             sequences: Evaluation examples.
             batch_size: Examples in a forward pass; it may not change the result beyond rounding.
-            bf16: Whether to run under bf16 autocast, as in training.
+            bf16: Whether to run under bf16 autocast, as in training. Frozen weights may then be in bf16 themselves.
         """
 
     def losses(self, model: nn.Module, examples: Evaluated, *, batch_size: int, bf16: bool) -> SequenceLosses:
@@ -228,7 +228,7 @@ class Task(ABC):
         """Check that a trained model still does so, whatever the variant's method has added.
 
         Args:
-            model: The trained model, as it is evaluated.
+            model: The trained model; in bf16 this is called under autocast, as it is evaluated.
             base: The base model, perhaps the same object.
             label: What messages call the variant.
 

@@ -27,6 +27,7 @@ from pytest_ftguard.tasks.causal_lm.folders import holds_shapes_alone
 from pytest_ftguard.training import machine
 from pytest_ftguard.training.adapters import apply_variant, check_variant, find_adapter
 from pytest_ftguard.training.arguments import training_arguments
+from pytest_ftguard.training.frozen import hold_frozen
 from pytest_ftguard.training.memory import LiveTensorMeter
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.units import format_bytes
@@ -103,11 +104,11 @@ def plan_trial(spec: TrialSpec, *, texts: bool = False) -> Trial:
         planned = planned.remeasured(memory=forecast(spec))
     except NoForecastError as error:
         remarks.append(f"no forecast: {error}")
-    peak = planned.measured.memory.forecast_bytes if planned.measured.memory else None
     available = _available(spec)
-    if peak is not None and available is not None and peak > available:
-        has = f"{environment.device_name} has {format_bytes(available)} free"
-        remarks.append(f"it will not fit: {has}, and its forecast is {format_bytes(peak)}")
+    if planned.measured.memory is not None and available is not None:
+        most, what = _most_bytes(spec, planned.measured.memory)
+        if most > available:
+            remarks.append(f"it will not fit: {environment.device_name} has {format_bytes(available)} free, and {what}")
     return planned.remeasured(error=TrialError("; ".join(remarks))) if remarks else planned
 
 
@@ -164,16 +165,28 @@ def will_not_fit(spec: TrialSpec, environment: Environment, device: torch.device
         foretold = forecast(spec)
     except NoForecastError:
         return None  # it is never guessed
-    peak = foretold.forecast_bytes
-    if peak is None or peak <= _CLEARLY * available:
+    most, what = _most_bytes(spec, foretold)
+    if most <= _CLEARLY * available:
         return None
     message = (
-        f"its peak memory is forecast at {format_bytes(peak)}, and {environment.device_name} has "
-        f"{format_bytes(available)}, so it was not started (set ftguard_forecast = no to start it anyway)"
+        f"{what}, and {environment.device_name} has {format_bytes(available)}, so it was not started (set "
+        "ftguard_forecast = no to start it anyway)"
     )
     return Trial(
         spec, Measured(outcome="out_of_memory", memory=foretold, environment=environment, error=TrialError(message))
     )
+
+
+def _most_bytes(spec: TrialSpec, foretold: Memory) -> tuple[int, str]:
+    """Return the most that a trial takes on its device, in bytes, and what takes it.
+
+    The base model is measured in fp32 before its frozen weights are held in bf16.
+    """
+    counts = count_parameters(_build(spec))
+    peak, base = foretold.forecast_bytes or 0, 4 * (counts.total - counts.trainable)
+    if base > peak:
+        return base, f"the base model takes {format_bytes(base)} in fp32 before the training"
+    return peak, f"its peak memory is forecast at {format_bytes(peak)}"
 
 
 def surely_fits(spec: TrialSpec, available: int) -> bool:
@@ -203,9 +216,12 @@ def _build(spec: TrialSpec) -> nn.Module:
         check_variant(model, spec.variant)
         task.check_size(model, spec.workload, find_adapter(spec.variant).positions(spec.variant))
         with torch.device("meta"):
-            return apply_variant(model, spec.variant)
+            wrapped = apply_variant(model, spec.variant)
     except (NeedsWeightsError, NotImplementedError) as error:
         raise NoForecastError(str(error)) from error
+    if _environment(spec).precision == "bf16":
+        hold_frozen(wrapped)
+    return wrapped
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from pytest_ftguard.results import (
 )
 from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.tasks import Examples, NeedsWeightsError, find_task, path_of_own
-from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
+from pytest_ftguard.tasks.out_of_memory import is_out_of_memory, what_was_lacking
 from pytest_ftguard.training import adapters, kept, machine
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.changed import Watch, checksums_of
@@ -39,6 +38,7 @@ from pytest_ftguard.training.checkpoints import (
     newest_complete,
 )
 from pytest_ftguard.training.forecast import will_not_fit
+from pytest_ftguard.training.frozen import hold_frozen
 from pytest_ftguard.training.function import Batches, load_function, source_digest, train_with
 from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.order import Batch, OrderedCollator
@@ -46,7 +46,6 @@ from pytest_ftguard.training.own_trainer import load_trainer, train_with_class
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
 from pytest_ftguard.training.start import measure_start
-from pytest_ftguard.units import format_bytes
 
 __all__ = ["Report", "TrialFolder", "run_trial"]
 
@@ -122,8 +121,8 @@ def run_trial(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        message = _what_was_lacking(str(error))
-        return Trial(spec, Measured(outcome="out_of_memory", environment=environment, error=TrialError(message)))
+        found = TrialError(what_was_lacking(error))
+        return Trial(spec, Measured(outcome="out_of_memory", environment=environment, error=found))
 
 
 def _timed(result: Trial, run: str, flop_per_second: float | None, device: torch.device) -> Timing | None:
@@ -132,14 +131,6 @@ def _timed(result: Trial, run: str, flop_per_second: float | None, device: torch
         return None
     reached = flop_per_second or machine.flop_per_second(device, bf16=result.measured.environment.precision == "bf16")
     return replace(result.measured.time, run=run, machine_flop_per_second=reached)
-
-
-def _what_was_lacking(text: str) -> str:
-    """Return the allocator's message in one line; that of the CPU's hides the size between an assertion and a code."""
-    asked = re.search(r"DefaultCPUAllocator: .*you tried to allocate (\d+) bytes", text)
-    if asked:
-        return f"the CPU's allocator could not get {format_bytes(int(asked[1]))}"
-    return text.splitlines()[0] if text else "the process could not get more memory"
 
 
 class _Loaded(NamedTuple):
@@ -177,11 +168,12 @@ class _Trial:
         base = base or self._base(loaded)
         held = self._held(loaded)
         # Weights of the base may have to be kept with those of an adapter.
-        may_change = self.adapter.changes_base and self.workload.purpose != "timing"
-        before = kept.digests_of(loaded.model) if may_change else None
+        before = kept.digests_of(loaded.model) if self.adapter.changes_base else None
         # Adapters draw random numbers when they are made, so the seed is set before them, and again for the training.
         set_seed(self.spec.seed)
         model = adapters.apply_variant(loaded.model, self.spec.variant)
+        if self.bf16 and self.workload.own_training is None:
+            hold_frozen(model, before)
         set_seed(self.spec.seed)
         loaded.phases.end("evaluate")
         measured = self.earlier[1] if self.earlier else None
@@ -197,8 +189,7 @@ class _Trial:
         loaded.phases.end("train")
         final = self._final(model, loaded)
         after = checksums_of(model) if watch is not None else {}
-        changes = kept.base_changes(model, before, after, self.adapter.saved(model)) if before is not None else {}
-        model_dir, not_kept = self._keep(model, loaded.tokenizer, changes)
+        model_dir, not_kept = self._keep(model, loaded.tokenizer, before, after)
         own = self.workload.own_training
         return Trial(
             self.spec,
@@ -271,7 +262,8 @@ class _Trial:
             message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
             raise _DivergedError(message)
         if not self.spec.variant.starts_at_base:
-            self.task.check_trained(model, loaded.model, self.spec.variant.label)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                self.task.check_trained(model, loaded.model, self.spec.variant.label)
         return final
 
     def _check_shapes(self) -> nn.Module | None:
@@ -356,9 +348,12 @@ class _Trial:
         is_own = self.workload.own_training is not None or path_of_own(self.workload.task) is not None
         return None if is_own else self.evaluator.probe(model, examples.train)
 
-    def _keep(self, model: nn.Module, tokenizer: Any, changes: Mapping[str, torch.Tensor]) -> kept.Kept:
+    def _keep(
+        self, model: nn.Module, tokenizer: Any, before: kept.Digests | None, after: Mapping[str, int]
+    ) -> kept.Kept:
         if self.workload.purpose == "timing":
             return kept.Kept(None, "it was trained only to time its steps")
+        changes = kept.base_changes(model, before, after, self.adapter.saved(model)) if before is not None else {}
         problem = kept.no_room(self.adapter, model, changes, self.folder.path, self.folder.keep_at_most_bytes)
         if problem:
             return kept.Kept(None, problem)
