@@ -79,23 +79,19 @@ def verdict(result: Trial, folder: Path, at_most: float = 0.01, shipping: Shippi
     return assess_merge_drift(variant, limit, Rule(gain_factor=0), shipping)
 
 
+def llama(**options: Any) -> Any:
+    """A random Llama with weights by a seed."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    more = {"num_attention_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 1}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **more, **options))
+
+
 @pytest.fixture(scope="session")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama with a head of its own."""
     folder = tmp_path_factory.mktemp("untied") / "tiny-llama"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=384,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    llama(tie_word_embeddings=False).save_pretrained(folder)
     ByT5Tokenizer().save_pretrained(folder)
     return folder
 
@@ -129,6 +125,36 @@ def test_each_form_has_the_losses_of_the_trained_model(
     assert distance(result, found[FP32]) < ROUNDING < distance(result, found[BF16])
     assert abs(drift(result, found[BF16])) < 0.01
     assert sorted(one.name for one in tmp_path.iterdir()) == ["model", "trainer"]  # no form is left
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"trainable_token_indices": [100, 384]},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_embeddings_that_were_resized_are_shipped_at_their_size(
+    workload: Workload, tmp_path: Path, is_tied: bool, options: dict[str, Any]
+) -> None:
+    """Of a base with sixteen tokens more than it was trained with, whether the adapter trains them or not."""
+    model = llama(tie_word_embeddings=is_tied)
+    model.resize_token_embeddings(400)
+    model.save_pretrained(tmp_path / "resized")
+    ByT5Tokenizer().save_pretrained(tmp_path / "resized")
+    result = trained(replace(workload, model=str(tmp_path / "resized")), replace(LORA, options=options), tmp_path)
+    found = forms_of(result, tmp_path)
+    assert list(found) == [SAVED, FP32, BF16]
+    assert distance(result, found[SAVED]) == 0
+    assert found[SAVED].changed == found[FP32].changed == found[BF16].changed == ()
+    assert distance(result, found[FP32]) < ROUNDING
+    assert abs(drift(result, found[BF16])) < 0.01
+    told = verdict(result, tmp_path)
+    assert told.status == "PASS", told.message
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
