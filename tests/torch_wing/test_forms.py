@@ -83,7 +83,12 @@ def llama(**options: Any) -> Any:
     """A random Llama with weights by a seed."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    more = {"num_attention_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 1}
+    more: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
     return LlamaForCausalLM(LlamaConfig(**sizes, **more, **options))
 
 
