@@ -15,7 +15,7 @@ from tests.chat_models import TEMPLATE, rows_of, write_rows
 from transformers import masking_utils
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
+from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.tasks import Examples, find_task
 from pytest_ftguard.tasks.chat.data import ChatSet, Example
 from pytest_ftguard.tasks.chat.task import Chat
@@ -458,3 +458,31 @@ def test_losses_of_masked_and_whole_examples_are_finite_and_differ(work: Workloa
     losses = [float(model(**CHAT.collate([data[0], data[1]])).loss.detach()) for data in (whole, masked)]
     assert all(map(math.isfinite, losses))
     assert losses[0] != losses[1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "variant",
+    [
+        LoRA(r=4, learning_rate=1e-2, quantization="nf4"),
+        Peft("prompt_tuning", num_virtual_tokens=4, learning_rate=1e-2),
+        Peft("lora", r=4, init_lora_weights=False, learning_rate=1e-2),
+    ],
+    ids=lambda one: one.label,
+)
+def test_a_start_is_explained_to_the_last_digit_also_of_short_answers_in_bf16(
+    work: Workload, tmp_path: Path, variant: Variant
+) -> None:
+    """The base is measured in the batches of the curve: in others bf16 rounds an answer of few tokens otherwise."""
+    rows = [
+        {
+            "prompt": f"{'why ' * (number % 7)}{number}?",
+            "completion": " yes" if number % 2 else " no, " * (number % 5 + 1),
+        }
+        for number in range(200)
+    ]
+    short = given(work, train=rows[:60], validation=rows[60:])
+    spec = TrialSpec(workload=replace(short, precision="bf16", steps=4), variant=variant, seed=0, device="cpu")
+    start = run_trial(spec, TrialFolder(tmp_path / "trial", 0), lambda *_: None).measured.start
+    assert start is not None
+    assert start.disabled_gap == 0

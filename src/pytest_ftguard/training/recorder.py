@@ -28,7 +28,7 @@ from pytest_ftguard.results import (
 from pytest_ftguard.tasks import Evaluated, Task, checked_nll
 from pytest_ftguard.training import machine, memory
 
-__all__ = ["Evaluator", "Recorder", "curve_sequences", "curve_steps"]
+__all__ = ["Evaluator", "Recorder", "curve_part", "curve_sequences", "curve_steps"]
 
 # The first steps are not timed: caches and kernels warm up, and on the CPU live tensors are counted.
 WARM_UP_STEPS: Final = max(3, memory.COUNTED_STEPS)
@@ -69,6 +69,12 @@ def curve_sequences(steps: int, batch_size: int, available: int) -> int:
     points = len(curve_steps(steps)) - 1  # the last point is part of the final evaluation
     affordable = int(_CURVE_SHARE * 3 * steps * batch_size / max(1, points))
     return min(available, max(_CURVE_MINIMUM_SEQUENCES, affordable))
+
+
+def curve_part(validation: Evaluated, batch_size: int, steps: int) -> list[int]:
+    """Return the numbers of the validation sequences that the curve uses, evenly spaced."""
+    available = len(validation.sequences)
+    return evenly_spaced(available, curve_sequences(steps, batch_size, available))
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,7 @@ class Recorder:
         self.device = device
         self._last = steps
         self._wanted = curve_steps(steps)
-        count = curve_sequences(steps, evaluator.batch_size, len(validation.sequences))
-        self._chosen = evenly_spaced(len(validation.sequences), count)
+        self._chosen = curve_part(validation, evaluator.batch_size, steps)
         self._sequences = [validation.sequences[index] for index in self._chosen]
         self._predicted = sum(int(validation.tokens[index]) for index in self._chosen)
         self._points: list[CurvePoint] = []

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from peft import PeftModel
 from torch import nn
@@ -18,7 +18,7 @@ from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training.adapters import find_adapter
 from pytest_ftguard.training.recorder import Recorder
 
-__all__ = ["base_of_wrapped", "measure_start", "start_of"]
+__all__ = ["BaseAsHeld", "base_of_wrapped", "measure_start", "start_of"]
 
 # In nats per token: two ways of measuring the same model differ by less.
 _SAME: Final = 1e-3
@@ -26,8 +26,21 @@ _SAME: Final = 1e-3
 Measured = TypeVar("Measured")
 
 
+class BaseAsHeld(NamedTuple):
+    """The base model as a variant holds it, before it is wrapped.
+
+    Attributes:
+        losses: Its losses on the validation text, if it is not what it was; otherwise None.
+        curve: Its losses on the sequences of the curve, in the same batches: in others bf16 rounds in other ways, which
+            of an example with few tokens is much. None if the variant begins as the base does.
+    """
+
+    losses: SequenceLosses | None = None
+    curve: tuple[float, ...] | None = None
+
+
 def measure_start(
-    spec: TrialSpec, model: nn.Module, recorder: Recorder, base: SequenceLosses, held: SequenceLosses | None = None
+    spec: TrialSpec, model: nn.Module, recorder: Recorder, base: SequenceLosses, held: BaseAsHeld
 ) -> Start | None:
     """Compare the start of a trial with the base model, and, if it differs, once more with the adapter switched off.
 
@@ -38,25 +51,25 @@ def measure_start(
         model: What is trained, before its first step.
         recorder: Has measured the start.
         base: Losses of the base model on the validation text.
-        held: Those of the base as the variant holds it, if that is not what it was.
+        held: The base as the variant holds it.
 
     Returns:
         None if a loss is not finite.
     """
     start = start_of(recorder, base)
-    expected = [(held or base).nll[place] for place in recorder.chosen]
+    expected = held.curve or tuple(base.nll[place] for place in recorder.chosen)
     if start is None:
         return None
-    if held is not None:
-        start = replace(start, quantized_gap=held.loss - base.loss)
+    if held.losses is not None:
+        start = replace(start, quantized_gap=held.losses.loss - base.loss)
     found = recorder.start
-    if not (spec.variant.starts_at_base or list(found) == expected):
+    if not (spec.variant.starts_at_base or found == expected):
         context = find_adapter(spec.variant).disabled(model)
         if context is None:
             return start
         found = _without_adapter(model, context, recorder.start_again)
         set_seed(spec.seed)
-    elif held is None:
+    elif held.losses is None:
         return start
     tokens = [base.tokens[place] for place in recorder.chosen]
     distances = [abs(a - b) / count for a, b, count in zip(found, expected, tokens, strict=True)]

@@ -19,7 +19,6 @@ from pytest_ftguard.results import (
     Environment,
     Measured,
     Provenance,
-    SequenceLosses,
     Timing,
     Trial,
     TrialError,
@@ -44,8 +43,8 @@ from pytest_ftguard.training.memory import PhasePeaks
 from pytest_ftguard.training.order import Batch, OrderedCollator
 from pytest_ftguard.training.own_trainer import load_trainer, train_with_class
 from pytest_ftguard.training.parameters import count_parameters
-from pytest_ftguard.training.recorder import Evaluator, Recorder
-from pytest_ftguard.training.start import measure_start
+from pytest_ftguard.training.recorder import Evaluator, Recorder, curve_part
+from pytest_ftguard.training.start import BaseAsHeld, measure_start
 
 __all__ = ["Report", "TrialFolder", "run_trial"]
 
@@ -244,10 +243,15 @@ class _Trial:
         self.task.check_model(loaded.model)
         return self._measure(loaded.model, loaded.examples)
 
-    def _held(self, loaded: _Loaded) -> SequenceLosses | None:
-        """Return the losses of the base as the variant holds it; None if that is what it was."""
+    def _held(self, loaded: _Loaded) -> BaseAsHeld:
+        """Hold the base as the variant does, and return its losses then."""
+        validation, evaluator = loaded.examples.validation, self.evaluator
         changes = adapters.prepare_base(loaded.model, self.spec.variant)
-        return self.evaluator.losses(loaded.model, loaded.examples.validation) if changes else None
+        if not changes and self.spec.variant.starts_at_base:
+            return BaseAsHeld()
+        part = curve_part(validation, evaluator.batch_size, self.workload.steps)
+        curve = evaluator.nll(loaded.model, [validation.sequences[place] for place in part])
+        return BaseAsHeld(evaluator.losses(loaded.model, validation) if changes else None, tuple(curve))
 
     def _final(self, model: nn.Module, loaded: _Loaded) -> BaseLosses:
         """Return the losses of the trained model.
