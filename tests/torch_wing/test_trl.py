@@ -132,13 +132,25 @@ def test_rows_that_its_trainer_has_made_are_evaluated_by_their_labels(run_on_row
 
 
 def test_rows_that_are_trained_on_are_counted(run_on_rows: Any) -> None:
-    """Each by its tokens, padded or packed."""
-    for name, packing in (("padded", False), ("packed", True)):
+    """Each by its tokens: padded, packed, or packed without positions, where blocks cut some of them in two."""
+    packings: tuple[dict[str, Any], ...] = ({}, {"packing": True}, {"packing": True, "packing_strategy": "wrapped"})
+    for name, packing in zip(("padded", "packed", "wrapped"), packings, strict=True):
         full, _ = run_on_rows(
-            name, change=lambda rows: rows.select(range(60)), packing=packing, eval_packing=False, num_train_epochs=1,
-            max_steps=-1,
+            name, change=lambda rows: rows.select(range(60)), eval_packing=False, num_train_epochs=1, max_steps=-1,
+            **packing,
         )  # fmt: skip
         assert full.trials[0].measured.validation.trained_on == 4
+
+
+def test_rows_that_are_packed_for_its_evaluation_are_taken_apart(run_on_rows: Any) -> None:
+    """TRL packs the rows of the evaluation too: each is judged alone, and found again if it was trained on."""
+    sizes = {"packing": True, "max_length": 64, "num_train_epochs": 1, "max_steps": -1}
+    apart, _ = run_on_rows("apart", eval_packing=False, **sizes)
+    packed, trainer = run_on_rows("packed", **sizes)
+    assert max(map(len, trainer.eval_dataset["seq_lengths"])) > 1
+    one, other = (side.trials[0].measured.validation for side in (apart, packed))
+    assert (len(other.nll), sorted(other.tokens), other.trained_on) == (len(one.nll), sorted(one.tokens), 4)
+    assert sorted(other.nll) == pytest.approx(sorted(one.nll), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from pytest_ftguard.errors import ConfigurationError
@@ -13,9 +14,13 @@ from pytest_ftguard.results import evenly_spaced
 from pytest_ftguard.tasks.causal_lm import data
 from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
 from pytest_ftguard.tasks.chat.data import ChatSet, Example
+from pytest_ftguard.tasks.text.passages import Integers
 from pytest_ftguard.training.batches import BatchSearch
 
 __all__ = ["RowSearch", "evaluation_set", "ids_of", "search_for"]
+
+# Bytes of a token id in a key.
+_WIDTH: Final = 8
 
 
 def evaluation_set(
@@ -76,7 +81,8 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
     """Return rows to evaluate, evenly spaced and without copies.
 
     Args:
-        rows: Each with `input_ids` and `labels`, in which -100 stands for what the loss leaves out.
+        rows: Each with `input_ids` and `labels`, in which -100 stands for what the loss leaves out; and with
+            `seq_lengths` if it holds several, which TRL packs together.
         role: "validation" or "reference", for messages.
         at_most: Largest number of rows.
 
@@ -84,6 +90,7 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
         ConfigurationError: A row lacks one of the two, or the loss is taken of none of its tokens.
     """
     found: dict[bytes, Example] = {}
+    count = 0
     for number, row in enumerate(rows, start=1):
         missing = [name for name in ("input_ids", "labels") if row.get(name) is None]
         if missing:
@@ -106,14 +113,28 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
                 "max_length"
             )
             raise ConfigurationError(message)
-        found.setdefault(_key(example.ids), example)
+        parts = _unpacked(example, row.get("seq_lengths"))
+        count += len(parts)
+        for part in parts:
+            found.setdefault(_key(part.ids), part)
     examples = list(found.values())
     chosen = [examples[place] for place in evenly_spaced(len(examples), at_most)]
-    return ChatSet(tuple(chosen), repeated=len(rows) - len(examples))
+    return ChatSet(tuple(chosen), repeated=count - len(examples))
+
+
+def _unpacked(example: Example, lengths: Sequence[int] | None) -> list[Example]:
+    """Return the rows that TRL has packed into one, without those of which no token counts."""
+    if lengths is None:
+        return [example]
+    pairs = zip(*(torch.split(one, list(lengths)) for one in (example.ids, example.labels)), strict=True)
+    return [part for part in (Example(*pair) for pair in pairs) if part.supervised]
 
 
 class RowSearch:
     """Counts which rows were trained on, batch by batch.
+
+    Rows that are packed without their positions, as TRL's packing_strategy "wrapped" does, stand anywhere in a block,
+    and at its end a row may be cut in two.
 
     Args:
         rows: The rows that are evaluated, by their role.
@@ -121,7 +142,16 @@ class RowSearch:
 
     def __init__(self, rows: Mapping[str, ChatSet]) -> None:
         self._wanted = {role: {_key(example.ids) for example in part.sequences} for role, part in rows.items()}
+        self._keys = frozenset(key for keys in self._wanted.values() for key in keys)
+        self._lengths = sorted({len(key) // _WIDTH for key in self._keys})
+        self._firsts, self._lasts = (
+            np.unique([np.frombuffer(key, dtype=np.int64)[place] for key in self._keys]) for place in (0, -1)
+        )
         self._seen: set[bytes] = set()
+        self._blocks: list[Integers] = []
+        # Where a row was cut: what a block ended with, and what a block began with.
+        self._heads: set[tuple[bytes, int]] = set()
+        self._tails: set[tuple[bytes, int]] = set()
 
     def note(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None = None) -> None:
         """Keep the rows of a batch, without what fills them up; those that are packed are taken apart."""
@@ -130,16 +160,34 @@ class RowSearch:
             if positions is not None and positions.shape == ids.shape:
                 starts = torch.nonzero(positions.detach().cpu().reshape(rows.shape)[number] == 0).flatten().tolist()
                 parts = [row[start:stop] for start, stop in zip(starts, [*starts[1:], len(row)], strict=True)]
+                self._seen |= {_key(part) for part in parts}
             else:
                 real = None if mask is None or mask.shape != ids.shape else mask.detach().cpu().reshape(rows.shape)
-                parts = [row if real is None else row[real[number] > 0]]
-            self._seen |= {_key(part) for part in parts}
+                part = row if real is None else row[real[number] > 0]
+                self._blocks.append(part.to(torch.int64).numpy())
 
     def search(self) -> None:
-        """Do nothing: rows are found as they come."""
+        """Look for the rows in what was noted since the last search."""
+        blocks, self._blocks = self._blocks, []
+        for block in blocks:
+            self._search(block)
+        self._seen |= {key for key, _ in self._heads & self._tails}
+
+    def _search(self, block: Integers) -> None:
+        ends = np.flatnonzero(np.isin(block, self._lasts)) + 1
+        starts = np.union1d([0], ends[ends < len(block)])
+        for start in starts[np.isin(block[starts], self._firsts)]:
+            self._seen |= {block[start : start + length].tobytes() for length in self._lengths} & self._keys
+            head = block[start:].tobytes()
+            self._heads |= {(key, len(head)) for key in self._keys if len(key) > len(head) and key.startswith(head)}
+        for end in ends[ends < self._lengths[-1]]:
+            tail = block[:end].tobytes()
+            whole = ((key, len(key) - len(tail)) for key in self._keys if key.endswith(tail))
+            self._tails |= {(key, cut) for key, cut in whole if cut}
 
     def count(self, role: str) -> int:
         """Return how many rows were found."""
+        self.search()
         return len(self._wanted.get(role, set()) & self._seen)
 
 
