@@ -75,6 +75,14 @@ def test_each_line_of_a_text_file_is_a_row(tmp_path: Path) -> None:
     assert list(read_rows(str(tmp_path / "rows.txt"), "training").rows) == [{"text": "one"}, {"text": "two"}]
 
 
+@pytest.mark.parametrize("name", ["rows[1].txt", "rows*.txt", "rows?.txt"])
+def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
+    """The library would read another file than the one that is named, and by which a result is known."""
+    (tmp_path / "rows1.txt").write_text("other\n")
+    (tmp_path / name).write_text("named\n")
+    assert list(read_rows(str(tmp_path / name), "validation").rows) == [{"text": "named"}]
+
+
 SOURCE = """
 import datasets
 

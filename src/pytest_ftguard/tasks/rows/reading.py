@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -119,11 +120,16 @@ def _from_file(place: str, name: str) -> Any:
     with tempfile.TemporaryDirectory(prefix="ftguard-rows-") as folder, _quiet(_datasets(name)) as library:
         try:
             found = library.load_dataset(
-                _BUILDERS[suffix], data_files=str(path.absolute()), split="train", cache_dir=folder, **options
+                _BUILDERS[suffix], data_files=_literally(path), split="train", cache_dir=folder, **options
             )
             return list(found)
         except Exception as error:  # each builder and parser has errors of its own
             raise ConfigurationError(_unreadable(name, error)) from error
+
+
+def _literally(path: Path) -> str:
+    """Return a path as the library takes it for this very file: brackets and stars are a pattern to it."""
+    return glob.escape(str(path.absolute()))
 
 
 def _from_folder(place: str, name: str) -> Any:
