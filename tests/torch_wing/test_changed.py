@@ -60,6 +60,16 @@ def changing_the_base(model: nn.Module, data: Any, spec: TrialSpec) -> None:
     weight.data[0, 0] += 1e-3
 
 
+def without_an_optimizer_for_one(model: nn.Module, data: Any, spec: TrialSpec) -> None:
+    model.eval()  # to go without dropout
+    trained = [one for name, one in model.named_parameters() if one.requires_grad and "h.0.attn.c_attn" not in name]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    for batch in data:
+        model(**batch).loss.backward()
+        optimizer.step()
+        model.zero_grad()
+
+
 def without_an_optimizer_for_norms(model: nn.Module, data: Any, spec: TrialSpec) -> None:
     trained = [parameter for name, parameter in model.named_parameters() if "ln_1" not in name]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
@@ -117,6 +127,7 @@ def test_a_sound_training_has_nothing_to_tell(train: Callable[..., Trial], varia
     [
         (freezing_an_adapter, LORA, "1 of 8 adapters never received a gradient"),
         (freezing_b_alone, LORA, "1 of 8 adapters never received a gradient"),
+        (without_an_optimizer_for_one, LORA, "1 of 8 adapters never received a gradient"),
         (freezing_a_weight, FULL, "1 of 28 trained weights never received a gradient"),
         (without_an_optimizer_for_norms, FULL, "4 of 28 trained weights never received a gradient"),
         (changing_the_base, LORA, "1 frozen weights of the base model changed"),
@@ -142,6 +153,18 @@ def test_an_adapter_that_was_frozen_before_the_training_is_missed(frozen: str) -
     watch = Watch(model)
     step(model, weight_decay=0.1)
     assert watch.result(checksums_of(model)).unmoved == ("model.layers.0.self_attn.q_proj",)
+
+
+@pytest.mark.parametrize(("frozen", "is_missed"), [("lora_embedding_A", True), ("lora_embedding_B", False)])
+def test_of_an_embedding_it_is_a_that_must_move(frozen: str, is_missed: bool) -> None:
+    """There peft begins with A = 0, so B alone changes nothing, whatever decays it."""
+    model = apply_variant(mixture(), LoRA(r=2, target_modules=["embed_tokens", "q_proj"]))
+    for name, parameter in model.named_parameters():
+        if frozen in name:
+            parameter.requires_grad_(False)
+    watch = Watch(model)
+    step(model, weight_decay=0.1)
+    assert watch.result(checksums_of(model)).unmoved == (("model.embed_tokens",) if is_missed else ())
 
 
 def mixture() -> Any:

@@ -22,8 +22,9 @@ _AT_ONCE: Final = {"cpu": 1 << 18}
 _MOST_AT_ONCE: Final = 1 << 24
 _FACTOR: Final = 1_000_003
 _BITS: Final = 1 << 64
-# LoRA starts with B = 0, so A alone changes nothing, and weight decay moves it without any gradient.
-_WITHOUT_EFFECT: Final = ("lora_A", "lora_embedding_A")
+# LoRA starts with B = 0, so A alone changes nothing, and weight decay moves it without any gradient. Of
+# embeddings it is A that starts with 0.
+_WITHOUT_EFFECT: Final = ("lora_A", "lora_embedding_B")
 
 
 def checksum(tensor: Tensor) -> int:
@@ -92,7 +93,8 @@ class Watch:
 
     def _follow_pass(self, name: str, module: nn.Module) -> None:
         def note(module: nn.Module, _: Any) -> None:
-            if module.training:
+            # Some train in evaluation mode, to go without dropout; our own evaluations compute no gradients.
+            if module.training or torch.is_grad_enabled():
                 self._note(name)
 
         self._hooks[name] = module.register_forward_pre_hook(note)
@@ -165,7 +167,7 @@ def _own(layer: Any, names: Mapping[int, str]) -> tuple[str, ...]:
 def _effective(own: tuple[str, ...], trained: Collection[str]) -> tuple[str, ...]:
     """Return those parameters of an adapter of which one must change: trained ones, and never those without effect."""
     effective = tuple(one for one in own if not set(_WITHOUT_EFFECT) & set(one.split(".")))
-    # If B is frozen, weight decay moves A, and the adapter still changes nothing.
+    # If B is frozen, weight decay moves A, and the adapter still changes nothing; of embeddings the other way round.
     return tuple(one for one in effective if one in trained) or effective or own
 
 
