@@ -328,6 +328,9 @@ def quantized(folder):
             parameter.copy_((parameter / scale).round() * scale)
     return model
 
+def half(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16)
+
 def broken(folder):
     raise RuntimeError("no such backend")
 
@@ -361,6 +364,26 @@ def test_an_export_of_ones_own_takes_the_place_of_the_last_form(workload: Worklo
         told = verdict(result, tmp_path, 0.001, Shipping(deploy=f"own_export:{name}"))
         assert told.status == "INVALID"
         assert cause in told.headline
+
+
+@pytest.mark.usefixtures("own")
+def test_an_export_computes_as_it_is_served_and_not_under_the_autocast_of_the_training(
+    workload: Workload, tmp_path: Path
+) -> None:
+    """In fp16 the products of this model overflow; bf16 autocast would hide it."""
+    model = llama(tie_word_embeddings=False)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight *= 5e5
+            layer.mlp.down_proj.weight *= 1e-3
+    model.save_pretrained(tmp_path / "large")
+    ByT5Tokenizer().save_pretrained(tmp_path / "large")
+    work = replace(workload, model=str(tmp_path / "large"), precision="bf16", steps=3)
+    result = trained(work, replace(LORA, learning_rate=1e-4), tmp_path)
+    told = verdict(result, tmp_path, shipping=Shipping(deploy="own_export:half"))
+    assert told.status == "INVALID", told.message
+    assert "deployed by own_export:half" in told.headline
+    assert verdict(result, tmp_path, shipping=Shipping("fp32")).status == "PASS"
 
 
 @pytest.mark.usefixtures("own")

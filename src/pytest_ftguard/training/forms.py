@@ -46,7 +46,7 @@ def measure_forms(spec: TrialSpec, weights: Path, folder: Path, shipping: Shippi
     """Return the losses of a trained model in each form, on the validation examples of its workload.
 
     The first forms have fp32 weights and are evaluated in the precision of the training. What is saved in another type
-    is loaded in that type and computes in it, without autocast, as a server would.
+    is loaded in that type and computes in it, without autocast, as a server would; so does what the user exports.
 
     Args:
         spec: What was trained.
@@ -111,7 +111,8 @@ class _Forms:
         if isinstance(trained, PeftModel):
             yield self._of("merged, saved in fp32 and reloaded", lambda: self._merged(trained))
         if deploy is not None:
-            yield self._of(f"deployed by {shipping.deploy}", lambda: self._deployed(trained, deploy))
+            form = f"deployed by {shipping.deploy}"
+            yield self._of(form, lambda: self._deployed(trained, deploy), autocast=False)
         elif shipping.dtype != "fp32":
             done = "merged, saved" if isinstance(trained, PeftModel) else "saved"
             dtype = _DTYPES[shipping.dtype]
