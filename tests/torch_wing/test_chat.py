@@ -336,6 +336,23 @@ def test_a_conversation_that_a_training_row_begins_with_is_trained_on(work: Work
     assert examples_of(given(work, validation=more)).validation.trained_on == 0
 
 
+def test_a_system_message_on_one_side_makes_no_new_conversation(work: Workload) -> None:
+    """The answers are known all the same; two different system messages may ask for two different things."""
+
+    def told(text: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"messages": [{"role": "system", "content": text}, *row["messages"]]} for row in rows]
+
+    trained, new = rows_of("messages", 60), rows_of("messages", 61, start=1000)
+    for train, validation, count in (
+        (told("Be brief.", trained), trained[:3], 3),
+        (trained, told("Be brief.", trained[:3]), 3),
+        (told("Be brief.", trained), told("Be brief.", trained[:3]), 3),
+        (told("Be brief.", trained), told("Be long.", trained[:3]), 0),
+    ):
+        found = examples_of(given(work, train=train, validation=[*validation, *new]))
+        assert found.validation.trained_on == count
+
+
 def test_rows_that_repeat_earlier_ones_are_left_out_of_the_evaluation(work: Workload) -> None:
     """A copy adds no evidence; rows that differ only beyond the block are copies for the model."""
     rows = rows_of("messages", 64, start=1000)

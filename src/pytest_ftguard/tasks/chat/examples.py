@@ -283,9 +283,8 @@ def _chosen(
     used = [new[place] for place in evenly_spaced(len(new), workload.validation_sequences)]
     if searches:
         used = _left_over(workload, rows, new, used)
-    known_words = {words for row in train.rows for words in row.beginnings}
-    known_ids = {ids for _, ids in train.keys}
-    found = [number for number in used if keys[number][0] in known_words or keys[number][1] in known_ids]
+    is_known, known_ids = _known_rows(train.rows), {ids for _, ids in train.keys}
+    found = [number for number in used if keys[number][1] in known_ids or is_known(cut.rows[number])]
     examples = tuple(cut.examples[number] for number in used)
     places = _numbers([cut.rows[number].number - 1 for number in found])
     # Of fewer examples than a gate takes, one or two are a large share and no sign of a leak.
@@ -299,6 +298,21 @@ def _chosen(
     also = f"{len(found)} of {len(used)} {rows.role} rows are also in the training data ({places}; more than a tenth "
     remarks = [f"{also}is an error)"] if found else []
     return ChatSet(examples, repeated, len(found), _unknown(rows, tokenizer)), remarks
+
+
+def _known_rows(rows: Sequence[Row]) -> Callable[[Row], bool]:
+    """Return what tells whether a row is one of the training's, or the beginning of one.
+
+    It is that too if only one of both has a system message. Two with different ones may be two tasks on one text.
+    """
+    whole = {words for row in rows for words in row.beginnings}
+    bare = {words for row in rows if (one := row.without_system) is not None for words in one.beginnings}
+
+    def is_known(row: Row) -> bool:
+        said = row.without_system
+        return row.words in whole or (row.words in bare if said is None else said.words in whole)
+
+    return is_known
 
 
 def _left_over(workload: Workload, rows: ChatRows, new: Sequence[int], used: Sequence[int]) -> list[int]:

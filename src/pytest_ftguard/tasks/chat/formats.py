@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError
@@ -14,6 +14,7 @@ from pytest_ftguard.tasks.rows import Rows
 __all__ = ["ChatRows", "Row", "chat_rows"]
 
 _LONG: Final = 200
+_SYSTEM: Final = ("system", "developer")
 _IMAGES: Final = ("image", "images")
 _COLUMNS: Final = "text, messages, or prompt and completion"
 
@@ -53,6 +54,17 @@ class Row:
         if not self.is_chat:
             texts = ["\n".join(texts)]
         return (_folded(texts[:count]) for count in range(1, len(texts) + 1))
+
+    @property
+    def without_system(self) -> Row | None:
+        """The same conversation without its system messages; None if it has none, or nothing else."""
+        if not self.is_chat:
+            return None
+        parts: list[Any] = [self.prompt or [], self.content]
+        said = [[one for one in part if one["role"] not in _SYSTEM] for part in parts]
+        if not any(said) or sum(map(len, said)) == sum(map(len, parts)):
+            return None
+        return replace(self, content=said[1], prompt=None if self.prompt is None else said[0])
 
     @property
     def text(self) -> str:
