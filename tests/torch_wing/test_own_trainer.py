@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
 from pytest_ftguard.errors import ConfigurationError
@@ -132,6 +132,13 @@ class LargerBatches(Trainer):
         return DataLoader(self.train_dataset, batch_size=9, collate_fn=self.data_collator)  # type: ignore[arg-type]
 
 
+class OtherData(Trainer):
+    """Makes its batches as it should, of a part of the data."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{**arguments, "train_dataset": Subset(arguments["train_dataset"], range(8))})
+
+
 class OtherModel(Trainer):
     """Trains a model of its own."""
 
@@ -164,6 +171,7 @@ class ReadsTheText(Trainer):
         (StopsEarly, "did 5 of 12 steps"),
         (OwnBatches, "does not make its batches by the data_collator"),
         (LargerBatches, "makes batches of 9 sequences, and batch_size is 4: set batch_size instead"),
+        (OtherData, "trains on other data than the train_dataset that it was given"),
         (OtherModel, "trains another model than the one that it was given"),
         (Freezes, "trains other parameters than the variant"),
         (ReadsTheText, "cannot be made as a Trainer is, with model, args, .*: TypeError: .*'text'"),

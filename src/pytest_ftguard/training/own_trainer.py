@@ -86,7 +86,7 @@ def train_with_class(
     trainer.train()
     problems = [
         *_other_arguments(trainer.args, before),
-        *_other_parts(trainer, model, collator),
+        *_other_parts(trainer, model, train_dataset, collator),
         *_other_work(spec, recorder, collator),
         *_other_rate(spec, seen.rates),
     ]
@@ -132,9 +132,14 @@ def _other_arguments(arguments: TrainingArguments, before: Mapping[str, Any]) ->
             yield f"has set {name} to {value!r} ({before[name]!r} was given): {REFUSED_TRAINING_ARGS[name]}"
 
 
-def _other_parts(trainer: Trainer, model: nn.Module, collator: OrderedCollator) -> Iterator[str]:
+def _other_parts(trainer: Trainer, model: nn.Module, data: Dataset[Batch], collator: OrderedCollator) -> Iterator[str]:
     if trainer.model is not model:
         yield "trains another model than the one that it was given, which is measured: leave self.model as it is"
+    if trainer.train_dataset is not data:
+        yield (
+            "trains on other data than the train_dataset that it was given, which alone is searched for the validation "
+            "text: leave self.train_dataset as it is"
+        )
     theirs: Any = trainer.data_collator
     if theirs is not collator or not collator.batches:
         yield (
