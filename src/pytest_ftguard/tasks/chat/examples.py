@@ -9,14 +9,14 @@ from typing import Any, Final
 import torch
 
 from pytest_ftguard.errors import ConfigurationError
-from pytest_ftguard.results import MINIMUM_UNITS, MOST_TRAINED_ON, evenly_spaced
+from pytest_ftguard.results import evenly_spaced
 from pytest_ftguard.specs import Workload
 from pytest_ftguard.tasks.base import Examples
 from pytest_ftguard.tasks.causal_lm.data import check_texts
 from pytest_ftguard.tasks.chat.data import ChatSet, Example, PackedExamples, PaddedExamples, packed
 from pytest_ftguard.tasks.chat.formats import ChatRows, Row, chat_rows
 from pytest_ftguard.tasks.chat.tokens import LossOn, Tokenized, check_template, is_end, tokenized_rows
-from pytest_ftguard.tasks.rows import Rows
+from pytest_ftguard.tasks.rows import Candidates, Rows, choose, listed
 from pytest_ftguard.tasks.text.files import Text
 from pytest_ftguard.tasks.text.tokens import tokenized
 
@@ -25,13 +25,10 @@ __all__ = ["Read", "workload_examples"]
 Read = Callable[[str, str], Rows]
 """Reads rows from a place, in a role: "training", "validation" or "reference"."""
 
-# Below this a search for a learning rate would be decided by a few odd examples.
-_LEAST_LEFT_OVER: Final = 32
 # If more are left out, what is trained or judged is no longer what the data are.
 _MOST_LEFT_OUT: Final = 0.5
 # So many rows show whether the tokenizer knows the text.
 _SAMPLE: Final = 256
-_NAMED_ROWS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -179,20 +176,14 @@ def _nothing_left(rows: ChatRows, barren: Sequence[int], lost: Sequence[int], si
     if len(barren) >= len(lost):
         return (
             f"{len(barren)} of {count} rows of {rows.name} have no token that the loss could be taken of "
-            f"({_numbers(barren)}): a loss of nothing would be 0, or no number; look at the prompts, the completions "
+            f"({listed(barren)}): a loss of nothing would be 0, or no number; look at the prompts, the completions "
             "and the chat template"
         )
     return (
         f"{len(lost)} of {count} rows of {rows.name} have no token within block_size {size} that the loss could be "
-        f"taken of, because the prompt fills it ({_numbers(lost)}): raise block_size; the longest row has {longest} "
+        f"taken of, because the prompt fills it ({listed(lost)}): raise block_size; the longest row has {longest} "
         "tokens"
     )
-
-
-def _numbers(places: Sequence[int]) -> str:
-    shown = ", ".join(str(place + 1) for place in places[:_NAMED_ROWS])
-    word = "rows" if len(places) > 1 else "row"
-    return f"{word} {shown}{', ...' if len(places) > _NAMED_ROWS else ''}"
 
 
 def _remarks(
@@ -211,12 +202,12 @@ def _remarks(
     if lost:
         said.append(
             f"{len(lost)} of {count} {rows.role} rows were left out: their prompt fills block_size {size} "
-            f"({_numbers(lost)})"
+            f"({listed(lost)})"
         )
     if barren:
         said.append(
             f"{len(barren)} of {count} {rows.role} rows were left out: they have no token that the loss could be taken "
-            f"of ({_numbers(barren)})"
+            f"of ({listed(barren)})"
         )
     if moved := sum(one.has_moved for one in found):
         said.append(
@@ -264,40 +255,21 @@ def _training(workload: Workload, cut: _Cut, tokenizer: Any) -> PaddedExamples |
 
 def _chosen(
     workload: Workload, rows: ChatRows, cut: _Cut, train: _Cut, tokenizer: Any, *, searches: bool = False
-) -> tuple[ChatSet, list[str]]:
-    """Return examples to evaluate, evenly spaced, without copies, and what there is to say of those trained on.
+) -> tuple[ChatSet, tuple[str, ...]]:
+    """Return examples to evaluate, and what there is to say of those that are trained on.
 
     Raises:
         ConfigurationError: Too many are trained on, or a search has too few of its own.
     """
-    keys = cut.keys
-    words: set[str] = set()
-    seen: set[bytes] = set()
-    new = []
-    for number, (text, ids) in enumerate(keys):
-        if text not in words and ids not in seen:
-            new.append(number)
-        words.add(text)
-        seen.add(ids)
-    repeated = len(keys) - len(new)
-    used = [new[place] for place in evenly_spaced(len(new), workload.validation_sequences)]
-    if searches:
-        used = _left_over(workload, rows, new, used)
-    is_known, known_ids = _known_rows(train.rows), {ids for _, ids in train.keys}
-    found = [number for number in used if keys[number][1] in known_ids or is_known(cut.rows[number])]
-    examples = tuple(cut.examples[number] for number in used)
-    places = _numbers([cut.rows[number].number - 1 for number in found])
-    # Of fewer examples than a gate takes, one or two are a large share and no sign of a leak.
-    if len(found) > MOST_TRAINED_ON * max(len(used), MINIMUM_UNITS):
-        message = (
-            f"{len(found)} of {len(used)} rows of {rows.name} are also in the training data ({places}), so a model "
-            f"that memorized them would look good: remove them from one of the two (at most {100 * MOST_TRAINED_ON:g} "
-            "% may be in both)"
-        )
-        raise ConfigurationError(message)
-    also = f"{len(found)} of {len(used)} {rows.role} rows are also in the training data ({places}; more than a tenth "
-    remarks = [f"{also}is an error)"] if found else []
-    return ChatSet(examples, repeated, len(found), _unknown(rows, tokenizer)), remarks
+    candidates = Candidates(rows.name, rows.role, cut.keys, [row.number - 1 for row in cut.rows])
+    is_known, known_ids, keys = _known_rows(train.rows), {ids for _, ids in train.keys}, cut.keys
+
+    def is_trained_on(place: int) -> bool:
+        return keys[place][1] in known_ids or is_known(cut.rows[place])
+
+    chosen = choose(workload, candidates, is_trained_on, searches=searches)
+    examples = tuple(cut.examples[place] for place in chosen.places)
+    return ChatSet(examples, chosen.repeated, chosen.trained_on, _unknown(rows, tokenizer)), chosen.remarks
 
 
 def _known_rows(rows: Sequence[Row]) -> Callable[[Row], bool]:
@@ -313,23 +285,6 @@ def _known_rows(rows: Sequence[Row]) -> Callable[[Row], bool]:
         return row.words in whole or (row.words in bare if said is None else said.words in whole)
 
     return is_known
-
-
-def _left_over(workload: Workload, rows: ChatRows, new: Sequence[int], used: Sequence[int]) -> list[int]:
-    """Return other rows than the gates use, evenly spaced.
-
-    Raises:
-        ConfigurationError: Hardly any is left over.
-    """
-    rest = sorted(set(new) - set(used))
-    if len(rest) < _LEAST_LEFT_OVER:
-        message = (
-            f"{rows.name} has {len(new)} different rows, of which the gates use {len(used)}: a search for a learning "
-            f"rate needs {_LEAST_LEFT_OVER} others, and {len(rest)} are left; give more rows, or lower "
-            "validation_sequences"
-        )
-        raise ConfigurationError(message)
-    return [rest[place] for place in evenly_spaced(len(rest), workload.validation_sequences)]
 
 
 def _unknown(rows: ChatRows, tokenizer: Any) -> float:
