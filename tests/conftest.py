@@ -28,7 +28,7 @@ TORCH_WING = tuple(
     f"pytest_ftguard.{part}"
     for part in (
         *("training.", "tasks.text", "tasks.causal_lm", "tasks.batches", "tasks.out_of_memory"),
-        *("tasks.rows", "tasks.chat"),
+        *("tasks.rows", "tasks.chat", "tasks.classification"),
     )
 )
 # A small project that uses the plugin, run by pytester in processes of its own.

@@ -128,7 +128,7 @@ def test_a_file_of_peft_counts_by_what_decides(tmp_path: Path) -> None:
         (lambda _: Peft("./nowhere"), r"there is no 'nowhere': give a folder with an adapter_config\.json"),
         (Peft, "adapter_config.json'.*let"),
         (lambda folder: Peft(write(folder, r=4)), "has no peft_type"),
-        (lambda folder: Peft(write(folder, peft_type="IA3", task_type="SEQ_CLS")), "the task_type 'SEQ_CLS'"),
+        (lambda folder: Peft(write(folder, peft_type="IA3", task_type="QUESTION_ANS")), "the task_type 'QUESTION_ANS'"),
         (lambda folder: Peft(write(folder, peft_type="LORA", r=4), r=8), "sets r, and so does Peft"),
         (lambda _: Peft("ia3", inference_mode=True), "may not set 'inference_mode': it would train nothing"),
         (lambda _: Peft("ia3", peft_type="LORA"), r"'peft_type'.*Peft\('LORA', \.\.\.\)"),

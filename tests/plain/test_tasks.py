@@ -57,14 +57,14 @@ def test_an_entry_point_names_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(str(tmp_path))
     assert type(find_task("reviews")) is Whole
     assert path_of_own("reviews") == f"{__name__}:Whole"
-    with pytest.raises(ConfigurationError, match="use one of causal-lm, chat, reviews, or module:Class"):
+    with pytest.raises(ConfigurationError, match="one of causal-lm, chat, classification, reviews, or module:Class"):
         find_task("review")
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("chatt", "which is not a task: use one of causal-lm, chat, or module:Class"),
+        ("chatt", "which is not a task: use one of causal-lm, chat, classification, or module:Class"),
         ("nowhere.rows:Rows", "which cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         (f"{__name__}:Nothing", "which cannot be imported: AttributeError"),
         ("broken_task:Rows", "which cannot be imported: ZeroDivisionError"),

@@ -17,7 +17,7 @@ OPTIONS: Final = {
         ("revision", False, "revision of the model on the hub"),
         ("tokenizer", False, "hub id or folder of the tokenizer, if it is not the model's own"),
         ("reference", False, "path of a general text, for `assert_forgetting`"),
-        ("task", False, "task to train for: causal-lm (predict the next token), chat (conversations, prompts with completions), or module:Class of your own"),
+        ("task", False, "task to train for: causal-lm (predict the next token), chat (conversations, prompts with completions), classification (texts with labels), or module:Class of your own"),
         ("block_size", False, "tokens per sequence (128)"),
         ("batch_size", False, "sequences per batch (4)"),
         ("steps", False, "number of optimizer steps (500)"),

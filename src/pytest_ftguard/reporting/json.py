@@ -16,7 +16,16 @@ from pytest_ftguard.comparison.grouping import trained_variants
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import RecordedVerdict
 from pytest_ftguard.reporting.summary import Summary
-from pytest_ftguard.results import Measured, Provenance, SequenceLosses, TrainedVariant, Trial, from_plain, to_plain
+from pytest_ftguard.results import (
+    Answers,
+    Measured,
+    Provenance,
+    SequenceLosses,
+    TrainedVariant,
+    Trial,
+    from_plain,
+    to_plain,
+)
 from pytest_ftguard.specs import TrialSpec, readable_json, variant_to_dict
 
 __all__ = ["json_report", "read_report", "render"]
@@ -114,6 +123,8 @@ def _verdict(recorded: RecordedVerdict) -> dict[str, Any]:
 _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
 # The report gives the short names to what most readers want: the sums over the text.
 _ROWS: Final = {"nll": "sequence_nll", "tokens": "sequence_tokens"}
+# Parts of losses that are null if there is nothing to say; others that are None are left out.
+_NULLS: Final = frozenset({"documents"})
 # What an earlier version did not write. All else is in every report, so what lacks it is damaged.
 _LATER: Final = frozenset({"start", "notes", "remarks", "supervised_tokens"})
 # What came together with `measured_again`.
@@ -145,13 +156,19 @@ def _trial(trial: Trial) -> dict[str, Any]:
 def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
     if losses is None:
         return None
+    values = to_plain(losses)
     return {
         "loss": losses.loss,
         "perplexity": losses.perplexity,
         "sequences": len(losses.nll),
         "tokens": sum(losses.tokens),
-        **{_ROWS.get(name, name): part for name, part in to_plain(losses).items()},
+        **_shares(losses.answers),
+        **{_ROWS.get(name, name): part for name, part in values.items() if part is not None or name in _NULLS},
     }
+
+
+def _shares(answers: Answers | None) -> dict[str, float]:
+    return {} if answers is None else {"accuracy": answers.accuracy, "macro_f1": answers.macro_f1}
 
 
 def _read_trial(values: Mapping[str, Any]) -> Trial:

@@ -23,12 +23,16 @@ from pytest_ftguard.units import format_bytes, format_count
 __all__ = ["cached_mark", "distinct_labels", "labels_of", "workload_block", "workload_title"]
 
 _REFERENCE: Final = Column("ref loss")
+_PERPLEXITY: Final = Column("ppl", right=True)
+_ACCURACY, _F1 = Column("accuracy"), Column("macro F1", right=True)
 _COLUMNS: Final = (
     Column("variant"),
     Column("trainable", right=True),
     Column("val loss"),
     _REFERENCE,
-    Column("ppl", right=True),
+    _PERPLEXITY,
+    _ACCURACY,
+    _F1,
     Column("peak memory", right=True),
     Column("s/step", right=True),
 )
@@ -60,7 +64,7 @@ def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
         "workload",
         workload_title(trials),
         tuple(lines),
-        _without_empty_reference(cells),
+        _without_empty_columns(cells),
         tuple(Line(f"note: {note}", kind="note") for note in notes),
     )
 
@@ -76,12 +80,18 @@ def _adapted_line(variants: Sequence[TrainedVariant], labels: Sequence[str]) -> 
         yield Line(f"base parameters under adapters: {', '.join(shares)}")
 
 
-def _without_empty_reference(rows: Sequence[tuple[str, ...]]) -> Table:
-    """Return the table of variants; the column of the reference text is there only if anything was measured on it."""
-    place = _COLUMNS.index(_REFERENCE)
-    if any(row[place] not in ("", UNMEASURED) for row in rows):
-        return Table(_COLUMNS, tuple(map(Row, rows)))
-    rest = [number for number in range(len(_COLUMNS)) if number != place]
+def _without_empty_columns(rows: Sequence[tuple[str, ...]]) -> Table:
+    """Return the table of variants, without columns of what nobody measured: a reference text, or classes.
+
+    A perplexity says nothing of classes.
+    """
+
+    def is_empty(column: Column) -> bool:
+        return all(row[_COLUMNS.index(column)] in ("", UNMEASURED) for row in rows)
+
+    left_out = {one for one in (_REFERENCE, _ACCURACY, _F1) if is_empty(one)}
+    left_out |= set() if _ACCURACY in left_out else {_PERPLEXITY}
+    rest = [number for number, column in enumerate(_COLUMNS) if column not in left_out]
     return Table(
         tuple(_COLUMNS[number] for number in rest),
         tuple(Row(tuple(row[number] for number in rest)) for row in rows),
@@ -183,7 +193,9 @@ def _base_row(trials: Sequence[Trial]) -> Iterator[tuple[str, ...]]:
     reference = next((trial.measured.base_reference for trial in trials if trial.measured.base_reference), None)
     if base:
         read = f"{reference.loss:.3f}" if reference else ""
-        yield "base model", "", f"{base.loss:.3f}", read, f"{base.perplexity:.2f}", "", ""
+        answers = base.answers
+        judged = (f"{100 * answers.accuracy:.1f}%", f"{100 * answers.macro_f1:.1f}%") if answers else ("", "")
+        yield "base model", "", f"{base.loss:.3f}", read, f"{base.perplexity:.2f}", *judged, "", ""
 
 
 def _variant_row(variant: TrainedVariant, label: str) -> tuple[str, ...]:
@@ -199,9 +211,22 @@ def _variant_row(variant: TrainedVariant, label: str) -> tuple[str, ...]:
         UNMEASURED if loss is None else f"{loss:.3f}{spread}",
         _reference_loss(variant),
         UNMEASURED if perplexity is None else f"{perplexity:.2f}",
+        *_answers(variant),
         UNMEASURED if variant.peak_memory_bytes is None else format_bytes(variant.peak_memory_bytes),
         UNMEASURED if variant.seconds_per_step is None else f"{variant.seconds_per_step:.3g}",
     )
+
+
+def _answers(variant: TrainedVariant) -> tuple[str, str]:
+    """Return accuracy and macro F1, each the mean over the seeds, in percent."""
+    found = [trial.measured.validation.answers for trial in variant.trials if trial.measured.validation]
+    answers = [one for one in found if one is not None]
+    if not variant.ok or len(answers) != len(variant.trials):
+        return UNMEASURED, UNMEASURED
+    accuracies = [100 * one.accuracy for one in answers]
+    spread = f" +-{statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    f1 = statistics.fmean(100 * one.macro_f1 for one in answers)
+    return f"{statistics.fmean(accuracies):.1f}%{spread}", f"{f1:.1f}%"
 
 
 def _reference_loss(variant: TrainedVariant) -> str:

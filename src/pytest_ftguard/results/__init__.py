@@ -6,6 +6,7 @@ from pytest_ftguard.results.measured import Measured, Outcome
 from pytest_ftguard.results.parts import (
     MINIMUM_UNITS,
     MOST_TRAINED_ON,
+    Answers,
     BaseLosses,
     Breakdown,
     CurvePoint,
@@ -30,6 +31,7 @@ __all__ = [
     "MOST_TRAINED_ON",
     "SCHEMA",
     "TRAINER_RUN_FILE",
+    "Answers",
     "BaseLosses",
     "Breakdown",
     "CurvePoint",

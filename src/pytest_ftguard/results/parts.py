@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,6 +14,7 @@ from typing import Any, Final
 __all__ = [
     "MINIMUM_UNITS",
     "MOST_TRAINED_ON",
+    "Answers",
     "BaseLosses",
     "Breakdown",
     "CurvePoint",
@@ -97,6 +100,41 @@ class Updates:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The classes that a model gives examples, next to those that they have.
+
+    Attributes:
+        labels: The number of each example's class.
+        predicted: The number of the class that the model finds most likely.
+    """
+
+    labels: tuple[int, ...]
+    predicted: tuple[int, ...]
+
+    @property
+    def problem(self) -> str | None:
+        """Why there can be no such answers, if they were read from a file; None if there can."""
+        if len(self.labels) != len(self.predicted):
+            return f"{len(self.predicted)} predicted classes of {len(self.labels)} examples"
+        return None if self.labels else "answers to no examples"
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples that are given their class, from 0 to 1."""
+        return sum(one == other for one, other in zip(self.labels, self.predicted, strict=True)) / len(self.labels)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN), from 0 to 1.
+
+        A class counts if an example has it or is given it.
+        """
+        right = Counter(one for one, other in zip(self.labels, self.predicted, strict=True) if one == other)
+        total = Counter(self.labels) + Counter(self.predicted)
+        return statistics.fmean(2 * right[one] / count for one, count in total.items())
+
+
+@dataclass(frozen=True)
 class SequenceLosses:
     """Losses of one model on a text, per sequence.
 
@@ -108,6 +146,7 @@ class SequenceLosses:
         repeated: How many sequences of the text were left out, because they repeat earlier ones.
         trained_on: How many of the sequences stand in the training data as well.
         unknown: Share of the text that the tokenizer does not know.
+        answers: Which classes the model gives the examples; None if there is nothing to classify.
     """
 
     nll: tuple[float, ...]
@@ -117,6 +156,7 @@ class SequenceLosses:
     repeated: int = 0
     trained_on: int = 0
     unknown: float = 0.0
+    answers: Answers | None = None
 
     @property
     def problem(self) -> str | None:
@@ -124,6 +164,8 @@ class SequenceLosses:
         sizes = {len(self.nll), len(self.tokens), len(self.nll if self.documents is None else self.documents)}
         if len(sizes) != 1:
             return f"losses, token counts and documents of a text differ in number: {sorted(sizes)}"
+        if self.answers is not None and len(self.answers.labels) != len(self.nll):
+            return f"{len(self.answers.labels)} answers to {len(self.nll)} examples"
         return "losses of a text are of no tokens" if sum(self.tokens) < 1 else None
 
     @property

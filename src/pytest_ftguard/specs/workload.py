@@ -38,15 +38,16 @@ class Workload(Spec):
     """Everything that is held fixed while the variants are compared.
 
     Attributes:
-        model: Hub id or folder of the base model: any causal language model.
-        train: Path of the training text: a text file, or JSON lines with a `text` field (`.jsonl`). The task chat reads
-            more: see its guide.
+        model: Hub id or folder of the base model: any causal language model; for classification an encoder too.
+        train: Path of the training text: a text file, or JSON lines with a `text` field (`.jsonl`). The tasks
+            chat and classification read more: see their guides.
         validation: Path of the validation text, in the same formats; gates read its loss.
         revision: Revision of the model on the hub.
         tokenizer: Hub id or folder of the tokenizer, if it is not the model's own.
         reference: Path of a general text, for `assert_forgetting`. Its loss is measured too, for both variants.
-        task: Task to train for: causal-lm (predict the next token), chat (conversations, prompts with completions), or
-            module:Class of your own. An installed package may have given its task a name. See `pytest_ftguard.tasks`.
+        task: Task to train for: causal-lm (predict the next token), chat (conversations, prompts with completions),
+            classification (texts with labels), or module:Class of your own. An installed package may have given its
+            task a name. See `pytest_ftguard.tasks`.
         block_size: Tokens per sequence.
         batch_size: Sequences per batch.
         steps: Number of optimizer steps.

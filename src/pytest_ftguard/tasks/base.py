@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
     from transformers import PreTrainedModel
 
-__all__ = ["Evaluated", "Examples", "NeedsWeightsError", "Task", "checked_nll"]
+__all__ = ["Evaluated", "Examples", "NeedsWeightsError", "Task", "checked_nll", "losses_of"]
 
 _Number = TypeVar("_Number", int, float)
 
@@ -140,7 +140,9 @@ class Task(ABC):
     def load_model(self, workload: Workload) -> PreTrainedModel:
         """Return the base model on the CPU, with fp32 weights and without dropout.
 
-        Called with a batch, it must return the loss that is trained on as `loss`.
+        Called with a batch, it must return the loss that is trained on as `loss`. If the task puts a new head on a
+        pretrained model, the attribute `trained_whole` of the model names its modules: every variant trains them whole.
+        A new head must be the same each time.
 
         Raises:
             ConfigurationError: It cannot be loaded.
@@ -175,13 +177,7 @@ class Task(ABC):
         Raises:
             ConfigurationError: What the task gave does not belong to the examples.
         """
-        nll = checked_nll(self, model, examples.sequences, batch_size=batch_size, bf16=bf16)
-        losses = _losses(type(self).__name__, nll, examples)
-        problem = _problem(losses, len(examples.sequences))
-        if problem is not None:
-            message = f"{type(self).__name__} gave {problem}: each example needs a loss, and at least one token"
-            raise ConfigurationError(message)
-        return losses
+        return losses_of(self, checked_nll(self, model, examples.sequences, batch_size=batch_size, bf16=bf16), examples)
 
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return a batch of training examples, as the model is called with; `input_ids` must be in it.
@@ -235,6 +231,20 @@ class Task(ABC):
         Raises:
             ConfigurationError: It does not.
         """
+
+
+def losses_of(task: Task, nll: Sequence[float], examples: Evaluated) -> SequenceLosses:
+    """Return losses with all that a task says of their examples.
+
+    Raises:
+        ConfigurationError: What the task gave does not belong to the examples.
+    """
+    losses = _losses(type(task).__name__, nll, examples)
+    problem = _problem(losses, len(examples.sequences))
+    if problem is not None:
+        message = f"{type(task).__name__} gave {problem}: each example needs a loss, and at least one token"
+        raise ConfigurationError(message)
+    return losses
 
 
 def checked_nll(task: Task, model: nn.Module, sequences: Sequence[Any], *, batch_size: int, bf16: bool) -> list[float]:

@@ -17,6 +17,7 @@ GROUP: Final = "pytest_ftguard.tasks"
 _OURS: Final = {
     "causal-lm": "pytest_ftguard.tasks.causal_lm.task:CausalLM",
     "chat": "pytest_ftguard.tasks.chat.task:Chat",
+    "classification": "pytest_ftguard.tasks.classification.task:Classification",
 }
 
 

@@ -86,6 +86,8 @@ def _labels(batch: Batch) -> bytes:
 
 
 def _supervised(batch: Batch) -> int | None:
-    """Return how many tokens of a batch are predicted and count; None if its labels are not of its tokens."""
+    """Return how many tokens of a batch are predicted and count, or how many classes; None if labels are of neither."""
     ids, labels = batch["input_ids"], batch.get("labels")
-    return int((labels[..., 1:] != _IGNORED).sum()) if labels is not None and labels.shape == ids.shape else None
+    if labels is None or labels.shape not in (ids.shape, ids.shape[:1]):
+        return None
+    return int(((labels[..., 1:] if labels.shape == ids.shape else labels) != _IGNORED).sum())

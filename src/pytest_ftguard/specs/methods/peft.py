@@ -35,7 +35,7 @@ _UNDECIDING: Final = frozenset(
         "task_type",
     }
 )
-_TASK: Final = "CAUSAL_LM"
+_TASKS: Final = ("CAUSAL_LM", "SEQ_CLS")
 
 
 @dataclass(frozen=True, init=False)
@@ -212,8 +212,11 @@ def _default(field: Field[Any]) -> Any:
 
 def _method_and_options(values: Mapping[str, Any], source: str) -> tuple[str, dict[str, Any]]:
     task = _plain(values.get("task_type"))
-    if task not in (None, _TASK):
-        message = f"{source} has the task_type {task!r}, and causal language models are trained here ({_TASK})"
+    if task not in (None, *_TASKS):
+        message = (
+            f"{source} has the task_type {task!r}, and causal language models and classifiers are trained here "
+            f"({', '.join(_TASKS)})"
+        )
         raise ConfigurationError(message)
     return _method_name(values["peft_type"]), {name: one for name, one in values.items() if name not in _UNDECIDING}
 

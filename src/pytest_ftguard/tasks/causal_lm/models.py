@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,9 +19,37 @@ from pytest_ftguard.tasks.causal_lm.folders import check_folder, check_tokenizer
 from pytest_ftguard.tasks.causal_lm.model_kinds import check_kind
 from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 
-__all__ = ["build_without_weights", "load_base", "load_tokenizer"]
+__all__ = ["CAUSAL_LM", "ModelKind", "build_without_weights", "load_base", "load_config", "load_tokenizer"]
 
 _LONGEST_REASON: Final = 600
+
+
+def _unchanged(config: PretrainedConfig) -> None:
+    """Leave a configuration as it is."""
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A kind of model that a task trains.
+
+    Attributes:
+        name: What messages call it.
+        auto: The class of transformers that makes it.
+        check: Raises a `ConfigurationError` if a configuration is of another kind. It is called with the beginning of
+            a message, the configuration and the workload's `model_args`.
+        configure: Changes a configuration before the model is made.
+        is_new: Tells by its name whether a weight may be missing in the checkpoint, because the task adds it; None if
+            none may.
+    """
+
+    name: str
+    auto: Any
+    check: Callable[[str, PretrainedConfig, Mapping[str, Any]], None]
+    configure: Callable[[PretrainedConfig], None] = _unchanged
+    is_new: Callable[[PreTrainedModel, str], bool] | None = None
+
+
+CAUSAL_LM: Final = ModelKind("causal language model", AutoModelForCausalLM, check_kind)
 
 
 def load_tokenizer(workload: Workload) -> Any:
@@ -67,29 +96,38 @@ def _no_vocabulary(field: str, name: str) -> str:
     )
 
 
-def load_base(workload: Workload) -> PreTrainedModel:
+def load_base(workload: Workload, kind: ModelKind = CAUSAL_LM) -> PreTrainedModel:
     """Return the base model on the CPU, with fp32 weights and without dropout.
 
     Dropout is switched off because the adapters' would not be: both variants are compared without it. An option
-    in `model_args` that names a configuration value (for example `attn_pdrop`) is set instead.
+    in `model_args` that names a configuration value (for example `attn_pdrop`) is set instead. Weights that the task
+    adds are the same each time.
+
+    Args:
+        workload: Names the model.
+        kind: What it is loaded as.
 
     Raises:
         ConfigurationError: The model cannot be loaded, or its context is shorter than a block.
     """
     place = workload.place_options
-    config = _load_config(workload, needs_weights=True)
+    config = load_config(workload, kind, needs_weights=True)
     rest = {
         name: value for name, value in workload.model_args.items() if name not in place and not hasattr(config, name)
     }
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **place, **rest}
+    if kind.is_new is not None:
+        options["ignore_mismatched_sizes"] = True  # a head of another shape is replaced; all else is refused below
     try:
-        model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(workload.model, **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # for the weights that the task adds
+            model, loading = kind.auto.from_pretrained(workload.model, **options)
     except Exception as error:  # any code may be in a model, and any value in model_args
         if is_out_of_memory(error):
             raise
         changed = [name for name in workload.model_args if name not in place]
         raise ConfigurationError(_cannot_load("model", "model", workload.model, error, changed)) from error
-    _refuse_random_weights(workload.model, loading)
+    _refuse_random_weights(workload.model, kind, model, loading)
     _refuse_cut_off_layers(workload, model, loading.get("unexpected_keys", ()))
     # A model read from GGUF was dequantized; these leftovers would forbid training and saving it.
     if "gguf_file" in place:
@@ -103,14 +141,18 @@ def load_base(workload: Workload) -> PreTrainedModel:
     return cast(PreTrainedModel, model)
 
 
-def build_without_weights(workload: Workload) -> PreTrainedModel:
+def build_without_weights(workload: Workload, kind: ModelKind = CAUSAL_LM) -> PreTrainedModel:
     """Return the base model as `load_base` would, on the meta device: its shapes, and nothing in them.
+
+    Args:
+        workload: Names the model.
+        kind: What it is loaded as.
 
     Raises:
         ConfigurationError: There is no such model, or its context is shorter than a block.
         NeedsWeightsError: The model's code looks at values while it is made, so it cannot be made without any.
     """
-    config = _load_config(workload, needs_weights=False)
+    config = load_config(workload, kind, needs_weights=False)
     place = workload.place_options
     rest = [name for name in workload.model_args if name not in place and not hasattr(config, name)]
     unknown = [name for name in rest if name != "attn_implementation"]
@@ -124,7 +166,7 @@ def build_without_weights(workload: Workload) -> PreTrainedModel:
             if name in workload.model_args
         }
         with torch.device("meta"):
-            model = cast(Any, AutoModelForCausalLM).from_config(config, dtype=torch.float32, **code)
+            model = kind.auto.from_config(config, dtype=torch.float32, **code)
     except Exception as error:  # any code may be in a model; loading it with its weights will tell what is really wrong
         message = f"{workload.model!r} cannot be built without its weights: {type(error).__name__}: {error}"
         raise NeedsWeightsError(message) from error
@@ -133,11 +175,16 @@ def build_without_weights(workload: Workload) -> PreTrainedModel:
     return cast(PreTrainedModel, model)
 
 
-def _load_config(workload: Workload, *, needs_weights: bool) -> PretrainedConfig:
+def load_config(workload: Workload, kind: ModelKind, *, needs_weights: bool) -> PretrainedConfig:
     """Return the model's configuration without dropout, and with what `model_args` names of it.
 
+    Args:
+        workload: Names the model.
+        kind: What it must be.
+        needs_weights: Whether a folder with a configuration alone is refused.
+
     Raises:
-        ConfigurationError: There is no such model, or it is not a whole causal language model.
+        ConfigurationError: There is no such model, or it is not whole, or of another kind.
     """
     place = workload.place_options
     check_folder(workload, place, needs_weights=needs_weights)
@@ -145,10 +192,11 @@ def _load_config(workload: Workload, *, needs_weights: bool) -> PretrainedConfig
         config = AutoConfig.from_pretrained(workload.model, **place)
     except Exception as error:  # any code may be in a configuration
         raise ConfigurationError(_cannot_load("model", "model", workload.model, error)) from error
-    check_kind(f"Workload.model is {workload.model!r}", config, workload.model_args)
+    kind.check(f"Workload.model is {workload.model!r}", config, workload.model_args)
     chosen = {name: value for name, value in workload.model_args.items() if hasattr(config, name)}
     _remove_dropout(config)
     config.update(chosen)
+    kind.configure(config)
     return cast(PretrainedConfig, config)
 
 
@@ -170,21 +218,26 @@ def _remove_dropout(config: PretrainedConfig) -> None:
             setattr(config, name, 0.0)
 
 
-def _refuse_random_weights(name: str, loading: Mapping[str, Any]) -> None:
+def _refuse_random_weights(name: str, kind: ModelKind, model: PreTrainedModel, loading: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that does not hold the whole model.
 
     What it lacks is drawn at random, the same in every process: both variants would be trained on noise alike, and no
     other check would notice.
     """
-    incomplete = sorted({*map(str, loading.get("missing_keys", ())), *map(str, loading.get("mismatched_keys", ()))})
+    incomplete = [one for one in absent(loading) if kind.is_new is None or not kind.is_new(model, one)]
     if incomplete:
         shown = ", ".join(incomplete[:5]) + (", ..." if len(incomplete) > 5 else "")
         message = (
-            f"Workload.model is {name!r}, but its checkpoint lacks {len(incomplete)} of the weights of a causal "
-            f"language model, or has them in another shape ({shown}), so they would be random: give a pretrained "
-            "causal language model"
+            f"Workload.model is {name!r}, but its checkpoint lacks {len(incomplete)} of the weights of a {kind.name}, "
+            f"or has them in another shape ({shown}), so they would be random: give a pretrained {kind.name}"
         )
         raise ConfigurationError(message)
+
+
+def absent(loading: Mapping[str, Any]) -> list[str]:
+    """Return the names of the weights that a checkpoint lacks, or has in another shape, by what was said of loading."""
+    mismatched = (one if isinstance(one, str) else one[0] for one in loading.get("mismatched_keys", ()))
+    return sorted({*map(str, loading.get("missing_keys", ())), *mismatched})
 
 
 def _refuse_cut_off_layers(workload: Workload, model: PreTrainedModel, unexpected: Iterable[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -16,6 +17,7 @@ from pytest_ftguard.specs.methods.quantization import quantization_options
 from pytest_ftguard.tasks import find_task
 from pytest_ftguard.training.adapters.base import Adapter
 from pytest_ftguard.training.adapters.checks import Named, check_names, check_options, check_targets
+from pytest_ftguard.training.adapters.head import with_head
 from pytest_ftguard.training.adapters.quantization import quantize, told_to_peft
 from pytest_ftguard.training.adapters.wrapping import without_pefts_warnings, wrap
 
@@ -47,11 +49,14 @@ class WrappedByPeft(Adapter):
     def apply(self, model: PreTrainedModel, variant: Any) -> nn.Module:
         """Return the model wrapped with new adapters."""
         with told_to_peft(model):
-            return wrap(model, variant, lambda: self.configure(variant))
+            return wrap(model, variant, lambda: with_head(self.configure(variant), model))
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any] | None:
         """Return the context in which peft switches the adapter off."""
-        return cast(AbstractContextManager[Any], cast(PeftModel, model).disable_adapter())
+        wrapped = cast(PeftModel, model)
+        if wrapped.active_peft_config.is_prompt_learning and hasattr(wrapped.get_base_model(), "trained_whole"):
+            return _without_prompt(wrapped)  # peft's own context fails if a model generates nothing
+        return cast(AbstractContextManager[Any], wrapped.disable_adapter())
 
     def saved(self, model: nn.Module) -> set[int]:
         """Return the addresses of the tensors that peft counts to the adapter."""
@@ -71,7 +76,18 @@ class WrappedByPeft(Adapter):
             base = find_task(workload.task).load_model(workload)
             self.prepare(base, variant)
             with told_to_peft(base):
-                return cast(nn.Module, PeftModel.from_pretrained(base, folder, config=config))
+                return cast(nn.Module, PeftModel.from_pretrained(base, folder, config=with_head(config, base)))
+
+
+@contextmanager
+def _without_prompt(model: PeftModel) -> Iterator[None]:
+    """Let a model answer without the virtual tokens before each sequence."""
+    module: Any = model
+    module.forward = module.get_base_model().forward
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 def without_initialisation(options: dict[str, Any]) -> dict[str, Any]:

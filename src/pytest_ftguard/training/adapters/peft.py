@@ -69,7 +69,7 @@ class PeftAdapter(WrappedByPeft):
             # They are indices that are neither parameters nor buffers: a forecast needs their values.
             tokens.update({name: torch.arange(len(one), device="cpu") for name, one in tokens.items()})
         elif model.device.type != "meta":
-            _check_own_loss(wrapped, variant)
+            _check_own_loss(wrapped, variant, has_head=hasattr(model, "trained_whole"))
         return wrapped
 
     def positions(self, variant: Peft) -> int:
@@ -81,11 +81,12 @@ class PeftAdapter(WrappedByPeft):
         return int(config.num_virtual_tokens or 0) if config.is_prompt_learning else 0
 
 
-def _check_own_loss(model: nn.Module, variant: Peft) -> None:
+def _check_own_loss(model: nn.Module, variant: Peft, *, has_head: bool) -> None:
     """Check that the loss that a method trains on, which may be one of its own, is a number."""
     ids = torch.arange(_TOKENS, device=next(model.parameters()).device)[None]
+    labels = torch.zeros_like(ids[:, 0]) if has_head else ids
     with torch.no_grad():
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
     if loss is None or not bool(torch.isfinite(loss).all()):
         message = (
             f"Peft cannot train {variant.method!r} here: before any step the loss that peft computes for it is "

@@ -13,6 +13,7 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Variant
 from pytest_ftguard.specs.importing import imported
 from pytest_ftguard.training.adapters.base import Adapter
+from pytest_ftguard.training.adapters.head import check_head
 
 __all__ = ["apply_variant", "check_variant", "find_adapter", "prepare_base"]
 
@@ -85,4 +86,5 @@ def apply_variant(model: PreTrainedModel, variant: Variant) -> nn.Module:
     if not any(parameter.requires_grad for parameter in made.parameters()):
         message = f"{variant!r} would train no parameter of {type(model).__name__}"
         raise ConfigurationError(message)
+    check_head(made, model, variant.label)
     return made
