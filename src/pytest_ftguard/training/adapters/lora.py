@@ -76,7 +76,11 @@ class WrappedByPeft(Adapter):
             base = find_task(workload.task).load_model(workload)
             self.prepare(base, variant)
             with told_to_peft(base):
-                return cast(nn.Module, PeftModel.from_pretrained(base, folder, config=with_head(config, base)))
+                loaded = PeftModel.from_pretrained(base, folder, config=with_head(config, base))
+        # Whoever saves it again must say how it began: where it is loaded, the base is changed in the same way.
+        if isinstance(config, LoraConfig):
+            config.init_lora_weights = cast(LoraConfig, self.configure(variant)).init_lora_weights
+        return cast(nn.Module, loaded)
 
 
 @contextmanager
