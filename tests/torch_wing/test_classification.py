@@ -11,13 +11,20 @@ import pytest
 import torch
 from tests.classified import KINDS, rows_of, save_model, write_rows
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import Measured, Trial
 from pytest_ftguard.results.forms import Shipping
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.tasks import Examples
+from pytest_ftguard.tasks.causal_lm.models import load_base
 from pytest_ftguard.tasks.classification.data import batch_of
 from pytest_ftguard.tasks.classification.task import Classification
 from pytest_ftguard.training.adapters import apply_variant
@@ -296,3 +303,17 @@ def test_fields_of_conversations_are_refused(work: Workload, name: str) -> None:
     """They would change nothing."""
     with pytest.raises(ConfigurationError, match=f"{name} is for conversations, and the task classification reads"):
         examples_of(replace(work, **{name: True}))  # type: ignore[arg-type]
+
+
+def test_a_model_of_sentence_transformers_is_an_encoder(work: Workload, model: Make, tmp_path: Path) -> None:
+    """Its own files are next to the encoder's; a causal language model is something else."""
+    folder = save_model(tmp_path / "sentences", "bert")
+    (folder / "modules.json").write_text("[]")
+    assert TASK.load_model(replace(work, model=str(folder))).base_model_prefix == "bert"
+    with pytest.raises(ConfigurationError, match="sentence-transformers model"):
+        load_base(replace(work, model=str(folder)))
+    config = T5Config(vocab_size=384, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    TASK.load_tokenizer(work).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ConfigurationError, match=r"sequence-to-sequence model \(t5\): give an encoder or a decoder"):
+        TASK.load_model(replace(work, model=str(tmp_path / "t5")))

@@ -23,10 +23,16 @@ from pytest_ftguard.tasks.causal_lm.weight_files import (
     is_lfs_pointer,
 )
 
-__all__ = ["check_folder", "check_tokenizer_folder", "has_vocabulary_file", "holds_shapes_alone"]
+__all__ = [
+    "PREDICTS_TOKENS",
+    "Wanted",
+    "check_folder",
+    "check_tokenizer_folder",
+    "has_vocabulary_file",
+    "holds_shapes_alone",
+]
 
 _MERGE: Final = "merge it (merge_and_unload, then save_pretrained of model and tokenizer)"
-_GIVE: Final = "give a causal language model such as GPT-2, Llama or Qwen"
 _OTHER_PROJECTS: Final = {
     "modules.json": "is a sentence-transformers model, which makes vectors of sentences and predicts no next token",
     "model_index.json": "is a diffusers pipeline, which makes images",
@@ -36,11 +42,28 @@ _SMALL_FILES: Final = ("config.json", "tokenizer_config.json", *_VOCABULARY)
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a task needs of a model.
+
+    Attributes:
+        advice: What to give in its place, for messages.
+        reads: Files of other projects next to a model that are no hindrance.
+    """
+
+    advice: str
+    reads: frozenset[str] = frozenset()
+
+
+PREDICTS_TOKENS: Final = Wanted("give a causal language model such as GPT-2, Llama or Qwen")
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where the files of a model are: a folder, or what the hub's cache gives."""
 
     name: str
     options: dict[str, Any]
+    wanted: Wanted = PREDICTS_TOKENS
 
     @property
     def folder(self) -> Path | None:
@@ -97,18 +120,21 @@ def holds_shapes_alone(workload: Workload, options: dict[str, Any]) -> bool:
     return place.folder is not None and place.find("config.json") is not None and holds_no_weights(place.folder)
 
 
-def check_folder(workload: Workload, options: dict[str, Any], *, needs_weights: bool = True) -> None:
-    """Check that a workload's model is a whole causal language model, as far as its files tell.
+def check_folder(
+    workload: Workload, options: dict[str, Any], *, needs_weights: bool = True, wanted: Wanted = PREDICTS_TOKENS
+) -> None:
+    """Check that a workload's model is a whole model of the wanted kind, as far as its files tell.
 
     Args:
         workload: Names the model.
         options: Those of its options that say where the files are.
         needs_weights: Whether a folder with a configuration alone is refused.
+        wanted: What the task needs.
 
     Raises:
         ConfigurationError: It is something else, or not whole; the message says what, and what to give instead.
     """
-    place = _Place(workload.model, options)
+    place = _Place(workload.model, options, wanted)
     if Path(place.name).is_file():
         raise ConfigurationError(_a_file(place))
     if place.folder is not None and not place.folder.is_dir():
@@ -157,8 +183,8 @@ def _holds_weights_too(place: _Place) -> bool:
 
 def _other_project(place: _Place) -> str | None:
     for name, kind in _OTHER_PROJECTS.items():
-        if place.find(name) is not None:
-            return f"which {kind} ({name}): {_GIVE}"
+        if name not in place.wanted.reads and place.find(name) is not None:
+            return f"which {kind} ({name}): {place.wanted.advice}"
     return None
 
 
@@ -241,8 +267,9 @@ def _unknown(config: dict[str, Any], place: _Place) -> str | None:
             '{"trust_remote_code": true} if you trust it'
         )
     if kind is None:
-        return "but its config.json has no model_type, so transformers cannot load it: " + _GIVE
-    return f"but its model_type {kind!r} is not known to this version of transformers: upgrade it, or {_GIVE}"
+        return "but its config.json has no model_type, so transformers cannot load it: " + place.wanted.advice
+    advice = place.wanted.advice
+    return f"but its model_type {kind!r} is not known to this version of transformers: upgrade it, or {advice}"
 
 
 def check_tokenizer_folder(field: str, name: str, folder: Path) -> None:

@@ -15,7 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload
 from pytest_ftguard.tasks.base import NeedsWeightsError
-from pytest_ftguard.tasks.causal_lm.folders import check_folder, check_tokenizer_folder, has_vocabulary_file
+from pytest_ftguard.tasks.causal_lm.folders import (
+    PREDICTS_TOKENS,
+    Wanted,
+    check_folder,
+    check_tokenizer_folder,
+    has_vocabulary_file,
+)
 from pytest_ftguard.tasks.causal_lm.model_kinds import check_kind
 from pytest_ftguard.tasks.out_of_memory import is_out_of_memory
 
@@ -40,6 +46,7 @@ class ModelKind:
         configure: Changes a configuration before the model is made.
         is_new: Tells by its name whether a weight may be missing in the checkpoint, because the task adds it; None if
             none may.
+        wanted: What files next to it are no hindrance, and what to give in its place.
     """
 
     name: str
@@ -47,13 +54,18 @@ class ModelKind:
     check: Callable[[str, PretrainedConfig, Mapping[str, Any]], None]
     configure: Callable[[PretrainedConfig], None] = _unchanged
     is_new: Callable[[PreTrainedModel, str], bool] | None = None
+    wanted: Wanted = PREDICTS_TOKENS
 
 
 CAUSAL_LM: Final = ModelKind("causal language model", AutoModelForCausalLM, check_kind)
 
 
-def load_tokenizer(workload: Workload) -> Any:
+def load_tokenizer(workload: Workload, wanted: Wanted = PREDICTS_TOKENS) -> Any:
     """Return the workload's tokenizer.
+
+    Args:
+        workload: Names it, or the model that it is with.
+        wanted: What the task needs of the model.
 
     Raises:
         ConfigurationError: There is none that can be loaded, or it has no vocabulary.
@@ -62,7 +74,7 @@ def load_tokenizer(workload: Workload) -> Any:
     name, field = workload.tokenizer or workload.model, "tokenizer" if own else "model"
     options = {} if own else workload.place_options
     if not own:
-        check_folder(workload, options)
+        check_folder(workload, options, wanted=wanted)
     folder = Path(name) / options.get("subfolder", "")
     check_tokenizer_folder(field, name, folder)
     try:
@@ -187,7 +199,7 @@ def load_config(workload: Workload, kind: ModelKind, *, needs_weights: bool) -> 
         ConfigurationError: There is no such model, or it is not whole, or of another kind.
     """
     place = workload.place_options
-    check_folder(workload, place, needs_weights=needs_weights)
+    check_folder(workload, place, needs_weights=needs_weights, wanted=kind.wanted)
     try:
         config = AutoConfig.from_pretrained(workload.model, **place)
     except Exception as error:  # any code may be in a configuration

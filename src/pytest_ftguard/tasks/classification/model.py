@@ -15,6 +15,7 @@ from transformers import (
 
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload
+from pytest_ftguard.tasks.causal_lm.folders import Wanted
 from pytest_ftguard.tasks.causal_lm.models import (
     ModelKind,
     build_without_weights,
@@ -24,10 +25,21 @@ from pytest_ftguard.tasks.causal_lm.models import (
 )
 from pytest_ftguard.tasks.classification.rows import Classes, LabelledRow, Read, classes_of, labelled_rows
 
-__all__ = ["TrainingRows", "head_of", "load_classifier", "padding", "shapes_of_classifier", "training_rows"]
+__all__ = [
+    "CLASSIFIES",
+    "TrainingRows",
+    "head_of",
+    "load_classifier",
+    "padding",
+    "shapes_of_classifier",
+    "training_rows",
+]
 
 _NAME: Final = "classifier of texts"
 _PROBLEM: Final = "single_label_classification"
+_GIVE: Final = "give an encoder or a decoder, such as BERT, ModernBERT or Qwen"
+# A model of sentence-transformers is an encoder, whatever else is next to it.
+CLASSIFIES: Final = Wanted(_GIVE, reads=frozenset({"modules.json"}))
 
 
 TrainingRows = tuple[tuple[LabelledRow, ...], str, Classes]
@@ -42,7 +54,7 @@ def training_rows(workload: Workload, read: Read) -> TrainingRows:
     """
     read_rows = read(workload.train, "training")
     rows = labelled_rows(read_rows)
-    kind = ModelKind(_NAME, AutoModelForSequenceClassification, _check)
+    kind = ModelKind(_NAME, AutoModelForSequenceClassification, _check, wanted=CLASSIFIES)
     config: Any = load_config(workload, kind, needs_weights=False)
     has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     names = config.label2id or {name: number for number, name in (config.id2label or {}).items()}
@@ -114,9 +126,9 @@ def _kind(workload: Workload, classes: Classes, is_new: Any = None) -> ModelKind
             config.label2id = {name: number for number, name in classes.names.items()}
         config.problem_type = _PROBLEM
         if config.pad_token_id is None:  # the last token of each text is found by it
-            config.pad_token_id = padding(load_tokenizer(workload))
+            config.pad_token_id = padding(load_tokenizer(workload, CLASSIFIES))
 
-    return ModelKind(_NAME, AutoModelForSequenceClassification, _check, configure, is_new)
+    return ModelKind(_NAME, AutoModelForSequenceClassification, _check, configure, is_new, CLASSIFIES)
 
 
 def _check(words: str, config: PretrainedConfig, model_args: Mapping[str, Any]) -> None:
@@ -127,15 +139,9 @@ def _check(words: str, config: PretrainedConfig, model_args: Mapping[str, Any]) 
     """
     own = getattr(config, "auto_map", None) or {}
     if getattr(config, "is_encoder_decoder", False):
-        message = (
-            f"{words}, which is a sequence-to-sequence model ({config.model_type}): give an encoder or a decoder, such "
-            "as BERT, ModernBERT or Qwen"
-        )
+        message = f"{words}, which is a sequence-to-sequence model ({config.model_type}): {_GIVE}"
         raise ConfigurationError(message)
     known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if not (known or AutoModelForSequenceClassification.__name__ in own):
-        message = (
-            f"{words}, of which transformers makes no classifier of texts ({config.model_type}): give an encoder or a "
-            "decoder, such as BERT, ModernBERT or Qwen"
-        )
+        message = f"{words}, of which transformers makes no classifier of texts ({config.model_type}): {_GIVE}"
         raise ConfigurationError(message)

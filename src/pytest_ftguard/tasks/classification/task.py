@@ -43,8 +43,9 @@ class Classification(Task):
     def load_tokenizer(self, workload: Workload) -> Any:
         """Return the workload's tokenizer, which must have a vocabulary."""
         from pytest_ftguard.tasks.causal_lm.models import load_tokenizer
+        from pytest_ftguard.tasks.classification.model import CLASSIFIES
 
-        return load_tokenizer(workload)
+        return load_tokenizer(workload, CLASSIFIES)
 
     def load_examples(self, workload: Workload, tokenizer: Any) -> Examples:
         """Return the rows as examples, without copies among those that are evaluated."""
