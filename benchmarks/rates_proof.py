@@ -53,17 +53,22 @@ class Replay:
     Attributes:
         searched: Optimizer steps of the trials of searches, by variant.
         again: Optimizer steps of trainings at a rate that a search has found, by variant.
+        further: Optimizer steps of further seeds that a gate in doubt has asked for, by variant.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self.searched: dict[str, int] = {}
         self.again: dict[str, int] = {}
+        self.further: dict[str, int] = {}
 
     def train(self, variant: Variant, rate: RateSource = OPEN) -> TrainedVariant:
         """Return a variant with the seeds of the gates."""
-        trials = tuple(cell(self.workload, variant, seed) for seed in self.workload.seeds)
-        return TrainedVariant(self.workload, variant, trials, rate=rate, source=self)
+        return self._trained(self.workload, variant, rate)
+
+    def _trained(self, workload: Workload, variant: Variant, rate: RateSource) -> TrainedVariant:
+        trials = tuple(cell(workload, variant, seed) for seed in workload.seeds)
+        return TrainedVariant(workload, variant, trials, rate=rate, source=self)
 
     def settle(self, trained: TrainedVariant) -> TrainedVariant:
         """Return a variant at the rate that a search finds, as the plugin's lab does."""
@@ -89,8 +94,11 @@ class Replay:
         return trained
 
     def more_seeds(self, trained: TrainedVariant, count: int) -> TrainedVariant:
-        """Refuse: the grid has three seeds."""
-        raise NotImplementedError
+        """Return the variant with more seeds, for a gate in doubt; what the grid lacks is trained."""
+        more = self.workload.steps * (count - len(trained.workload.seeds))
+        self.further[trained.label] = self.further.get(trained.label, 0) + more
+        work = replace(trained.workload, seeds=tuple(range(count)))
+        return self._trained(work, trained.variant, trained.rate)
 
     def time_beside(
         self, candidate: TrainedVariant, baseline: TrainedVariant, why: str, look: int
@@ -120,6 +128,7 @@ class Case:
         gap: What the gap with the search is above the true one, in nats per token; None if there is no verdict.
         cost: Steps of the searches, as a share of one variant's training with all seeds.
         again: Steps of the trainings at rates that were found, as the same share.
+        further: Steps of further seeds, as the same share.
     """
 
     candidate: str
@@ -130,6 +139,7 @@ class Case:
     gap: float | None
     cost: float
     again: float
+    further: float
 
     @property
     def distance(self) -> int:
@@ -137,12 +147,13 @@ class Case:
         return max(map(abs, self.notches))
 
 
-def cases(job: Job, folder: Path) -> Iterator[Case]:
+def cases(job: Job, folder: Path, most_seeds: int) -> Iterator[Case]:
     """Yield all cases of a job.
 
     Args:
         job: The job.
         folder: Where its texts are, for what the grid lacks.
+        most_seeds: How many seeds a gate in doubt may use.
     """
     workload = job.workload(folder)
     full, *candidates = job.variants
@@ -156,10 +167,11 @@ def cases(job: Job, folder: Path) -> Iterator[Case]:
         for offset, one, other in itertools.product(OFFSETS, STARTS, STARTS):
             limit = round(gap + offset, 4)
             truth, _ = judged(ours, theirs, limit)
-            replay = Replay(workload)
+            replay = Replay(replace(workload, most_seeds=most_seeds))
             first, start = (replay.train(moved(side.variant, by)) for side, by in ((ours, one), (theirs, other)))
             found, reached = judged(first, start, limit)
-            plain, _ = judged(replace(first, rate=CLOSED), replace(start, rate=CLOSED), limit)
+            # Without a search the rates stay, and so do the grid's seeds.
+            plain, _ = judged(*(replace(side, workload=workload, rate=CLOSED) for side in (first, start)), limit)
             whole = workload.steps * len(workload.seeds)
             yield Case(
                 candidate.label,
@@ -170,6 +182,7 @@ def cases(job: Job, folder: Path) -> Iterator[Case]:
                 None if reached is None else reached - gap,
                 sum(replay.searched.values()) / whole,
                 sum(replay.again.values()) / whole,
+                sum(replay.further.values()) / whole,
             )
 
 
@@ -217,6 +230,7 @@ def show(name: str, found: Sequence[Case]) -> None:
     for what, shares in (
         ("searches", [one.cost for one in found]),
         ("trainings at rates that were found", [one.again for one in found]),
+        ("trainings of further seeds", [one.further for one in found]),
     ):
         print(f"{what}, in trainings of one variant: mean {statistics.fmean(shares):.2f}, largest {max(shares):.2f}")
     gaps = [one.gap for one in found if one.gap is not None]
@@ -275,11 +289,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=list(JOBS))
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--most-seeds", type=int, default=0, help="as seeds = 3..N: a gate in doubt uses up to N")
     options = parser.parse_args()
     job = JOBS[options.job]
     with tempfile.TemporaryDirectory() as folder:
         job.prepare(Path(folder))
-        found = list(cases(job, Path(folder)))
+        found = list(cases(job, Path(folder), options.most_seeds))
     grid_of(job.name).pack()  # with what was trained for a search beyond the grid
     show(options.job, found)
     if options.plot:
