@@ -171,7 +171,8 @@ def cases(job: Job, folder: Path, most_seeds: int) -> Iterator[Case]:
             first, start = (replay.train(moved(side.variant, by)) for side, by in ((ours, one), (theirs, other)))
             found, reached = judged(first, start, limit)
             # Without a search the rates stay, and so do the grid's seeds.
-            plain, _ = judged(*(replace(side, workload=workload, rate=CLOSED) for side in (first, start)), limit)
+            ours_first, theirs_first = (replace(side, workload=workload, rate=CLOSED) for side in (first, start))
+            plain, _ = judged(ours_first, theirs_first, limit)
             whole = workload.steps * len(workload.seeds)
             yield Case(
                 candidate.label,
