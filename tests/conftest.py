@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import _pytest.pytester
 import pytest
+from execnet import gateway_base
 from hypothesis import HealthCheck, settings
 from xdist import workermanage
 
@@ -171,7 +173,9 @@ def within(
 ) -> None:
     """Runs of pytest within the test are quick to start, and so are their workers, unless the test takes `cold`."""
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHIN)
-    if "cold" not in request.fixturenames:
+    if "cold" not in request.fixturenames and warm_server:
+        monkeypatch.setattr(_pytest.pytester, "subprocess", warm_subprocess())
+        monkeypatch.setattr(gateway_base.ThreadExecModel, "subprocess", warm_subprocess())
         for name, value in warm_server.items():
             monkeypatch.setenv(name, value)
 

@@ -336,13 +336,16 @@ def test_a_file_that_a_setting_names_decides_by_its_content(work: Workload, tmp_
 def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
     work: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The project's own modules, directly or not, in packages too; what is installed is not read, nothing runs."""
+    """The project's own modules, directly or not, in packages too; what is installed is not read, nothing runs.
+
+    Our own code has parts of its own in the fingerprint, wherever it lies.
+    """
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "ours").mkdir()
     files = {
         "ours/__init__.py": "",
         "ours/loop.py": "import numpy, json\nfrom ours import losses\nfrom .rates import rate\nraise SystemExit\n",
-        "ours/losses.py": "import helper_of_losses\n",
+        "ours/losses.py": "import helper_of_losses, pytest_ftguard.tasks\n",
         "ours/rates.py": "from ours import kernel\nrate = 1\n",
         f"ours/kernel{EXTENSION_SUFFIXES[-1]}": "compiled\n",
         "helper_of_losses.py": "x = 1\n",
@@ -358,7 +361,9 @@ def test_the_source_of_a_training_function_decides_with_all_that_it_imports(
         (tmp_path / name).write_text(files[name])
     with monkeypatch.context() as other_numpy:
         other_numpy.setattr(contents, "installed_version", lambda _: "0")
-        assert contents.source_files("ours.loop:train", {})["installed numpy"] == "0"
+        sources = contents.source_files("ours.loop:train", {})
+        assert sources["installed numpy"] == "0"
+        assert not any("ftguard" in name for name in sources)
     (tmp_path / "ours" / "losses.py").write_text("import found_by_nobody\n")
     with pytest.raises(UnknownContentError, match="the source of 'found_by_nobody' is not found"):
         key(workload)

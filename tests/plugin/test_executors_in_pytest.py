@@ -12,11 +12,13 @@ from pytest_ftguard.running.executors import make_executor
 
 pytestmark = pytest.mark.torch
 
-# As small as an executor can be: JSON to a fresh process and back, files in a shared folder.
+# As small as an executor can be: JSON to a fresh process and back, files in a shared folder. It starts the process as
+# our own executor does, so that a server of these tests can fork it.
 EXECUTOR = """
-import json, os, subprocess, sys, tempfile
+import json, os, sys, tempfile
 from pathlib import Path
 from pytest_ftguard.running.executor import Answer, Event, Failure
+from pytest_ftguard.running.local import process
 
 HERE = Path(__file__).parent
 FAR = '''
@@ -35,12 +37,15 @@ class Far:
         with (HERE / "jobs.txt").open("a") as log:
             log.write(f"{job.kind} {os.environ.get('PYTEST_XDIST_WORKER', 'main')}\\n")
         on_event(Event("start"))
-        done = subprocess.run(
-            [sys.executable, "-c", FAR], input=json.dumps(job.to_dict()), capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            return Answer(failure=Failure(kind="crashed", message=f"exit code {done.returncode}", log_tail=done.stderr))
-        (line,) = [line for line in done.stdout.splitlines() if line.startswith("answer")]
+        folder = self.folder()
+        (folder / "job").write_text(json.dumps(job.to_dict()))
+        with (folder / "job").open() as sent, (folder / "out").open("w") as out, (folder / "log").open("w") as log:
+            far = process.subprocess.Popen([sys.executable, "-c", FAR], stdin=sent, stdout=out, stderr=log)
+            code = far.wait()
+        if code != 0:
+            log_tail = (folder / "log").read_text()
+            return Answer(failure=Failure(kind="crashed", message=f"exit code {code}", log_tail=log_tail))
+        (line,) = [line for line in (folder / "out").read_text().splitlines() if line.startswith("answer")]
         return Answer.from_dict(json.loads(line.removeprefix("answer")))
 
     def folder(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.machinery
 import importlib.metadata
@@ -49,6 +50,8 @@ NOT_INSTALLED: Final = "not installed"
 """The version of what is not there."""
 # Folders at the top of a checkout that hold no code of what is installed from it.
 _NO_CODE: Final = frozenset({"build", "dist", "docs", "examples", "node_modules", "test", "tests", "venv"})
+_OURS: Final = __name__.partition(".")[0]
+_NEVER_THE_PROJECTS: Final = frozenset({*sys.stdlib_module_names, _OURS})
 
 
 class UnknownContentError(FtguardError):
@@ -171,7 +174,8 @@ def source_files(function: str, known: MutableMapping[str, list[Any]]) -> dict[s
     """Return the digests of the modules that a function "module:function" is made of.
 
     These are its module, the packages that hold it, and all that they import, directly or not, as far as they are the
-    project's own. Of what is installed the versions are named. Nothing is imported.
+    project's own. Of what is installed the versions are named. Our own code is left out, because it is a part of
+    every fingerprint already. Nothing is imported.
 
     Args:
         function: Name of the function.
@@ -186,7 +190,7 @@ def source_files(function: str, known: MutableMapping[str, list[Any]]) -> dict[s
     queue = [function.partition(":")[0]]
     while queue:
         module = queue.pop()
-        if module in seen or module.partition(".")[0] in sys.stdlib_module_names:
+        if module in seen or module.partition(".")[0] in _NEVER_THE_PROJECTS:
             continue
         seen.add(module)
         queue += [module.rpartition(".")[0]] if "." in module else []
@@ -196,7 +200,7 @@ def source_files(function: str, known: MutableMapping[str, list[Any]]) -> dict[s
             queue += _imports(path, module, is_package=path.name == "__init__.py")
         elif "." not in module:
             installed.add(module)
-    if not found:
+    if not found and not function.startswith(f"{_OURS}."):
         message = f"the source of {function!r} is not found"
         raise UnknownContentError(message)
     return found | _installed_versions(installed)
@@ -277,18 +281,30 @@ def _source(module: str) -> Path | None:
 
 
 def _is_installed(path: Path) -> bool:
+    return any(path.is_relative_to(place) for place in _installation_places())
+
+
+@functools.cache
+def _installation_places() -> frozenset[str]:
     places = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-    return any(path.is_relative_to(place) for place in {*places, sys.base_prefix + "/lib"} if place)
+    return frozenset(place for place in (*places, sys.base_prefix + "/lib") if place)
 
 
-def _imports(path: Path, module: str, *, is_package: bool) -> Iterator[str]:
+def _imports(path: Path, module: str, *, is_package: bool) -> Collection[str]:
     if path.suffix != ".py":
-        return  # compiled: it says nothing of what it imports
+        return ()  # compiled: it says nothing of what it imports
+    return _imported(path.read_bytes(), module if is_package else module.rpartition(".")[0])
+
+
+@functools.lru_cache(maxsize=4096)  # each trial of a run asks for the same few files
+def _imported(source: bytes, package_name: str) -> frozenset[str]:
     try:
-        tree = ast.parse(path.read_bytes())
+        return frozenset(_named_imports(ast.parse(source), package_name.split(".") if package_name else []))
     except (SyntaxError, ValueError):
-        return  # the trial says what is wrong with it
-    package = module.split(".") if is_package else module.split(".")[:-1]
+        return frozenset()  # the trial says what is wrong with it
+
+
+def _named_imports(tree: ast.Module, package: list[str]) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
