@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import inspect
 import os
@@ -135,6 +136,9 @@ def import_ours(*, with_torch: bool) -> None:
     for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
         if with_torch or not module.name.startswith(TORCH_WING):
             importlib.import_module(module.name)
+    # Each training and each run of pytest collects garbage, up to five times: what stays need not be looked at again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

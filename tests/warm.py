@@ -39,7 +39,8 @@ PLACE: Final = "TESTS_WARM_WORKERS"
 WORKER: Final = "pytest_ftguard.running.local.worker"
 _ROOT: Final = Path(__file__).parents[1]
 # What is read when a process or a library starts: a process with other values than the server's has to start itself.
-_AT_START: Final = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HOME", "CUDA_VISIBLE_DEVICES", "LC_ALL", "PYTHONUTF8")
+_AT_START: Final = ("HF_HUB_OFFLINE", "HF_HOME", "CUDA_VISIBLE_DEVICES", "LC_ALL", "PYTHONUTF8")
+_THREADS: Final = "OMP_NUM_THREADS"
 _MOST_DESCRIPTORS: Final = 8
 # The path of a Python without PYTHONPATH is that of the processes, each of which adds its own.
 _SERVER: Final = """
@@ -69,7 +70,7 @@ def warm_subprocess() -> Any:
 def _start(command: Sequence[str], **options: Any) -> WarmProcess | subprocess.Popen[bytes]:
     environment: Mapping[str, str] = options.get("env") or os.environ
     differs = any(environment.get(name) != os.environ.get(f"{PLACE}_{name}") for name in _AT_START)
-    if PLACE not in os.environ or differs or command[0] != sys.executable:
+    if PLACE not in os.environ or differs or _THREADS not in environment or command[0] != sys.executable:
         return subprocess.Popen(command, **options)
     return WarmProcess(command[1:], environment, **options)
 
@@ -185,7 +186,8 @@ def started_server(folder: Path) -> Iterator[Mapping[str, str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
-        env=environment,
+        # Threads that wait in a loop for each other would take the time of those that are waited for.
+        env={**environment, "OMP_WAIT_POLICY": "passive"},
     )
     assert server.stdin is not None
     assert server.stdout is not None
@@ -304,11 +306,14 @@ def _run(request: Mapping[str, Any], paths: Sequence[str]) -> None:
 
 def _become(request: Mapping[str, Any], paths: Sequence[str]) -> None:
     """Take over the environment of the process that asked, as a new Python would have."""
+    import torch
+
     os.environ.clear()
     os.environ.update(request["environment"])
     theirs = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*theirs, *(path for path in paths if path not in theirs)]
     os.chdir(request["folder"])
     tempfile.tempdir = None
+    torch.set_num_threads(int(os.environ[_THREADS]))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]

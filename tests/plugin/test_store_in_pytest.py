@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.plain.builders import unwrapped
+from tests.warm import PLACE
 
 pytestmark = pytest.mark.torch
 
@@ -49,7 +50,9 @@ def without_cached(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "trials": sorted(trials, key=json.dumps), "verdicts": sorted(values["verdicts"], key=json.dumps)}
 
 
-def test_a_second_run_trains_nothing_and_needs_no_torch(gates: pytest.Pytester) -> None:
+def test_a_second_run_trains_nothing_and_needs_no_torch(
+    gates: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Verdicts and report are the same but for the word cached, in a process that could not import torch."""
     first = gates.runpytest_subprocess("--ftguard-json=first.json")
     first.assert_outcomes(passed=2)
@@ -57,6 +60,7 @@ def test_a_second_run_trains_nothing_and_needs_no_torch(gates: pytest.Pytester) 
     no_torch = gates.mkdir("no_torch")
     (no_torch / "torch.py").write_text("raise ImportError('torch is not to be imported')")
     gates.makeconftest(f"import sys; sys.path.insert(0, {str(no_torch)!r})")
+    monkeypatch.delenv(PLACE, raising=False)  # a process that the server forks would have imported it
     again = gates.runpytest_subprocess("--ftguard-json=again.json")
     again.assert_outcomes(passed=2)
     again.stdout.fnmatch_lines(["full (cached) *", "lora r=4 (cached) *"])
@@ -240,9 +244,12 @@ def test_seconds_of_another_machine_are_not_those_of_this_one(
 def test_processes_at_the_same_time_train_once(gates: pytest.Pytester) -> None:
     """Four runs that want the same wait for the one that trains it, and get its results."""
     commands = [[sys.executable, "-m", "pytest", "-q", f"--ftguard-json=r{number}.json"] for number in range(4)]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=gates.path) for command in commands]
-    outputs = [run.communicate(timeout=300)[0].decode() for run in runs]
-    assert [run.returncode for run in runs] == [0] * 4, outputs
+    runs = [gates.popen(command, stderr=subprocess.STDOUT) for command in commands]
+    for run in runs:
+        assert run.stdout is not None
+        with run.stdout as output:
+            text = output.read().decode()
+        assert run.wait(300) == 0, text
     reports = [report(gates.path, f"r{number}.json") for number in range(4)]
     for label in ("full", "lora r=4"):
         trials = [trial for one in reports for trial in one["trials"] if trial["label"] == label]
@@ -365,6 +372,7 @@ def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> N
         time.sleep(0.01)
     killed.kill()
     killed.wait()
+    project.makeconftest("")  # one that made a checkpoint at each step would take long
     again = project.runpytest_subprocess(*options)
     again.assert_outcomes(passed=1)
     unwrapped(again).fnmatch_lines(["note: full, seed 0: a training that was killed went on from checkpoint-*"])

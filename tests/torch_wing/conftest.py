@@ -15,6 +15,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("torch")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ready(torch_imported: None) -> None:
+    """Trainings within the test's own process find everything imported."""
+
+
 @pytest.fixture(scope="session")
 def workload(tiny_model: Path, texts: Path) -> Workload:
     """Twelve steps of the tiny model in fp32."""
