@@ -149,7 +149,8 @@ def warm_server() -> Iterator[Mapping[str, str]]:
         return
     with tempfile.TemporaryDirectory(prefix="warm-") as folder, started_server(Path(folder)) as environment:
         root = str(Path(__file__).parents[1])
-        yield {**environment, "PYTEST_ADDOPTS": f"{WITHIN} -p tests.warm", "PYTHONPATH": root}
+        options = f"{WITHIN} -p tests.warm -W 'ignore:Module already imported'"
+        yield {**environment, "PYTEST_ADDOPTS": options, "PYTHONPATH": root}
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +170,7 @@ def cold() -> None:
 
 
 @pytest.fixture
-def within(
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
-    warm_server: Mapping[str, str],
-    torch_imported: None,
-) -> None:
+def warm_runs(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, warm_server: Mapping[str, str]) -> None:
     """Runs of pytest within the test are quick to start, and so are their workers, unless the test takes `cold`."""
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHIN)
     if "cold" not in request.fixturenames and warm_server:
@@ -182,6 +178,11 @@ def within(
         monkeypatch.setattr(gateway_base.ThreadExecModel, "subprocess", warm_subprocess())
         for name, value in warm_server.items():
             monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def within(warm_runs: None, torch_imported: None) -> None:
+    """Runs of pytest in the test's own process may load a model."""
 
 
 @pytest.fixture

@@ -175,7 +175,10 @@ def _descriptor(target: int | IO[Any] | None, own: int, null: int) -> int:
 
 @contextmanager
 def started_server(folder: Path) -> Iterator[Mapping[str, str]]:
-    """Start a server, and give the environment variables by which tests find it, until it is ended."""
+    """Start a server, and give the environment variables by which tests find it, until it is ended.
+
+    It is there at once, and answers when it has imported.
+    """
     from pytest_ftguard.running.local.environment import worker_environment
 
     place = folder / "socket"
@@ -196,27 +199,19 @@ def started_server(folder: Path) -> Iterator[Mapping[str, str]]:
         names = {f"{PLACE}_{name}": environment[name] for name in _AT_START if name in environment}
         yield {PLACE: str(place), **names}
     finally:
-        server.stdin.close()
+        server.kill()  # it may not have read its standard input yet
         server.wait(60)
+        server.stdin.close()
         server.stdout.close()
 
 
 def serve(place: str, paths: Sequence[str]) -> None:
     """Import what processes import, and fork one for each request, until standard input ends."""
-    import pytest  # noqa: F401
-    import xdist.remote  # noqa: F401
-    from transformers import ByT5Tokenizer, GPT2LMHeadModel, Trainer  # noqa: F401
-
-    import pytest_ftguard
-
-    for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
-        importlib.import_module(module.name)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
     listener.listen(64)
-    gc.collect()
-    gc.freeze()  # so that no collection copies the pages that all share
     print("ready", flush=True)
+    _import()
     while True:
         ready, _, _ = select.select([listener.fileno(), 0], [], [], 1.0)
         _reap()
@@ -228,6 +223,22 @@ def serve(place: str, paths: Sequence[str]) -> None:
                 listener.close()
                 _keep(connection, paths)
             connection.close()
+
+
+def _import() -> None:
+    import pytest  # noqa: F401
+    import xdist.remote  # noqa: F401
+    from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, Trainer  # noqa: F401
+
+    import pytest_ftguard
+
+    for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
+        importlib.import_module(module.name)
+    with tempfile.TemporaryDirectory() as folder:  # the first model that is loaded takes the longest
+        GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder)
+        GPT2LMHeadModel.from_pretrained(folder)
+    gc.collect()
+    gc.freeze()  # so that no collection copies the pages that all share
 
 
 def _reap() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.conftest import WITHIN
 
 from pytest_ftguard.running.lab import Lab
 
@@ -59,12 +58,11 @@ def ready(imported: None) -> None:
 
 
 @pytest.fixture
-def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, warm_runs: None) -> pytest.Pytester:
     """A project with its gap in gap.txt, and its validation text in text.txt."""
     for name in ("train", "plan"):  # what the project's conftest.py replaces is put back after the test
         monkeypatch.setattr(Lab, name, getattr(Lab, name))
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{Path(__file__).parents[2] / 'src'}")
-    monkeypatch.setenv("PYTEST_ADDOPTS", WITHIN)
     monkeypatch.delenv("CI", raising=False)
     pytester.makeini(INI)
     pytester.makeconftest(CONFTEST)

@@ -113,7 +113,6 @@ def test_a_kill_by_the_kernel_is_told_from_another(project: pytest.Pytester) -> 
     result.assert_outcomes(passed=1, failed=1)
 
 
-@pytest.mark.usefixtures("cold")
 def test_a_crash_names_its_signal(project: pytest.Pytester) -> None:
     """A fault in native code ends its trial only: full reads the address 0, and LoRA's training is aborted."""
     project.makepyfile(
@@ -174,9 +173,9 @@ def test_a_timeout_shows_where_the_trial_stood(project: pytest.Pytester) -> None
         """,
         ours="import time\ndef train(model, data, spec):\n    for batch in data:\n        time.sleep(600)",
     )
-    result = project.runpytest_inprocess("--ftguard-training-function=ours:train", "--ftguard-timeout=8 s")
+    result = project.runpytest_inprocess("--ftguard-training-function=ours:train", "--ftguard-timeout=4 s")
     unwrapped(result).fnmatch_lines(
-        ["*it took longer than the timeout of 8 s, in phase 'train' at step 0*", '*ours.py", line 4*']
+        ["*it took longer than the timeout of 4 s, in phase 'train' at step 0*", '*ours.py", line 4*']
     )
     result.assert_outcomes(passed=1, failed=1)
 
