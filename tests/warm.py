@@ -294,11 +294,16 @@ def _leave(main: Callable[[], None]) -> NoReturn:
 
 
 def _run(request: Mapping[str, Any], paths: Sequence[str]) -> None:
-    """Do what Python does with its arguments, which are a flag or two, and code or the name of a module."""
+    """Do what Python does with its arguments: a flag or two, and code, the name of a module or the path of a script."""
     _become(request, paths)
     arguments, safe = request["arguments"], False
     while arguments[0] in {"-P", "-u"}:
         safe |= arguments.pop(0) == "-P"
+    if not arguments[0].startswith("-"):
+        sys.argv[:] = arguments
+        sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+        runpy.run_path(arguments[0], run_name="__main__")
+        return
     kind, name, rest = arguments[0][:2], arguments[0][2:], arguments[1:]
     if not name:
         name, *rest = rest
