@@ -94,7 +94,7 @@ def test_an_unknown_task_is_a_usage_error(with_task: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(
         [
             "*ftguard_task is 'classifcation' (set by the option --ftguard-task), which is not a task: use one of "
-            "causal-lm, chat, or module:Class*"
+            "causal-lm, chat, classification, or module:Class*"
         ]
     )
     result = with_task.runpytest_subprocess("--ftguard-task=no task")

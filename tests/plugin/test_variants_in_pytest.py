@@ -195,7 +195,7 @@ def test_it(full_variant, lora_variant):
         (None, "*there is no such folder or file*"),
         ("[1", "*is not JSON*adapter_config in*tox.ini*"),
         ("[1]", "*has no peft_type*"),
-        ('{"peft_type": "IA3", "task_type": "SEQ_CLS"}', "*has the task_type 'SEQ_CLS'*"),
+        ('{"peft_type": "IA3", "task_type": "QUESTION_ANS"}', "*has the task_type 'QUESTION_ANS'*"),
     ],
 )
 def test_a_file_that_is_none_of_peft_is_a_usage_error(
