@@ -290,9 +290,10 @@ def test_validation_rows_are_checked_against_the_training_rows(work: Workload) -
     assert "no validation example has the label 'neg', so it is trained and never judged" in remarks
 
 
-def test_a_column_with_a_gap_is_read_as_whole_numbers(work: Workload) -> None:
-    """The library reads such a column as fractions; the classes are those of whole numbers all the same."""
-    rows = [{**row, "label": float(row["label"] == "pos")} for row in rows_of(200)]
+@pytest.mark.parametrize("kind", [float, bool])
+def test_fractions_without_a_rest_and_yes_and_no_are_whole_numbers(work: Workload, kind: Callable[[bool], Any]) -> None:
+    """The library reads a column with a gap as fractions; the classes are those of whole numbers all the same."""
+    rows = [{**row, "label": kind(row["label"] == "pos")} for row in rows_of(200)]
     whole = [{**row, "label": int(row["label"] == "pos")} for row in rows_of(90, seed=1)]
     found = examples_of(given(work, train=rows, validation=whole)).validation
     assert {example.label for example in found.sequences} == {0, 1}

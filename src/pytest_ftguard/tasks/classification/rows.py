@@ -87,9 +87,10 @@ def _row(name: str, number: int, row: Mapping[str, Any], has_pairs: bool) -> Lab
         if not isinstance(value, str) or not value.strip():
             message = f"row {number} of {name} has {value!r:.60} in its column {column}: it must be a text"
             raise ConfigurationError(message)
-    if isinstance(label, float) and label.is_integer():  # a column with a gap is read as fractions
+    # Yes and no are two classes; a column with a gap is read as fractions.
+    if isinstance(label, bool) or (isinstance(label, float) and label.is_integer()):
         label = int(label)
-    if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+    if not isinstance(label, int | str) or label == "":
         asked = "a whole number or a text"
         message = (
             f"row {number} of {name} has {label!r:.60} in its column label: it must be {asked}, the same for all rows "
