@@ -26,6 +26,7 @@ from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.tasks import Examples
 from pytest_ftguard.tasks.causal_lm.models import load_base
 from pytest_ftguard.tasks.classification.data import batch_of
+from pytest_ftguard.tasks.classification.model import head_of
 from pytest_ftguard.tasks.classification.task import Classification
 from pytest_ftguard.training.adapters import apply_variant
 from pytest_ftguard.training.forecast import forecast
@@ -318,3 +319,10 @@ def test_a_model_of_sentence_transformers_is_an_encoder(work: Workload, model: M
     TASK.load_tokenizer(work).save_pretrained(tmp_path / "t5")
     with pytest.raises(ConfigurationError, match=r"sequence-to-sequence model \(t5\): give an encoder or a decoder"):
         TASK.load_model(replace(work, model=str(tmp_path / "t5")))
+
+
+def test_a_head_that_cannot_be_told_from_its_base_is_refused() -> None:
+    """All of the model would count as its new head, and weights that its checkpoint lacks would be random."""
+    whole = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(ConfigurationError, match="Sequential has no part named '', so its head cannot be told"):
+        head_of(whole)

@@ -97,11 +97,19 @@ def padding(tokenizer: Any) -> int:
 
 
 def head_of(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the modules that make up a classifier's head: all that are not of its base."""
+    """Return the names of the modules that make up a classifier's head: all that are not of its base.
+
+    Raises:
+        ConfigurationError: It has no base of its own, so that random weights could be taken for a new head.
+    """
     prefix = getattr(model, "base_model_prefix", "")
-    return tuple(
-        name for name, module in model.named_children() if name != prefix and any(True for _ in module.parameters())
-    )
+    parts = dict(model.named_children())
+    if prefix not in parts:
+        message = (
+            f"{type(model).__name__} has no part named {prefix!r}, so its head cannot be told from its base: {_GIVE}"
+        )
+        raise ConfigurationError(message)
+    return tuple(name for name, part in parts.items() if name != prefix and any(True for _ in part.parameters()))
 
 
 def _part(model: PreTrainedModel, weight: str) -> str | None:
