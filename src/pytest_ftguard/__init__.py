@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.gates.memory import assert_memory_budget
     from pytest_ftguard.gates.merge_drift import assert_merge_drift
     from pytest_ftguard.gates.quality import assert_loss_gap, assert_perplexity_gap, assert_retention
+    from pytest_ftguard.gates.scores import assert_accuracy_gap, assert_score, assert_score_gap
     from pytest_ftguard.gates.timed_pair import assert_time_budget
     from pytest_ftguard.gates.verdict import Verdict
     from pytest_ftguard.plugin.providing import Ftguard
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_ftguard.results import TrainedVariant, Trial
     from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Workload
     from pytest_ftguard.training.callback import FtguardCallback
+    from pytest_ftguard.training.generating import generate
 
 __version__ = "0.1.0"
 
@@ -53,6 +55,7 @@ __all__ = [
     "TrialSpec",
     "Verdict",
     "Workload",
+    "assert_accuracy_gap",
     "assert_converged",
     "assert_forgetting",
     "assert_loss_gap",
@@ -61,7 +64,10 @@ __all__ = [
     "assert_no_regression",
     "assert_perplexity_gap",
     "assert_retention",
+    "assert_score",
+    "assert_score_gap",
     "assert_time_budget",
+    "generate",
     "read_report",
     "read_trainer_runs",
 ]
@@ -81,6 +87,7 @@ _HOMES = {
     "gates.forgetting": ("assert_forgetting",),
     "gates.memory": ("assert_memory_budget",),
     "gates.merge_drift": ("assert_merge_drift",),
+    "gates.scores": ("assert_accuracy_gap", "assert_score", "assert_score_gap"),
     "gates.quality": ("assert_loss_gap", "assert_perplexity_gap", "assert_retention"),
     "gates.timed_pair": ("assert_time_budget",),
     "gates.verdict": ("Verdict",),
@@ -90,6 +97,7 @@ _HOMES = {
     "results": ("TrainedVariant", "Trial"),
     "specs": ("Full", "LoRA", "Peft", "TrialSpec", "Workload"),
     "training.callback": ("FtguardCallback",),
+    "training.generating": ("generate",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "one_run_interval",
     "perplexity_gap",
     "retention",
+    "satterthwaite",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -41,10 +42,16 @@ class SeedNoise:
     Attributes:
         tau: Standard deviation of the gap over seeds, in nats per token.
         degrees_of_freedom: Number of seeds that were calibrated on, less one.
+        taus: Standard deviation of the gap of each score over seeds, by its name, in the score's unit.
     """
 
     tau: float
     degrees_of_freedom: float
+    taus: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def of_score(self, score: str) -> SeedNoise | None:
+        """Return the noise of the gap in a score; None if it was not calibrated."""
+        return replace(self, tau=self.taus[score]) if score in self.taus else None
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ def gap_interval(
     residuals = (d.mean(axis=0) - gap * n_tokens) / n_tokens.mean()
     item_variance = residuals.var(ddof=1) / n
     seed_variance, seed_freedom = _seeds_part(d, n_tokens, terms, seed_noise)
-    half_width, freedom = _half_width(item_variance, seed_variance, n - 1, seed_freedom, confidence)
+    half_width, freedom = satterthwaite(item_variance, seed_variance, n - 1, seed_freedom, confidence)
     return Interval(
         value=float(gap),
         lower=float(gap - half_width),
@@ -214,9 +221,8 @@ def change_of_gap(
     if min(len(now), len(then)) < 2:
         message = f"without pairs each side needs at least two seeds, got {len(now)} and {len(then)}"
         raise ValueError(message)
-    # As numbers of numpy, which unlike Python's can be divided by a variance of 0.
-    ours, theirs = (np.float64(_seed_variance(side, tokens) / len(side)) for side in (now, then))
-    _, freedom = _half_width(ours, theirs, len(now) - 1, len(then) - 1, confidence)
+    ours, theirs = (_seed_variance(side, tokens) / len(side) for side in (now, then))
+    _, freedom = satterthwaite(ours, theirs, len(now) - 1, len(then) - 1, confidence)
     noise = SeedNoise(math.sqrt(ours + theirs), float(freedom))
     means = now.mean(axis=0, keepdims=True) - then.mean(axis=0, keepdims=True)
     return gap_interval(means, tokens, confidence, noise)
@@ -240,11 +246,11 @@ def _check(d: FloatArray, n_tokens: FloatArray, confidence: float) -> None:
         raise ValueError(message)
 
 
-def _half_width(
+def satterthwaite(
     item_variance: Any, seed_variance: Any, item_freedom: Any, seed_freedom: Any, confidence: float
 ) -> tuple[Any, Any]:
     """Return the distance of the bounds from the estimate, and the degrees of freedom; also for arrays of each."""
-    variance = item_variance + seed_variance
+    variance = np.add(item_variance, seed_variance)
     with np.errstate(divide="ignore", invalid="ignore"):
         # Satterthwaite's formula in shares of the sum, which cannot underflow; without any variance nothing is unsure.
         item_share = np.where(variance > 0, item_variance / variance, 1.0)
@@ -271,7 +277,7 @@ def effort_to_settle(
     distance = abs(interval.value - limit)
 
     def first(numbers: FloatArray, seeds: Any, sequences: Any) -> int | None:
-        half_width, _ = _half_width(
+        half_width, _ = satterthwaite(
             interval.item_variance * n / sequences,
             interval.seed_variance * k / seeds,
             sequences - 1,

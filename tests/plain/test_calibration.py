@@ -125,6 +125,9 @@ OTHER: dict[str, Any] = {
     "completion_only_loss": True,
     "assistant_only_loss": True,
     "packing": True,
+    "score": "mine:exact_match",
+    "slices": ("language",),
+    "group": "movie",
 }
 
 

@@ -21,7 +21,7 @@ from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 from pytest_ftguard.reporting.json import json_report
-from pytest_ftguard.results import Answers, Breakdown, CurveText, Memory, Start, TrialError, Updates
+from pytest_ftguard.results import About, Answers, Breakdown, CurveText, Memory, Scores, Start, TrialError, Updates
 from pytest_ftguard.settings.keys import KEYS
 from tests.plain.builders import FULL, LORA, losses, trial
 
@@ -134,7 +134,12 @@ def report() -> dict[str, Any]:
     complete = trial(
         LORA,
         nll,
-        validation=losses(nll, answers=Answers((0, 1) * 32, (1,) * 64)),
+        validation=losses(
+            nll,
+            answers=Answers((0, 1) * 32, (1,) * 64),
+            scores=Scores({"exact_match": (1.0,) * 64}, 2.0),
+            about=About(("1",) * 64, {"language": ("de",) * 64}),
+        ),
         memory=memory,
         start=Start(0.1, 0.0),
         curve_of=CurveText("text", (10, 10), (0, 1), "text.txt", is_validation=True),
@@ -174,6 +179,8 @@ def test_the_schema_knows_no_name_that_is_never_written() -> None:
         "updates": first["updates"],
         "losses": first["validation"],
         "answers": first["validation"]["answers"],
+        "scores": first["validation"]["scores"],
+        "about": first["validation"]["about"],
         "curve_point": first["curve"][0],
         "curve_text": first["curve_of"],
         "start": first["start"],

@@ -102,6 +102,9 @@ OTHER: dict[str, Any] = {
     "completion_only_loss": True,
     "assistant_only_loss": True,
     "packing": True,
+    "score": "test_fingerprint:key",
+    "slices": ("language",),
+    "group": "movie",
 }
 
 

@@ -19,8 +19,8 @@ HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets"}
 FLOORS = {
     **dict.fromkeys(("current", "errors", "files", "units"), GROUND := 0),
     "specs": 1,
-    "results": 2,
-    "statistics": 3,
+    **dict.fromkeys(("results", "statistics"), 2),
+    "score_statistics": 3,
     **dict.fromkeys(("comparison", "tasks"), 4),
     "training": 5,
     "store": 6,
@@ -128,7 +128,8 @@ import pytest_ftguard, pytest_ftguard.plugin.hooks
 def test_every_public_name_can_be_had() -> None:
     """The lazily loaded names are those of __all__, and a wrong one is an AttributeError."""
     plain = [name for name in pytest_ftguard.__all__ if not pytest_ftguard._HOME_OF[name].startswith("training.")]
-    assert set(pytest_ftguard.__all__) - set(plain) == {"FtguardCallback"}  # which needs torch, and is tested with it
+    # These need torch, and are tested with it.
+    assert set(pytest_ftguard.__all__) - set(plain) == {"FtguardCallback", "generate"}
     assert all(getattr(pytest_ftguard, name).__name__ == name for name in plain)
     assert sorted(pytest_ftguard.__all__) == list(pytest_ftguard.__all__)
     with pytest.raises(AttributeError, match="nothing_here"):

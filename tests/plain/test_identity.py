@@ -50,6 +50,9 @@ OTHER: dict[type[Spec], dict[str, Any]] = {
         "completion_only_loss": True,
         "assistant_only_loss": True,
         "packing": True,
+        "score": "mine:exact_match",
+        "slices": ("language",),
+        "group": "movie",
     },
     Full: {"learning_rate": 2e-4, "search_learning_rate": True},
     LoRA: {
@@ -120,7 +123,15 @@ def names_of(purpose: Purpose) -> set[str]:
 
 def test_weights_do_not_depend_on_how_they_are_evaluated() -> None:
     """Another validation or reference text, or another number of sequences, is another result of one training."""
-    assert names_of("result") - names_of("training") == {"validation", "reference", "validation_sequences", "purpose"}
+    assert names_of("result") - names_of("training") == {
+        "validation",
+        "reference",
+        "validation_sequences",
+        "purpose",
+        "score",
+        "slices",
+        "group",
+    }
     assert names_of("trial") - names_of("result") == {"final", "label"}
 
 
@@ -151,6 +162,9 @@ def test_the_losses_of_the_base_model_are_shared_as_far_as_they_are_the_same() -
         "chat_template",
         "completion_only_loss",
         "assistant_only_loss",
+        "score",
+        "slices",
+        "group",
     }
     assert fields_of(Full, "base") == fields_of(LoRA, "base") == ()
     assert content_of(TrialSpec(workload=WORKLOAD, variant=FULL, seed=3), "base")["device"] == "auto"

@@ -135,6 +135,8 @@ def test_a_verdict_goes_from_process_to_process_as_it_is() -> None:
         "candidate_rate_origin",
         "baseline_learning_rate",
         "baseline_rate_origin",
+        "score",
+        "slice",
     ]
     assert (shown["limit"], shown["unit"], shown["limit_source"]) == (0.02, "nats per token", "ini")
 

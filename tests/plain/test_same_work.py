@@ -50,6 +50,9 @@ SETTINGS: dict[str, Any] = {
     "completion_only_loss": True,
     "assistant_only_loss": True,
     "packing": True,
+    "score": "mine:exact_match",
+    "slices": ("language",),
+    "group": "movie",
 }
 
 

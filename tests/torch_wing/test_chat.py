@@ -17,8 +17,9 @@ from transformers import masking_utils
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.tasks import Examples, find_task
-from pytest_ftguard.tasks.chat.data import ChatSet, Example
+from pytest_ftguard.tasks.chat.data import Example
 from pytest_ftguard.tasks.chat.task import Chat
+from pytest_ftguard.tasks.rows import RowSet
 from pytest_ftguard.training.forecast import forecast, plan_trial
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
@@ -139,7 +140,7 @@ def test_an_example_without_a_token_that_counts_is_an_error_and_no_loss_of_zero(
     """Nothing lets one through to a gate."""
     masked = Example(torch.arange(8), torch.full((8,), -100))
     with pytest.raises(ConfigurationError, match="an example of 0 tokens"):
-        CHAT.losses(CHAT.load_model(work), ChatSet((masked, masked)), batch_size=2, bf16=False)
+        CHAT.losses(CHAT.load_model(work), RowSet((masked, masked)), batch_size=2, bf16=False)
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])

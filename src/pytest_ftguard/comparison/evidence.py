@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.results import MINIMUM_UNITS, MOST_TRAINED_ON, SequenceLosses, TrainedVariant
 
 __all__ = ["count_units", "more_text", "no_evidence", "unit_name"]
+
+# The tasks that are evaluated on rows.
+_OF_ROWS: Final = ("chat", "classification")
 
 
 def count_units(losses: SequenceLosses | None) -> int:
@@ -20,7 +24,9 @@ def count_units(losses: SequenceLosses | None) -> int:
 
 
 def unit_name(losses: SequenceLosses | None) -> str:
-    """Return what `count_units` counts: "sequences" or "documents"."""
+    """Return what `count_units` counts: "sequences", "documents" or "groups"."""
+    if losses is not None and losses.about is not None and losses.about.group is not None:
+        return "groups"
     return "sequences" if losses is None or losses.documents is None else "documents"
 
 
@@ -78,9 +84,11 @@ def more_text(losses: SequenceLosses, text: str, variant: TrainedVariant, *, tim
     used, wanted = len(losses.nll), math.ceil(len(losses.nll) * times)
     set_bound = f"set {how_to_set(variant, validation_sequences=wanted)}"
     if used >= variant.workload.validation_sequences:
-        fewer = "rows are fewer, give more" if variant.workload.task == "chat" else "text has fewer, give a longer one"
+        fewer = (
+            "rows are fewer, give more" if variant.workload.task in _OF_ROWS else "text has fewer, give a longer one"
+        )
         return f"{set_bound} and, if the {text} {fewer}"
-    if variant.workload.task == "chat":
+    if variant.workload.task in _OF_ROWS:
         longer = f"give more {'different ' if losses.repeated else ''}{text} rows"
     else:
         longer = f"give a longer {text} text{' that does not repeat itself' if losses.repeated else ''}"

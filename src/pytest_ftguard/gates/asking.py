@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from pytest_ftguard import current
 from pytest_ftguard.comparison.curves import has_own_curves
@@ -28,6 +28,7 @@ __all__ = [
     "check_pair",
     "check_variant",
     "conclude",
+    "conclude_all",
     "find_test",
     "limit_of",
     "look",
@@ -188,18 +189,47 @@ def conclude(
         variants: What the verdict is about.
         warn_of_invalid: Whether INVALID only warns too.
     """
+    return _concluded([verdict], on_inconclusive, variants, warn_of_invalid=warn_of_invalid)
+
+
+def conclude_all(verdicts: Sequence[Verdict], on_inconclusive: Reaction | None, *variants: TrainedVariant) -> Verdict:
+    """Record several verdicts of one gate, and fail the test or warn if not all are a PASS; see `conclude`.
+
+    Returns:
+        The worst of them.
+    """
+    return _concluded(verdicts, on_inconclusive, variants)
+
+
+_WORST_FIRST: Final = ("FAIL", "INVALID", "INCONCLUSIVE")
+
+
+def _concluded(
+    verdicts: Sequence[Verdict],
+    on_inconclusive: Reaction | None,
+    variants: Sequence[TrainedVariant],
+    *,
+    warn_of_invalid: bool = False,
+) -> Verdict:
     choice = value_of("on_inconclusive", on_inconclusive, "fail")
-    warns = (verdict.status, choice) == ("INCONCLUSIVE", "warn") or (verdict.status == "INVALID" and warn_of_invalid)
-    verdict = replace(verdict, only_warned=warns)
+    warned = {"INCONCLUSIVE"} if choice == "warn" else set()
+    if warn_of_invalid:
+        warned.add("INVALID")
+    verdicts = [replace(verdict, only_warned=verdict.status in warned) for verdict in verdicts]
+    worst = min(verdicts, key=lambda one: _WORST_FIRST.index(one.status) if one.status in _WORST_FIRST else 9)
     test = find_test()
     if test is not None:
-        test.record(verdict, variants)
+        for verdict in verdicts:
+            test.record(verdict, variants)
         if test.is_planned:  # nothing was trained, so nothing is decided
-            return verdict
-    if verdict.lets_pass:
-        return verdict
-    if warns:
-        # The user looks at the frame that called the helper, which is two above this one.
-        warnings.warn(FtguardWarning(verdict.message), stacklevel=3)
-        return verdict
-    raise (LimitExceeded if verdict.status == "FAIL" else GateFailure)(verdict.message)
+            return worst
+    failed = [verdict for verdict in verdicts if not verdict.lets_pass and not verdict.only_warned]
+    if failed:
+        failed.sort(key=lambda one: _WORST_FIRST.index(one.status))
+        message = "\n\n".join(verdict.message for verdict in failed)
+        raise (LimitExceeded if failed[0].status == "FAIL" else GateFailure)(message)
+    for verdict in verdicts:
+        if verdict.only_warned:
+            # The user looks at the frame that called the helper, which is three above this one.
+            warnings.warn(FtguardWarning(verdict.message), stacklevel=4)
+    return worst

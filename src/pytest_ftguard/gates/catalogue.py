@@ -20,9 +20,12 @@ from pytest_ftguard.gates.limits import (
     PERPLEXITY,
     SHARE,
     Amount,
+    parse_least_score,
     parse_memory_limit,
     parse_number_limit,
+    parse_points_limit,
     parse_regression_limit,
+    parse_score_limit,
     parse_share_limit,
 )
 from pytest_ftguard.gates.setting import Key, Origin, Setting, choice_of, number_of
@@ -53,17 +56,20 @@ class GateRow:
         limit: The key of its limit. "min_" begins the name of a smallest accepted value, "max_" that of a largest.
         helper: The public function that a test calls, and the module that it lives in: one of ours without the name of
             the package, one of yours with it.
+        falls: Whether a "max_" limit is the largest accepted fall of what should be high. Its amount is then below 0,
+            and the value must be at least that: a gap of -1.2 points is within a limit of 2 points.
     """
 
     name: str
     title: str
     limit: Key
     helper: tuple[str, str]
+    falls: bool = False
 
     @property
     def is_at_least(self) -> bool:
         """Whether the limit is the smallest accepted value."""
-        return self.limit.name.startswith("min_")
+        return self.falls or self.limit.name.startswith("min_")
 
 
 def number_limit(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
@@ -88,6 +94,18 @@ def share_limit(what: str, unit: str) -> Callable[[Any, Origin], Amount]:
 
 def _memory(value: Any, origin: Origin) -> Amount:
     return parse_memory_limit(value, origin)
+
+
+def _accuracy(value: Any, origin: Origin) -> Amount:
+    return parse_points_limit(value, "accuracy gap", origin)
+
+
+def _score_gap(value: Any, origin: Origin) -> Amount:
+    return parse_score_limit(value, origin)
+
+
+def _score(value: Any, origin: Origin) -> Amount:
+    return parse_least_score(value, origin)
 
 
 def _regression(value: Any, origin: Origin) -> Amount:
@@ -134,6 +152,26 @@ _ROWS: Final = (
             "least share of full's gain that LoRA must retain: '90%%'",
         ),
         ("assert_retention", "gates.quality"),
+    ),
+    GateRow(
+        "accuracy_gap",
+        "accuracy gap",
+        Key("max_accuracy_gap", _accuracy, "largest accepted fall of the accuracy: '2 pp' (percentage points)"),
+        ("assert_accuracy_gap", "gates.scores"),
+        falls=True,
+    ),
+    GateRow(
+        "score_gap",
+        "score gap",
+        Key("max_score_gap", _score_gap, "largest accepted fall of a score, in its own unit: 0.02, or '2 pp'"),
+        ("assert_score_gap", "gates.scores"),
+        falls=True,
+    ),
+    GateRow(
+        "score",
+        "score",
+        Key("min_score", _score, "smallest accepted score, in its own unit: 0.8, or '80%%'"),
+        ("assert_score", "gates.scores"),
     ),
     GateRow(
         "forgetting",

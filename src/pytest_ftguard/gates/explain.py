@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from pytest_ftguard.comparison.capacity import capacity_of, left_out, reaches_little
 from pytest_ftguard.comparison.changing import how_to_set
@@ -23,9 +23,14 @@ __all__ = [
     "BEYOND",
     "UNDECIDED",
     "WITHIN",
+    "Units",
     "basis",
+    "basis_of",
+    "below",
     "better",
     "ends_err",
+    "larger_noise",
+    "learn_more",
     "measured_elsewhere",
     "no_gain",
     "no_share",
@@ -33,6 +38,7 @@ __all__ = [
     "outlook",
     "reason",
     "standing",
+    "units_of",
     "what_to_do",
     "widening",
 ]
@@ -60,7 +66,7 @@ def no_gain(
         f"this test has no power: {baseline.label} gained only {margin.show_gain(gain.value)}",
         why=f"Over the base model it gained at least {gain.lower:+.4f}, which is less than {rule.gain_factor:g} times "
         f"the limit of {margin}: a variant that learned little could pass.",
-        remedy=f"{smaller}{_learn_more(baseline)}",
+        remedy=f"{smaller}{learn_more(baseline)}",
         rate_of=baseline.variant,
     )
 
@@ -75,12 +81,12 @@ def no_share(baseline: TrainedVariant, gain: Interval) -> Problem:
     return Problem(
         f"{baseline.label} has no clear gain to retain",
         why=f"It improved on the base model by {gain.value:+.4f} nats per token, at least {gain.lower:+.4f}.",
-        remedy=_learn_more(baseline),
+        remedy=learn_more(baseline),
         rate_of=baseline.variant,
     )
 
 
-def _learn_more(variant: TrainedVariant) -> str:
+def learn_more(variant: TrainedVariant) -> str:
     """Return how a variant could learn more."""
     is_open = variant.rate.origin != "searched" and not variant.rate.why_not
     way = how_to_search(variant) if is_open else None
@@ -88,16 +94,33 @@ def _learn_more(variant: TrainedVariant) -> str:
     return f"{search}train for more steps"
 
 
+class Units(NamedTuple):
+    """What an interval rests on.
+
+    Attributes:
+        number: How many.
+        name: What they are: "sequences", "documents", ...
+    """
+
+    number: int
+    name: str
+
+
+def units_of(comparison: Comparison) -> Units:
+    """Return what the interval of a gap in losses rests on."""
+    return Units(comparison.units, comparison.unit_name)
+
+
 def _smaller_limit(margin: Margin, nats: float, status_at: Callable[[float], Status]) -> str:
     """Return the largest limit below a gain, and what comes of it; "" if the gate gives no answer there either."""
     if not nats > 0:
         return ""
-    largest = _below(margin.worth(nats))
+    largest = below(margin.worth(nats))
     # At a limit that leaves the gate in doubt the next message would refuse again.
     return {"PASS": largest, "FAIL": f"{largest}, at which this result fails"}.get(status_at(float(largest)), "")
 
 
-def _below(value: float) -> str:
+def below(value: float) -> str:
     """Return a value with two digits, rounded down, so that it lies below the bound."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return f"{(math.ceil(value / unit * (1 - 1e-9)) - 1) * unit:.2g}"
@@ -161,34 +184,45 @@ def ends_err(confidence: float) -> str:
     return f"each bound is wrong in at most {100 * (1 - confidence):.3g} % of cases"
 
 
-def basis(comparison: Comparison, rule: Rule) -> str:
+def basis(comparison: Comparison, rule: Rule, units: Units | None = None) -> str:
     """Return what the bounds rest on, how often they err, and what one seed or one of several looks can show."""
-    sequences = f"{comparison.units} {comparison.unit_name}"
+    return basis_of(units or units_of(comparison), comparison.seeds, rule)
+
+
+def basis_of(units: Units, seeds: int, rule: Rule) -> str:
+    """Return the same of so many units and seeds."""
+    sequences = f"{units.number} {units.name}"
     errs = ends_err(rule.confidence)
     if rule.looks > 1:
         return (
-            f"The interval rests on {sequences} and {comparison.seeds} seeds. This was look {rule.look} of at most "
+            f"The interval rests on {sequences} and {seeds} seeds. This was look {rule.look} of at most "
             f"{rule.looks}: {errs}, so all looks together err no more often than a single one would."
         )
     if rule.seed_noise is not None:
         calibrated = f"the noise of seeds that was calibrated on {rule.seed_noise.degrees_of_freedom + 1} of them"
         return f"The interval rests on {sequences} and {calibrated}; {errs}."
-    if comparison.seeds > 1:
-        return f"The interval rests on {sequences} and {comparison.seeds} seeds; {errs}."
+    if seeds > 1:
+        return f"The interval rests on {sequences} and {seeds} seeds; {errs}."
     return (
         f"The interval rests on {sequences}; {errs}. One seed: the verdict is about these two checkpoints, not about "
         "the next training run."
     )
 
 
-def reason(status: Status, comparison: Comparison, interval: Interval, rule: Rule) -> str:
+def reason(status: Status, comparison: Comparison, interval: Interval, rule: Rule, units: Units | None = None) -> str:
     """Return why the verdict is what it is."""
     if status == "INCONCLUSIVE":
-        return f"{UNDECIDED} {_larger_noise(comparison, interval, rule)}"
+        return f"{UNDECIDED} {larger_noise(units or units_of(comparison), comparison.seeds, interval, rule)}"
     return WITHIN if status == "PASS" else BEYOND
 
 
-def what_to_do(status: Status, comparison: Comparison, doubt: tuple[Interval, float], rule: Rule) -> str:
+def what_to_do(
+    status: Status,
+    comparison: Comparison,
+    doubt: tuple[Interval, float],
+    rule: Rule,
+    units: Units | None = None,
+) -> str:
     """Return what to do about a verdict; "" if that is nothing.
 
     Args:
@@ -196,6 +230,7 @@ def what_to_do(status: Status, comparison: Comparison, doubt: tuple[Interval, fl
         comparison: The two variants.
         doubt: An interval and a value that it must leave aside for an answer.
         rule: How the gate decides.
+        units: What the interval rests on; by default all sequences of the validation text.
     """
     settle = how_to_settle(comparison.candidate, comparison.baseline)
     if status == "FAIL":
@@ -205,7 +240,7 @@ def what_to_do(status: Status, comparison: Comparison, doubt: tuple[Interval, fl
     candidate, baseline = comparison.candidate, comparison.baseline
     losses = candidate.trials[0].measured.validation
     assert losses is not None  # else there is no interval
-    way = way_out(doubt, rule, candidate, losses, "validation")
+    way = way_out(doubt, rule, candidate, losses, "validation", of=units)
     if "elsewhere" in (candidate.workload_maker, baseline.workload_maker) and candidate.source is not baseline.source:
         way += f" Train {candidate.label} and {baseline.label} alike."
     return f"{way} And {settle}." if settle else way
@@ -244,12 +279,13 @@ def _more_reach(candidate: TrainedVariant) -> str:
     return ""
 
 
-def _larger_noise(comparison: Comparison, interval: Interval, rule: Rule) -> str:
-    text = f"the choice of {comparison.units} validation {comparison.unit_name}"
-    if comparison.seeds == 1 and rule.seed_noise is None:
+def larger_noise(units: Units, count: int, interval: Interval, rule: Rule) -> str:
+    """Return from which of both noises most of the uncertainty comes, with so many seeds."""
+    text = f"the choice of {units.number} validation {units.name.removeprefix('validation ')}"
+    if count == 1 and rule.seed_noise is None:
         return f"Its width comes from {text}."
     share = interval.seed_variance / (interval.seed_variance + interval.item_variance)
-    seeds = f"the {comparison.seeds} seeds" if comparison.seeds > 1 else "the one seed"
+    seeds = f"the {count} seeds" if count > 1 else "the one seed"
     source, percent = (seeds, share) if share > 0.5 else (text, 1 - share)
     return f"{100 * percent:.0f} % of the uncertainty comes from {source}."
 
@@ -268,15 +304,14 @@ def outlook(comparison: Comparison, margin: Margin, rule: Rule) -> str:
     return f"Both had converged at {steps} steps: twice the steps would gain less than a quarter of the limit."
 
 
-def better(comparison: Comparison, rule: Rule) -> list[str]:
+def better(comparison: Comparison, *, beyond_noise: bool) -> list[str]:
     """Return what it mostly means that a candidate beats full fine-tuning beyond noise; nothing if it does not."""
     candidate, baseline = comparison.candidate, comparison.baseline
-    gap = comparison.losses.gap(rule.confidence, rule.seed_noise)
-    if baseline.variant.kind != "full" or not gap.upper < 0:
+    if baseline.variant.kind != "full" or not beyond_noise:
         return []
     # If nobody chose the rate, the line before has said how to search it, or why it could not be searched.
     is_said = baseline.rate.origin == "default" and not baseline.rate.why_not
-    todo = "search its learning rate, or train for more steps" if is_said else _learn_more(baseline)
+    todo = "search its learning rate, or train for more steps" if is_said else learn_more(baseline)
     return [
         f"{candidate.label} is better than {baseline.label} beyond noise, so {baseline.label} is probably "
         f"undertrained: {todo}, before you rely on this PASS."

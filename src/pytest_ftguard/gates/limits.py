@@ -16,17 +16,24 @@ __all__ = [
     "NATS_PER_TOKEN",
     "OF_GAIN",
     "PERPLEXITY",
+    "POINTS",
+    "SCORE",
     "SHARE",
     "Amount",
     "Limit",
+    "parse_least_score",
     "parse_memory_limit",
     "parse_number_limit",
+    "parse_points_limit",
     "parse_regression_limit",
+    "parse_score_limit",
     "parse_share_limit",
 ]
 
 NATS_PER_TOKEN: Final = "nats per token"
 PERPLEXITY: Final = "perplexity"
+POINTS: Final = "percentage points"
+SCORE: Final = "of the score"
 BYTES: Final = "bytes"
 SHARE: Final = "of baseline"
 OF_GAIN: Final = "of the gain"
@@ -53,6 +60,8 @@ class Amount(NamedTuple):
         """Return the amount as it is shown: "900 MB", "60%" or "0.02"."""
         if self.unit == BYTES:
             return format_bytes(self.value)
+        if self.unit == POINTS:
+            return f"{self.value:.10g} pp"
         return f"{100 * self.value:.10g}%" if self.is_share else f"{self.value:.10g}"
 
 
@@ -62,8 +71,8 @@ class Limit:
 
     Attributes:
         value: The number, in `unit`.
-        unit: "nats per token", "perplexity", "bytes", or that of a gate of your own; or, if it is a share (0.6 is
-            60 %), "of baseline", "of the gain" or "of the accepted result".
+        unit: "nats per token", "perplexity", "percentage points", "of the score", "bytes", or that of a gate of your
+            own; or, if it is a share (0.6 is 60 %), "of baseline", "of the gain" or "of the accepted result".
         origin: Where it was set.
     """
 
@@ -109,6 +118,8 @@ class Limit:
             shares = [100 * value for value in values]
             sign = "+" if self.unit == GROWTH else ""
             return [f"{share:{sign}.{decimals_apart(shares, 100 * self.value, 1)}f}%" for share in shares]
+        if self.unit == POINTS:
+            decimals = 1
         return [f"{value:+.{decimals_apart(values, self.value, decimals)}f}" for value in values]
 
     def text_next_to(self, value: float | None) -> str:
@@ -145,6 +156,62 @@ def parse_share_limit(value: object, what: str, unit: str, origin: Origin) -> Am
         pass  # one message for every way of being wrong, below
     message = f'a limit of the {what} must be a share such as "80%", got {value!r} ({origin.name})'
     raise ConfigurationError(message)
+
+
+def parse_points_limit(value: object, what: str, origin: Origin) -> Amount:
+    """Return the amount that "2 pp" stands for: a fall by at most two percentage points, so -2.
+
+    Raises:
+        ConfigurationError: It is no number of percentage points.
+    """
+    points = _points(value)
+    if points is None:
+        message = (
+            f'a limit of the {what} must be percentage points such as "2 pp", got {value!r} ({origin.name}): it is the '
+            "largest fall that you accept"
+        )
+        raise ConfigurationError(message)
+    return Amount(0.0 - points, POINTS)
+
+
+def parse_score_limit(value: object, origin: Origin) -> Amount:
+    """Return the amount that 0.02 (in the score's own unit) or "2 pp" stands for: a fall by at most that.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    points = _points(value)
+    if points is not None:
+        return Amount(0.0 - points, POINTS)
+    amount = parse_number_limit(value, "score gap", 'in the unit of the score, or "2 pp"', origin)
+    return Amount(0.0 - amount.value, SCORE)
+
+
+def parse_least_score(value: object, origin: Origin) -> Amount:
+    """Return the smallest accepted score that 0.8 or "80%" stands for.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            number = float(value.strip()[:-1]) / 100
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return Amount(number, SCORE)
+    return Amount(parse_number_limit(value, "score", 'in its own unit, or "80%"', origin).value, SCORE)
+
+
+def _points(value: object) -> float | None:
+    """Return the percentage points of a text such as "2 pp"; None if it is none."""
+    if not (isinstance(value, str) and value.strip().endswith("pp")):
+        return None
+    try:
+        number = float(value.strip().removesuffix("pp"))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def parse_memory_limit(value: object, origin: Origin) -> Amount:

@@ -210,7 +210,8 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
     if status == "PASS" and (early := _too_early(comparison, rule, margin)):
         status, (reason, todo) = "INCONCLUSIVE", early
     praise = undertrained(baseline)
-    praise += [*better_rate(candidate), *explain.better(comparison, rule)] if status == "PASS" else []
+    if status == "PASS":
+        praise += [*better_rate(candidate), *explain.better(comparison, beyond_noise=_is_better(comparison, rule))]
     if status == "PASS" and gate != "retention":
         praise += explain.little_power(baseline, gain, margin, status_at)
     why = [
@@ -232,6 +233,11 @@ def _conclude(gate: str, comparison: Comparison, interval: Interval, rule: Rule,
         what_to_do=todo,
         note=" ".join([*rates_note(candidate, baseline), *praise]) or None,
     )
+
+
+def _is_better(comparison: Comparison, rule: Rule) -> bool:
+    """Return whether the candidate beats the baseline beyond noise."""
+    return comparison.losses.gap(rule.confidence, rule.seed_noise).upper < 0
 
 
 def _too_early(comparison: Comparison, rule: Rule, margin: Margin) -> tuple[str, str] | None:

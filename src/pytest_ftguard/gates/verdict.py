@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates.catalogue import GATES, row_of, title_of
-from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, PERPLEXITY, SHARE, Limit
+from pytest_ftguard.gates.limits import BYTES, GROWTH, OF_GAIN, PERPLEXITY, SCORE, SHARE, Limit
 from pytest_ftguard.gates.setting import Origin
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.specs import key_of
@@ -46,6 +46,8 @@ _RATES: Final = (
     "baseline_rate_origin",
 )
 
+_SCORED: Final = ("score", "slice")
+
 # The side with a learning rate that may change an answer, the likelier one first.
 _HANGS_ON: Final[Mapping[Status, tuple[Side, ...]]] = {
     "FAIL": ("candidate",),
@@ -69,8 +71,9 @@ class Verdict:
     """The answer of a gate.
 
     Attributes:
-        gate: "loss_gap", "perplexity_gap", "retention", "forgetting", "convergence", "memory_budget", "time_budget",
-            "regression", or the name of a gate of your own.
+        gate: "loss_gap", "perplexity_gap", "retention", "accuracy_gap", "score_gap", "score", "forgetting",
+            "convergence", "merge_drift", "memory_budget", "time_budget", "regression", or the name of a gate of your
+            own.
         status: "PASS", "FAIL", "INCONCLUSIVE", "INVALID", or "ACCEPTED" if a result was accepted. The test itself sees
             "PENDING" for the last one, because a result is accepted only after its test has passed.
         candidate: Label of the variant that was judged.
@@ -91,6 +94,8 @@ class Verdict:
         candidate_rate_origin: Where that comes from: "given", "searched" or "default".
         baseline_learning_rate: The baseline's learning rate; None if there is no baseline.
         baseline_rate_origin: Where that comes from.
+        score: The score that was judged; None if the gate is on something else.
+        slice: The slice that it was judged on, as in "language=de"; None if on all examples.
         hangs_on: The sides that may lead to another answer at another learning rate, the likelier one first. It is for
             the helper that asks, and no report has it.
     """
@@ -113,12 +118,17 @@ class Verdict:
     candidate_rate_origin: str | None = None
     baseline_learning_rate: float | None = None
     baseline_rate_origin: str | None = None
+    score: str | None = None
+    slice: str | None = None
     hangs_on: tuple[Side, ...] = field(default=(), compare=False)
 
     @property
     def title(self) -> str:
-        """What the summary calls the gate."""
-        return title_of(self.gate)
+        """What the summary calls the gate, with the score and the slice that it judged."""
+        title = title_of(self.gate)
+        if self.score is not None and not title.startswith(self.score):
+            title = f"{title} {self.score}" if self.gate == "score" else f"{self.score} {title}"
+        return title if self.slice is None else f"{title}, {self.slice}"
 
     @property
     def lets_pass(self) -> bool:
@@ -143,7 +153,7 @@ class Verdict:
     def _measured(self) -> str:
         assert self.value is not None  # else there is a reason
         value, *bounds = self.limit.texts(self.value, *(self.interval or ()))
-        units = {BYTES: "", GROWTH: "", PERPLEXITY: " points of perplexity"}
+        units = {BYTES: "", GROWTH: "", SCORE: "", PERPLEXITY: " points of perplexity"}
         if self.baseline is not None:  # a gate of a user's own may judge a share of one variant alone
             units |= {SHARE: f" of {self.baseline}'s", OF_GAIN: f" of {self.baseline}'s gain"}
         return value + (f" [{', '.join(bounds)}]" if bounds else "") + units.get(self.limit.unit, f" {self.limit.unit}")
@@ -184,7 +194,7 @@ class Verdict:
             "details": list(self.details),
             "note": self.note,
             "attempts": self.attempts,
-            **{name: getattr(self, name) for name in _RATES},
+            **{name: getattr(self, name) for name in (*_RATES, *_SCORED)},
             "brief": self.brief,
             "only_warned": self.only_warned,
             "keys": list(self.keys),
@@ -195,7 +205,7 @@ class Verdict:
         rest = self.to_dict()
         for name in ("reason", "details", "brief", "only_warned", "keys"):
             del rest[name]
-        last = {name: rest.pop(name) for name in ("note", "attempts", *_RATES)}
+        last = {name: rest.pop(name) for name in ("note", "attempts", *_RATES, *_SCORED)}
         return {**rest, "message": self.message, **last}
 
     @classmethod

@@ -19,7 +19,13 @@ _TOO_CLOSE: Final = "so close to the limit that neither more seeds nor more {} t
 
 
 def way_out(
-    doubt: tuple[Interval, float], rule: Rule, variant: TrainedVariant, losses: SequenceLosses, text: str
+    doubt: tuple[Interval, float],
+    rule: Rule,
+    variant: TrainedVariant,
+    losses: SequenceLosses,
+    text: str,
+    *,
+    of: tuple[int, str] | None = None,
 ) -> str:
     """Name the cheapest way to an answer: to evaluate more text costs a fraction of training more seeds.
 
@@ -29,8 +35,12 @@ def way_out(
         variant: The variant that is judged, with all its seeds.
         losses: Those of a trial, on the text.
         text: Which text, "validation" or "reference".
+        of: How many sequences, or examples of a slice, the interval rests on, and what they are called; by default
+            all of the text.
     """
-    has, units, name = len(variant.trials), count_units(losses), unit_name(losses)
+    has = len(variant.trials)
+    units, name = of or (count_units(losses), unit_name(losses))
+    name = name.removeprefix(f"{text} ")
     effort = effort_to_settle(*doubt, (has, units), rule.confidence, rule.seed_noise)
     seeds, sequences = effort.seeds, effort.sequences
     together = _together(doubt, rule, (has, units)) if seeds is None and sequences is None else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pytest_ftguard.gates.catalogue import GATES, title_of
-from pytest_ftguard.gates.limits import BYTES, GROWTH, SHARE
+from pytest_ftguard.gates.catalogue import GATES
+from pytest_ftguard.gates.limits import BYTES, GROWTH, POINTS, SHARE
 from pytest_ftguard.gates.verdict import RecordedVerdict, Verdict
 from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Table, tone_of
 from pytest_ftguard.units import decimals_apart, format_bytes_apart
@@ -70,7 +70,7 @@ def _cells(verdict: Verdict, variant: str) -> tuple[str, ...]:
     measured, limit = measured_and_limit(verdict)
     row = GATES.get(verdict.gate)  # nothing tells the side of the limit of a gate that is not known in this process
     sign = "" if row is None else ">= " if row.is_at_least else "<= "
-    return title_of(verdict.gate), variant, measured, f"{sign}{limit}  ({verdict.limit.origin.kind})", verdict.status
+    return verdict.title, variant, measured, f"{sign}{limit}  ({verdict.limit.origin.kind})", verdict.status
 
 
 def measured_and_limit(verdict: Verdict) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def measured_and_limit(verdict: Verdict) -> tuple[str, str]:
         what = f"{shares[0]:{'+' if unit == GROWTH else ''}.{decimals}f}%"
         whole = f" of {verdict.baseline}" if unit == SHARE and not bounds else ""
         return f"{what}{_bounds(shares[1:], decimals)}{whole}", str(limit)
-    decimals = decimals_apart((value, *bounds), limit.value, 3)
+    decimals = decimals_apart((value, *bounds), limit.value, 1 if unit == POINTS else 3)
     return f"{value:+.{decimals}f}{_bounds(bounds, decimals)}", str(limit)
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from pytest_ftguard.results.losses import ACCURACY, About, Answers, BaseLosses, Scores, SequenceLosses
 from pytest_ftguard.results.measured import Measured, Outcome
 from pytest_ftguard.results.parts import (
     MINIMUM_UNITS,
     MOST_TRAINED_ON,
-    Answers,
-    BaseLosses,
     Breakdown,
     CurvePoint,
     CurveText,
     Environment,
     Memory,
     Parameters,
-    SequenceLosses,
     Start,
     Timing,
     TrialError,
@@ -27,10 +25,12 @@ from pytest_ftguard.results.trained import TrainedVariant
 from pytest_ftguard.results.trial import SCHEMA, TRAINER_RUN_FILE, Provenance, Trial
 
 __all__ = [
+    "ACCURACY",
     "MINIMUM_UNITS",
     "MOST_TRAINED_ON",
     "SCHEMA",
     "TRAINER_RUN_FILE",
+    "About",
     "Answers",
     "BaseLosses",
     "Breakdown",
@@ -42,6 +42,7 @@ __all__ = [
     "Outcome",
     "Parameters",
     "Provenance",
+    "Scores",
     "SequenceLosses",
     "Start",
     "Timing",

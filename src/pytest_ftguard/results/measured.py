@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_ftguard.results.losses import SequenceLosses
 from pytest_ftguard.results.parts import (
     CurvePoint,
     CurveText,
     Environment,
     Memory,
     Parameters,
-    SequenceLosses,
     Start,
     Timing,
     TrialError,

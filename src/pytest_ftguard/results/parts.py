@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import statistics
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,22 +12,18 @@ from typing import Any, Final
 __all__ = [
     "MINIMUM_UNITS",
     "MOST_TRAINED_ON",
-    "Answers",
-    "BaseLosses",
     "Breakdown",
     "CurvePoint",
     "CurveText",
     "Environment",
     "Memory",
     "Parameters",
-    "SequenceLosses",
     "Start",
     "Timing",
     "TrialError",
     "Updates",
     "evenly_spaced",
     "log_digests",
-    "perplexity_of",
 ]
 
 
@@ -99,99 +93,6 @@ class Updates:
         return " and ".join(word for word, count in words.items() if count)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The classes that a model gives examples, next to those that they have.
-
-    Attributes:
-        labels: The number of each example's class.
-        predicted: The number of the class that the model finds most likely.
-    """
-
-    labels: tuple[int, ...]
-    predicted: tuple[int, ...]
-
-    @property
-    def problem(self) -> str | None:
-        """Why there can be no such answers, if they were read from a file; None if there can."""
-        if len(self.labels) != len(self.predicted):
-            return f"{len(self.predicted)} predicted classes of {len(self.labels)} examples"
-        return None if self.labels else "answers to no examples"
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the examples that are given their class, from 0 to 1."""
-        return sum(one == other for one, other in zip(self.labels, self.predicted, strict=True)) / len(self.labels)
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN), from 0 to 1.
-
-        A class counts if an example has it or is given it.
-        """
-        right = Counter(one for one, other in zip(self.labels, self.predicted, strict=True) if one == other)
-        total = Counter(self.labels) + Counter(self.predicted)
-        return statistics.fmean(2 * right[one] / count for one, count in total.items())
-
-
-@dataclass(frozen=True)
-class SequenceLosses:
-    """Losses of one model on a text, per sequence.
-
-    Attributes:
-        nll: Negative log-likelihood of each sequence, in nats, summed over its predicted tokens.
-        tokens: Predicted tokens of each sequence.
-        documents: Number of the document that each sequence was cut from; None if the text is one document.
-        digest: SHA-256 of the sequences' tokens, so that losses on other data are not taken for these.
-        repeated: How many sequences of the text were left out, because they repeat earlier ones.
-        trained_on: How many of the sequences stand in the training data as well.
-        unknown: Share of the text that the tokenizer does not know.
-        answers: Which classes the model gives the examples; None if there is nothing to classify.
-    """
-
-    nll: tuple[float, ...]
-    tokens: tuple[int, ...]
-    documents: tuple[int, ...] | None
-    digest: str
-    repeated: int = 0
-    trained_on: int = 0
-    unknown: float = 0.0
-    answers: Answers | None = None
-
-    @property
-    def problem(self) -> str | None:
-        """Why no model can have such losses, if they were read from a file; None if one can."""
-        sizes = {len(self.nll), len(self.tokens), len(self.nll if self.documents is None else self.documents)}
-        if len(sizes) != 1:
-            return f"losses, token counts and documents of a text differ in number: {sorted(sizes)}"
-        if self.answers is not None and len(self.answers.labels) != len(self.nll):
-            return f"{len(self.answers.labels)} answers to {len(self.nll)} examples"
-        return "losses of a text are of no tokens" if sum(self.tokens) < 1 else None
-
-    @property
-    def loss(self) -> float:
-        """Mean loss in nats per token."""
-        return math.fsum(self.nll) / sum(self.tokens)
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss); infinity if that is beyond a float."""
-        return perplexity_of(self.loss)
-
-
-@dataclass(frozen=True)
-class BaseLosses:
-    """Losses of the base model, measured once per workload and handed from trial to trial.
-
-    Attributes:
-        validation: On the validation text.
-        reference: On the reference text, if there is one.
-    """
-
-    validation: SequenceLosses
-    reference: SequenceLosses | None
-
-
 def log_digests(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the SHA-256 of each entry of a Trainer's log, by which files of one run are told to belong together."""
     texts = (json.dumps(dict(entry), sort_keys=True, default=str) for entry in entries)
@@ -202,14 +103,6 @@ def evenly_spaced(count: int, at_most: int) -> list[int]:
     """Return at most so many of the indices 0 to count - 1, evenly spaced and in order."""
     chosen = min(count, at_most)
     return [index * count // chosen for index in range(chosen)]
-
-
-def perplexity_of(loss: float) -> float:
-    """Return exp(loss); infinity if that is beyond a float."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results.forms import FormLosses, Shipping
-from pytest_ftguard.results.parts import Parameters, perplexity_of
+from pytest_ftguard.results.losses import perplexity_of
+from pytest_ftguard.results.parts import Parameters
 from pytest_ftguard.results.trial import Trial
 from pytest_ftguard.specs import RateSource, Variant, Workload
 from pytest_ftguard.specs.methods.rates import Maker

@@ -23,6 +23,7 @@ from pytest_ftguard.settings.parsers import (
     folder_of,
     model_of,
     modules_of,
+    names_of,
     output_of,
     path_of,
     quantization_of_setting,
@@ -55,6 +56,7 @@ _TYPES: Final[Mapping[str, Callable[[Any, Origin], Any]]] = {
     "float": number_of,
     "float | None": number_of,
     "tuple[int, ...]": seeds_of,
+    "tuple[str, ...]": names_of,
     "Mapping[str, Any]": assignments_of,
     "str | Sequence[str]": targets_of,
     "Quantization": quantization_of_setting,
@@ -107,7 +109,7 @@ def _meanings(kind: type[Spec]) -> Iterator[tuple[str, str]]:
 
 
 def _with_default(meaning: str, default: object) -> str:
-    if default is MISSING or default is None or isinstance(default, bool):
+    if default is MISSING or default in (None, ()) or isinstance(default, bool):
         return meaning
     values = default if isinstance(default, tuple) else (default,)
     shown = ", ".join(f"{value:g}" if isinstance(value, float) else f"{value}" for value in values)

@@ -236,6 +236,11 @@ def update_of(value: Any, origin: Origin) -> bool:
     return wanted
 
 
+def names_of(value: Any, origin: Origin) -> tuple[str, ...]:
+    """Return names, such as those of columns."""
+    return tuple(_items(value))
+
+
 def modules_of(value: Any, origin: Origin) -> tuple[str, ...]:
     """Return names of modules."""
     names = _items(value)

@@ -37,6 +37,7 @@ _EVERYTHING: Final = Row(training=True, evaluation=True, base=True, memory=True)
 # How the weights are adapted: whoever measures given weights is given that with them.
 _WEIGHTS: Final = Row(training=True, memory=True)
 _LATER: Final = Row(training=True, evaluation=True, base=True, memory=True, is_later=True)
+_JUDGED: Final = Row(evaluation=True, base=True, memory=True, is_later=True)
 # Which other seeds there are changes nothing of a trial.
 _NOTHING: Final = Row()
 
@@ -69,6 +70,10 @@ WORKLOAD: Final[Mapping[str, Row]] = {
     "completion_only_loss": _LATER,
     "assistant_only_loss": _LATER,
     "packing": Row(training=True, memory=True, is_later=True),
+    # Measured of the base model too; a plan checks that they are there.
+    "score": _JUDGED,
+    "slices": _JUDGED,
+    "group": _JUDGED,
 }
 # Whether a rate was given or found changes no training; a plan checks the texts of a search too.
 _SEARCH: Final = Row(memory=True)

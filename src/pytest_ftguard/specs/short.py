@@ -45,6 +45,8 @@ def search_workloads(workload: Workload) -> tuple[Workload, Workload]:
             seeds=(seed,),
             most_seeds=0,
             reference=None,
+            score=None,
+            slices=(),
             purpose="search",
         )
         for share in _SHARES_OF_STEPS
@@ -70,5 +72,8 @@ def timing_workload(workload: Workload, seeds: Sequence[int], seconds_per_step: 
         most_seeds=0,
         reference=None,
         validation_sequences=min(workload.validation_sequences, _SEQUENCES),
+        score=None,
+        slices=(),
+        group=None,
         purpose="timing",
     )

@@ -73,6 +73,12 @@ class Workload(Spec):
             there are prompts.
         assistant_only_loss: Take the loss of the assistant's turns only, in the task chat.
         packing: Put several training examples of the task chat into one sequence, each seen by itself.
+        score: "module:function" of your own that scores a trained model, such as exact match. It is called with the
+            model, the tokenizer and the validation rows, and returns a number for each row, or several by name.
+        slices: Columns of the validation rows whose values make slices, each with results of its own; "length" stands
+            for the number of tokens.
+        group: Column of the validation rows whose equal values mark rows that depend on one another, such as the
+            questions on one text.
 
     Raises:
         ConfigurationError: A value is not allowed; the message names the field and the value.
@@ -103,6 +109,9 @@ class Workload(Spec):
     completion_only_loss: bool | None = None
     assistant_only_loss: bool = False
     packing: bool = False
+    score: str | None = None
+    slices: tuple[str, ...] = ()
+    group: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "train", "validation"):
@@ -123,6 +132,7 @@ class Workload(Spec):
         self._set("purpose", one_of("Workload.purpose", self.purpose, get_args(Purpose)))
         flag("Workload.final", self.final)
         self._check_chat()
+        self._check_scores()
         self._set("model_args", FrozenOptions(self.model_args, "Workload.model_args"))
         self._set("training_args", FrozenOptions(self.training_args, "Workload.training_args"))
         self._check_own_training()
@@ -163,6 +173,14 @@ class Workload(Spec):
         for name in ("assistant_only_loss", "packing"):
             flag(f"Workload.{name}", getattr(self, name))
 
+    def _check_scores(self) -> None:
+        """Check the fields on what is measured besides the loss."""
+        if self.score is not None:
+            self._set("score", _import_path("score", self.score, "function", "exact_match"))
+        self._set("slices", _columns(self.slices))
+        if self.group is not None:
+            self._set("group", text_value("Workload.group", self.group))
+
     @property
     def places(self) -> Places:
         """Where its files lie, or what they are called on the hub."""
@@ -186,6 +204,19 @@ class Workload(Spec):
         while looks[-1] < self.most_seeds:
             looks.append(min(self.most_seeds, math.ceil(1.6 * looks[-1])))
         return tuple(looks)
+
+
+def _columns(value: Any) -> tuple[str, ...]:
+    """Return the names of columns that make slices."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Sequence):
+        message = f'Workload.slices must be names of columns, as in ("language", "length"), got {value!r}'
+        raise ConfigurationError(message)
+    checked = tuple(text_value("Workload.slices", name).strip() for name in names)
+    if len(set(checked)) != len(checked):
+        message = f"Workload.slices must differ from one another, got {value!r}"
+        raise ConfigurationError(message)
+    return checked
 
 
 def _task_name(value: Any) -> str:

@@ -62,6 +62,8 @@ _VARIABLES: Final = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_BLAS_PREFER_CUBLASLT",
 )
+# Trained weights do not depend on how they are scored.
+_SOURCE_OF_SCORE: Final = "score's source of "
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _DEVICE_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _NVIDIA: Final = Path("/proc/driver/nvidia")
@@ -162,7 +164,7 @@ def parts_of_training(parts: Mapping[str, Any]) -> dict[str, Any]:
     training, texts = fields_of(Workload, "training"), places_of(Workload, "text")
     left_out = set(fields_of(Workload, "evaluation")) - {*training, "purpose"}
     names = {f"{name} text" if name in texts else name for name in left_out}
-    return {name: value for name, value in parts.items() if name not in names}
+    return {name: value for name, value in parts.items() if name not in names and not name.startswith(_SOURCE_OF_SCORE)}
 
 
 def _of_workload(workload: Workload, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:
@@ -183,7 +185,8 @@ def _of_workload(workload: Workload, known: MutableMapping[str, list[Any]]) -> d
     for path in (workload.own_training, path_of_own(workload.task)):
         sources = {} if path is None else source_files(path, known)
         found |= {f"source of {module}": digest for module, digest in sources.items()}
-    return found
+    scores = {} if workload.score is None else source_files(workload.score, known)
+    return found | {f"{_SOURCE_OF_SCORE}{module}": digest for module, digest in scores.items()}
 
 
 def _sources_of(variant: Variant, known: MutableMapping[str, list[Any]]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Evaluated(Protocol):
         trained_on: How many of them stand in the training data as well.
         unknown: Share of the text that the tokenizer does not know.
         digest: SHA-256 of all that is measured: another one makes a comparison INVALID.
+
+    Two more may be there: `about`, what is known of the examples (`About`), and `rows`, the row of each.
     """
 
     @property
@@ -179,6 +181,27 @@ class Task(ABC):
         """
         return losses_of(self, checked_nll(self, model, examples.sequences, batch_size=batch_size, bf16=bf16), examples)
 
+    def rows(self, examples: Evaluated, tokenizer: Any) -> Sequence[Mapping[str, Any]]:
+        """Return the row of each evaluation example, which a score of the team's own is handed.
+
+        Here these are the `rows` of the examples, if they have as many.
+
+        Args:
+            examples: Evaluation examples.
+            tokenizer: The tokenizer.
+
+        Raises:
+            ConfigurationError: There are none.
+        """
+        found = tuple(getattr(examples, "rows", ()))
+        if len(found) != len(examples.sequences):
+            message = (
+                f"{type(self).__name__} gives {len(found)} rows of {len(examples.sequences)} examples, and a score "
+                "(ftguard_score) is handed the row of each: replace its method rows"
+            )
+            raise ConfigurationError(message)
+        return found
+
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return a batch of training examples, as the model is called with; `input_ids` must be in it.
 
@@ -284,6 +307,7 @@ def _losses(name: str, nll: Sequence[float], examples: Evaluated) -> SequenceLos
         repeated=repeated,
         trained_on=trained_on,
         unknown=unknown,
+        about=getattr(examples, "about", None),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from pytest_ftguard.tasks import Examples, NeedsWeightsError, Task, find_task
 from pytest_ftguard.training import kept, machine
 from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.recorder import Evaluator
+from pytest_ftguard.training.scoring import Scorer, check_asked
 
 __all__ = ["OtherWeightsError", "measure_again"]
 
@@ -54,12 +55,14 @@ def measure_again(spec: TrialSpec, folder: Path, probe: float, base: BaseLosses 
     tokenizer = task.load_tokenizer(spec.workload)
     examples = task.load_examples(spec.workload, tokenizer)
     task.check_examples(examples, tokenizer, _shapes(task, spec))
-    base = base or _base(spec, evaluator, examples, device)
+    check_asked(spec.workload, task, examples.validation)
+    scorer = Scorer.of(spec.workload, task, bf16=bf16)
+    base = base or _base(spec, evaluator, scorer, (tokenizer, examples), device)
     # The weights are those of a training, which has checked all else of the model.
     model, _ = kept.load_trained(spec, str(folder / "model"))
     model.to(device)
     _check(evaluator.probe(model, examples.train), probe, environment)
-    final = _losses(evaluator, model, examples)
+    final = evaluator.measure(model, examples)
     if not all(map(math.isfinite, final.validation.nll)):
         message = "their validation loss is not finite"
         raise OtherWeightsError(message)
@@ -67,7 +70,7 @@ def measure_again(spec: TrialSpec, folder: Path, probe: float, base: BaseLosses 
         spec,
         Measured(
             outcome="ok",
-            validation=final.validation,
+            validation=scorer.trained(final.validation, model, tokenizer, examples.validation),
             base_validation=base.validation,
             reference=final.reference,
             base_reference=base.reference,
@@ -84,16 +87,15 @@ def _shapes(task: Task, spec: TrialSpec) -> nn.Module:
         return cast(nn.Module, task.load_model(spec.workload))
 
 
-def _base(spec: TrialSpec, evaluator: Evaluator, examples: Examples, device: torch.device) -> BaseLosses:
+def _base(
+    spec: TrialSpec, evaluator: Evaluator, scorer: Scorer, data: tuple[Any, Examples], device: torch.device
+) -> BaseLosses:
+    tokenizer, examples = data
     model = evaluator.task.load_model(spec.workload)
     cast(nn.Module, model).to(device)
     evaluator.task.check_model(model)
-    return _losses(evaluator, model, examples)
-
-
-def _losses(evaluator: Evaluator, model: nn.Module, examples: Examples) -> BaseLosses:
-    reference = evaluator.losses(model, examples.reference) if examples.reference else None
-    return BaseLosses(evaluator.losses(model, examples.validation), reference)
+    losses = evaluator.measure(model, examples)
+    return scorer.base(losses, model, tokenizer, examples.validation)
 
 
 def _check(found: float, probe: float, environment: Environment) -> None:

@@ -24,7 +24,7 @@ from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
 from pytest_ftguard.tasks import Evaluated, find_task
 from pytest_ftguard.tasks.causal_lm import data
 from pytest_ftguard.tasks.causal_lm.texts import check_context
-from pytest_ftguard.tasks.chat.data import ChatSet
+from pytest_ftguard.tasks.rows import RowSet
 from pytest_ftguard.tasks.text.tokens import check_ids
 from pytest_ftguard.training import machine
 from pytest_ftguard.training.batches import BatchSearch
@@ -154,7 +154,7 @@ class FtguardCallback(TrainerCallback):
         draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(output)
 
-    def _evaluation_set(self, text: Any, role: str, tokenizer: Any, model: nn.Module) -> data.EvaluationSet | ChatSet:
+    def _evaluation_set(self, text: Any, role: str, tokenizer: Any, model: nn.Module) -> data.EvaluationSet | RowSet:
         evaluated = evaluation_set(text, role, tokenizer, documents=self._documents[role], **self._size)
         largest = max(int(ids.max()) for ids in ids_of(evaluated))
         check_ids({role: largest}, tokenizer, model)

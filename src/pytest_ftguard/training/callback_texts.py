@@ -13,7 +13,8 @@ from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.results import evenly_spaced
 from pytest_ftguard.tasks.causal_lm import data
 from pytest_ftguard.tasks.causal_lm.data import EvaluationSet
-from pytest_ftguard.tasks.chat.data import ChatSet, Example
+from pytest_ftguard.tasks.chat.data import Example
+from pytest_ftguard.tasks.rows import RowSet
 from pytest_ftguard.tasks.text.passages import Integers
 from pytest_ftguard.training.batches import BatchSearch
 
@@ -25,7 +26,7 @@ _WIDTH: Final = 8
 
 def evaluation_set(
     given: Any, role: str, tokenizer: Any, *, documents: Sequence[int] | None, block_size: int, at_most: int
-) -> EvaluationSet | ChatSet:
+) -> EvaluationSet | RowSet:
     """Return what losses are measured on.
 
     Args:
@@ -52,14 +53,14 @@ def evaluation_set(
     return data.evaluation_set_of_ids(given, role, documents, at_most=at_most)
 
 
-def ids_of(evaluated: EvaluationSet | ChatSet) -> list[torch.Tensor]:
+def ids_of(evaluated: EvaluationSet | RowSet) -> list[torch.Tensor]:
     """Return the token ids of each example."""
-    if isinstance(evaluated, ChatSet):
+    if isinstance(evaluated, RowSet):
         return [example.ids for example in evaluated.sequences]
     return list(evaluated.sequences)
 
 
-def search_for(texts: Mapping[str, EvaluationSet | ChatSet], tokenizer: Any) -> BatchSearch | RowSearch:
+def search_for(texts: Mapping[str, EvaluationSet | RowSet], tokenizer: Any) -> BatchSearch | RowSearch:
     """Return what looks for the examples in the batches of the training.
 
     Args:
@@ -69,7 +70,7 @@ def search_for(texts: Mapping[str, EvaluationSet | ChatSet], tokenizer: Any) -> 
     Raises:
         ConfigurationError: Some are rows, and others are not.
     """
-    rows = {role: text for role, text in texts.items() if isinstance(text, ChatSet)}
+    rows = {role: text for role, text in texts.items() if isinstance(text, RowSet)}
     blocks = {role: text for role, text in texts.items() if isinstance(text, EvaluationSet)}
     if rows and blocks:
         message = "FtguardCallback was given rows for one of validation and reference: give rows for both, or texts"
@@ -77,7 +78,7 @@ def search_for(texts: Mapping[str, EvaluationSet | ChatSet], tokenizer: Any) -> 
     return RowSearch(rows) if rows else BatchSearch(blocks, tokenizer)
 
 
-def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) -> ChatSet:
+def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) -> RowSet:
     """Return rows to evaluate, evenly spaced and without copies.
 
     Args:
@@ -106,7 +107,7 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
                 "labels: each token needs a label"
             )
             raise ConfigurationError(message)
-        if not example.supervised:
+        if not example.predicted:
             message = (
                 f"the loss is taken of no token of row {number} of the {role} data: all of its labels are -100, or it "
                 "has fewer than two tokens; leave it out, or look at completion_only_loss, assistant_only_loss and "
@@ -119,7 +120,7 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
             found.setdefault(_key(part.ids), part)
     examples = list(found.values())
     chosen = [examples[place] for place in evenly_spaced(len(examples), at_most)]
-    return ChatSet(tuple(chosen), repeated=count - len(examples))
+    return RowSet(tuple(chosen), repeated=count - len(examples))
 
 
 def _unpacked(example: Example, lengths: Sequence[int] | None) -> list[Example]:
@@ -127,7 +128,7 @@ def _unpacked(example: Example, lengths: Sequence[int] | None) -> list[Example]:
     if lengths is None:
         return [example]
     pairs = zip(*(torch.split(one, list(lengths)) for one in (example.ids, example.labels)), strict=True)
-    return [part for part in (Example(*pair) for pair in pairs) if part.supervised]
+    return [part for part in (Example(*pair) for pair in pairs) if part.predicted]
 
 
 class RowSearch:
@@ -140,7 +141,7 @@ class RowSearch:
         rows: The rows that are evaluated, by their role.
     """
 
-    def __init__(self, rows: Mapping[str, ChatSet]) -> None:
+    def __init__(self, rows: Mapping[str, RowSet]) -> None:
         self._wanted = {role: {_key(example.ids) for example in part.sequences} for role, part in rows.items()}
         self._keys = frozenset(key for keys in self._wanted.values() for key in keys)
         self._lengths = sorted({len(key) // _WIDTH for key in self._keys})

@@ -30,6 +30,7 @@ from pytest_ftguard.training.arguments import training_arguments
 from pytest_ftguard.training.frozen import hold_frozen
 from pytest_ftguard.training.memory import LiveTensorMeter
 from pytest_ftguard.training.parameters import count_parameters
+from pytest_ftguard.training.scoring import check_asked
 from pytest_ftguard.units import format_bytes
 
 __all__ = ["NoForecastError", "forecast", "plan_trial", "surely_fits", "will_not_fit"]
@@ -128,6 +129,7 @@ def _remarks_on_texts(spec: TrialSpec) -> list[str]:
     remarks: list[str] = []
     for purpose in ("gates", "search") if spec.variant.searches_first else ("gates",):
         found = task.load_examples(replace(spec.workload, purpose=purpose), tokenizer)
+        check_asked(spec.workload, task, found.validation)
         if model is not None:
             task.check_examples(found, tokenizer, model)
         remarks += (*found.remarks, *found.doubts()) if purpose == "gates" else ()

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from pytest_ftguard.results import (
+    BaseLosses,
     CurvePoint,
     Memory,
     SequenceLosses,
@@ -25,7 +26,7 @@ from pytest_ftguard.results import (
     from_plain_if_any,
     to_plain,
 )
-from pytest_ftguard.tasks import Evaluated, Task, checked_nll
+from pytest_ftguard.tasks import Evaluated, Examples, Task, checked_nll
 from pytest_ftguard.training import machine, memory
 
 __all__ = ["Evaluator", "Recorder", "curve_part", "curve_sequences", "curve_steps"]
@@ -99,6 +100,11 @@ class Evaluator:
     def losses(self, model: nn.Module, data: Evaluated) -> SequenceLosses:
         """Return the losses of a model on all evaluation examples."""
         return self.task.losses(model, data, batch_size=self._sequences_at_once, bf16=self.bf16)
+
+    def measure(self, model: nn.Module, examples: Examples) -> BaseLosses:
+        """Return the losses of a model on the validation text and, if there is one, on the reference text."""
+        reference = self.losses(model, examples.reference) if examples.reference else None
+        return BaseLosses(self.losses(model, examples.validation), reference)
 
     def nll(self, model: nn.Module, sequences: Sequence[Any]) -> list[float]:
         """Return the summed negative log-likelihood of each sequence, in nats."""

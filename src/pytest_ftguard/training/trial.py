@@ -44,7 +44,9 @@ from pytest_ftguard.training.order import Batch, OrderedCollator
 from pytest_ftguard.training.own_trainer import load_trainer, train_with_class
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder, curve_part
+from pytest_ftguard.training.scoring import Scorer, check_asked
 from pytest_ftguard.training.start import BaseAsHeld, measure_start
+from pytest_ftguard.training.step_hooks import DivergedError, StepHooks
 
 __all__ = ["Report", "TrialFolder", "run_trial"]
 
@@ -71,10 +73,6 @@ class TrialFolder:
 
 
 _Train = Callable[[nn.Module, Dataset[Batch], OrderedCollator, Recorder], None]
-
-
-class _DivergedError(Exception):
-    """The loss is no longer finite."""
 
 
 def run_trial(
@@ -115,7 +113,7 @@ def run_trial(
         result = hopeless or trial.run(base, wait_for_quiet)
         timed = _timed(result, run, flop_per_second, device)
         return result.remeasured(time=timed, notes=tuple(trial.notes))
-    except _DivergedError as error:
+    except DivergedError as error:
         return Trial(spec, Measured(outcome="diverged", environment=environment, error=TrialError(str(error))))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -157,6 +155,7 @@ class _Trial:
         self.bf16 = environment.precision == "bf16"
         self.task = find_task(spec.workload.task)
         self.evaluator = Evaluator(self.task, spec.workload.batch_size, self.bf16)
+        self.scorer = Scorer.of(spec.workload, self.task, bf16=self.bf16)
         self.earlier: tuple[Path, dict[str, Any]] | None = None
         self.notes: list[str] = []
 
@@ -190,19 +189,22 @@ class _Trial:
         after = checksums_of(model) if watch is not None else {}
         model_dir, not_kept = self._keep(model, loaded.tokenizer, before, after)
         own = self.workload.own_training
+        probe = self._probe(model, loaded.examples) if model_dir else None
+        # Last, because nobody knows what code of the user's does to the model.
+        validation = self.scorer.trained(final.validation, model, loaded.tokenizer, loaded.examples.validation)
         return Trial(
             self.spec,
             Measured(
                 outcome="ok",
                 parameters=count_parameters(model),
                 updates=watch.result(after) if watch is not None else None,
-                validation=final.validation,
+                validation=validation,
                 base_validation=base.validation,
                 reference=final.reference,
                 base_reference=base.reference,
                 start=start,
                 curve=recorder.curve(final.validation),
-                probe=self._probe(model, loaded.examples) if model_dir else None,
+                probe=probe,
                 data_order=collator.order,
                 supervised_tokens=collator.seen(None if own else recorder.batches)["supervised"],
                 code=source_digest(own) if own else None,
@@ -225,6 +227,7 @@ class _Trial:
         shapes = self._check_shapes()
         tokenizer = self.task.load_tokenizer(self.workload)
         examples = self.task.load_examples(self.workload, tokenizer)
+        check_asked(self.workload, self.task, examples.validation)
         if shapes is not None:
             self.task.check_examples(examples, tokenizer, shapes)
         phases = PhasePeaks(self.device)
@@ -241,7 +244,8 @@ class _Trial:
         """Return the losses of the base model, which must do what the task trains."""
         self.report("evaluate", 0, None)
         self.task.check_model(loaded.model)
-        return self._measure(loaded.model, loaded.examples)
+        losses = self.evaluator.measure(loaded.model, loaded.examples)
+        return self.scorer.base(losses, loaded.model, loaded.tokenizer, loaded.examples.validation)
 
     def _held(self, loaded: _Loaded) -> BaseAsHeld:
         """Hold the base as the variant does, and return its losses then."""
@@ -257,14 +261,14 @@ class _Trial:
         """Return the losses of the trained model.
 
         Raises:
-            _DivergedError: They are not finite.
+            DivergedError: They are not finite.
         """
         self.report("evaluate", self.workload.steps, None)
-        final = self._measure(model, loaded.examples)
+        final = self.evaluator.measure(model, loaded.examples)
         loaded.phases.end("evaluate")
         if not all(map(math.isfinite, final.validation.nll)):
             message = f"the validation loss is not finite after step {self.workload.steps}; {self.lower_rate}"
-            raise _DivergedError(message)
+            raise DivergedError(message)
         if not self.spec.variant.starts_at_base:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
                 self.task.check_trained(model, loaded.model, self.spec.variant.label)
@@ -306,7 +310,7 @@ class _Trial:
                 seen = {**collator.seen(record.batches), "environment": to_plain(self.environment)}
                 return {"steps": record.measured(), **seen}
 
-            hooks: list[TrainerCallback] = [_TrainerHooks(self, record)]
+            hooks: list[TrainerCallback] = [StepHooks(record, self.report, self.lower_rate)]
             if checkpoints is not None and not can_make(checkpoints, self._note):
                 arguments.output_dir = str(self.folder.path / "trainer")
             elif checkpoints is not None:
@@ -342,11 +346,6 @@ class _Trial:
 
         return train
 
-    def _measure(self, model: nn.Module, examples: Examples) -> BaseLosses:
-        losses = self.evaluator.losses
-        reference = losses(model, examples.reference) if examples.reference else None
-        return BaseLosses(losses(model, examples.validation), reference)
-
     def _probe(self, model: nn.Module, examples: Examples) -> float | None:
         """Return what loaded weights must come to again; None if nobody evaluates those of code of the user's."""
         is_own = self.workload.own_training is not None or path_of_own(self.workload.task) is not None
@@ -371,30 +370,3 @@ class _Trial:
         own = self.workload.own_training
         also = f", and look for what {own} may divide by or overflow" if own else ""
         return f"try a lower learning rate than {variant.learning_rate:g} for {variant.label}{also}"
-
-
-class _TrainerHooks(TrainerCallback):
-    """Lets a recorder see the steps of the Trainer, and stops at losses that are not finite."""
-
-    def __init__(self, trial: _Trial, recorder: Recorder) -> None:
-        self._trial = trial
-        self._recorder = recorder
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock and the memory meter."""
-        self._recorder.begin_step(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop them, and measure a point of the curve if one is due."""
-        self._recorder.end_step(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Report the step, and stop at the first loss or gradient that is not finite."""
-        for name in ("loss", "grad_norm"):
-            value = (logs or {}).get(name)
-            if value is not None and not math.isfinite(value):
-                word = {"loss": "training loss", "grad_norm": "gradient norm"}[name]
-                message = f"the {word} is {value} at step {state.global_step}; {self._trial.lower_rate}"
-                raise _DivergedError(message)
-        if logs and "loss" in logs:
-            self._trial.report("train", state.global_step, float(logs["loss"]))

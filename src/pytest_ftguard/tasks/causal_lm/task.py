@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_ftguard.specs import Workload
-from pytest_ftguard.tasks.base import Examples, Task
+from pytest_ftguard.tasks.base import Evaluated, Examples, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,6 +90,10 @@ class CausalLM(LanguageModel):
         from pytest_ftguard.tasks.causal_lm.evaluation import sequence_nll
 
         return sequence_nll(model, sequences, batch_size=batch_size, bf16=bf16)
+
+    def rows(self, examples: Evaluated, tokenizer: Any) -> Sequence[Mapping[str, Any]]:
+        """Return the text of each sequence, as `text`."""
+        return [{"text": tokenizer.decode(ids, skip_special_tokens=True)} for ids in examples.sequences]
 
     def check_examples(self, examples: Examples, tokenizer: Any, model: nn.Module) -> None:
         """Check that there is an embedding for every token."""

@@ -72,6 +72,13 @@ def _check_fields(workload: Workload) -> None:
                 f"(ini key ftguard_task), or remove {name}"
             )
             raise ConfigurationError(message)
+    for name in ("slices", "group"):
+        if getattr(workload, name):
+            message = (
+                f"{name} names columns of rows, and the task {workload.task} reads plain texts: set the task to chat "
+                f"or classification (ini key ftguard_task), or remove {name}"
+            )
+            raise ConfigurationError(message)
 
 
 def _beside(train: TokenBlocks, text: Text, evaluated: EvaluationSet, path: str) -> EvaluationSet:

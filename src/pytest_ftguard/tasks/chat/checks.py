@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.specs import Workload
 from pytest_ftguard.tasks.base import Examples
-from pytest_ftguard.tasks.chat.data import ChatSet, PackedExamples, PaddedExamples
+from pytest_ftguard.tasks.chat.data import PackedExamples, PaddedExamples
+from pytest_ftguard.tasks.rows import RowSet
 from pytest_ftguard.tasks.text.tokens import check_ids
 
 __all__ = ["check_embeddings", "check_packing", "check_virtual_tokens"]
@@ -29,7 +30,7 @@ def check_embeddings(examples: Examples, tokenizer: Any, model: nn.Module) -> No
     """
     train = cast("PaddedExamples | PackedExamples", examples.train)
     parts = {"training": train.examples}
-    parts |= {role: cast(ChatSet, text).sequences for role, text in examples.evaluated.items()}
+    parts |= {role: cast(RowSet, text).sequences for role, text in examples.evaluated.items()}
     check_ids({role: max(int(one.ids.max()) for one in part) for role, part in parts.items()}, tokenizer, model)
 
 

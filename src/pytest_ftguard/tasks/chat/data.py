@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset
 
 from pytest_ftguard.tasks.chat.tokens import IGNORED
 
-__all__ = ["ChatSet", "Example", "PackedExamples", "PaddedExamples", "batch_of", "blank_batch", "packed"]
+__all__ = ["Example", "PackedExamples", "PaddedExamples", "batch_of", "blank_batch", "packed"]
 
 # The library datasets hands over so many rows at a time, and TRL packs each of these parts by itself.
 _PART: Final = 1000
@@ -35,42 +34,14 @@ class Example:
     labels: Tensor
 
     @property
-    def supervised(self) -> int:
+    def predicted(self) -> int:
         """Number of tokens that are predicted and count: the first is never predicted."""
         return int((self.labels[1:] != IGNORED).sum())
 
-
-@dataclass(frozen=True)
-class ChatSet:
-    """Examples to measure losses of: each is a row, and they are independent of one another.
-
-    Attributes:
-        sequences: The examples.
-        repeated: Rows that were left out, because they repeat earlier ones.
-        trained_on: How many of the examples stand in the training data as well.
-        unknown: Share of the text that the tokenizer does not know.
-    """
-
-    sequences: tuple[Example, ...]
-    repeated: int = 0
-    trained_on: int = 0
-    unknown: float = 0.0
-    documents: None = None
-
     @property
-    def tokens(self) -> tuple[int, ...]:
-        """Tokens of each that count."""
-        return tuple(example.supervised for example in self.sequences)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all tokens and labels."""
-        digest = hashlib.sha256()
-        for example in self.sequences:
-            digest.update(len(example.ids).to_bytes(8, "little"))
-            digest.update(example.ids.numpy().tobytes())
-            digest.update(example.labels.numpy().tobytes())
-        return digest.hexdigest()
+    def content(self) -> tuple[Tensor, Tensor]:
+        """All that the model sees and that is predicted."""
+        return self.ids, self.labels
 
 
 class PaddedExamples(Dataset[dict[str, Tensor]]):

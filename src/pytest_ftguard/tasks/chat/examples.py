@@ -13,10 +13,10 @@ from pytest_ftguard.results import evenly_spaced
 from pytest_ftguard.specs import Workload
 from pytest_ftguard.tasks.base import Examples
 from pytest_ftguard.tasks.causal_lm.data import check_texts
-from pytest_ftguard.tasks.chat.data import ChatSet, Example, PackedExamples, PaddedExamples, packed
+from pytest_ftguard.tasks.chat.data import Example, PackedExamples, PaddedExamples, packed
 from pytest_ftguard.tasks.chat.formats import ChatRows, Row, chat_rows
 from pytest_ftguard.tasks.chat.tokens import LossOn, Tokenized, check_template, is_end, tokenized_rows
-from pytest_ftguard.tasks.rows import Candidates, Rows, choose, listed
+from pytest_ftguard.tasks.rows import Candidates, Rows, RowSet, choose, described, listed
 from pytest_ftguard.tasks.text.files import Text
 from pytest_ftguard.tasks.text.tokens import tokenized
 
@@ -78,7 +78,7 @@ def workload_examples(workload: Workload, tokenizer: Any, read: Read) -> Example
         raise ConfigurationError(message)
     judged = _cut(validation, tokenizer, loss, workload.block_size)
     remarks = [*cut.remarks, *judged.remarks]
-    reference: ChatSet | None = None
+    reference: RowSet | None = None
     if workload.reference:
         general = chat_rows(read(workload.reference, "reference"))
         kept = _cut(general, tokenizer, _loss_of_reference(workload, general), workload.block_size)
@@ -153,9 +153,9 @@ def _cut(rows: ChatRows, tokenizer: Any, loss: LossOn, size: int, *, ends: bool 
         _check_ends(rows, found, tokenizer)
     whole = [_example(one, None) for one in found]
     cut = [_example(one, size) for one in found]
-    kept = [number for number, one in enumerate(cut) if one.supervised]
-    barren = [number for number, one in enumerate(whole) if not one.supervised]
-    lost = [number for number, one in enumerate(cut) if not one.supervised and whole[number].supervised]
+    kept = [number for number, one in enumerate(cut) if one.predicted]
+    barren = [number for number, one in enumerate(whole) if not one.predicted]
+    lost = [number for number, one in enumerate(cut) if not one.predicted and whole[number].predicted]
     longest = max(len(one.ids) for one in found)
     if len(barren) + len(lost) > _MOST_LEFT_OUT * len(found) or not kept:
         raise ConfigurationError(_nothing_left(rows, barren, lost, size, longest))
@@ -255,13 +255,14 @@ def _training(workload: Workload, cut: _Cut, tokenizer: Any) -> PaddedExamples |
 
 def _chosen(
     workload: Workload, rows: ChatRows, cut: _Cut, train: _Cut, tokenizer: Any, *, searches: bool = False
-) -> tuple[ChatSet, tuple[str, ...]]:
+) -> tuple[RowSet, tuple[str, ...]]:
     """Return examples to evaluate, and what there is to say of those that are trained on.
 
     Raises:
         ConfigurationError: Too many are trained on, or a search has too few of its own.
     """
-    candidates = Candidates(rows.name, rows.role, cut.keys, [row.number - 1 for row in cut.rows])
+    numbers = [row.number - 1 for row in cut.rows]
+    candidates = Candidates(rows.name, rows.role, cut.keys, numbers)
     is_known, known_ids, keys = _known_rows(train.rows), {ids for _, ids in train.keys}, cut.keys
 
     def is_trained_on(place: int) -> bool:
@@ -269,7 +270,10 @@ def _chosen(
 
     chosen = choose(workload, candidates, is_trained_on, searches=searches)
     examples = tuple(cut.examples[place] for place in chosen.places)
-    return ChatSet(examples, chosen.repeated, chosen.trained_on, _unknown(rows, tokenizer)), chosen.remarks
+    evaluated = RowSet(
+        examples, repeated=chosen.repeated, trained_on=chosen.trained_on, unknown=_unknown(rows, tokenizer)
+    )
+    return described(workload, rows.source, [numbers[place] for place in chosen.places], evaluated), chosen.remarks
 
 
 def _known_rows(rows: Sequence[Row]) -> Callable[[Row], bool]:
@@ -290,4 +294,5 @@ def _known_rows(rows: Sequence[Row]) -> Callable[[Row], bool]:
 def _unknown(rows: ChatRows, tokenizer: Any) -> float:
     """Return the share of the text that the tokenizer does not know, as rows from all over it show."""
     texts = [text for place in evenly_spaced(len(rows.rows), _SAMPLE) if (text := rows.rows[place].text).strip()]
-    return tokenized(Text(rows.place, rows.role, tuple(texts), is_stream=False), tokenizer).unknown if texts else 0.0
+    sample = Text(rows.source.place, rows.role, tuple(texts), is_stream=False)
+    return tokenized(sample, tokenizer).unknown if texts else 0.0

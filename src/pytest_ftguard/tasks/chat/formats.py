@@ -78,15 +78,21 @@ class ChatRows:
 
     Attributes:
         rows: The rows.
-        name: What messages call them.
-        place: Where they come from.
-        role: "training", "validation" or "reference".
+        source: The same as they were read, with all their columns.
     """
 
     rows: tuple[Row, ...]
-    name: str
-    place: str
-    role: str
+    source: Rows
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+        return self.source.name
+
+    @property
+    def role(self) -> str:
+        """What they are for: "training", "validation" or "reference"."""
+        return self.source.role
 
     @property
     def is_chat(self) -> bool:
@@ -122,7 +128,7 @@ def chat_rows(rows: Rows) -> ChatRows:
             "give rows of one format"
         )
         raise ConfigurationError(message)
-    return ChatRows(made, rows.name, rows.place, rows.role)
+    return ChatRows(made, rows)
 
 
 def _columns(rows: Rows) -> tuple[str, ...]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-__all__ = ["Example", "LabelledExamples", "LabelledSet", "batch_of", "blank_batch", "judged"]
+__all__ = ["Example", "LabelledExamples", "batch_of", "blank_batch", "judged"]
 
 
 @dataclass(frozen=True)
@@ -30,44 +29,18 @@ class Example:
     types: Tensor | None
     label: int
 
+    predicted: ClassVar = 1  # one class
+
     @property
     def inputs(self) -> dict[str, Tensor]:
         """What a model is called with, for one example."""
         found = {"input_ids": self.ids, "labels": torch.tensor(self.label)}
         return found if self.types is None else {**found, "token_type_ids": self.types}
 
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """Examples to measure losses of: each is a row, with one class to be predicted.
-
-    Attributes:
-        sequences: The examples.
-        repeated: Rows that were left out, because they repeat earlier ones.
-        trained_on: How many of the examples stand in the training data as well.
-        unknown: Share of the text that the tokenizer does not know.
-    """
-
-    sequences: tuple[Example, ...]
-    repeated: int = 0
-    trained_on: int = 0
-    unknown: float = 0.0
-    documents: None = None
-
     @property
-    def tokens(self) -> tuple[int, ...]:
-        """What is predicted of each: one class."""
-        return (1,) * len(self.sequences)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all tokens and labels."""
-        digest = hashlib.sha256()
-        for example in self.sequences:
-            digest.update(len(example.ids).to_bytes(8, "little"))
-            for part in example.inputs.values():
-                digest.update(part.numpy().tobytes())
-        return digest.hexdigest()
+    def content(self) -> tuple[Tensor, ...]:
+        """All that the model sees and that is predicted."""
+        return tuple(self.inputs.values())
 
 
 class LabelledExamples(Dataset[dict[str, Tensor]]):

@@ -13,10 +13,10 @@ from pytest_ftguard.results import evenly_spaced
 from pytest_ftguard.specs import Workload
 from pytest_ftguard.tasks.base import Examples
 from pytest_ftguard.tasks.causal_lm.data import check_texts
-from pytest_ftguard.tasks.classification.data import Example, LabelledExamples, LabelledSet
+from pytest_ftguard.tasks.classification.data import Example, LabelledExamples
 from pytest_ftguard.tasks.classification.model import TrainingRows, padding
 from pytest_ftguard.tasks.classification.rows import Classes, LabelledRow, Read, check_labels, labelled_rows
-from pytest_ftguard.tasks.rows import Candidates, Rows, choose
+from pytest_ftguard.tasks.rows import Candidates, Rows, RowSet, choose, described
 from pytest_ftguard.tasks.text.files import Text
 from pytest_ftguard.tasks.text.tokens import tokenized
 
@@ -52,7 +52,7 @@ def workload_examples(workload: Workload, tokenizer: Any, read: Read, training: 
     known = {identity for pair in _identities(rows, examples) for identity in pair}
     validation, said = _evaluated(workload, tokenizer, read(workload.validation, "validation"), classes, known)
     remarks += [*said, *_missing(rows, validation, classes)]
-    reference: LabelledSet | None = None
+    reference: RowSet | None = None
     if workload.reference:
         reference, said = _evaluated(workload, tokenizer, read(workload.reference, "reference"), classes, known)
         remarks += said
@@ -76,7 +76,7 @@ def _check_fields(workload: Workload) -> None:
 
 def _evaluated(
     workload: Workload, tokenizer: Any, found: Rows, classes: Classes, known: set[Any]
-) -> tuple[LabelledSet, list[str]]:
+) -> tuple[RowSet, list[str]]:
     """Return the examples of one role that are evaluated, and what there is to say of them."""
     rows = labelled_rows(found)
     check_labels(rows, found.name, classes)
@@ -87,7 +87,8 @@ def _evaluated(
     chosen = choose(workload, candidates, lambda place: not known.isdisjoint(identities[place]), searches=searches)
     kept = tuple(examples[number] for number in chosen.places)
     unknown = _unknown(found, rows, tokenizer)
-    return LabelledSet(kept, chosen.repeated, chosen.trained_on, unknown), [*remarks, *chosen.remarks]
+    evaluated = RowSet(kept, repeated=chosen.repeated, trained_on=chosen.trained_on, unknown=unknown)
+    return described(workload, found, chosen.places, evaluated), [*remarks, *chosen.remarks]
 
 
 def _cut(
@@ -127,7 +128,7 @@ def _identities(rows: Sequence[LabelledRow], examples: Sequence[Example]) -> lis
     return [(row.words, one.ids.numpy().tobytes()) for row, one in zip(rows, examples, strict=True)]
 
 
-def _missing(rows: Sequence[LabelledRow], validation: LabelledSet, classes: Classes) -> list[str]:
+def _missing(rows: Sequence[LabelledRow], validation: RowSet, classes: Classes) -> list[str]:
     """Return what there is to say of classes that are trained and never judged."""
     judged = Counter(example.label for example in validation.sequences)
     absent = [repr(label) for label in {row.label: None for row in rows} if not judged[classes.ids[label]]]

@@ -6,6 +6,7 @@ Here is also which of them are evaluated.
 from __future__ import annotations
 
 from pytest_ftguard.tasks.rows.choosing import Candidates, Chosen, choose, listed
+from pytest_ftguard.tasks.rows.evaluated import RowSet, described
 from pytest_ftguard.tasks.rows.reading import Rows, read_rows
 
-__all__ = ["Candidates", "Chosen", "Rows", "choose", "listed", "read_rows"]
+__all__ = ["Candidates", "Chosen", "RowSet", "Rows", "choose", "described", "listed", "read_rows"]
