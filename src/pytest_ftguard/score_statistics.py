@@ -12,7 +12,7 @@ from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, gap_inter
 
 __all__ = ["score_gap", "score_mean"]
 
-# Sums of scores may leave the span by this share of it, which is rounding.
+# This share of the span is taken for rounding.
 _ROUNDING = 1e-6
 
 
@@ -47,14 +47,14 @@ def score_gap(
     Each bound is the wider of two. One is that of `gap_interval`, which suits many different examples. It has no
     width if both variants answer alike everywhere, and is too narrow if few answers differ. The other holds then:
 
-    1. The difference of a unit, averaged over the seeds, is a shortfall or an excess. `_total` gives exact limits for
-       the total of each.
+    1. The difference of a unit, averaged over the seeds, is a shortfall or an excess. `_total` gives limits for the
+       total of each, which hold for small counts too.
     2. Both are combined by squaring and adding the distances from limit to estimate, with the term of their
        correlation (Newcombe, Statistics in Medicine 1998, 17:2635, method 10, for paired proportions; in general, under
        the name of MOVER, Zou and Donner, Statistics in Medicine 2008, 27:1693).
     3. The distance becomes a variance of the examples, and the seeds' part is added as in `gap_interval`.
 
-    docs/error-rates.md tells how often a gate with these bounds errs.
+    benchmarks/results/proof_scores.txt tells how often a gate with these bounds errs.
 
     Args:
         candidate: Summed scores of each unit, shape (k seeds, n units). A unit is an example or a cluster of examples.
@@ -76,6 +76,7 @@ def score_gap(
     plain = gap_interval(candidate - baseline, counts, confidence, seed_noise, terms=(candidate, baseline))
     reach = span[1] - span[0]
     differences = (candidate - baseline).mean(axis=0) / reach
+    differences[abs(differences) < _ROUNDING * counts] = 0.0
     shortfall, excess = (_total(np.maximum(0.0, sign * differences), counts, confidence) for sign in (-1, 1))
     correlation = _correlation(shortfall, excess, len(counts))
     down = _square_and_add(excess.value - excess.lower, shortfall.upper - shortfall.value, correlation)
@@ -135,18 +136,17 @@ def _total(weights: FloatArray, counts: FloatArray, confidence: float) -> _Total
     Fay and Feuer (Statistics in Medicine 1997, 16:791) make an effective count of a sum of weighted Poisson counts: the
     sum and its variance are those of one count times a scale. For the upper limit one more unit is added, with the
     largest weight that a unit can have. Here the count is binomial, out of as many as there are units, so that its
-    variance is also that of the weights if most units have one. If all weights are 0 or 1, the limits are exact.
+    variance is also that of the weights if most units have one. If all weights are 0 or 1, the limits are exact. If few
+    units are much larger than the others, the upper limit is far away: one of them may be lost next time.
     """
-    units = len(weights)
-    more = float((counts**3).sum() / (counts**2).sum())
-    more_square = more**2
+    units, largest = len(weights), float(counts.max())
     total, square = float(weights.sum()), float((weights**2).sum())
     lower = 0.0
     if square > 0:
         scale = square / total
         lower = scale * units * float(betaincinv(total / scale, units - total / scale + 1, 1 - confidence))
-    scale = (square + more_square) / (total + more)
-    effective = (total + more) / scale
+    scale = (square + largest**2) / (total + largest)
+    effective = (total + largest) / scale
     # No more than units + 1 by the inequality of Cauchy and Schwarz, and just as many if all weights are the largest.
     rest = max(units + 1 - effective, 0.0)
     upper = scale * units * (float(betaincinv(effective, rest, confidence)) if rest > _ROUNDING else 1.0)
@@ -185,7 +185,7 @@ def _widened(
     for distance, so_far in zip(distances, (plain.value - plain.lower, plain.upper - plain.value), strict=True):
         items = max(plain.item_variance, (distance / float(stdtrit(freedom[0], confidence))) ** 2)
         half_width, both = satterthwaite(items, plain.seed_variance, *freedom, confidence)
-        # More variance of the items can mean fewer seeds' quantiles in the mix, and so a narrower bound.
+        # With more variance of the items the quantile may fall towards theirs, so this bound may be the closer one.
         sides.append(
             max((float(half_width), items, float(both)), (so_far, plain.item_variance, plain.degrees_of_freedom))
         )
@@ -193,8 +193,8 @@ def _widened(
     _, item_variance, degrees = max(sides)
     return Interval(
         value=plain.value,
-        lower=max(limits[0], plain.value - lower),
-        upper=min(limits[1], plain.value + upper),
+        lower=min(plain.value, max(float(limits[0]), plain.value - lower)),
+        upper=max(plain.value, min(float(limits[1]), plain.value + upper)),
         item_variance=item_variance,
         seed_variance=plain.seed_variance,
         degrees_of_freedom=degrees,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,7 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 _Row = Sequence[float]
 
-_MOST_SEEDS: Final = 100
-_MOST_TIMES_THE_SEQUENCES: Final = 1000
+_MOST_SEEDS, _MOST_TIMES = 100, 1000
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Effort:
-    """What would settle a verdict if the interval contains the limit and the estimate stays the same.
+    """What would settle a verdict in doubt if the estimate stays the same.
 
     Attributes:
         seeds: Seeds in all, with the same sequences; None if no affordable number is enough.
@@ -147,13 +146,11 @@ def gap_interval(
     that of its linearisation (Cochran, Sampling Techniques, 1977, chapter 6). Sequences are crossed with
     seeds, so the two variance components are added, with Satterthwaite's degrees of freedom.
 
-    A few seeds often lie closer together by chance than many seeds do. With skewed noise this happens just when the gap
-    is small. So the seeds' part is the larger of two estimates: one from the differences, and one from each side alone,
-    as if seeds were not paired. On really trained pairs this brought false passes at the margin from 8 to 5 %
-    (docs/error-rates.md).
+    A few seeds often lie closer together by chance than many do. With skewed noise this happens just when the gap is
+    small. So the seeds' part is the larger of two estimates: from the differences, and from each side alone. On really
+    trained pairs this brought false passes at the margin from 8 to 5 % (docs/error-rates.md).
 
-    With one seed and no calibration the seeds' part is unknown: the interval then speaks of these two checkpoints
-    only.
+    With one seed and no calibration the seeds' part is unknown: then the interval is about these checkpoints only.
 
     Args:
         differences: Summed loss of the candidate minus that of the baseline, in nats, shape (k seeds, n sequences).
@@ -193,8 +190,8 @@ def _seeds_part(
         return seed_noise.tau**2 / count, seed_noise.degrees_of_freedom
     if count == 1:
         return 0.0, 1
-    estimates = [_seed_variance(differences, tokens), sum(_seed_variance(term, tokens) for term in terms)]
-    return max(estimates) / count, count - 1
+    apart = sum(_seed_variance(term, tokens) for term in terms)
+    return max(_seed_variance(differences, tokens), apart) / count, count - 1
 
 
 def change_of_gap(
@@ -262,13 +259,11 @@ def satterthwaite(
 def effort_to_settle(
     interval: Interval, limit: float, shape: tuple[int, int], confidence: float, seed_noise: SeedNoise | None = None
 ) -> Effort:
-    """Return how many seeds, or how many sequences, would make an interval that does not contain the limit.
-
-    Each is computed alone, with the present estimate and both present variances.
+    """Return how many seeds, or sequences, alone would make an interval that does not contain the limit.
 
     Args:
-        interval: The interval, which contains the limit.
-        limit: The limit.
+        interval: The interval.
+        limit: The limit, which it contains.
         shape: Numbers of seeds and sequences that the interval rests on.
         confidence: One-sided confidence of each bound.
         seed_noise: The calibrated noise of seeds that the interval was computed with.
@@ -288,7 +283,7 @@ def effort_to_settle(
         return int(numbers[enough[0]]) if len(enough) else None
 
     seeds = np.arange(k + 1, _MOST_SEEDS + 1, dtype=np.float64)
-    sequences = np.unique(np.ceil(n * np.geomspace(1, _MOST_TIMES_THE_SEQUENCES, 400)))
+    sequences = np.unique(np.ceil(n * np.geomspace(1, _MOST_TIMES, 400)))
     return Effort(
         seeds=first(seeds, seeds, float(n)) if interval.seed_variance > 0 and len(seeds) else None,
         sequences=first(sequences, float(k), sequences),

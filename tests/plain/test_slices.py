@@ -53,7 +53,7 @@ def test_an_example_is_called_by_its_id_or_by_the_number_of_its_row() -> None:
 
 def test_each_value_of_a_column_is_a_slice() -> None:
     """A row without a value is in a slice of its own, and so are true and false."""
-    rows = [{"language": "de"}, {"language": None}, {"language": " en "}, {"language": ""}]
+    rows: list[dict[str, Any]] = [{"language": value} for value in ("de", None, " en ", "")]
     assert slices(rows, "language") == ("de", "none", "en", "none")
     assert slices([{"is_short": True}, {"is_short": False}], "is_short") == ("True", "False")
     assert slices([{"hops": 1}, {"hops": 2}, {"hops": 1}], "hops") == ("1", "2", "1")
@@ -90,7 +90,8 @@ def test_a_column_that_makes_no_slices_is_an_error_that_names_it() -> None:
 
 def test_rows_of_one_group_are_one_unit() -> None:
     """By equal values; a row without one is a unit of its own; numbers and texts are never the same value."""
-    rows = [{"film": "a"}, {"film": "b"}, {"film": "a"}, {"film": None}, {"film": None}, {"film": 1}, {"film": "1"}]
+    films: list[Any] = ["a", "b", "a", None, None, 1, "1"]
+    rows = [{"film": film} for film in films]
     found = known(rows, group="film")
     assert found.documents == (0, 1, 0, 2, 3, 4, 5)
     assert found.about is not None
