@@ -14,6 +14,8 @@ __all__ = ["score_gap", "score_mean"]
 
 # This share of the span is taken for rounding.
 _ROUNDING = 1e-6
+# So many units that differ show how much of a unit differs at a time.
+_MANY = 30
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,15 @@ def _total(weights: FloatArray, counts: FloatArray, confidence: float) -> _Total
     Fay and Feuer (Statistics in Medicine 1997, 16:791) make an effective count of a sum of weighted Poisson counts: the
     sum and its variance are those of one count times a scale. For the upper limit one more unit is added, with the
     largest weight that a unit can have. Here the count is binomial, out of as many as there are units, so that its
-    variance is also that of the weights if most units have one. If all weights are 0 or 1, the limits are exact. If few
-    units are much larger than the others, the upper limit is far away: one of them may be lost next time.
+    variance is also that of the weights if most units have one. If all weights are 0 or 1, the limits are exact.
+
+    That one more unit may be as large as the largest there is: next time all of its examples may differ. If many units
+    have a weight, the largest of these weights shows how much of a unit differs at a time, and stands for it. On groups
+    of 1 to 50 examples, of which single ones or all differ, at most 5 % of gaps at the margin passed either way.
     """
     units, largest = len(weights), float(counts.max())
+    if np.count_nonzero(weights > _ROUNDING * counts) >= _MANY:
+        largest = float(weights.max())
     total, square = float(weights.sum()), float((weights**2).sum())
     lower = 0.0
     if square > 0:

@@ -271,3 +271,14 @@ def test_a_mean_that_rounding_put_beyond_the_span_is_its_own_bound() -> None:
     found = score_mean(np.full((1, 50), 1 + 1e-9), np.ones(50), 0.95, span=(0, 1))
     assert found.lower < 1 < found.value == found.upper
     assert {type(value) for value in astuple(found)} == {float}
+
+
+@pytest.mark.parametrize(("differing", "is_wide"), [(29, True), (30, False)])
+def test_many_groups_that_differ_in_one_example_show_that_no_group_is_lost_whole(differing: int, is_wide: bool) -> None:
+    """Of 200 groups of 20 examples: with fewer that differ, the next one may differ in all of its examples."""
+    counts = np.full(200, 20.0)
+    theirs = np.full((1, 200), 15.0)
+    ours = theirs.copy()
+    ours[0, :differing] -= 1
+    bound = score_gap(ours, theirs, counts, 0.95, span=(0, 1)).lower
+    assert (bound < -0.015) is is_wide

@@ -79,9 +79,10 @@ def test_a_score_is_named_as_advised(team: pytest.Pytester) -> None:
     first = run(team, body)
     first.assert_outcomes(failed=1)
     assert "name a function that gives it: ftguard_score = module:function" in unwrapped(first).str()
-    second = run(team, body, ini="ftguard_score = scores:sureness\n")
+    body = 'assert_score(lora_variant, score="sureness")'
+    second = run(team, body, ini="ftguard_score = scores:sureness\nftguard_min_score = 40%\n")
     second.assert_outcomes(passed=1)
-    second.stdout.fnmatch_lines(["score sureness*>= 0.4*PASS*"])
+    second.stdout.fnmatch_lines(["score sureness*>= 0.4*(ini)*PASS*"])
     (lora,) = [trial for trial in report()["trials"] if trial["variant"] == "lora"]
     assert lora["measured_again"]
     values = lora["validation"]["scores"]["values"]["sureness"]
