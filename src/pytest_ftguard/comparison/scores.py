@@ -15,7 +15,15 @@ from pytest_ftguard.results import ACCURACY, MINIMUM_UNITS, SequenceLosses, Trai
 from pytest_ftguard.score_statistics import score_gap, score_mean
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster
 
-__all__ = ["PairedScores", "Slice", "every_slice", "paired_scores", "score_problems", "score_problems_of_pair"]
+__all__ = [
+    "PairedScores",
+    "Slice",
+    "every_slice",
+    "paired_scores",
+    "score_problems",
+    "score_problems_of_pair",
+    "slices_of",
+]
 
 _MOST_NAMED = 5
 
@@ -94,7 +102,12 @@ class PairedScores:
 def every_slice(variant: TrainedVariant) -> tuple[Slice, ...]:
     """Return all slices of the examples that a variant was evaluated on, in the order of columns and of examples."""
     losses = next((trial.measured.validation for trial in variant.trials if trial.measured.validation), None)
-    if losses is None or losses.about is None:
+    return () if losses is None else slices_of(losses)
+
+
+def slices_of(losses: SequenceLosses) -> tuple[Slice, ...]:
+    """Return all slices of the examples of an evaluation, in the order of columns and of examples."""
+    if losses.about is None:
         return ()
     return tuple(Slice(column, value) for column, values in losses.about.slices.items() for value in _in_order(values))
 
