@@ -216,7 +216,7 @@ def test_the_loss_on_the_reference_text_has_a_column_if_it_was_measured() -> Non
     more = {**parts, "reference": losses([27.0] * 64)}
     found = run_summary([trial(FULL, NLL, **parts), trial(FULL, NLL, seed=1, **more), trial(LORA, NLL)], [])
     text = [line for line, _ in shown(found, 0)]
-    assert text[3:7] == [
+    assert text[5:9] == [
         "variant trainable val loss ref loss ppl peak memory s/step",
         "base model 3.000 4.000 20.09",
         "full 1,000 100% 2.000 +-0.000 2.600 7.39 1.00 kB 0.5",

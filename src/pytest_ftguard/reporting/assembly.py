@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_ftguard.comparison.grouping import by_workload
+from pytest_ftguard.comparison.grouping import by_workload, variants_of
 from pytest_ftguard.gates.verdict import RecordedVerdict
 from pytest_ftguard.reporting.gates import gates_block
 from pytest_ftguard.reporting.plan import plan_blocks
+from pytest_ftguard.reporting.scores import score_blocks
 from pytest_ftguard.reporting.summary import Block, Line, Summary
-from pytest_ftguard.reporting.variants import labels_of, workload_block
+from pytest_ftguard.reporting.variants import headings_of, labels_of, workload_block
 from pytest_ftguard.results import Trial
 from pytest_ftguard.results.retiming import Retiming
 from pytest_ftguard.specs import key_of
@@ -82,8 +83,11 @@ def _run_blocks(
     searches = [trial for trial in trials if trial.spec.workload.purpose == "search"]
     groups = by_workload(trial for trial in trials if trial.spec.workload.purpose == "gates")
     labels: dict[str, str] = {}
+    judged = {recorded.verdict.keys for recorded in verdicts}
     for group in groups:
         yield workload_block(group, searches)
+        variants = variants_of(group)
+        yield from score_blocks(variants, headings_of(variants), judged)
         for key, label in labels_of(group).items():  # a variant may have a twin in one of its workloads only
             labels[key] = max(label, labels.get(key, ""), key=len)
     failures = tuple(_failures(trials, labels))

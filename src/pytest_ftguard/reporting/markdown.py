@@ -127,7 +127,7 @@ def _parts(summary: Summary) -> Iterator[_Part]:
         yield from _gates(block)
     for block in summary.about("not run"):
         yield _Part(2, "### Not run\n", tuple(_list(block.lines)), "reasons")
-    for block in summary.about("plan", "workload", "budgets"):
+    for block in summary.about("plan", "workload", "scores", "slices", "examples", "budgets"):
         yield from _described(block)
     for block in summary.about("failures"):
         yield _Part(3, "### Failed trials\n", tuple(_list(block.lines)), "failed trials")

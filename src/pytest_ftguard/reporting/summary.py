@@ -40,7 +40,7 @@ Kind = Literal["text", "note", "name"]
 Each line of a note is a sentence of its own; a line that begins with spaces is a command, and is never wrapped.
 """
 
-Subject = Literal["plan", "workload", "failures", "gates", "not run", "budgets"]
+Subject = Literal["plan", "workload", "scores", "slices", "examples", "failures", "gates", "not run", "budgets"]
 
 TONE_OF: dict[Status, Tone] = {
     "PASS": "good",

@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.comparison.grouping import variants_of
+from pytest_ftguard.comparison.specialization import specialization_of
 from pytest_ftguard.reporting.gates import UNMEASURED
 from pytest_ftguard.reporting.notes import fairness_notes
+from pytest_ftguard.reporting.scores import BASE, column_of_score, score_cells, score_notes
 from pytest_ftguard.reporting.summary import Block, Column, Line, Row, Table
+from pytest_ftguard.reporting.visible import visible
 from pytest_ftguard.results import TrainedVariant, Trial
 from pytest_ftguard.specs import Variant, Workload, key_of, variant_to_dict
 from pytest_ftguard.specs.short import search_workloads
 from pytest_ftguard.specs.texts import is_place
 from pytest_ftguard.units import format_bytes, format_count
 
-__all__ = ["cached_mark", "distinct_labels", "labels_of", "workload_block", "workload_title"]
+__all__ = ["cached_mark", "distinct_labels", "headings_of", "labels_of", "workload_block", "workload_title"]
 
 _REFERENCE: Final = Column("ref loss")
 _PERPLEXITY: Final = Column("ppl", right=True)
 _ACCURACY, _F1 = Column("accuracy"), Column("macro F1", right=True)
-_COLUMNS: Final = (
+_MEMORY: Final = Column("peak memory", right=True)
+_COLUMNS: Final[tuple[Column, ...]] = (
     Column("variant"),
     Column("trainable", right=True),
     Column("val loss"),
@@ -33,7 +37,7 @@ _COLUMNS: Final = (
     _PERPLEXITY,
     _ACCURACY,
     _F1,
-    Column("peak memory", right=True),
+    _MEMORY,
     Column("s/step", right=True),
 )
 
@@ -56,16 +60,16 @@ def workload_block(trials: Sequence[Trial], searches: Sequence[Trial]) -> Block:
         if (rounds := _tried(variant, searches))
     }
     lines += [Line(text, kind="note") for text in found.values()]
-    lines += _adapted_line(variants, labels)
-    cells = [*_base_row(trials), *map(_variant_row, variants, labels)]
+    lines += [*_adapted_line(variants, labels), *_specialization_line(variants)]
+    rows = [*_base_row(trials), *map(_variant_row, variants, labels)]
     names = dict(zip((key_of(one.variant, "trial") for one in variants), labels, strict=True))
-    notes = dict.fromkeys([*fairness_notes(variants, labels), *_trial_notes(trials, names)])
+    said = [*score_notes(variants, labels), *fairness_notes(variants, labels), *_trial_notes(trials, names)]
     return Block(
         "workload",
         workload_title(trials),
         tuple(lines),
-        _without_empty_columns(cells),
-        tuple(Line(f"note: {note}", kind="note") for note in notes),
+        _table(rows, variants),
+        tuple(Line(f"note: {note}", kind="note") for note in dict.fromkeys(said)),
     )
 
 
@@ -80,20 +84,41 @@ def _adapted_line(variants: Sequence[TrainedVariant], labels: Sequence[str]) -> 
         yield Line(f"base parameters under adapters: {', '.join(shares)}")
 
 
-def _without_empty_columns(rows: Sequence[tuple[str, ...]]) -> Table:
+def _specialization_line(variants: Sequence[TrainedVariant]) -> Iterator[Line]:
+    """Say how far the domain lies from the reference text for the base model, and what full learned of it."""
+    found = specialization_of(variants)
+    if found is not None:
+        gain = ""
+        if found.gains:
+            mean = statistics.fmean(found.gains)
+            spread = f" +-{statistics.stdev(found.gains):.3f}" if len(found.gains) > 1 else ""
+            gain = f"; full {'gained' if mean >= 0 else 'lost'} {abs(mean):.3f}{spread}"
+        yield Line(
+            f"domain: the base model is at {found.domain_loss:.3f} nats per {found.per} on the validation text and at "
+            f"{found.reference_loss:.3f} on the reference text ({found.difference:+.3f}){gain}"
+        )
+
+
+def _table(rows: Sequence[tuple[str, ...]], variants: Sequence[TrainedVariant]) -> Table:
     """Return the table of variants, without columns of what nobody measured: a reference text, or classes.
 
-    A perplexity says nothing of classes.
+    A perplexity says nothing of classes, and leaves its room to a score.
     """
 
     def is_empty(column: Column) -> bool:
         return all(row[_COLUMNS.index(column)] in ("", UNMEASURED) for row in rows)
 
+    columns, score = _COLUMNS, column_of_score(variants)
     left_out = {one for one in (_REFERENCE, _ACCURACY, _F1) if is_empty(one)}
-    left_out |= set() if _ACCURACY in left_out else {_PERPLEXITY}
-    rest = [number for number, column in enumerate(_COLUMNS) if column not in left_out]
+    left_out |= set() if _ACCURACY in left_out and score is None else {_PERPLEXITY}
+    if score is not None:
+        place = columns.index(_MEMORY)
+        columns = (*columns[:place], Column(visible(score)), *columns[place:])
+        cells = score_cells(variants, score)[-len(rows) :]  # the base model has a row only if it was measured
+        rows = [(*row[:place], cell, *row[place:]) for row, cell in zip(rows, cells, strict=True)]
+    rest = [number for number, column in enumerate(columns) if column not in left_out]
     return Table(
-        tuple(_COLUMNS[number] for number in rest),
+        tuple(columns[number] for number in rest),
         tuple(Row(tuple(row[number] for number in rest)) for row in rows),
     )
 
@@ -107,6 +132,13 @@ def labels_of(trials: Sequence[Trial]) -> dict[str, str]:
     variants = [one.variant for one in variants_of(trials)]
     keys = (key_of(variant, "trial") for variant in variants)
     return dict(zip(keys, distinct_labels(variants), strict=True))
+
+
+def headings_of(variants: Sequence[TrainedVariant]) -> list[str]:
+    """Return what other tables call the variants of a workload; one that was also read elsewhere says which it is."""
+    labels = distinct_labels([one.variant for one in variants])
+    pairs = zip(labels, variants, strict=True)
+    return [f"{label}{cached_mark(one)}" if labels.count(label) > 1 else label for label, one in pairs]
 
 
 def workload_title(trials: Sequence[Trial]) -> str:
@@ -195,7 +227,7 @@ def _base_row(trials: Sequence[Trial]) -> Iterator[tuple[str, ...]]:
         read = f"{reference.loss:.3f}" if reference else ""
         answers = base.answers
         judged = (f"{100 * answers.accuracy:.1f}%", f"{100 * answers.macro_f1:.1f}%") if answers else ("", "")
-        yield "base model", "", f"{base.loss:.3f}", read, f"{base.perplexity:.2f}", *judged, "", ""
+        yield BASE, "", f"{base.loss:.3f}", read, f"{base.perplexity:.2f}", *judged, "", ""
 
 
 def _variant_row(variant: TrainedVariant, label: str) -> tuple[str, ...]:
