@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -109,10 +110,10 @@ def problems(value: Any, rule: Mapping[str, Any], place: str = "report") -> Iter
             yield f"{place} is {value!r}, and the schema says {rule['type']}"
         elif value not in rule.get("enum", [value]) or value != rule.get("const", value):
             yield f"{place} is {value!r}, which the schema does not list"
-        elif isinstance(value, dict) and "properties" in rule:
-            yield from (f"{place} lacks {name!r}" for name in rule["required"] if name not in value)
+        elif isinstance(value, dict) and {"properties", "additionalProperties"} & rule.keys():
+            yield from (f"{place} lacks {name!r}" for name in rule.get("required", ()) if name not in value)
             for name, item in value.items():
-                known = rule["properties"].get(name)
+                known = rule.get("properties", {}).get(name, rule.get("additionalProperties"))
                 yield from [f"{place} has {name!r}"] if known is None else problems(item, known, f"{place}.{name}")
         elif isinstance(value, list) and "items" in rule:
             for item in value:
@@ -149,6 +150,7 @@ def report() -> dict[str, Any]:
         updates=Updates(adapters=2, weights=0),
     )
     failed = trial(FULL, nll, outcome="crashed", validation=None, memory=None, error=TrialError("it ended", "log"))
+    better = replace(FULL, learning_rate=2e-5)
     verdict = Verdict(
         gate="loss_gap",
         status="FAIL",
@@ -159,7 +161,8 @@ def report() -> dict[str, Any]:
         limit=Limit(0.02, NATS_PER_TOKEN, Origin("ini", "ftguard_max_loss_gap in pytest.ini")),
         details=("The whole interval is beyond the limit.",),
     )
-    text = json_report([complete, failed], [RecordedVerdict("test_it.py::test_it", verdict)])
+    whole = trial(better, [10.0] * 64, reference=losses(nll), base_reference=losses(nll))
+    text = json_report([complete, failed, whole], [RecordedVerdict("test_it.py::test_it", verdict)])
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -190,6 +193,9 @@ def test_the_schema_knows_no_name_that_is_never_written() -> None:
         "environment": first["environment"],
         "error": written["trials"][1]["error"],
         "verdict": written["verdicts"][0],
+        "lost_most": written["lost_most"][0],
+        "lost_example": written["lost_most"][0]["examples"][0],
+        "specialization": written["specialization"][0],
     }
     assert parts.keys() == schema()["$defs"].keys()
     assert {name: set(part) for name, part in parts.items()} == {
@@ -203,6 +209,14 @@ def test_the_schema_knows_no_name_that_is_never_written() -> None:
         ({"schema": 2}, "report.schema is 2, which the schema does not list"),
         ({"trials": None}, "report.trials is None, and the schema says array"),
         ({"new": 1}, "report has 'new'"),
+        (
+            {"trials": [{**report()["trials"][0], "scores": {"exact_match": "1"}}]},
+            "report.trials[].scores.exact_match is '1', and the schema says ['number', 'null']",
+        ),
+        (
+            {"trials": [{**report()["trials"][0], "slices": {"language": {"de": {"examples": 64}}}}]},
+            "report.trials[].slices.language.de lacks 'loss'",
+        ),
     ],
 )
 def test_a_report_of_another_shape_is_found(change: dict[str, Any], problem: str) -> None:

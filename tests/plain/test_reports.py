@@ -271,7 +271,8 @@ def test_the_json_report_is_strict_and_complete() -> None:
         raise AssertionError(word)
 
     report = json.loads(text, parse_constant=refuse)
-    assert set(report) == {"schema", "ftguard_version", "environment", "trials", "verdicts"}
+    known = {"schema", "ftguard_version", "environment", "trials", "verdicts", "lost_most", "specialization"}
+    assert set(report) == known
     first, second = report["trials"]
     assert first["validation"] == {
         "loss": None,

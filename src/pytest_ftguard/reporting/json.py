@@ -6,13 +6,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard import __version__
-from pytest_ftguard.comparison.grouping import trained_variants
+from pytest_ftguard.comparison.examples import lost_most, pairs_to_compare
+from pytest_ftguard.comparison.grouping import by_workload, trained_variants, variants_of
+from pytest_ftguard.comparison.means import by_slice, mean, mean_scores
+from pytest_ftguard.comparison.specialization import specialization_of
 from pytest_ftguard.errors import ConfigurationError, FtguardError
 from pytest_ftguard.gates.verdict import RecordedVerdict
 from pytest_ftguard.reporting.summary import Summary
@@ -47,12 +50,16 @@ def json_report(trials: Sequence[Trial], verdicts: Sequence[RecordedVerdict], ro
         root: The folder from which paths are written if they lie in it; the others, and all if it is None, stay whole.
     """
     environment = next((trial.measured.environment for trial in trials if trial.measured.environment), None)
+    gated = by_workload(trial for trial in trials if trial.spec.workload.purpose == "gates")
+    workloads = [variants_of(group) for group in gated]
     report = {
         "schema": _SCHEMA,
         "ftguard_version": __version__,
         "environment": to_plain(environment),
         "trials": [_trial(trial) for trial in trials],
         "verdicts": [_verdict(recorded) for recorded in verdicts],
+        "lost_most": list(_lost_most(workloads, verdicts)),
+        "specialization": list(_specialization(workloads)),
     }
     # Not in the middle of another path; and a root folder that is that of the machine is no place of the project's own.
     inside = (
@@ -120,6 +127,44 @@ def _verdict(recorded: RecordedVerdict) -> dict[str, Any]:
     return {"nodeid": recorded.nodeid, "test_outcome": recorded.test_outcome, **values}
 
 
+def _lost_most(
+    workloads: Sequence[Sequence[TrainedVariant]], verdicts: Sequence[RecordedVerdict]
+) -> Iterator[dict[str, Any]]:
+    """Yield for each candidate the examples on which it lost most, without their texts."""
+    judged = {recorded.verdict.keys for recorded in verdicts}
+    for variants in workloads:
+        for candidate, baseline in pairs_to_compare(variants, judged):
+            found = lost_most(candidate, baseline)
+            if found is not None:
+                yield {
+                    "candidate": candidate.label,
+                    "baseline": baseline.label,
+                    "score": found.score,
+                    "examples": to_plain(found.examples),
+                    "trials": _fingerprints([candidate]),
+                }
+
+
+def _specialization(workloads: Sequence[Sequence[TrainedVariant]]) -> Iterator[dict[str, Any]]:
+    """Yield for each workload with a reference text how far its domain lies from that for the base model."""
+    for variants in workloads:
+        found = specialization_of(variants)
+        if found is not None:
+            yield {
+                "domain_loss": found.domain_loss,
+                "reference_loss": found.reference_loss,
+                "difference": found.difference,
+                "gain": mean(found.gains) if found.gains else None,
+                "gains": found.gains,
+                "unit": f"nats per {found.per}",
+                "trials": _fingerprints(variants),
+            }
+
+
+def _fingerprints(variants: Sequence[TrainedVariant]) -> list[str]:
+    return [trial.fingerprint for variant in variants for trial in variant.trials]
+
+
 _LOSSES: Final = ("validation", "base_validation", "reference", "base_reference")
 # The report gives the short names to what most readers want: the sums over the text.
 _ROWS: Final = {"nll": "sequence_nll", "tokens": "sequence_tokens"}
@@ -148,9 +193,20 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "measured_again": trial.provenance.measured_again,
         "base_gap": measured.start.quantized_gap if measured.start else None,
         "adapted_share": measured.parameters.under_adapters if measured.parameters else None,
+        "scores": None if measured.validation is None else mean_scores(measured.validation),
+        "slices": None if measured.validation is None else _slices(measured.validation),
         **to_plain(measured),
         **{name: _losses(getattr(measured, name)) for name in _LOSSES},
     }
+
+
+def _slices(losses: SequenceLosses) -> dict[str, dict[str, Any]]:
+    """Return by column and value how many examples a slice has, their loss, and the mean of each score by its name."""
+    found: dict[str, dict[str, Any]] = {}
+    for one, means in by_slice(losses).items():
+        ours = {"examples": means.examples, "loss": means.loss}
+        found.setdefault(one.column, {})[one.value] = {**ours, **means.scores, **ours}
+    return found
 
 
 def _losses(losses: SequenceLosses | None) -> dict[str, Any] | None:
@@ -191,6 +247,10 @@ def _read_losses(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     names = {item.name: _ROWS.get(item.name, item.name) for item in fields(SequenceLosses)}
     read = {name: values[given] for name, given in names.items() if given in values}
+    scores = read.get("scores")
+    if scores is not None:
+        scored = {name: _numbers(row) for name, row in scores["values"].items()}
+        read["scores"] = {**scores, "values": scored}
     return {**read, "nll": _numbers(read["nll"])}
 
 
