@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from tests.classified import rows_of, save_model, write_rows
@@ -126,6 +127,38 @@ def test_slices_are_named_as_advised(team: pytest.Pytester) -> None:
     assert all(trial["measured_again"] for trial in report()["trials"])
     unknown = run(team, each, ini="ftguard_slices = country\n")
     assert "no column named 'country' (ftguard_slices)" in unwrapped(unknown).str()
+
+
+def test_scores_and_slices_are_in_summary_report_and_junit(team: pytest.Pytester) -> None:
+    """Each slice's verdict has properties of its own, with its score and its slice."""
+    ini = "ftguard_score = scores:sureness\nftguard_slices = language\n"
+    each = 'assert_score_gap(lora_variant, full_variant, at_most="60 pp", each_slice=True)'
+    result = run(team, each, "--junitxml=junit.xml", "--ftguard-markdown=summary.md", ini=ini)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "scores: mean over the validation examples",
+            "score *base model *full *lora r=4",
+            "sureness *0.*0.*0.*",
+            "slices by language: loss, sureness",
+            "language *examples *base model *full *lora r=4",
+            "de * 0.*, 0.* 0.*, 0.* 0.*, 0.*",
+            "en * 0.*, 0.* 0.*, 0.* 0.*, 0.*",
+        ]
+    )
+    assert "### slices by language: loss, sureness" in Path("summary.md").read_text()
+    full, lora = report()["trials"]
+    assert lora["scores"].keys() == full["scores"].keys() == {"accuracy", "sureness"}
+    slices = lora["slices"]["language"]
+    assert slices.keys() == {"de", "en"}
+    assert sum(one["examples"] for one in slices.values()) == 160
+    total = sum(one["examples"] * one["sureness"] for one in slices.values())
+    assert total / 160 == pytest.approx(lora["scores"]["sureness"])
+    properties = {one.get("name"): one.get("value") for one in ET.parse("junit.xml").iter("property")}
+    for name, value in (("score_gap", "de"), ("score_gap.2", "en")):
+        assert properties[f"ftguard.{name}.slice"] == f"language={value}"
+        assert properties[f"ftguard.{name}.score"] == "sureness"
+        assert properties[f"ftguard.{name}.status"] == "PASS"
 
 
 def test_two_sources_of_a_score_are_made_one_as_advised(team: pytest.Pytester) -> None:
