@@ -27,7 +27,7 @@ __all__ = ["cached_mark", "distinct_labels", "headings_of", "labels_of", "worklo
 
 _REFERENCE: Final = Column("ref loss")
 _PERPLEXITY: Final = Column("ppl", right=True)
-_ACCURACY, _F1 = Column("accuracy"), Column("macro F1", right=True)
+_ACCURACY, _F1 = Column("accuracy"), Column("macro F1")
 _MEMORY: Final = Column("peak memory", right=True)
 _COLUMNS: Final[tuple[Column, ...]] = (
     Column("variant"),
@@ -255,10 +255,12 @@ def _answers(variant: TrainedVariant) -> tuple[str, str]:
     answers = [one for one in found if one is not None]
     if not variant.ok or len(answers) != len(variant.trials):
         return UNMEASURED, UNMEASURED
-    accuracies = [100 * one.accuracy for one in answers]
-    spread = f" +-{statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    f1 = statistics.fmean(100 * one.macro_f1 for one in answers)
-    return f"{statistics.fmean(accuracies):.1f}%{spread}", f"{f1:.1f}%"
+    return _percent([one.accuracy for one in answers]), _percent([one.macro_f1 for one in answers])
+
+
+def _percent(shares: Sequence[float]) -> str:
+    spread = f" +-{100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.fmean(shares):.1f}%{spread}"
 
 
 def _reference_loss(variant: TrainedVariant) -> str:
