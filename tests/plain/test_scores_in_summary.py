@@ -185,6 +185,14 @@ def test_slices_show_accuracy_if_it_is_the_only_score_or_else_the_loss_alone() -
     assert rows(lines, "language")[1] == "de 1 2.000 2.000"
 
 
+def test_a_variant_that_was_also_read_says_so_in_each_table() -> None:
+    """Otherwise two columns would have one heading."""
+    names = ("exact_match", "rouge_l")
+    lines = summary_lines([scored(FULL, 0.75, names=names).come_by(cached=True), scored(FULL, 1.0, names=names)])
+    assert rows(lines, "score ")[0] == "score base model full (read) full"
+    assert rows(lines, "language")[0] == "language examples base model full (read) full"
+
+
 def test_many_variants_and_slices_stay_within_80_columns() -> None:
     """Loss and score of a cell are broken apart before the table is too wide."""
     variants = [Peft("ia3", label=f"ia3 of kind {number}", learning_rate=1e-3) for number in range(8)]
