@@ -182,6 +182,33 @@ def test_a_score_that_always_gives_the_same_has_no_power() -> None:
         assert_score_gap(*made, at_most="2 pp")
 
 
+@pytest.mark.parametrize("value", [0.7, 4.0, -2.0])
+def test_a_score_that_is_the_same_everywhere_is_mended_as_advised(value: float) -> None:
+    """Of the base model too, it shows nothing, whatever the limit; one that looks at the answers passes."""
+
+    def constant(variant: Variant) -> TrainedVariant:
+        same = Scores({"exact_match": (value,) * 100}, 1.0)
+        return trained(
+            variant,
+            *(
+                one.remeasured(
+                    validation=replace(validation_of(one), scores=same),
+                    base_validation=replace(validation_of(one), scores=same),
+                )
+                for one in scored(variant, [[1.0] * 100] * 3).trials
+            ),
+        )
+
+    message = failure(lambda: assert_score(constant(LORA), at_least=value - 1))
+    assert f"INVALID: exact_match is {value:g} for every example, of the base model too" in message
+    assert "let the score look at what the model answers" in message
+    with pytest.raises(LimitExceeded):
+        assert_score(constant(LORA), at_least=value + 1)
+    with pytest.raises(GateFailure, match="INVALID"):
+        assert_score_gap(constant(LORA), constant(FULL), at_most=5)
+    assert assert_score(scored(LORA, [[1.0] * 99 + [0.0]]), at_least=0.5).status == "PASS"
+
+
 def test_a_score_that_is_no_number_is_invalid_and_its_rows_are_named() -> None:
     """NaN never passes, on either side or of the base model."""
     odd = [1.0] * 100
@@ -217,6 +244,31 @@ def test_a_gate_on_a_score_that_nobody_measured_says_how_to_measure_it() -> None
     assert "set ftguard" not in failure(lambda: assert_score(bare, score="f1", at_least=0.5))
     assert "ftguard_score = module:function" in failure(lambda: assert_score(bare, score="f1", at_least=0.5))
     assert "ftguard_task = classification" in failure(lambda: assert_score(bare, score="accuracy", at_least=0.5))
+
+
+def test_two_sources_of_one_score_are_not_compared() -> None:
+    """Whatever its name: a task without classes may have an accuracy of the team's own."""
+
+    def of(variant: Variant, code: str) -> TrainedVariant:
+        def sourced(losses: SequenceLosses | None) -> SequenceLosses:
+            assert losses is not None
+            assert losses.scores is not None
+            values = {"accuracy": losses.scores.values["exact_match"]}
+            return replace(losses, scores=replace(losses.scores, values=values, code=code))
+
+        made = scored(variant, [[1.0] * 100] * 3)
+        trials = (
+            one.remeasured(
+                validation=sourced(one.measured.validation), base_validation=sourced(one.measured.base_validation)
+            )
+            for one in made.trials
+        )
+        return trained(variant, *trials)
+
+    assert gap(of(LORA, "a"), of(FULL, "a"), "9 pp").status == "PASS"
+    verdict = gap(of(LORA, "b"), of(FULL, "a"), "9 pp")
+    assert verdict.status == "INVALID"
+    assert "the source of the score was not the same for all trials" in verdict.reason
 
 
 def failure(call: Any) -> str:

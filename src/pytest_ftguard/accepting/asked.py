@@ -9,6 +9,7 @@ from typing import Literal
 from pytest_ftguard.accepting.history import AcceptedFile
 from pytest_ftguard.accepting.metrics import MEASURES, Change, Measure, change_since
 from pytest_ftguard.accepting.record import PairRecord, record_one, record_pair
+from pytest_ftguard.accepting.score_measure import ScoreFall
 from pytest_ftguard.comparison.pairs import compare
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.gates.limits import Limit
@@ -34,11 +35,12 @@ class Asked:
         baseline: The variant that it is judged against, which absorbs what the machine has changed; None if the
             candidate is judged by itself.
         limit: The largest accepted growth: of the loss gap or the loss in nats per token, or of memory or time as a
-            share.
+            share; or the largest accepted fall of a score, in percentage points or its own unit.
         rule: How it is judged; a calibrated noise is that of one gap and not of two, so it is not used.
         metric: What is judged.
         file: What was accepted, and where it belongs.
         origin: Where the seconds come from; "" if they are those of the trainings.
+        score: The score that is judged, in place of the loss; None if the metric is judged.
     """
 
     candidate: TrainedVariant
@@ -48,11 +50,12 @@ class Asked:
     metric: Metric
     file: AcceptedFile
     origin: str = ""
+    score: str | None = None
 
     @property
     def measure(self) -> Measure:
-        """How the metric is judged."""
-        return MEASURES[self.metric]
+        """How the metric, or the score, is judged."""
+        return MEASURES[self.metric] if self.score is None else ScoreFall(self.score)
 
     @property
     def sides(self) -> tuple[TrainedVariant, ...]:
@@ -108,7 +111,7 @@ class Asked:
         at: str = "",
     ) -> Verdict:
         """Return a verdict; see `verdict.give`."""
-        return give(
+        verdict = give(
             "regression",
             status,
             candidate=self.candidate,
@@ -120,7 +123,10 @@ class Asked:
             what_to_do=what_to_do,
             note=" ".join(notes) or None,
         )
+        return replace(verdict, score=self.score)
 
     def invalid(self, problems: Iterable[Problem], why: Sequence[str] = ()) -> Verdict:
         """Return the verdict that nothing may be concluded; see `verdict.invalid`."""
-        return invalid("regression", self.candidate, self.baseline, self.limit, problems, why=[*why, self.origin])
+        sides = (self.candidate, self.baseline)
+        verdict = invalid("regression", *sides, self.limit, problems, why=[*why, self.origin])
+        return replace(verdict, score=self.score)

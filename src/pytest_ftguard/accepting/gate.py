@@ -57,7 +57,7 @@ def assess_regression(asked: Asked, on_missing: Setting | None = None) -> Verdic
     sides = asked.sides if asked.measure.depends_on_rates else ()
     why = [
         standing,
-        *_against(changes, worst, asked.limit),
+        *_against(changes, worst, asked),
         *_why(now, worst, asked.measure),
     ]
     shown = notes if worst.status == "PASS" else []
@@ -71,12 +71,12 @@ def assess_regression(asked: Asked, on_missing: Setting | None = None) -> Verdic
     )
 
 
-def _against(changes: Sequence[Change], worst: Change, limit: Limit) -> list[str]:
+def _against(changes: Sequence[Change], worst: Change, asked: Asked) -> list[str]:
     """Return what the worst growth rests on, and how large each is if there are two."""
     if len(changes) == 1:
         return [worst.basis]
-    grown = " and ".join(f"{_grown(change, limit)} against {change.against}" for change in changes)
-    return [f"It has grown by {grown}.", worst.basis]
+    grown = " and ".join(f"{_grown(change, asked.limit)} against {change.against}" for change in changes)
+    return [f"It has {asked.measure.moved[0]} by {grown}.", worst.basis]
 
 
 def _grown(change: Change, limit: Limit) -> str:

@@ -29,6 +29,7 @@ def headline(last: PairRecord, first: PairRecord) -> dict[str, str]:
         "accepted": _accepted(last),
         **({} if last.baseline is None else {"gap": _difference(last)}),
         "losses": _losses(last),
+        **({"scores": _scores(last)} if last.scores else {}),
         "candidate": _settings(last.candidate.variant),
         **({} if last.baseline is None else {"baseline": _settings(last.baseline.variant)}),
         "training": _training(last),
@@ -62,6 +63,13 @@ def _gap(record: PairRecord) -> str:
 def _losses(record: PairRecord) -> str:
     sides = [(side.variant.label, math.fsum(side.losses) / len(side.losses)) for side in record.sides]
     return ", ".join(f"{name} {loss:.4f}" for name, loss in [*sides, ("base model", record.base.loss)])
+
+
+def _scores(record: PairRecord) -> str:
+    places = range(len(record.seeds))
+    sign, what = ("", "") if record.baseline is None else ("+", " gap")
+    shown = [f"{name}{what} {score.mean(places):{sign}.4g}" for name, score in record.scores.items()]
+    return ", ".join([*shown, *(f"{name} of the base model {score.base:.4g}" for name, score in record.scores.items())])
 
 
 def _settings(variant: Variant) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from pytest_ftguard.accepting.asked import Asked, Metric
 from pytest_ftguard.accepting.files import AcceptedFiles
@@ -25,10 +25,10 @@ from pytest_ftguard.gates.asking import (
     setting_of,
     value_of,
 )
-from pytest_ftguard.gates.limits import GROWTH, Limit
+from pytest_ftguard.gates.limits import GROWTH, NATS_PER_TOKEN, POINTS, SCORE, Limit
 from pytest_ftguard.gates.timed_pair import TimedPair, timed, with_times
 from pytest_ftguard.gates.verdict import Verdict
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.results import ACCURACY, TrainedVariant
 from pytest_ftguard.specs import Variant
 
 __all__ = ["assert_no_regression"]
@@ -50,6 +50,7 @@ def assert_no_regression(
     baseline: TrainedVariant | None = None,
     *,
     metric: Metric = "loss_gap",
+    score: str | None = None,
     at_most: float | str | None = None,
     confidence: float | None = None,
     on_inconclusive: Reaction | None = None,
@@ -69,7 +70,10 @@ def assert_no_regression(
         candidate: The variant that is judged; its settings may have changed.
         baseline: The variant that it is judged against, with the settings it had; None judges the candidate's own loss.
         metric: "loss_gap", "memory" or "time"; without a baseline there is only the loss.
-        at_most: The largest accepted growth, 0.01 (nats per token) or "5%" (of memory or time); see `max_regression`.
+        score: Judge a score in place of the loss: by how much it has fallen, or the gap in it. It is "accuracy" if the
+            limit is in percentage points and no score is named.
+        at_most: The largest accepted growth, 0.01 (nats per token) or "5%" (of memory or time), or the largest accepted
+            fall of a score: "1 pp", or a number in the score's own unit; see `max_regression`.
         confidence: One-sided confidence of each bound; by default `confidence`, or 0.95.
         on_inconclusive: "fail" or "warn"; by default `on_inconclusive`, or "fail".
         same_learning_rate: Allow full fine-tuning and LoRA to have the same learning rate.
@@ -85,7 +89,8 @@ def assert_no_regression(
         ConfigurationError: There is no limit or no running test, an argument is wrong, or the file is damaged.
     """
     metric = _metric(metric, candidate, baseline)
-    limit, rule = _limit(metric, at_most), rule_of(confidence, same_learning_rate)
+    limit, score = _limit(metric, score, at_most)
+    rule = rule_of(confidence, same_learning_rate)
     reaction, updates = setting_of("on_missing", on_missing), value_of("update", None, False)
     choice = "fail" if reaction is None else reaction.value
     test = _test()
@@ -94,7 +99,7 @@ def assert_no_regression(
         test.note(missing_in_plan(file, choice))
     if MEASURES[metric].depends_on_rates and (updates or file.history):
         candidate, baseline = _settled(candidate, baseline, None if updates else file.history)
-    asked = _asked(candidate, baseline, limit=limit, rule=rule, metric=metric, file=file)
+    asked = _asked(candidate, baseline, limit=limit, rule=rule, metric=metric, score=score, file=file)
     verdict = _accept(test, asked) if updates else assess_regression(asked, reaction)
     # A pair that is unsound by itself fails also if there is nothing to compare it with.
     warns = not updates and choice == "warn" and file.history is None and not asked.problems()
@@ -170,12 +175,28 @@ def _test() -> _AcceptingTest:
     return cast("_AcceptingTest", test)
 
 
-def _limit(metric: str, argument: float | str | None) -> Limit:
+def _limit(metric: Metric, score: object, argument: float | str | None) -> tuple[Limit, str | None]:
+    """Return the limit, and the name of the score that it is of; None if it is of the metric.
+
+    Raises:
+        ConfigurationError: There is no limit, it has another unit, or an argument is wrong.
+    """
     if metric not in MEASURES:
         known = ", ".join(repr(name) for name in MEASURES if name != "loss")
         message = f"assert_no_regression takes the metric {known}, got {metric!r}"
         raise ConfigurationError(message)
     limit = limit_of("assert_no_regression", "max_regression", argument)
+    is_of_loss = metric in ("loss_gap", "loss")
+    if score is not None:
+        if not (isinstance(score, str) and score.strip()):
+            message = f"assert_no_regression takes the name of a score, such as 'exact_match', got score={score!r}"
+            raise ConfigurationError(message)
+        if not is_of_loss:
+            message = f"assert_no_regression judges a score or the metric {metric!r}, and was given both"
+            raise ConfigurationError(message)
+        return _limit_of_score(score.strip(), limit), score.strip()
+    if limit.unit == POINTS and is_of_loss:
+        return limit, ACCURACY
     if limit.unit != MEASURES[metric].unit:
         wanted = 'a share such as "5%"' if MEASURES[metric].unit == GROWTH else "a number such as 0.01 (nats per token)"
         message = (
@@ -183,4 +204,26 @@ def _limit(metric: str, argument: float | str | None) -> Limit:
             f"{wanted}: pass at_most=..., or mark the test with ftguard(max_regression=...)"
         )
         raise ConfigurationError(message)
-    return limit
+    return limit, None
+
+
+# A number in a place that holds for all tests is one of nats per token.
+_OF_ONE_TEST: Final = ("argument", "marker")
+
+
+def _limit_of_score(score: str, limit: Limit) -> Limit:
+    """Return a limit in percentage points, or a number in the unit of a score.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    if limit.unit == POINTS:
+        return limit
+    if limit.unit == NATS_PER_TOKEN and limit.origin.kind in _OF_ONE_TEST:
+        return replace(limit, unit=SCORE)
+    message = (
+        f"max_regression is {limit} (set by {limit.origin.name}), and a limit for the score {score!r} is percentage "
+        'points such as "1 pp", or a number in its own unit: pass at_most=..., or mark the test with '
+        "ftguard(max_regression=...)"
+    )
+    raise ConfigurationError(message)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from pytest_ftguard.accepting.record import PairRecord
+from pytest_ftguard.accepting.sentences import counts, earlier_label, over, units_and_seeds, way_out_of_change
 from pytest_ftguard.accepting.since import (
     base_noise,
     differing_work,
-    effort_to_settle_change,
     gap_change,
     growth_by_seed,
     memory_growth,
@@ -21,9 +21,7 @@ from pytest_ftguard.accepting.since import (
     surroundings_since,
     time_growth,
     timed_seeds,
-    units_of,
 )
-from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.pairs import Comparison
 from pytest_ftguard.comparison.problem import Problem
 from pytest_ftguard.comparison.same_work import same_sequences
@@ -35,12 +33,21 @@ from pytest_ftguard.gates.rates import learned_nothing
 from pytest_ftguard.gates.rule import Rule
 from pytest_ftguard.gates.step_time import time_problems
 from pytest_ftguard.gates.verdict import NOT_FINITE, Status, decide
-from pytest_ftguard.gates.way_out import way_out_of_growth
 from pytest_ftguard.results import TrainedVariant
 from pytest_ftguard.statistics import Interval
 from pytest_ftguard.units import format_bytes
 
-__all__ = ["MEASURES", "Change", "Measure", "change_since"]
+__all__ = [
+    "MEASURES",
+    "Change",
+    "Measure",
+    "_LossGap",
+    "change_since",
+    "counts",
+    "earlier_label",
+    "over",
+    "units_and_seeds",
+]
 
 # Which answer counts if the last accepted result and the anchor give two.
 _GRAVITY: Final[tuple[Status, ...]] = ("PASS", "INCONCLUSIVE", "INVALID", "FAIL")
@@ -80,11 +87,13 @@ class Measure(ABC):
         unit: Unit of its limit.
         depends_on_rates: Whether another learning rate may change it.
         beyond: What is said of a FAIL.
+        moved: What became of a measure that is worse, and what that is called.
     """
 
     unit: ClassVar[str] = GROWTH
     depends_on_rates: ClassVar[bool] = False
     beyond: ClassVar[str] = explain.BEYOND
+    moved: ClassVar[tuple[str, str]] = ("grown", "growth")
 
     @abstractmethod
     def problems(
@@ -101,7 +110,7 @@ class Measure(ABC):
 
     @abstractmethod
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
-        """Return by how much it has grown and what that rests on; a text that says why if it is unknown."""
+        """Return by how much it has grown and what that rests on; why if it is unknown, and what that means."""
 
     @abstractmethod
     def standing(self, now: PairRecord, then: PairRecord) -> str:
@@ -151,31 +160,23 @@ class _LossGap(Measure):
         if now.differences == then.differences and now.seeds == then.seeds:
             same = "Both are the same to the last digit, for every seed and sequence, so nothing is uncertain."
             return interval, same
-        return interval, _counts(_units_and_seeds(now, then), rule)
+        return interval, counts(units_and_seeds(now, then), rule)
 
     def standing(self, now: PairRecord, then: PairRecord) -> str:
         shared = paired_seeds(now, then)
         gap, before = (record.gap(shared or record.seeds) for record in (now, then))
         label, reference = now.candidate.variant.label, now.reference.variant.label
         return (
-            f"The loss gap of {label} against {reference}{_over(shared, now, then)} is {gap:+.4f} nats per token, and "
-            f"was {before:+.4f}{_earlier_label(now, then)} when it was accepted."
+            f"The loss gap of {label} against {reference}{over(shared, now, then)} is {gap:+.4f} nats per token, and "
+            f"was {before:+.4f}{earlier_label(now, then)} when it was accepted."
         )
 
     def way_out(
         self, now: PairRecord, change: Change, limit: Limit, rule: Rule, accept_again: str, *, candidate: TrainedVariant
     ) -> str:
         assert isinstance(change.measured, Interval)  # nothing else is undecided
-        then = change.then
-        effort = effort_to_settle_change(now, then, change.measured, limit.value, rule.confidence)
-        if effort is None:
-            how = how_to_set(candidate, seeds=then.seeds)
-            return (
-                f"train with the seeds of {change.against} ({how}): pairs of the same seed mostly have less "
-                "noise. Other seeds leave the noise of the accepted ones as it is, however many there are."
-            )
-        paired = len(paired_seeds(now, then))
-        return way_out_of_growth(effort, paired, len(then.seeds), units_of(now), accept_again)
+        doubt = (change.measured, limit.value)
+        return way_out_of_change(now, change.then, doubt, rule, accept_again, against=change.against, of=candidate)
 
     def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
         shared = sorted(set(now.seeds) & set(then.seeds))
@@ -197,15 +198,15 @@ class _Loss(_LossGap):
     def change(self, now: PairRecord, then: PairRecord, limit: Limit, rule: Rule) -> tuple[Interval | float | str, str]:
         measured, basis = super().change(now, then, limit, rule)
         same = now.base.nll == then.base.nll
-        return measured, basis if same else _counts(_units_and_seeds(now, then), rule)
+        return measured, basis if same else counts(units_and_seeds(now, then), rule)
 
     def standing(self, now: PairRecord, then: PairRecord) -> str:
         shared = paired_seeds(now, then)
         loss, before = (record.loss(shared or record.seeds) for record in (now, then))
         moved = "the same" if loss == before else "higher" if loss > before else "lower"
         return (
-            f"The loss of {now.candidate.variant.label}{_over(shared, now, then)} is {loss:.4f} nats per token, and "
-            f"was {before:.4f}{_earlier_label(now, then)} when it was accepted: it is {moved}."
+            f"The loss of {now.candidate.variant.label}{over(shared, now, then)} is {loss:.4f} nats per token, and "
+            f"was {before:.4f}{earlier_label(now, then)} when it was accepted: it is {moved}."
         )
 
     def notes(self, now: PairRecord, then: PairRecord, limit: Limit) -> list[str]:
@@ -264,7 +265,7 @@ class _Time(Measure):
         if interval is None:
             return "the time of a step was not measured in both, with at least two seeds in common", ""
         basis = f"the {len(set(now.seeds) & set(then.seeds))} seeds in common"
-        return interval, _counts(basis, rule)
+        return interval, counts(basis, rule)
 
     def standing(self, now: PairRecord, then: PairRecord) -> str:
         shared = timed_seeds(now, then)
@@ -307,7 +308,7 @@ def change_since(
         return Change(against, then, "INVALID", None, f"Different from {against}: {'; '.join(differing)}.", reason)
     measured, basis = measure.change(now, then, limit, rule)
     if isinstance(measured, str):
-        return Change(against, then, "INVALID", None, "", measured)
+        return Change(against, then, "INVALID", None, basis, measured)
     if isinstance(measured, float):
         return Change(against, then, "PASS" if measured <= limit.value else "FAIL", measured, basis)
     status = decide("regression", measured, limit.value)
@@ -316,34 +317,11 @@ def change_since(
     return Change(against, then, status, measured, basis)
 
 
-def _counts(basis: str, rule: Rule) -> str:
-    return f"The interval rests on {basis}; {explain.ends_err(rule.confidence)}."
-
-
-def _units_and_seeds(now: PairRecord, then: PairRecord) -> str:
-    shared, units = paired_seeds(now, then), "{} {}".format(*units_of(now))
-    if len(shared) == 1:
-        return f"{units} and the one seed in common, which says nothing of other seeds"
-    if shared:
-        return f"{units} and {len(shared)} seeds, each paired with the same one then"
-    return f"{units}, {len(now.seeds)} seeds now and {len(then.seeds)} others then"
-
-
-def _over(shared: tuple[int, ...], now: PairRecord, then: PairRecord) -> str:
-    some = bool(shared) and not set(shared) == set(now.seeds) == set(then.seeds)
-    return f", over the seed{'s' if len(shared) > 1 else ''} in common," if some else ""
-
-
-def _earlier_label(now: PairRecord, then: PairRecord) -> str:
-    label = then.candidate.variant.label
-    return "" if label == now.candidate.variant.label else f" ({label})"
-
-
 def _shares(what: str, now: PairRecord, then: PairRecord, shared: tuple[int, ...], *shares: str) -> str:
     ours, theirs = shares
     return (
-        f"{what} of {now.candidate.variant.label}{_over(shared, now, then)} is {ours} of "
-        f"{now.reference.variant.label}'s, and was {theirs}{_earlier_label(now, then)} when it was accepted."
+        f"{what} of {now.candidate.variant.label}{over(shared, now, then)} is {ours} of "
+        f"{now.reference.variant.label}'s, and was {theirs}{earlier_label(now, then)} when it was accepted."
     )
 
 

@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any, Final, Self
 
 from pytest_ftguard import __version__
+from pytest_ftguard.accepting.scored import ScoreRecord, problem_of, score_records
 from pytest_ftguard.errors import FtguardError
 from pytest_ftguard.results import Environment, SequenceLosses, TrainedVariant, Trial, from_plain, to_plain
 from pytest_ftguard.specs import (
@@ -34,7 +35,11 @@ WORK: Final = fields_of(Workload, "training", places=False, resolved=False)
 _DECIMALS: Final = 4
 
 
-_LONG: Final = frozenset({"base", "data_orders", "differences"})
+_LONG: Final = frozenset({"base", "data_orders", "differences", "scores"})
+
+
+# Without them a file is what earlier versions wrote.
+_LATER: Final = ("scores", "group", "about")
 
 
 # What rounding the losses of both sides and the differences can add up to, in nats per token.
@@ -76,6 +81,8 @@ class PairRecord:
         environment: Machine and versions.
         code: SHA-256 of the module of the user's training function; None where there is none.
         ftguard_version: Version of pytest-ftguard.
+        scores: What was measured besides the loss, by the name of the score; empty if that is nothing.
+        group: The column that makes examples one unit; None if there is none.
         model: Name of the base model, for the reader; None in files of earlier versions, as what follows.
         accepted_on: Day on which it was accepted, for the reader.
         bounds: One-sided bounds of the gap, for the reader.
@@ -92,6 +99,8 @@ class PairRecord:
     environment: Environment
     code: str | None = None
     ftguard_version: str = __version__
+    scores: Mapping[str, ScoreRecord] = field(default_factory=dict)
+    group: str | None = None
     # Another day is no other result.
     model: str | None = field(default=None, compare=False)
     accepted_on: str | None = field(default=None, compare=False)
@@ -120,7 +129,7 @@ class PairRecord:
         return math.fsum(map(math.fsum, rows)) / (len(rows) * sum(self.base.tokens))
 
     def completed_by(self, other: PairRecord) -> PairRecord:
-        """Return the record with the bytes and seconds of another one of the same trainings, where it has none."""
+        """Return the record with what it lacks of bytes, seconds and scores, from another one of the same trainings."""
         if (self.seeds, self.data_orders, self.differences) != (other.seeds, other.data_orders, other.differences):
             return self
         candidate, *baseline = (
@@ -131,14 +140,20 @@ class PairRecord:
             )
             for ours, theirs in zip(self.sides, other.sides, strict=False)
         )
-        method = self.memory_method or other.memory_method
-        return replace(self, candidate=candidate, baseline=next(iter(baseline), None), memory_method=method)
+        method, scores = self.memory_method or other.memory_method, {**other.scores, **self.scores}
+        baseline_side = next(iter(baseline), None)
+        return replace(self, candidate=candidate, baseline=baseline_side, memory_method=method, scores=scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as values that JSON can hold, the long lists of numbers last."""
         values = to_plain(self)
         for name, side in zip(("candidate", "baseline"), self.sides, strict=False):
             values[name]["variant"] = variant_to_dict(side.variant)
+        values["scores"] = {name: score.to_dict() for name, score in self.scores.items()}
+        for part in (values, values["base"]):
+            for name in _LATER:
+                if not part.get(name, True):
+                    del part[name]
         return {name: values[name] for name in sorted(values, key=lambda name: (name in _LONG, name))}
 
     @classmethod
@@ -176,6 +191,8 @@ def _check(record: PairRecord) -> None:
         if side.seconds_per_step is not None:
             _check_numbers(side.seconds_per_step, "seconds of a step", count=seeds, above=0)
         _check_numbers((1 if side.peak_bytes is None else side.peak_bytes,), "peak of memory", above=0)
+    if problem := problem_of(record.scores, seeds, sequences):
+        raise FtguardError(problem)
     against = (record.base.loss,) * seeds if record.baseline is None else record.baseline.losses
     for row, ours, theirs in zip(record.differences, record.candidate.losses, against, strict=True):
         _check_numbers(row, "differences", count=sequences)
@@ -223,6 +240,7 @@ def record_pair(
     record = _record(baseline, _record_side(candidate, ours, **sound), ours, against, bounds)
     return replace(
         record,
+        scores=score_records(ours, theirs),
         baseline=_record_side(baseline, theirs, **sound),
         memory_method=methods.pop() if len(methods) == 1 else None,
     )
@@ -239,7 +257,8 @@ def record_one(variant: TrainedVariant, bounds: tuple[float, float] | None = Non
     base = trials[0].measured.base_validation
     assert base is not None  # what was not measured is not comparable
     side = _record_side(variant, trials, sound_memory=False, sound_time=False)
-    return _record(variant, side, trials, [base] * len(trials), bounds)
+    record = _record(variant, side, trials, [base] * len(trials), bounds)
+    return replace(record, scores=score_records(trials, None))
 
 
 def _by_seed(variant: TrainedVariant) -> list[Trial]:
@@ -273,12 +292,13 @@ def _record(
         baseline=None,
         seeds=tuple(trial.spec.seed for trial in theirs),
         differences=tuple(tuple(_rounded(a - b) for a, b in zip(one, other, strict=True)) for one, other in pairs),
-        base=replace(base, nll=tuple(map(_rounded, base.nll))),
+        base=replace(base, nll=tuple(map(_rounded, base.nll)), scores=None, about=None),
         data_orders=tuple(str(trial.measured.data_order) for trial in theirs),
         work=without_folders({name: work[name] for name in WORK if name in work}),
         memory_method=None,
         environment=environment,
         code=theirs[0].measured.code,
+        group=reference.workload.group,
         model=without_folders(reference.workload.model),
         accepted_on=date.today().isoformat(),
         bounds=None if bounds is None else (_rounded(bounds[0]), _rounded(bounds[1])),

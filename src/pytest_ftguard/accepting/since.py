@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -10,15 +11,18 @@ import numpy as np
 
 from pytest_ftguard.accepting.record import WORK, PairRecord
 from pytest_ftguard.comparison.same_work import same_losses, same_sequences
+from pytest_ftguard.score_statistics import score_gap
 from pytest_ftguard.specs import content_of, without_folders
 from pytest_ftguard.statistics import (
     Effort,
     FloatArray,
     Interval,
+    SeedNoise,
     change_of_gap,
     cluster,
     effort_to_settle,
     mean_log_ratio,
+    satterthwaite,
 )
 
 __all__ = [
@@ -32,6 +36,7 @@ __all__ = [
     "memory_growth",
     "paired_seeds",
     "same_machine",
+    "score_fall",
     "settings_since",
     "step_share",
     "surroundings_since",
@@ -89,7 +94,10 @@ def _asked(record: PairRecord) -> str:
 
 def _differing_content(now: PairRecord, then: PairRecord) -> Iterator[str]:
     if not same_sequences(now.base, then.base):
-        yield "the validation sequences are not the same: other text, other tokenizer or another number of them"
+        what = "other text, other tokenizer or another number of them"
+        if (now.base.digest, now.base.tokens) == (then.base.digest, then.base.tokens):
+            what = "they belong together in other groups or documents"
+        yield f"the validation sequences are not the same: {what}"
     elif not same_losses(now.base, then.base, now.environment.precision):
         how = "" if now.baseline is not None else ", or losses are measured in another way"
         yield f"the base model is another one, as its losses on the same sequences show{how}"
@@ -174,10 +182,50 @@ def gap_change(now: PairRecord, then: PairRecord, confidence: float) -> Interval
     return change_of_gap(ours, theirs, tokens, confidence, paired=bool(shared))
 
 
-def units_of(record: PairRecord) -> tuple[int, str]:
-    """Return how many units the bounds of a gap count, and what they are."""
+def units_of(record: PairRecord, name: str = "sequences") -> tuple[int, str]:
+    """Return how many units the bounds of a gap count, and what they are: documents, groups, or single ones."""
     documents = record.base.documents
-    return (len(record.base.tokens), "sequences") if documents is None else (len(set(documents)), "documents")
+    if documents is None:
+        return len(record.base.tokens), name
+    return len(set(documents)), "documents" if record.group is None else "groups"
+
+
+def score_fall(score: str, now: PairRecord, then: PairRecord, confidence: float) -> Interval:
+    """Return by how much a score, or the gap in it, has fallen; both must have it, by one source and of the same work.
+
+    As for the loss gap, the seeds' part is that of the pairs alone if the seeds are paired.
+    """
+    shared = paired_seeds(now, then)
+    ours, theirs = (_score_rows(score, record, shared or record.seeds) for record in (now, then))
+    counts = np.ones(ours.shape[1])
+    if now.base.documents is not None:
+        ours, theirs, counts = (cluster(array, now.base.documents) for array in (ours, theirs, counts))
+    spans = [record.scores[score].span for record in (now, then)]
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    if low == high:
+        high = low + 1
+    span = (low - high, high - low) if now.baseline is not None else (low, high)
+    noise = _seeds_noise(ours, theirs, float(counts.sum()), confidence, paired=bool(shared))
+    if not shared:
+        ours, theirs = (side.mean(axis=0, keepdims=True) for side in (ours, theirs))
+    return score_gap(theirs, ours, counts, confidence, noise, span=span)
+
+
+def _score_rows(score: str, record: PairRecord, seeds: tuple[int, ...]) -> FloatArray:
+    by_seed = dict(zip(record.seeds, record.scores[score].differences, strict=True))
+    return np.array([by_seed[seed] for seed in seeds], dtype=np.float64)
+
+
+def _seeds_noise(
+    now: FloatArray, then: FloatArray, count: float, confidence: float, *, paired: bool
+) -> SeedNoise | None:
+    """Return the noise of seeds in a change: of the pairs, or of both sides; None if one pair shows none."""
+    if paired:
+        fallen = (then - now).sum(axis=1) / count
+        return SeedNoise(float(fallen.std(ddof=1)), len(fallen) - 1) if len(fallen) > 1 else None
+    ours, theirs = ((side.sum(axis=1) / count).var(ddof=1) / len(side) for side in (now, then))
+    _, freedom = satterthwaite(ours, theirs, len(now) - 1, len(then) - 1, confidence)
+    return SeedNoise(math.sqrt(ours + theirs), float(freedom))
 
 
 def effort_to_settle_change(

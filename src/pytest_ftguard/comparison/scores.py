@@ -73,6 +73,7 @@ class PairedScores:
         base: Of the base model, shape (n,).
         counts: Examples of each unit, shape (n,).
         span: The lowest and the highest score that an example can have.
+        is_constant: Whether all scores are one number, those of the base model too.
     """
 
     candidate: FloatArray
@@ -80,6 +81,7 @@ class PairedScores:
     base: FloatArray
     counts: FloatArray
     span: tuple[float, float]
+    is_constant: bool = False
 
     def gap(self, confidence: float, seed_noise: SeedNoise | None = None) -> Interval:
         """Return candidate minus baseline, per example: below 0 the candidate is worse."""
@@ -134,12 +136,14 @@ def paired_scores(
     # A score that is always the same shows nothing of its range.
     high = high if high > low else low + 1.0
     span = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+    if low == high:  # an interval needs a span all the same
+        span = (min(0.0, low), max(1.0, high))
     documents = first.validation.documents
     if documents is not None:
         inside = tuple(documents[place] for place in places)
         ours, base, counts = (cluster(array, inside) for array in (ours, base, counts))
         theirs = None if theirs is None else cluster(theirs, inside)
-    return PairedScores(ours, theirs, base, counts, span)
+    return PairedScores(ours, theirs, base, counts, span, is_constant=low == high)
 
 
 def _stack(score: str, places: Sequence[int], variant: TrainedVariant) -> FloatArray:
@@ -158,9 +162,9 @@ def score_problems_of_pair(comparison: Comparison, score: str, chosen: Slice) ->
         for side in (comparison.candidate, comparison.baseline)
         for trial in side.trials
         for losses in (trial.measured.validation, trial.measured.base_validation)
-        if losses and losses.scores
+        if losses and losses.scores and score in losses.scores.values
     }
-    if score != ACCURACY and len(codes) > 1:
+    if len(codes) > 1:
         why = "What scores one of them is no longer what scored the other."
         problems.append(
             Problem("the source of the score was not the same for all trials", why, "train both in one run")

@@ -225,7 +225,7 @@ _ROWS: Final = (
         Key(
             "max_regression",
             _regression,
-            "largest growth over the accepted result: 0.01 nats per token, or '5%%' of memory or time",
+            "largest growth over the accepted result: 0.01 nats per token, '1 pp' of accuracy, '5%%' of memory or time",
         ),
         ("assert_no_regression", "accepting.helper"),
     ),

@@ -235,11 +235,14 @@ def parse_memory_limit(value: object, origin: Origin) -> Amount:
 
 
 def parse_regression_limit(value: object, origin: Origin) -> Amount:
-    """Return the amount that 0.01 (nats per token) or "5%" (growth of memory or time) stands for.
+    """Return the amount that 0.01 (nats per token), "1 pp" (fall of a score) or "5%" (memory or time) stands for.
 
     Raises:
-        ConfigurationError: It is neither, or below 0: what has not changed would fail.
+        ConfigurationError: It is none of them, or below 0: what has not changed would fail.
     """
+    points = _points(value)
+    if points is not None and points >= 0:
+        return Amount(points, POINTS)
     share = isinstance(value, str) and value.strip().endswith("%")
     try:
         if isinstance(value, float | int | str) and not isinstance(value, bool):
@@ -249,7 +252,8 @@ def parse_regression_limit(value: object, origin: Origin) -> Amount:
     except (ValueError, OverflowError):
         pass  # one message for every way of being wrong, below
     message = (
-        f"a limit of the regression must be a number of at least 0 (nats per token of the loss gap), or a share such "
-        f'as "5%" (growth of memory or time), got {value!r} ({origin.name})'
+        f"a limit of the regression must be a number of at least 0 (nats per token of the loss gap), percentage points "
+        f'such as "1 pp" (fall of a score), or a share such as "5%" (growth of memory or time), got {value!r} '
+        f"({origin.name})"
     )
     raise ConfigurationError(message)

@@ -15,17 +15,17 @@ from pytest_ftguard.comparison.scores import (
 )
 from pytest_ftguard.gates import explain
 from pytest_ftguard.gates.explain import Units
-from pytest_ftguard.gates.limits import POINTS, Limit
+from pytest_ftguard.gates.limits import Limit
 from pytest_ftguard.gates.rates import (
     better_rate,
     how_to_search,
-    learned_nothing,
     rates_line,
     rates_note,
     undertrained,
     unsettled,
 )
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.score_gain import in_unit, no_gain, no_score_learned, tells_nothing, unfit
 from pytest_ftguard.gates.verdict import NOT_FINITE, Status, Verdict, decide, give, invalid
 from pytest_ftguard.gates.way_out import way_out
 from pytest_ftguard.results import ACCURACY, TrainedVariant
@@ -71,7 +71,7 @@ def assess_score_gap(
     problems = score_problems_of_pair(comparison, judged.score, judged.chosen)
     if not problems:
         scores = paired_scores(judged.score, judged.chosen, candidate, baseline)
-        problems = _unfit(scores, judged, limit)
+        problems = unfit(judged.score, scores.span, limit, "at_most=0.5")
     if problems:
         return judged.mark(invalid(judged.gate, candidate, baseline, limit, problems))
     return judged.mark(_Gap(comparison, scores, judged, limit, rule).verdict())
@@ -94,6 +94,8 @@ def assess_score(candidate: TrainedVariant, limit: Limit, rule: Rule, *, judged:
     status = decide(judged.gate, interval, limit.value)
     if status == "INVALID":
         return judged.mark(invalid(judged.gate, candidate, None, limit, [NOT_FINITE]))
+    if status != "FAIL" and (same := tells_nothing(judged.score, scores)):
+        return judged.mark(invalid(judged.gate, candidate, None, limit, same))
     rule = replace(rule, seed_noise=None)
     units = _units(scores, judged, candidate)
     base = scores.mean_of(scores.base)
@@ -151,19 +153,6 @@ def _units(scores: PairedScores, judged: Judged, variant: TrainedVariant) -> Uni
     return Units(len(scores.counts), name)
 
 
-def _unfit(scores: PairedScores, judged: Judged, limit: Limit) -> list[Problem]:
-    """Return why a limit in percentage points does not fit a score."""
-    if limit.unit != POINTS or scores.span == (0.0, 1.0):
-        return []
-    low, high = scores.span
-    return [
-        Problem(
-            f"{judged.score} lies between {low:g} and {high:g}, and percentage points are of scores from 0 to 1",
-            remedy="give a limit in the score's own unit, such as at_most=0.5",
-        )
-    ]
-
-
 @dataclass(frozen=True)
 class _Gap:
     """A gap in a score that can be judged.
@@ -182,35 +171,22 @@ class _Gap:
     limit: Limit
     rule: Rule
 
-    @property
-    def _scale(self) -> float:
-        """How many of the limit's units one of the score's is."""
-        return 100.0 if self.limit.unit == POINTS else 1.0
-
-    def _scaled(self, interval: Interval) -> Interval:
-        by = self._scale
-        return replace(
-            interval,
-            value=by * interval.value,
-            lower=by * interval.lower,
-            upper=by * interval.upper,
-            item_variance=by**2 * interval.item_variance,
-            seed_variance=by**2 * interval.seed_variance,
-        )
-
     def verdict(self) -> Verdict:
         gate, candidate, baseline = self.judged.gate, self.comparison.candidate, self.comparison.baseline
         rule = replace(self.rule, seed_noise=self._seed_noise)
-        interval = self._scaled(self.scores.gap(rule.confidence, rule.seed_noise))
+        interval = in_unit(self.scores.gap(rule.confidence, rule.seed_noise), self.limit)
         status = decide(gate, interval, self.limit.value)
         if status == "INVALID":
             return invalid(gate, candidate, baseline, self.limit, [NOT_FINITE])
         if faults := self._learned_nothing(candidate):
             return invalid(gate, candidate, baseline, self.limit, faults + self._learned_nothing(baseline))
         assert self.scores.baseline is not None  # it is a pair
-        gain = self._scaled(self.scores.gain(self.scores.baseline, rule.confidence))
-        if status != "FAIL" and not gain.lower > rule.gain_factor * max(0.0, -self.limit.value):
-            faults = self._learned_nothing(baseline) or [self._no_gain(gain)]
+        gain = in_unit(self.scores.gain(self.scores.baseline, rule.confidence), self.limit)
+        fall = replace(self.limit, value=max(0.0, -self.limit.value))
+        if status != "FAIL" and not gain.lower > rule.gain_factor * fall.value:
+            faults = self._learned_nothing(baseline) or [
+                no_gain(baseline, gain, self.judged.score, rule=rule, fall=fall, status_at=self._status_at)
+            ]
             return invalid(gate, candidate, baseline, self.limit, faults)
         units = _units(self.scores, self.judged, candidate)
         praise = undertrained(baseline)
@@ -238,40 +214,19 @@ class _Gap:
 
     @property
     def _seed_noise(self) -> SeedNoise | None:
-        return None if self.rule.seed_noise is None else self.rule.seed_noise.of_score(self.judged.score)
+        # The examples of a slice are fewer, so its gap moves more from seed to seed than that of all.
+        if self.rule.seed_noise is None or self.judged.chosen.column:
+            return None
+        return self.rule.seed_noise.of_score(self.judged.score)
 
     def _learned_nothing(self, variant: TrainedVariant) -> list[Problem]:
         """Return that a variant is better than the base model neither by its loss nor by its score."""
-        faults = learned_nothing(variant, self.rule.confidence)
         side = self.scores.candidate if variant is self.comparison.candidate else self.scores.baseline
         assert side is not None  # it is a pair
-        # A loss may rise while the score still does too.
-        return [] if faults and self.scores.gain(side, self.rule.confidence).lower > 0 else faults
+        return no_score_learned(variant, side, self.scores, self.rule.confidence)
 
-    def _no_gain(self, gain: Interval) -> Problem:
-        """Return why nothing may be concluded next to a baseline whose score hardly gained."""
-        baseline, unit = self.comparison.baseline, " pp" if self.limit.unit == POINTS else ""
-        allowed = max(0.0, -self.limit.value)
-        return Problem(
-            f"this test has no power: {baseline.label} gained only {gain.value:+.3g}{unit} {self.judged.score}",
-            why=f"Over the base model it gained at least {gain.lower:+.3g}{unit}, and {self.rule.gain_factor:g} times "
-            f"the accepted fall of {allowed:.3g}{unit} is needed: a variant that learned little could pass.",
-            remedy=f"{self._smaller(gain)}{explain.learn_more(baseline)}",
-            rate_of=baseline.variant,
-        )
-
-    def _smaller(self, gain: Interval) -> str:
-        """Return the largest limit that this gain allows, as the beginning of a sentence; "" if there is none."""
-        most = gain.lower / self.rule.gain_factor if self.rule.gain_factor > 0 else 0.0
-        if not most > 0:
-            return ""
-        text = explain.below(most)
-        unit = " pp" if self.limit.unit == POINTS else ""
-        status = replace(self, limit=replace(self.limit, value=-float(text))).verdict().status
-        outcome = {"PASS": "", "FAIL": ", at which this result fails"}.get(status)
-        if outcome is None:
-            return ""
-        return f"if there is no more to learn, set a limit of at most {text}{unit}{outcome}; otherwise "
+    def _status_at(self, fall: float) -> Status:
+        return replace(self, limit=replace(self.limit, value=-fall)).verdict().status
 
     def _standing(self) -> str:
         """Return the scores of both, and of the base model."""

@@ -90,7 +90,9 @@ def _together(doubt: tuple[Interval, float], rule: Rule, shape: tuple[int, int])
     return None
 
 
-def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[int, str], accept_again: str) -> str:
+def way_out_of_growth(
+    effort: Effort, paired: int, accepted: int, units: tuple[int, str], accept_again: str, *, what: str = "growth"
+) -> str:
     """Name the cheapest way to an answer on a growth, for which only the seeds and text of both results count.
 
     Args:
@@ -99,20 +101,21 @@ def way_out_of_growth(effort: Effort, paired: int, accepted: int, units: tuple[i
         accepted: Number of seeds of the accepted result.
         units: How many sequences or documents there are, and which of the two.
         accept_again: How to accept again.
+        what: What the change is called.
     """
     seeds, sequences = effort.seeds, effort.sequences
     if seeds is not None and seeds <= accepted:
         return (
-            f"about {seeds} of the {accepted} accepted seeds, instead of {paired}, would settle it if the growth stays "
+            f"about {seeds} of the {accepted} accepted seeds, instead of {paired}, would settle it if the {what} stays "
             "the same."
         )
     words = [f"about {seeds} seeds instead of {paired}"] if seeds is not None else []
     if sequences is not None:
         words.append(f"about {sequences} validation {units[1]} instead of {units[0]}")
     if not words:
-        return f"the growth is {_TOO_CLOSE.format('validation')}. Choose another limit."
+        return f"the {what} is {_TOO_CLOSE.format('validation')}. Choose another limit."
     return (
-        f"in both results, {' or '.join(words)} would settle it if the growth stays the same. More of them now "
+        f"in both results, {' or '.join(words)} would settle it if the {what} stays the same. More of them now "
         "alone would not, because each is paired with the same one of the accepted result: "
         f"{accept_again}, with as many in that run."
     )

@@ -61,7 +61,7 @@ OPTIONS: Final = {
         ("max_improvement", False, "largest accepted gain that twice the steps would still bring, in nats per token"),
         ("max_memory", False, "largest accepted peak memory: '0.9 GB', or '60%%' of the baseline's"),
         ("max_time", False, "largest accepted step time, as a share of the baseline's: '80%%'"),
-        ("max_regression", False, "largest growth over the accepted result: 0.01 nats per token, or '5%%' of memory or time"),
+        ("max_regression", False, "largest growth over the accepted result: 0.01 nats per token, '1 pp' of accuracy, '5%%' of memory or time"),
         ("confidence", False, "confidence of each one-sided bound (0.95)"),
         ("gain_factor", False, "least gain of full over the base model, as a multiple of the limit (3)"),
         ("on_inconclusive", False, "fail or warn if a verdict is INCONCLUSIVE (fail)"),
