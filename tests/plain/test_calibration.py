@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pytest_ftguard.current import active_test
 from pytest_ftguard.errors import ConfigurationError
 from pytest_ftguard.gates.calibration import (
     Calibration,
+    SeedNoise,
     calibrate,
     find_seed_noise,
     read_calibrations,
@@ -19,10 +25,13 @@ from pytest_ftguard.gates.calibration import (
 from pytest_ftguard.gates.limits import NATS_PER_TOKEN, Limit
 from pytest_ftguard.gates.quality import assess_loss_gap
 from pytest_ftguard.gates.rule import Rule
+from pytest_ftguard.gates.scores import assert_accuracy_gap
 from pytest_ftguard.gates.setting import Origin
-from pytest_ftguard.results import TrainedVariant
+from pytest_ftguard.gates.verdict import Verdict
+from pytest_ftguard.results import About, TrainedVariant
 from pytest_ftguard.specs import LoRA, Peft, Variant, Workload, fields_of
 from tests.plain.builders import FULL, LORA, WORKLOAD, losses, trained, trial
+from tests.plain.test_score_gates import classified, scored, validation_of
 
 N = 64
 NLL = np.full(N, 20.0)
@@ -125,19 +134,27 @@ OTHER: dict[str, Any] = {
     "completion_only_loss": True,
     "assistant_only_loss": True,
     "packing": True,
-    "score": "mine:exact_match",
-    "slices": ("language",),
-    "group": "movie",
 }
+BESIDES: dict[str, Any] = {"score": "mine:exact_match", "slices": ("language",), "group": "movie"}
+"""What is measured besides the losses."""
 
 
-@pytest.mark.parametrize("name", fields_of(Workload, "result", places=False))
+@pytest.mark.parametrize("name", [name for name in fields_of(Workload, "result", places=False) if name not in BESIDES])
 def test_each_setting_that_decides_a_result_has_a_noise_of_its_own(name: str) -> None:
     """Another value of it finds no calibration; a new field must be put on the list of this test."""
     known = [calibrate(*pair(GAPS))]
     candidate, baseline = pair([0.03])
     other = replace(baseline.workload, **{name: OTHER[name]})
     assert find_seed_noise(known, candidate, replace(baseline, workload=other)) is None
+
+
+@pytest.mark.parametrize("name", BESIDES)
+def test_what_is_measured_besides_the_losses_leaves_their_noise(name: str) -> None:
+    """A calibration from before there was a score still serves the loss."""
+    known = [calibrate(*pair(GAPS))]
+    noise = find_seed_noise(known, *pair([0.03], **{name: BESIDES[name]}))
+    assert noise is not None
+    assert noise.of_score("exact_match") is None
 
 
 @pytest.mark.parametrize(
@@ -193,3 +210,105 @@ def test_calibrations_are_plain_data() -> None:
     one = calibrate(*pair(GAPS))
     assert isinstance(one, Calibration)
     assert read_calibrations(write_calibrations([one]), "the file") == (one,)
+
+
+# --- scores
+
+
+def classifiers(count: int, **options: Any) -> tuple[TrainedVariant, TrainedVariant]:
+    """LoRA and full with an accuracy each for so many seeds."""
+    shares = [0.74 + 0.02 * (seed % 4) for seed in range(count)]
+    return classified(LORA, shares, base=0.2, **options), classified(FULL, [0.8] * count, base=0.2, **options)
+
+
+def gaps_of(sides: tuple[TrainedVariant, TrainedVariant]) -> list[float]:
+    """The accuracy gap of each seed."""
+    found = []
+    for ours, theirs in zip(sides[0].trials, sides[1].trials, strict=True):
+        answers = validation_of(ours).answers, validation_of(theirs).answers
+        assert answers[0] is not None
+        assert answers[1] is not None
+        found.append(answers[0].accuracy - answers[1].accuracy)
+    return found
+
+
+def answered(sides: tuple[TrainedVariant, TrainedVariant], known: Sequence[Calibration], **options: Any) -> Verdict:
+    """The verdict on the accuracy gap in a run that has read calibrations."""
+
+    class Running:
+        is_planned = is_over = False
+
+        def seed_noise(self, *pair: TrainedVariant) -> Any:
+            return find_seed_noise(known, *pair)
+
+        def setting(self, _: str) -> None:
+            return None
+
+        def record(self, *_: Any) -> None:
+            pass
+
+    def run() -> Verdict:
+        active_test.set(Running())  # type: ignore[arg-type]
+        return assert_accuracy_gap(*sides, at_most="15 pp", **options)
+
+    return copy_context().run(run)
+
+
+def test_a_calibration_holds_the_noise_of_every_score() -> None:
+    """One seed is then judged with the noise of all that were calibrated, after a way through the file."""
+    many = classifiers(12)
+    text = write_calibrations([calibrate(*many)])
+    (known,) = read_calibrations(text, "the file")
+    assert known.taus == {"accuracy": pytest.approx(np.std(gaps_of(many), ddof=1))}
+    one = classifiers(1)
+    plain, calibrated = answered(one, []), answered(one, [known])
+    assert "two checkpoints" in plain.message
+    assert "the noise of seeds that was calibrated on 12 of them" in calibrated.message
+    assert plain.interval is not None
+    assert calibrated.interval is not None
+    assert calibrated.interval[0] < plain.interval[0]
+    assert calibrated.value == plain.value
+
+
+def test_the_noise_of_all_examples_is_not_that_of_a_slice() -> None:
+    """Of fewer examples the gap moves more from seed to seed."""
+    about = About(tuple(map(str, range(400))), {"language": tuple("de" if i % 2 else "en" for i in range(400))})
+    known = [calibrate(*classifiers(12, about=about))]
+    one = classifiers(1, about=about)
+    assert "calibrated" in answered(one, known).message
+    assert "calibrated" not in answered(one, known, slice="language=de").message
+
+
+def test_a_score_of_another_source_has_a_noise_of_its_own() -> None:
+    """Its name may be the same; a score that is no number is not calibrated, and the loss is."""
+    values = [[float(place % 20 not in {seed, 3}) for place in range(200)] for seed in range(10)]
+    ours, theirs = scored(LORA, values), scored(FULL, [values[0]] * 10)
+    found = calibrate(ours, theirs)
+    assert found.taus["exact_match"] > 0
+    assert (found.function, found.code) == ("mine:exact_match", None)
+    noise = find_seed_noise([found], ours, theirs)
+    assert noise is not None
+    assert noise.of_score("exact_match") == SeedNoise(found.taus["exact_match"], 9, found.taus)
+    for other in (replace(found, code="other"), replace(found, function="mine:other")):
+        noise = find_seed_noise([other], ours, theirs)
+        assert noise is not None
+        assert noise.of_score("exact_match") is None
+    odd = [[math.nan, *row[1:]] for row in values]
+    assert calibrate(scored(LORA, odd), theirs).taus == {}
+
+
+@pytest.mark.parametrize("tau", ["-0.5", "NaN"])
+def test_a_noise_of_a_score_that_is_none_is_refused(tau: str) -> None:
+    """As for the loss."""
+    text = write_calibrations([replace(calibrate(*pair(GAPS)), taus={"accuracy": 0.5})])
+    assert read_calibrations(text, "the file")[0].taus == {"accuracy": 0.5}
+    with pytest.raises(ConfigurationError, match="calibrate again"):
+        read_calibrations(text.replace("0.5", tau), "the file")
+
+
+def test_a_file_without_scores_is_read() -> None:
+    """An earlier version wrote it."""
+    content = json.loads(write_calibrations([calibrate(*pair(GAPS))]))
+    for name in ("taus", "function", "code"):
+        del content["calibrations"][0][name]
+    assert read_calibrations(json.dumps(content), "the file") == (calibrate(*pair(GAPS)),)

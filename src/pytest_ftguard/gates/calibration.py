@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_ftguard.comparison.pairs import compare
+from pytest_ftguard.comparison.pairs import Comparison, compare
+from pytest_ftguard.comparison.scores import Slice, paired_scores, score_problems_of_pair
 from pytest_ftguard.errors import ConfigurationError, FtguardError
-from pytest_ftguard.results import TrainedVariant, from_plain, to_plain
+from pytest_ftguard.results import ACCURACY, Scores, TrainedVariant, from_plain, to_plain
 from pytest_ftguard.specs import Workload, canonical_json, content_of, variant_to_dict
 from pytest_ftguard.statistics import SeedNoise
 
@@ -29,6 +30,8 @@ MINIMUM_SEEDS: Final = 10
 _SCHEMA: Final = 1
 # Keys of the first calibrations, which users have committed, do not name these: they are left out at their defaults.
 _LATER: Final = ("task", "purpose")
+# What is measured besides the losses changes nothing of their noise.
+_BESIDES: Final = ("score", "slices", "group")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Calibration:
         tau: Standard deviation of the loss gap over seeds, in nats per token.
         degrees_of_freedom: Number of seeds less one.
         data_orders: Digest of the training batches of each seed: it shows if the training text has changed.
+        taus: Standard deviation of the gap of each score over seeds, by its name, in the score's unit.
+        function: The team's own function that gave the scores, "module:function"; None if there was none.
+        code: SHA-256 of the module of the function.
     """
 
     key: str
@@ -50,6 +56,9 @@ class Calibration:
     tau: float
     degrees_of_freedom: int
     data_orders: Mapping[str, str]
+    taus: Mapping[str, float] = field(default_factory=dict)
+    function: str | None = None
+    code: str | None = None
 
 
 def calibrate(candidate: TrainedVariant, baseline: TrainedVariant) -> Calibration:
@@ -73,7 +82,47 @@ def calibrate(candidate: TrainedVariant, baseline: TrainedVariant) -> Calibratio
     gaps = (losses.candidate - losses.baseline).sum(axis=1) / losses.tokens.sum()
     orders = {str(trial.spec.seed): str(trial.measured.data_order) for trial in baseline.trials}
     tau = float(gaps.std(ddof=1))
-    return Calibration(_key(candidate, baseline), candidate.label, baseline.label, tau, len(gaps) - 1, orders)
+    return Calibration(
+        key=_key(candidate, baseline),
+        candidate=candidate.label,
+        baseline=baseline.label,
+        tau=tau,
+        degrees_of_freedom=len(gaps) - 1,
+        data_orders=orders,
+        taus=_taus(comparison),
+        function=candidate.workload.score,
+        code=_code(candidate),
+    )
+
+
+def _taus(comparison: Comparison) -> dict[str, float]:
+    """Return the noise of each score that can be judged; a score that failed has none."""
+    first = comparison.candidate.trials[0].measured.validation
+    found = {}
+    for name in first.scored if first is not None else ():
+        if not score_problems_of_pair(comparison, name, Slice()):
+            scores = paired_scores(name, Slice(), comparison.candidate, comparison.baseline)
+            assert scores.baseline is not None  # it is a pair
+            gaps = (scores.candidate - scores.baseline).sum(axis=1) / scores.counts.sum()
+            found[name] = float(gaps.std(ddof=1))
+    return found
+
+
+def _own_scores(variant: TrainedVariant) -> Iterator[Scores]:
+    measured = (trial.measured.validation for trial in variant.trials)
+    yield from (losses.scores for losses in measured if losses is not None and losses.scores is not None)
+
+
+def _code(variant: TrainedVariant) -> str | None:
+    return next((scores.code for scores in _own_scores(variant)), None)
+
+
+def _taus_for(calibration: Calibration, candidate: TrainedVariant) -> Mapping[str, float]:
+    """Return the noise of scores, without that of the team's own if another function, or source, gives them now."""
+    if (calibration.function, calibration.code) == (candidate.workload.score, _code(candidate)):
+        return calibration.taus
+    own = {name for scores in _own_scores(candidate) for name in scores.values}
+    return {name: tau for name, tau in calibration.taus.items() if name == ACCURACY and name not in own}
 
 
 def find_seed_noise(
@@ -92,7 +141,7 @@ def find_seed_noise(
         shared = orders.keys() & calibration.data_orders.keys()
         same_data = bool(shared) and all(orders[seed] == calibration.data_orders[seed] for seed in shared)
         if calibration.key == key and same_data:
-            return SeedNoise(calibration.tau, calibration.degrees_of_freedom)
+            return SeedNoise(calibration.tau, calibration.degrees_of_freedom, _taus_for(calibration, candidate))
     return None
 
 
@@ -107,7 +156,11 @@ def _key(candidate: TrainedVariant, baseline: TrainedVariant) -> str:
         trial.measured.environment.precision for trial in baseline.trials if trial.measured.environment is not None
     }
     content = {
-        **{name: value for name, value in work.items() if name not in _LATER or value != usual[name]},
+        **{
+            name: value
+            for name, value in work.items()
+            if name not in _BESIDES and (name not in _LATER or value != usual[name])
+        },
         "model": Path(baseline.workload.model).name,
         "revision": baseline.workload.revision,
         "validation": sorted(validations),
@@ -145,7 +198,8 @@ def read_calibrations(text: str, place: str) -> tuple[Calibration, ...]:
             message = f"{place} has schema {content['schema']!r}, and this version reads {_SCHEMA}: calibrate again"
             raise ConfigurationError(message)
         found = tuple(from_plain(values, Calibration) for values in content["calibrations"])
-        if not all(calibration.tau >= 0 and calibration.degrees_of_freedom >= 1 for calibration in found):
+        taus = [tau for calibration in found for tau in (calibration.tau, *calibration.taus.values())]
+        if not (all(tau >= 0 for tau in taus) and all(one.degrees_of_freedom >= 1 for one in found)):
             raise ValueError("a noise below 0, or without degrees of freedom")
     except (FtguardError, ValueError, KeyError, TypeError) as error:
         message = f"{place} is not a file of calibrations ({type(error).__name__}: {error}): calibrate again"

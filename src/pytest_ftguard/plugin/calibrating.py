@@ -34,7 +34,8 @@ def calibrate_seeds(ours: Session) -> None:
             except ConfigurationError as error:
                 ours.received.problems.append(f"ftguard: {error}")
                 continue
-            noise = f"{found[-1].tau:.4f} nats per token over {found[-1].degrees_of_freedom + 1} seeds"
+            scores = "".join(f", {tau:.4f} of {name}" for name, tau in found[-1].taus.items())
+            noise = f"{found[-1].tau:.4f} nats per token{scores} over {found[-1].degrees_of_freedom + 1} seeds"
             ours.received.notes.append(
                 f"calibrated {candidate.label} against {baseline.label}: {noise}, written to {path}"
             )
