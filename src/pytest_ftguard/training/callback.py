@@ -11,55 +11,49 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from pytest_ftguard.errors import ConfigurationError, FtguardWarning
-from pytest_ftguard.results import TRAINER_RUN_FILE, Measured, SequenceLosses, Trial, TrialError, log_digests
-from pytest_ftguard.specs import Full, LoRA, Peft, TrialSpec, Variant, Workload
-from pytest_ftguard.tasks import Evaluated, find_task
+from pytest_ftguard.errors import FtguardWarning
+from pytest_ftguard.results import (
+    TRAINER_RUN_FILE,
+    BaseLosses,
+    Measured,
+    SequenceLosses,
+    Trial,
+    TrialError,
+    log_digests,
+)
+from pytest_ftguard.specs import Peft, TrialSpec, Workload
+from pytest_ftguard.tasks import find_task
 from pytest_ftguard.tasks.causal_lm import data
 from pytest_ftguard.tasks.causal_lm.texts import check_context
 from pytest_ftguard.tasks.rows import RowSet
 from pytest_ftguard.tasks.text.tokens import check_ids
 from pytest_ftguard.training import machine
-from pytest_ftguard.training.batches import BatchSearch
+from pytest_ftguard.training.callback_spec import (
+    Scored,
+    check_kind,
+    check_score,
+    dropout_of,
+    model_name,
+    precision_of,
+    settings_of,
+    variant_of,
+)
 from pytest_ftguard.training.callback_texts import RowSearch, evaluation_set, ids_of, search_for
 from pytest_ftguard.training.changed import Watch, checksums_of
 from pytest_ftguard.training.parameters import count_parameters
 from pytest_ftguard.training.recorder import Evaluator, Recorder
-from pytest_ftguard.training.start import base_of_wrapped, start_of
+from pytest_ftguard.training.scoring import Scorer
+from pytest_ftguard.training.start import as_base, base_of_wrapped, start_of
 
 __all__ = ["FtguardCallback"]
 
 _PROCESS: Final = uuid.uuid4().hex
-# Of a LoraConfig, what a LoRA variant has a field for, or what changes nothing that is learnt.
-_OTHER_OPTIONS: Final = frozenset(
-    {"r", "lora_alpha", "target_modules", "lora_dropout", "bias", "base_model_name_or_path", "task_type", "peft_type"}
-    | {"inference_mode", "revision", "auto_mapping", "fan_in_fan_out", "peft_version", "runtime_config"}
-)
-# The arguments of a Trainer that decide what is learnt, except those that a workload and a variant name themselves.
-_DECISIVE: Final = (
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "label_smoothing_factor",
-    "lr_scheduler_kwargs",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "neftune_noise_alpha",
-    "optim",
-    "optim_args",
-    "torch_compile",
-    "warmup_steps",
-    "weight_decay",
-)
 
 
 class FtguardCallback(TrainerCallback):
@@ -81,6 +75,10 @@ class FtguardCallback(TrainerCallback):
         reference: A general text, in the same forms. Its loss is measured too.
         documents: Number of the document that each validation sequence of token ids was cut from. Without it they are
             taken for independent of one another, which makes bounds too narrow if several are from one document.
+        score: "module:function" of your own, as in `ftguard_score`: it scores the base model before the training, and
+            the trained model after it. It is called with the model, the Trainer's tokenizer and a row for each
+            validation example: what was given, for rows; `text`, for a text or token ids. There are no slices and no
+            groups.
         train: Name of the training data, for the summary.
         final: Whether the steps are those of production, so that the trend beyond them does not decide.
     """
@@ -93,12 +91,13 @@ class FtguardCallback(TrainerCallback):
         validation_sequences: int = 256,
         reference: str | os.PathLike[str] | Sequence[Sequence[int]] | Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[int] | None = None,
+        score: str | None = None,
         train: str = "training data",
         final: bool = False,
     ) -> None:
         self._texts = {"validation": validation, "reference": reference}
         self._documents = {"validation": documents, "reference": None}
-        self._final = final
+        self._final, self._score = final, score
         self._size: dict[str, Any] = {"block_size": block_size, "at_most": validation_sequences}
         self._train = train
         self._run: _Run | None = None
@@ -116,8 +115,8 @@ class FtguardCallback(TrainerCallback):
             for role, text in self._texts.items()
             if text is not None
         }
-        search = search_for(texts, kwargs.get("processing_class"))
-        self._run = _Run(args, kwargs["model"], texts, search, int(state.max_steps))
+        scored = check_score(self._score, kwargs.get("processing_class"))
+        self._run = _Run(args, kwargs["model"], texts, scored, int(state.max_steps))
         self._run.note_rates(kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -143,7 +142,8 @@ class FtguardCallback(TrainerCallback):
             return
         sizes = {"block_size": self._size["block_size"], "validation_sequences": self._size["at_most"]}
         names = {role: _name(text) for role, text in self._texts.items() if text is not None}
-        named = {"train": self._train, "final": self._final, **names, **sizes, "task": self._run.task}
+        about = {"train": self._train, "final": self._final, "task": self._run.task, "score": self._score}
+        named = {**about, **names, **sizes}
         result = self._run.finish(int(state.global_step), named)
         self._run = None
         # By its log the reader tells whether a trainer_state.json is that of this run.
@@ -155,10 +155,11 @@ class FtguardCallback(TrainerCallback):
         draft.replace(output)
 
     def _evaluation_set(self, text: Any, role: str, tokenizer: Any, model: nn.Module) -> data.EvaluationSet | RowSet:
+        check_kind(model)
         evaluated = evaluation_set(text, role, tokenizer, documents=self._documents[role], **self._size)
         largest = max(int(ids.max()) for ids in ids_of(evaluated))
         check_ids({role: largest}, tokenizer, model)
-        check_context(model, _model_name(model), max(map(len, ids_of(evaluated))))
+        check_context(model, model_name(model), max(map(len, ids_of(evaluated))))
         return evaluated
 
 
@@ -176,8 +177,8 @@ class _Run:
         self,
         args: TrainingArguments,
         model: nn.Module,
-        texts: Mapping[str, Evaluated],
-        search: BatchSearch | RowSearch,
+        texts: Mapping[str, data.EvaluationSet | RowSet],
+        scored: Scored,
         steps: int,
     ) -> None:
         self.problem: str | None = None
@@ -185,17 +186,20 @@ class _Run:
         self._model = model
         self._texts = texts
         self._device = next(model.parameters()).device
-        self._variant = _variant(model, args)
-        self._settings = _settings(args, model, steps)
-        self.task = "chat" if isinstance(search, RowSearch) else "causal-lm"
+        self._variant = variant_of(model, args)
+        self._settings = settings_of(args, steps)
+        self.search = search_for(texts, scored.tokenizer)
+        self.task = "chat" if isinstance(self.search, RowSearch) else "causal-lm"
+        self._tokenizer = scored.tokenizer
+        self._scorer = Scorer(scored.score, find_task(self.task), bool(args.bf16))
         self._evaluator = Evaluator(find_task(self.task), args.per_device_train_batch_size, bf16=bool(args.bf16))
         # Fresh adapters of LoRA change nothing, so this is the base model. Without them it would not always be: some
         # ways of initialising them (PiSSA, OLoRA) take a part of the weights away and give it to the adapters.
         is_peft = isinstance(self._variant, Peft)
         self._base = base_of_wrapped(model, self._variant.label, self._losses) if is_peft else self._losses()
+        self._base["validation"] = as_base(model, self._scored_base)
         self.recorder = Recorder(model, texts["validation"], self._evaluator, steps, self._device)
         self._watch = Watch(model, hooks=not args.torch_compile)
-        self.search = search
         self._order = hashlib.sha256()
         self._shape: tuple[int, ...] = ()
         self._knows_batches = True
@@ -205,6 +209,10 @@ class _Run:
 
     def _losses(self) -> dict[str, SequenceLosses]:
         return {role: self._evaluator.losses(self._model, text) for role, text in self._texts.items()}
+
+    def _scored_base(self) -> SequenceLosses:
+        losses = BaseLosses(self._base["validation"], None)
+        return self._scorer.base(losses, self._model, self._tokenizer, self._texts["validation"]).validation
 
     def _with_trained_on(self, losses: dict[str, SequenceLosses]) -> dict[str, SequenceLosses]:
         return {role: replace(measured, trained_on=self.search.count(role)) for role, measured in losses.items()}
@@ -252,15 +260,15 @@ class _Run:
         validation = final["validation"]
         if not all(map(math.isfinite, validation.nll)) and self.problem is None:
             self.problem = f"the validation loss is not finite after step {steps}"
-        environment = machine.describe(self._device, precision=_precision(self._args, self._model))
+        environment = machine.describe(self._device, precision=precision_of(self._args, self._model))
         spec = TrialSpec(
             workload=Workload(
-                model=_model_name(self._model),
+                model=model_name(self._model),
                 batch_size=self._args.per_device_train_batch_size,
                 steps=steps,
                 seeds=(self._args.seed,),
                 training_args={**self._settings, "largest_batch": list(self._shape)},
-                model_args=_dropout(self._model),
+                model_args=dropout_of(self._model),
                 **names,
             ),
             variant=self._variant,
@@ -269,13 +277,16 @@ class _Run:
         )
         if self.problem:
             return Trial(spec, Measured(outcome="diverged", environment=environment, error=TrialError(self.problem)))
+        updates = self._watch.result(checksums_of(self._model))
+        # Last, because nobody knows what code of the user's does to the model.
+        scored = self._scorer.trained(validation, self._model, self._tokenizer, self._texts["validation"])
         return Trial(
             spec,
             Measured(
                 outcome="ok",
                 parameters=count_parameters(self._model),
-                updates=self._watch.result(checksums_of(self._model)),
-                validation=validation,
+                updates=updates,
+                validation=scored,
                 base_validation=base["validation"],
                 reference=final.get("reference"),
                 base_reference=base.get("reference"),
@@ -324,77 +335,3 @@ def _owns_memory(model: nn.Module, device: torch.device) -> bool:
 
 def _name(text: Any) -> str:
     return os.fspath(text) if isinstance(text, str | os.PathLike) else "token ids"
-
-
-def _variant(model: nn.Module, args: TrainingArguments) -> Variant:
-    if not isinstance(model, PeftModel):
-        counts = count_parameters(model)
-        if counts.trainable != counts.total:
-            message = (
-                f"FtguardCallback measures full fine-tuning and methods of peft, but this model trains "
-                f"{counts.trainable:,} of its {counts.total:,} parameters in another way"
-            )
-            raise ConfigurationError(message)
-        return Full(learning_rate=args.learning_rate, search_learning_rate="no")
-    config = model.peft_config[model.active_adapter]
-    if not isinstance(config, LoraConfig):
-        return Peft(config, learning_rate=args.learning_rate, search_learning_rate="no")
-    targets = config.target_modules
-    return LoRA(
-        r=config.r,
-        alpha=config.lora_alpha,
-        target_modules=targets if isinstance(targets, str) else sorted(targets or ()),
-        dropout=config.lora_dropout,
-        bias=config.bias,
-        learning_rate=args.learning_rate,
-        search_learning_rate="no",
-        options=_lora_options(config),
-    )
-
-
-def _lora_options(config: LoraConfig) -> dict[str, Any]:
-    """Return what else was set, so that two ways of adapting are not taken for one."""
-    ours, default = (one.to_dict() for one in (cast(Any, config), cast(Any, LoraConfig())))
-    options = {name: value for name, value in ours.items() if value != default.get(name)}
-    return {name: _plain(value) for name, value in options.items() if name not in _OTHER_OPTIONS}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it: sets in order, and what it has no word for as text."""
-    value = sorted(value) if isinstance(value, set | frozenset) else value
-    return json.loads(json.dumps(value, default=str))
-
-
-def _precision(args: TrainingArguments, model: nn.Module) -> str:
-    """Return the arithmetic and, if some are not fp32, the weights' types.
-
-    Both matter: at the usual rates weights of bf16 hardly change at all, and in LoRA only the frozen ones are bf16.
-    """
-    arithmetic = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-    types = {
-        word: {str(one.dtype).removeprefix("torch.") for one in model.parameters() if one.requires_grad is trained}
-        for word, trained in (("trained", True), ("frozen", False))
-    }
-    odd = [f"{word} weights {', '.join(sorted(found))}" for word, found in types.items() if found - {"float32"}]
-    return ", ".join([arithmetic, *odd])
-
-
-def _dropout(model: nn.Module) -> dict[str, Any]:
-    """Return the base model's dropout, of its modules and of its configuration."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    config = {name: value for name, value in vars(cast(Any, base).config).items() if "drop" in name and value}
-    found = {one.p for name, one in base.named_modules() if isinstance(one, nn.Dropout) and "lora_dropout" not in name}
-    modules = sorted(found - {0.0})
-    return {**_plain(config), **({"dropout_modules": modules} if modules else {})}
-
-
-def _model_name(model: nn.Module) -> str:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return str(getattr(cast(Any, base).config, "_name_or_path", "")) or type(base).__name__
-
-
-def _settings(args: TrainingArguments, model: nn.Module, steps: int) -> dict[str, Any]:
-    values = {name: getattr(args, name, None) for name in _DECISIVE}
-    # What a Trainer was not told is not named. The schedule's horizon may lie beyond the last step.
-    named = {name: _plain(value) for name, value in values.items() if value is not None}
-    return {**named, "planned_steps": steps}

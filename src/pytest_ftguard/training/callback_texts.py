@@ -90,7 +90,7 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
     Raises:
         ConfigurationError: A row lacks one of the two, or the loss is taken of none of its tokens.
     """
-    found: dict[bytes, Example] = {}
+    found: dict[bytes, tuple[Example, Mapping[str, Any]]] = {}
     count = 0
     for number, row in enumerate(rows, start=1):
         missing = [name for name in ("input_ids", "labels") if row.get(name) is None]
@@ -98,6 +98,13 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
             message = (
                 f"row {number} of the {role} data has no {' and no '.join(missing)} (it has {', '.join(sorted(row))}): "
                 "give rows in tokens, such as the trainer.eval_dataset of an SFTTrainer that was made"
+            )
+            raise ConfigurationError(message)
+        if not isinstance(row["labels"], Sequence | np.ndarray | torch.Tensor):
+            message = (
+                f"row {number} of the {role} data has the label {row['labels']!r:.80}, as the rows of a classifier "
+                "have: FtguardCallback measures causal language models, with a label for each token; train a "
+                "classifier as variants of pytest-ftguard, with ftguard_task = classification"
             )
             raise ConfigurationError(message)
         example = Example(*(torch.as_tensor(row[name], dtype=torch.int64) for name in ("input_ids", "labels")))
@@ -117,10 +124,17 @@ def _rows_in_tokens(rows: Sequence[Mapping[str, Any]], role: str, at_most: int) 
         parts = _unpacked(example, row.get("seq_lengths"))
         count += len(parts)
         for part in parts:
-            found.setdefault(_key(part.ids), part)
-    examples = list(found.values())
-    chosen = [examples[place] for place in evenly_spaced(len(examples), at_most)]
-    return RowSet(tuple(chosen), repeated=count - len(examples))
+            # What else stands in a packed row belongs to none of its parts.
+            whole = row if row.get("seq_lengths") is None else _row_of(part)
+            found.setdefault(_key(part.ids), (part, whole))
+    pairs = list(found.values())
+    chosen = [pairs[place] for place in evenly_spaced(len(pairs), at_most)]
+    examples, given = (tuple(one) for one in zip(*chosen, strict=True)) if chosen else ((), ())
+    return RowSet(examples, rows=given, repeated=count - len(pairs))
+
+
+def _row_of(example: Example) -> Mapping[str, Any]:
+    return {"input_ids": example.ids.tolist(), "labels": example.labels.tolist()}
 
 
 def _unpacked(example: Example, lengths: Sequence[int] | None) -> list[Example]:

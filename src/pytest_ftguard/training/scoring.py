@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
+import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import set_seed
@@ -181,8 +184,7 @@ def _asked(
     was_training = model.training
     model.eval()
     try:
-        set_seed(_SEED)
-        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        with _random_numbers(device), torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             found = function(model, tokenizer, [dict(row) for row in rows])
     except Exception as error:  # code of the user's may raise anything
         raise _FunctionError(f"{type(error).__name__}: {error}") from error
@@ -192,6 +194,20 @@ def _asked(
     if not named:
         raise _ScoreError("it returned no score")
     return {_checked_name(name): _numbers(name, values, len(rows)) for name, values in named.items()}
+
+
+@contextmanager
+def _random_numbers(device: torch.device) -> Iterator[None]:
+    """Begin with the same random numbers each time; afterwards the training goes on with its own."""
+    before = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        set_seed(_SEED)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def _name_of(function: ScoreFunction) -> str:

@@ -18,7 +18,7 @@ from pytest_ftguard.specs import TrialSpec
 from pytest_ftguard.training.adapters import find_adapter
 from pytest_ftguard.training.recorder import Recorder
 
-__all__ = ["BaseAsHeld", "base_of_wrapped", "measure_start", "start_of"]
+__all__ = ["BaseAsHeld", "as_base", "base_of_wrapped", "measure_start", "start_of"]
 
 # In nats per token: two ways of measuring the same model differ by less.
 _SAME: Final = 1e-3
@@ -93,6 +93,13 @@ def _without_adapter(
     for parameter, is_trained in zip(model.parameters(), trained, strict=True):
         parameter.requires_grad_(is_trained)
     return measured
+
+
+def as_base(model: nn.Module, measure: Callable[[], Measured]) -> Measured:
+    """Return what is measured of the base model: with the adapter switched off, if peft has wrapped it."""
+    if not isinstance(model, PeftModel):
+        return measure()
+    return _without_adapter(model, cast(Any, model.disable_adapter()), measure)
 
 
 def base_of_wrapped(
