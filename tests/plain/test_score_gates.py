@@ -41,10 +41,11 @@ def classified(
 ) -> TrainedVariant:
     """A variant with so much of its examples right, a share for each seed."""
     count = parts.pop("count", COUNT)
-    labels = (1,) * count
+    labels = (0, *(1,) * (count - 1))
 
     def of(values: Sequence[int], loss: float, **more: Any) -> Any:
-        return losses([loss] * count, tokens=(1,) * count, answers=Answers(labels, tuple(values)), **{**parts, **more})
+        answers = Answers(labels, (1 - values[0], *values[1:]))
+        return losses([loss] * count, tokens=(1,) * count, answers=answers, **{**parts, **more})
 
     work = replace(work, seeds=tuple(range(len(shares))))
     return trained(
@@ -269,6 +270,21 @@ def test_two_sources_of_one_score_are_not_compared() -> None:
     verdict = gap(of(LORA, "b"), of(FULL, "a"), "9 pp")
     assert verdict.status == "INVALID"
     assert "the source of the score was not the same for all trials" in verdict.reason
+
+
+def test_rows_of_every_class_are_given_as_advised() -> None:
+    """With one class a model that always gives it is always right."""
+
+    def one_class(variant: Variant) -> TrainedVariant:
+        made = classified(variant, [0.9] * 3, base=0.2)
+        answers = Answers((1,) * COUNT, (1,) * COUNT)
+        trials = (one.remeasured(validation=replace(validation_of(one), answers=answers)) for one in made.trials)
+        return trained(variant, *trials)
+
+    message = gap(one_class(LORA), one_class(FULL)).reason
+    assert "INVALID: all 400 validation examples have one class" in message
+    assert "give validation rows of every class" in message
+    assert gap(classified(LORA, [0.9] * 3, base=0.2), classified(FULL, [0.9] * 3, base=0.2)).status == "PASS"
 
 
 def failure(call: Any) -> str:

@@ -98,7 +98,7 @@ def run(tiny_model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.Monke
                 disable_tqdm=True,
                 seed=7,
             ),
-            train_dataset=blocks,  # type: ignore[arg-type]
+            train_dataset=blocks,
             processing_class=known if tokenizer else None,
             callbacks=[FtguardCallback(given or texts / "validation.txt", **size, **options)],  # type: ignore[arg-type]
         )
@@ -182,7 +182,7 @@ def test_a_classifier_is_refused_with_the_way_to_train_it(tmp_path: Path) -> Non
     trainer = Trainer(
         model=model,
         args=TrainingArguments(output_dir=str(tmp_path / "out"), max_steps=1, use_cpu=True, report_to="none"),
-        train_dataset=data,  # type: ignore[arg-type]
+        train_dataset=data,
         callbacks=[FtguardCallback(data)],
     )
     with pytest.raises(ConfigurationError, match=r"BertForSequenceClassification predicts classes.*classification"):
@@ -191,7 +191,7 @@ def test_a_classifier_is_refused_with_the_way_to_train_it(tmp_path: Path) -> Non
     trainer = Trainer(
         model=causal,
         args=TrainingArguments(output_dir=str(tmp_path / "out"), max_steps=1, use_cpu=True, report_to="none"),
-        train_dataset=data,  # type: ignore[arg-type]
+        train_dataset=data,
         callbacks=[FtguardCallback(data)],
     )
     with pytest.raises(ConfigurationError, match="row 1 of the validation data has the label 0, as the rows of a cla"):

@@ -11,6 +11,7 @@ import numpy as np
 from pytest_ftguard.comparison.changing import how_to_set
 from pytest_ftguard.comparison.pairs import Comparison
 from pytest_ftguard.comparison.problem import Problem, failure_of, name_of
+from pytest_ftguard.comparison.same_work import same_sequences
 from pytest_ftguard.results import ACCURACY, MINIMUM_UNITS, SequenceLosses, TrainedVariant, Trial
 from pytest_ftguard.score_statistics import score_gap, score_mean
 from pytest_ftguard.statistics import FloatArray, Interval, SeedNoise, cluster
@@ -157,26 +158,8 @@ def score_problems_of_pair(comparison: Comparison, score: str, chosen: Slice) ->
     if comparison.loss_problems:
         return list(comparison.loss_problems)
     problems = score_problems(comparison.candidate, score, chosen) + score_problems(comparison.baseline, score, chosen)
-    codes = {
-        losses.scores.code
-        for side in (comparison.candidate, comparison.baseline)
-        for trial in side.trials
-        for losses in (trial.measured.validation, trial.measured.base_validation)
-        if losses and losses.scores and score in losses.scores.values
-    }
-    if len(codes) > 1:
-        why = "What scores one of them is no longer what scored the other."
-        problems.append(
-            Problem("the source of the score was not the same for all trials", why, "train both in one run")
-        )
-    abouts = [
-        (trial.measured.validation.about.slices, trial.measured.validation.about.names)
-        for side in (comparison.candidate, comparison.baseline)
-        for trial in side.trials
-        if trial.measured.validation and trial.measured.validation.about
-    ]
-    if chosen.column and any(one != abouts[0] for one in abouts):
-        problems.append(Problem("the slices of the two variants are not of the same rows"))
+    problems += _two_sources((comparison.candidate, comparison.baseline), score, "train both in one run")
+    problems += _other_examples((comparison.candidate, comparison.baseline), chosen)
     return list(dict.fromkeys(problems))
 
 
@@ -187,7 +170,36 @@ def score_problems(variant: TrainedVariant, score: str, chosen: Slice) -> list[P
     problems: list[Problem] = []
     for trial in variant.trials:
         problems += list(_problems(trial, variant, score, chosen))
+    problems += _two_sources((variant,), score, "train all seeds in one run")
+    problems += _other_examples((variant,), chosen)
     return list(dict.fromkeys(problems))
+
+
+def _other_examples(sides: Sequence[TrainedVariant], chosen: Slice) -> list[Problem]:
+    """Return that not all trials were scored on the same examples, or not on the same ones of a slice."""
+    measured = [trial.measured.validation for side in sides for trial in side.trials if trial.measured.validation]
+    problems = []
+    if not all(same_sequences(losses, measured[0]) for losses in measured):
+        problems.append(Problem("not all trials were evaluated on the same validation examples"))
+    abouts = [losses.about for losses in measured if losses.about]
+    if chosen.column and any((one.slices, one.names) != (abouts[0].slices, abouts[0].names) for one in abouts):
+        problems.append(Problem(f"the slices of {' and '.join(side.label for side in sides)} are not of the same rows"))
+    return problems
+
+
+def _two_sources(sides: Sequence[TrainedVariant], score: str, remedy: str) -> list[Problem]:
+    """Return that what scores one trial is no longer what scored another; nothing if it is, or is not ours to know."""
+    codes = {
+        losses.scores.code
+        for side in sides
+        for trial in side.trials
+        for losses in (trial.measured.validation, trial.measured.base_validation)
+        if losses and losses.scores and score in losses.scores.values
+    }
+    if len(codes) < 2:
+        return []
+    why = "What scores one of them is no longer what scored the other."
+    return [Problem("the source of the score was not the same for all trials", why, remedy)]
 
 
 def _problems(trial: Trial, variant: TrainedVariant, score: str, chosen: Slice) -> Iterator[Problem]:
@@ -198,6 +210,8 @@ def _problems(trial: Trial, variant: TrainedVariant, score: str, chosen: Slice) 
     for name, losses in sides.items():
         if losses is None:
             yield Problem(f"{name} was not evaluated")
+        elif not all(map(math.isfinite, losses.nll)):
+            yield Problem(f"the validation loss of {name} is not finite")
         elif losses.scores is not None and losses.scores.failure and score not in losses.scored:
             yield Problem(
                 f"the score of {name} failed",
@@ -206,6 +220,9 @@ def _problems(trial: Trial, variant: TrainedVariant, score: str, chosen: Slice) 
             )
         elif score not in losses.scored:
             yield _unmeasured(name, losses, variant, score)
+        elif len(losses.scored[score]) != len(losses.nll):
+            count = len(losses.scored[score])
+            yield Problem(f"{score} of {name} has {count} values for {len(losses.nll)} examples")
         elif odd := [place for place, value in enumerate(losses.scored[score]) if not math.isfinite(value)]:
             names = losses.about.names if losses.about else tuple(str(place + 1) for place in range(len(losses.nll)))
             rows = ", ".join(names[place] for place in odd[:_MOST_NAMED])
@@ -219,7 +236,18 @@ def _problems(trial: Trial, variant: TrainedVariant, score: str, chosen: Slice) 
     if ours is not None and base is not None:
         if (ours.digest, ours.documents) != (base.digest, base.documents):
             yield Problem(f"{name_of(trial)}: the base model was not evaluated on the same validation examples")
+        yield from _one_class(ours, score)
         yield from _too_few(ours, variant, chosen)
+
+
+def _one_class(losses: SequenceLosses, score: str) -> Iterator[Problem]:
+    """Yield that nobody can be wrong; a slice of one class is none of its own, because all classes are trained."""
+    if score == ACCURACY and losses.answers is not None and len(set(losses.answers.labels)) == 1:
+        yield Problem(
+            f"all {len(losses.nll)} validation examples have one class",
+            why="A model that gives this class to everything has an accuracy of 100 %.",
+            remedy="give validation rows of every class",
+        )
 
 
 def _unmeasured(name: str, losses: SequenceLosses, variant: TrainedVariant, score: str) -> Problem:
