@@ -49,6 +49,7 @@ ADVICE: Final = {
     "comparison.pairs._unpaired": "test_seeds_are_paired_as_advised",
     "comparison.pairs.text_problems": "test_a_reference_text_is_given_as_advised",
     "comparison.scores._one_class": "test_rows_of_every_class_are_given_as_advised",
+    "comparison.scores._other_base": "test_the_base_model_is_scored_alike_as_advised",
     "comparison.scores._problems": "test_a_score_is_mended_as_advised_without_a_training",
     "comparison.scores._too_few": "test_slices_are_named_as_advised",
     "comparison.scores._unmeasured": "test_a_score_is_named_as_advised",

@@ -287,6 +287,27 @@ def test_rows_of_every_class_are_given_as_advised() -> None:
     assert gap(classified(LORA, [0.9] * 3, base=0.2), classified(FULL, [0.9] * 3, base=0.2)).status == "PASS"
 
 
+@pytest.mark.parametrize(("different", "status"), [(10, "PASS"), (11, "INVALID")])
+def test_the_base_model_is_scored_alike_as_advised(different: int, status: str) -> None:
+    """A tenth of its scores may differ, as on another machine; more are another way of scoring, or chance."""
+
+    def based(one: Trial) -> Trial:
+        base = one.measured.base_validation
+        assert base is not None
+        given = {"exact_match": tuple(float(place < different) for place in range(100))}
+        return one.remeasured(base_validation=replace(base, scores=Scores(given, 1.0)))
+
+    ours, theirs = scored(LORA, [[1.0] * 100]), scored(FULL, [[1.0] * 100])
+    other = trained(LORA, *map(based, ours.trials))
+    if status == "PASS":
+        assert assert_score_gap(other, theirs, at_most="20 pp").status == "PASS"
+        return
+    message = failure(lambda: assert_score_gap(other, theirs, at_most="20 pp"))
+    assert "INVALID: the base model was not scored alike for both variants" in message
+    assert "Its exact_match differs for 11 of 100 examples" in message
+    assert assert_score_gap(ours, theirs, at_most="20 pp").status == "PASS"
+
+
 def failure(call: Any) -> str:
     """The message of a gate that fails."""
     with pytest.raises(GateFailure) as caught:

@@ -39,7 +39,13 @@ def work(workload: Workload, warm_workers: None) -> Workload:
 
 
 def run(
-    work: Workload, variant: Variant, folder: Path, checkpoints: Path | None, *, kill_at: int | None = None
+    work: Workload,
+    variant: Variant,
+    folder: Path,
+    checkpoints: Path | None,
+    *,
+    kill_at: int | None = None,
+    import_path: tuple[str, ...] = (),
 ) -> tuple[Trial, Losses]:
     """Train in a worker, which is killed when it reports so many steps; return its result and its training losses."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +59,14 @@ def run(
                 worker._process.send_signal(signal.SIGKILL)
 
     spec = TrialSpec(workload=work, variant=variant, seed=0, device="cpu")
-    job = TrainJob(spec=spec, folder=folder, run="run", checkpoints=checkpoints, checkpoint_seconds=0.0)
+    job = TrainJob(
+        spec=spec,
+        folder=folder,
+        run="run",
+        checkpoints=checkpoints,
+        checkpoint_seconds=0.0,
+        import_path=import_path,
+    )
     return worker.run(job, take, lambda: True).trial(spec), losses
 
 
@@ -217,6 +230,35 @@ def full_checkpoint(work: Workload, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("checkpoint")
     run(work, FULL, folder / "killed", folder / "checkpoints", kill_at=20)
     return folder / "checkpoints"
+
+
+SCORES = """
+import torch
+
+def guesses(model, tokenizer, rows):
+    found = []
+    for row in rows:
+        ids = torch.tensor([tokenizer(row["text"])["input_ids"]])
+        found.append((model(input_ids=ids).logits[0, :-1].argmax(-1) == ids[0, 1:]).float().mean().item())
+    return found
+"""
+
+
+def test_a_training_that_went_on_from_a_checkpoint_is_scored(work: Workload, tmp_path: Path) -> None:
+    """Scores are made after the training, so they are those of the whole one, as are those of the base model."""
+    (tmp_path / "scores_of_resumed.py").write_text(SCORES)
+    short = replace(work, steps=30, score="scores_of_resumed:guesses")
+    path = (str(tmp_path),)
+    expected, _ = run(short, LORA, tmp_path / "whole", None, import_path=path)
+    killed, _ = run(short, LORA, tmp_path / "killed", tmp_path / "checkpoints", kill_at=15, import_path=path)
+    assert killed.measured.outcome == "crashed"
+    result, after = run(short, LORA, tmp_path / "resumed", tmp_path / "checkpoints", import_path=path)
+    assert min(after) > 4
+    for name in ("validation", "base_validation"):
+        ours, theirs = getattr(result.measured, name), getattr(expected.measured, name)
+        assert ours.scores.values == theirs.scores.values
+        assert len(ours.scores.values["guesses"]) == len(ours.nll)
+        assert ours.scores.failure == ""
 
 
 def test_a_resumed_training_counts_its_steps_from_the_checkpoint(

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 _MOST_NAMED = 5
+# Two machines may round otherwise, and then a text that is written goes on in other words.
+_SAME, _MOST_DIFFERENT = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,29 @@ def score_problems_of_pair(comparison: Comparison, score: str, chosen: Slice) ->
     problems = score_problems(comparison.candidate, score, chosen) + score_problems(comparison.baseline, score, chosen)
     problems += _two_sources((comparison.candidate, comparison.baseline), score, "train both in one run")
     problems += _other_examples((comparison.candidate, comparison.baseline), chosen)
+    if not problems:
+        problems += _other_base(comparison, score)
     return list(dict.fromkeys(problems))
+
+
+def _other_base(comparison: Comparison, score: str) -> list[Problem]:
+    """Return that the base model has other scores on one side: they are of one model, so only a few may differ."""
+    found = [
+        trial.measured.base_validation.scored[score]
+        for side in (comparison.candidate, comparison.baseline)
+        for trial in side.trials
+        if trial.measured.base_validation
+    ]
+    most = max(sum(not math.isclose(a, b, abs_tol=_SAME) for a, b in zip(one, found[0], strict=True)) for one in found)
+    if most <= _MOST_DIFFERENT * len(found[0]):
+        return []
+    return [
+        Problem(
+            "the base model was not scored alike for both variants",
+            why=f"Its {score} differs for {most} of {len(found[0])} examples, although it is the same model.",
+            remedy="let the score depend on the model's answers alone, without chance, and train both in one run",
+        )
+    ]
 
 
 def score_problems(variant: TrainedVariant, score: str, chosen: Slice) -> list[Problem]:

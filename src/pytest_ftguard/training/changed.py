@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -69,14 +70,16 @@ class Watch:
     Buffers are left out: a forward pass may change them (batch norm).
 
     Args:
-        model: What is trained, before its first step: what requires a gradient now is what must move.
+        model: What is trained, before its first step: what requires a gradient now is what must move, and the head that
+            a task has put on it (`trained_whole`) always.
         hooks: Whether to follow which adapters take part in the training. Without it all are taken to do so.
     """
 
     def __init__(self, model: nn.Module, *, hooks: bool = True) -> None:
         self._model = model
         self.before = checksums_of(model)
-        trained = [name for name, one in model.named_parameters() if one.requires_grad]
+        head = set(_head(model))
+        trained = [name for name, one in model.named_parameters() if one.requires_grad or name in head]
         self._frozen = [name for name, one in model.named_parameters() if not one.requires_grad]
         self._is_full = not self._frozen
         self._units = dict(_units(model, trained, whole=self._is_full))
@@ -153,6 +156,15 @@ def _units(model: nn.Module, trained: Collection[str], *, whole: bool) -> Iterat
     for name, parameters in owners.items():
         owner = model.get_submodule(parameters[0].rpartition(".")[0])
         yield _short(name), _Unit(owner, tuple(parameters), is_adapter=False)
+
+
+def _head(model: nn.Module) -> Iterator[str]:
+    """Yield the parameters of the head that every variant trains whole, without the copy that peft keeps of it."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    for name, _ in model.named_parameters():
+        inside = any(f".{part}." in f".{name}." for part in getattr(base, "trained_whole", ()))
+        if inside and "original_module" not in name.split("."):
+            yield name
 
 
 def _own(layer: Any, names: Mapping[int, str]) -> tuple[str, ...]:

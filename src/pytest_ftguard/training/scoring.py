@@ -128,7 +128,7 @@ class Scorer:
         if self.name is None:
             return losses
         before = checksums_of(model)
-        found = self._scored(losses.validation, model, tokenizer, examples, again=False)
+        found = self._scored(losses.validation, model, tokenizer, examples)
         if found.scores is not None and found.scores.failure:
             message = f"the score {self.name} (ftguard_score) failed on the base model: {found.scores.failure}"
             raise ConfigurationError(message)
@@ -142,11 +142,9 @@ class Scorer:
 
         If the function fails, that is part of the result: the training that went before is not lost for it.
         """
-        return losses if self.name is None else self._scored(losses, model, tokenizer, examples, again=True)
+        return losses if self.name is None else self._scored(losses, model, tokenizer, examples)
 
-    def _scored(
-        self, losses: SequenceLosses, model: nn.Module, tokenizer: Any, examples: Evaluated, *, again: bool
-    ) -> SequenceLosses:
+    def _scored(self, losses: SequenceLosses, model: nn.Module, tokenizer: Any, examples: Evaluated) -> SequenceLosses:
         function, began = load_score(str(self.name)), time.perf_counter()
         rows = [dict(row) for row in self.task.rows(examples, tokenizer)]
 
@@ -157,8 +155,7 @@ class Scorer:
             values, failure = ask(rows), ""
             if losses.answers is not None and ACCURACY in values:
                 raise _ScoreError(f"it names a score {ACCURACY!r}, and this task has an accuracy of its own")
-            if again:
-                _check_order(ask, rows, values)
+            _check_order(ask, rows, values)
         except _FunctionError as error:
             values, failure = {}, _where(ask, rows, _names(losses, examples), error)
         except _ScoreError as error:
