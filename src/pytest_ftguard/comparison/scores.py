@@ -136,8 +136,6 @@ def paired_scores(
     counts = np.ones(len(places))
     every = [array for array in (ours, theirs, base) if array is not None]
     low, high = min(float(one.min()) for one in every), max(float(one.max()) for one in every)
-    # A score that is always the same shows nothing of its range.
-    high = high if high > low else low + 1.0
     span = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     if low == high:  # an interval needs a span all the same
         span = (min(0.0, low), max(1.0, high))
