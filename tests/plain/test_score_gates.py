@@ -392,6 +392,18 @@ def test_each_slice_must_pass_and_the_error_is_split_over_them() -> None:
     assert "each bound is wrong in at most 2.5 % of cases" in message
 
 
+def test_all_examples_are_no_slices() -> None:
+    """If a variant from elsewhere has none, the gate on each slice is an error, and not one on all examples."""
+    ours, theirs = classified(LORA, [0.9] * 3, base=0.1), classified(FULL, [0.9] * 3, base=0.1)
+    assert ours.source is None
+    assert gap(ours, theirs, "9 pp").status == "PASS"
+    for side in (ours, replace(ours, workload=replace(WORK, slices=("language",)))):
+        with pytest.raises(ConfigurationError, match="there are no slices of lora r=16, which was trained elsewhere"):
+            assert_accuracy_gap(side, theirs, at_most="9 pp", each_slice=True)
+    failed = trained(LORA, *(one.remeasured(outcome="crashed", validation=None) for one in ours.trials))
+    assert "crashed" in failure(lambda: assert_accuracy_gap(failed, theirs, at_most="9 pp", each_slice=True))
+
+
 def test_groups_of_examples_are_the_units() -> None:
     """Ten questions on each text are no ten texts: the interval is wider, and 64 groups are needed."""
     groups = tuple(place // 10 for place in range(1000))

@@ -201,3 +201,90 @@ def test_a_wrong_score_is_told_before_anything_is_trained(team: pytest.Pytester,
     assert words in unwrapped(result).str()
     assert "scores:sureness" in unwrapped(result).str()
     assert not any(trial["outcome"] == "ok" for trial in (report()["trials"] if Path("report.json").exists() else []))
+
+
+PAIR = 'assert_accuracy_gap(lora_variant, full_variant, at_most="60 pp")'
+
+
+@pytest.mark.parametrize(
+    ("ini", "words"),
+    [
+        ("ftguard_score = scores:nothing\n", "has no attribute 'nothing'"),
+        ("ftguard_score = nowhere:sureness\n", "which cannot be imported (ModuleNotFoundError"),
+        ("ftguard_slices = country\n", "no column named 'country' (ftguard_slices)"),
+        ("ftguard_group = movie\n", "no column named 'movie' (ftguard_group)"),
+    ],
+)
+def test_a_plan_says_what_is_wrong_with_score_slices_and_group(team: pytest.Pytester, ini: str, words: str) -> None:
+    """Without a training, as a training would."""
+    result = run(team, PAIR, "--ftguard-plan", ini=ini)
+    assert words in unwrapped(result).str()
+    assert not list(team.path.glob(".ftguard_cache/*/*/weights*"))
+
+
+def test_a_plan_with_scores_slices_and_groups_forecasts_what_one_without_does(team: pytest.Pytester) -> None:
+    """And no gate on them decides anything there."""
+    body = (
+        f'{PAIR}; assert_score(lora_variant, at_least="99%"); '
+        'assert_score_gap(lora_variant, full_variant, at_most="1 pp"); '
+        'assert_no_regression(lora_variant, full_variant, at_most="1 pp")'
+    )
+    forecasts = []
+    more = "ftguard_score = scores:sureness\nftguard_slices = language, length\nftguard_group = language\n"
+    for ini in ("", more):
+        run(team, body, "--ftguard-plan", ini=ini).assert_outcomes(skipped=1)
+        trials = report()["trials"]
+        assert {trial["outcome"] for trial in trials} == {"planned"}
+        forecasts.append([trial["memory"]["forecast_bytes"] for trial in trials])
+        assert report()["verdicts"] == []
+    assert forecasts[0] == forecasts[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_scores_are_stored_and_made_again_if_their_source_changes(team: pytest.Pytester, workers: int) -> None:
+    """Nothing is trained a second time, and what is unchanged is not even scored."""
+    options = ["-n", str(workers)] if workers else []
+    body, ini = (
+        f'{PAIR}; assert_score(lora_variant, score="sureness", at_least=0.4)',
+        "ftguard_score = scores:sureness\n",
+    )
+    run(team, body, *options, ini=ini).assert_outcomes(passed=1)
+    first = report()["trials"]
+    assert [(trial["cached"], trial["measured_again"]) for trial in first] == [(False, False)] * 2
+    run(team, body, *options, ini=ini).assert_outcomes(passed=1)
+    assert [(trial["cached"], trial["measured_again"]) for trial in report()["trials"]] == [(True, False)] * 2
+    team.makepyfile(scores=SCORES.replace(".item()", ".item() ** 0.5"))
+    run(team, body, *options, ini=ini).assert_outcomes(passed=1)
+    again = report()["trials"]
+    assert [trial["measured_again"] for trial in again] == [True] * 2
+    for one, other in zip(first, again, strict=True):
+        losses = [{**trial["validation"], "scores": None} for trial in (one, other)]
+        assert losses[0] == losses[1]
+        assert one["curve"] == other["curve"]
+        for name in ("validation", "base_validation"):
+            before, now = (trial[name]["scores"]["values"]["sureness"] for trial in (one, other))
+            assert now == pytest.approx([value**0.5 for value in before])
+
+
+def test_scores_are_accepted_and_held_to_it(team: pytest.Pytester) -> None:
+    """The same training again has fallen by nothing; another source of the score is no regression but INVALID."""
+    body = (
+        'assert_no_regression(lora_variant, full_variant, at_most="9 pp"); '
+        'assert_no_regression(lora_variant, at_most=0.09, score="sureness")'
+    )
+    ini = "ftguard_score = scores:sureness\n"
+    accepted = run(team, body, "--ftguard-update", "--ftguard-seeds=0,1,2", ini=ini)
+    accepted.assert_outcomes(passed=1)
+    files = sorted(team.path.glob("ftguard_baselines/*.json"))
+    assert len(files) == 2
+    held = json.loads(files[0].read_text())["accepted"]
+    assert sorted(held["scores"]) == ["accuracy", "sureness"]
+    again = run(team, body, "--ftguard-seeds=0,1,2", ini=ini)
+    again.assert_outcomes(passed=1)
+    found = [(one["gate"], one["score"], one["status"], one["value"]) for one in report()["verdicts"]]
+    assert found == [("regression", "accuracy", "PASS", 0.0), ("regression", "sureness", "PASS", 0.0)]
+    team.makepyfile(scores=SCORES + "\n# another source\n")
+    other = run(team, body, "--ftguard-seeds=0,1,2", ini=ini)
+    other.assert_outcomes(failed=1)
+    other.stdout.fnmatch_lines(["*sureness regression INVALID: sureness is not what was accepted under that name*"])
+    assert [one["status"] for one in report()["verdicts"]] == ["PASS", "INVALID"]

@@ -197,8 +197,11 @@ def _slices(helper: str, variant: TrainedVariant, chosen: object, each: object) 
             message = f'{helper} takes a slice such as slice="language=de", got {chosen!r}'
             raise ConfigurationError(message)
         return (Slice.of(chosen if isinstance(chosen, str) else None),)
-    if not variant.workload.slices and variant.source is not None:
-        message = f"{helper} was given each_slice=True, but there are no slices: set ftguard_slices = COLUMN"
+    found = every_slice(variant)
+    is_measured = any(trial.measured.validation is not None for trial in variant.trials)
+    if not found and (is_measured or (variant.source is not None and not variant.workload.slices)):
+        where = "" if variant.source is not None else f" of {variant.label}, which was trained elsewhere"
+        message = f"{helper} was given each_slice=True, but there are no slices{where}: set ftguard_slices = COLUMN"
         raise ConfigurationError(message)
-    # Without any, as if nothing was trained, the verdict on all examples says why.
-    return every_slice(variant) or (Slice(),)
+    # If nothing was measured, the verdict on all examples says why.
+    return found or (Slice(),)
