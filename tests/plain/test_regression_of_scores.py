@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
@@ -145,11 +146,17 @@ def test_another_training_with_the_same_answers_may_still_differ_elsewhere() -> 
     assert judge(now, then, "2 pp").status == "PASS"
 
 
-def test_doubt_names_what_settles_a_fall() -> None:
-    """In both results, and in the words of a fall."""
-    message = judge(classifiers(8), classifiers(nll=0.41), "3 pp").message
+@pytest.mark.parametrize(("wrong", "at_most"), [(8, "3 pp"), (16, "6 pp"), (4, "2 pp")])
+def test_a_fall_in_doubt_is_settled_by_what_is_advised(wrong: int, at_most: str) -> None:
+    """So many examples in both results, of which as large a share has fallen."""
+    message = judge(classifiers(wrong), classifiers(nll=0.41), at_most).message
     assert "INCONCLUSIVE" in message
     assert "would settle it if the fall stays the same" in message
+    found = re.search(r"about (\d+) validation examples instead of 400", message)
+    assert found is not None
+    count = int(found[1])
+    now, then = classifiers(round(wrong * count / 400), count=count), classifiers(nll=0.41, count=count)
+    assert judge(now, then, at_most).status == "PASS"
 
 
 def test_a_better_gap_passes_and_asks_to_be_accepted() -> None:

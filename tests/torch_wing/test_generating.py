@@ -19,7 +19,7 @@ from pytest_ftguard.training.generating import generate
 PROMPTS = [
     "What is apple number 1?",
     "a",
-    "The door is blue and heavy. What is it, then, and whose?",
+    "The door is blue and heavy. What is it, then, and why?",
     "What is bread?",
     "Say it twice. Say it twice.",
     "What is island number 8, and is it green or blue?",
