@@ -89,7 +89,7 @@ def no_gain(
     fall: Limit,
     status_at: Callable[[float], Status],
 ) -> Problem:
-    """Return why nothing may be concluded next to a variant whose score hardly gained.
+    """Return why nothing may be concluded next to a variant that hardly gained in its score.
 
     Args:
         baseline: The variant.

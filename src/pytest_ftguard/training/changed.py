@@ -160,11 +160,14 @@ def _units(model: nn.Module, trained: Collection[str], *, whole: bool) -> Iterat
 
 def _head(model: nn.Module) -> Iterator[str]:
     """Yield the parameters of the head that every variant trains whole, without the copy that peft keeps of it."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    for name, _ in model.named_parameters():
-        inside = any(f".{part}." in f".{name}." for part in getattr(base, "trained_whole", ()))
-        if inside and "original_module" not in name.split("."):
-            yield name
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    names = {id(one): name for name, one in model.named_parameters()}
+    parts = tuple(f".{part}" for part in getattr(base, "trained_whole", ()))
+    for path, module in base.named_modules():
+        if f".{path}".endswith(parts):  # by their last names, as peft finds them
+            for name, one in module.named_parameters():
+                if "original_module" not in name.split("."):
+                    yield names[id(one)]
 
 
 def _own(layer: Any, names: Mapping[int, str]) -> tuple[str, ...]:
