@@ -15,8 +15,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    DataCollatorWithPadding,
     T5Config,
     T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
 )
 
 from pytest_ftguard.errors import ConfigurationError
@@ -138,7 +141,7 @@ def test_every_kind_begins_with_one_new_head_and_trains_all_of_it(
 
 
 def test_losses_and_classes_are_those_of_a_plain_loop(work: Workload, tmp_path: Path) -> None:
-    """One text at a time, without padding, by transformers' own class on the same weights."""
+    """One text at a time by transformers' class on the same weights, and in batches by a plain Trainer's predict."""
     result = run(replace(work, validation_sequences=90), FULL, tmp_path / "trial")
     found = result.measured.validation
     assert found is not None
@@ -160,6 +163,11 @@ def test_losses_and_classes_are_those_of_a_plain_loop(work: Workload, tmp_path: 
     right = [plain.config.label2id[row["label"]] == one for row, one in zip(rows, predicted, strict=True)]
     assert found.answers.accuracy == sum(right) / 90 > 0.9
     assert found.tokens == (1,) * 90
+    inputs: Any = [{**tokenizer(row["text"]), "labels": plain.config.label2id[row["label"]]} for row in rows]
+    arguments = TrainingArguments(str(tmp_path / "trainer"), report_to="none", use_cpu=True, disable_tqdm=True)
+    trainer = Trainer(plain, arguments, data_collator=DataCollatorWithPadding(tokenizer))
+    logits: Any = trainer.predict(inputs).predictions
+    assert found.answers.predicted == tuple(logits.argmax(-1).tolist())
 
 
 @pytest.mark.parametrize("variant", [PROMPT, IA3], ids=["prompt", "ia3"])
