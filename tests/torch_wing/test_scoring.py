@@ -256,6 +256,15 @@ def test_rows_are_copies(write: Write) -> None:
     assert all(row["value"] == place % 7 for place, row in enumerate(bench.rows))
 
 
+def test_what_rows_hold_is_copied_too(write: Write) -> None:
+    """A function that takes the answer out of each conversation finds it there again in the next call."""
+    bench = write("return [float(row['messages'].pop() == 'answer') for row in rows]")
+    for row in bench.rows:
+        row["messages"] = ["question", "answer"]
+    assert set(bench.base().values["mine"]) == set(bench.trained().values["mine"]) == {1.0}
+    assert all(row["messages"] == ["question", "answer"] for row in bench.rows)
+
+
 def test_a_function_is_handed_model_tokenizer_and_rows(write: Write) -> None:
     """With all columns, in the order of the examples; without a name nothing is measured."""
     bench = write(

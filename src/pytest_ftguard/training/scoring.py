@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
@@ -182,7 +183,7 @@ def _asked(
     model.eval()
     try:
         with _random_numbers(device), torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            found = function(model, tokenizer, [dict(row) for row in rows])
+            found = function(model, tokenizer, deepcopy(list(rows)))
     except Exception as error:  # code of the user's may raise anything
         raise _FunctionError(f"{type(error).__name__}: {error}") from error
     finally:
