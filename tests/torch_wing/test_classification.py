@@ -166,8 +166,8 @@ def test_losses_and_classes_are_those_of_a_plain_loop(work: Workload, tmp_path: 
     inputs: Any = [{**tokenizer(row["text"]), "labels": plain.config.label2id[row["label"]]} for row in rows]
     arguments = TrainingArguments(str(tmp_path / "trainer"), report_to="none", use_cpu=True, disable_tqdm=True)
     trainer = Trainer(plain, arguments, data_collator=DataCollatorWithPadding(tokenizer))
-    logits: Any = trainer.predict(inputs).predictions
-    assert found.answers.predicted == tuple(logits.argmax(-1).tolist())
+    answered: Any = trainer.predict(inputs).predictions
+    assert found.answers.predicted == tuple(answered.argmax(-1).tolist())
 
 
 @pytest.mark.parametrize("variant", [PROMPT, IA3], ids=["prompt", "ia3"])
