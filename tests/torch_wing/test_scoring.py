@@ -256,6 +256,14 @@ def test_rows_are_copies(write: Write) -> None:
     assert all(row["value"] == place % 7 for place, row in enumerate(bench.rows))
 
 
+def test_scores_that_are_made_one_by_one_are_made_with_the_model_as_it_is(write: Write) -> None:
+    """A generator runs without gradients too, and what it raises is a failure of the score, not of the trial."""
+    bench = write("return (float(not torch.is_grad_enabled() and not model.training) for _ in rows)")
+    assert set(bench.trained().values["mine"]) == {1.0}
+    broken = write("return {'mine': (1 / (row['value'] - 3) for row in rows)}")
+    assert "ZeroDivisionError: division by zero, at " in broken.trained().failure
+
+
 def test_what_rows_hold_is_copied_too(write: Write) -> None:
     """A function that takes the answer out of each conversation finds it there again in the next call."""
     bench = write("return [float(row['messages'].pop() == 'answer') for row in rows]")

@@ -184,11 +184,13 @@ def _asked(
     try:
         with _random_numbers(device), torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             found = function(model, tokenizer, deepcopy(list(rows)))
+            named = {**found} if isinstance(found, Mapping) else {_name_of(function): found}
+            # What is made only when it is asked for is asked for here, with the model as it is.
+            named = {name: list(values) if isinstance(values, Iterator) else values for name, values in named.items()}
     except Exception as error:  # code of the user's may raise anything
         raise _FunctionError(f"{type(error).__name__}: {error}") from error
     finally:
         model.train(was_training)
-    named = found if isinstance(found, Mapping) else {_name_of(function): found}
     if not named:
         raise _ScoreError("it returned no score")
     return {_checked_name(name): _numbers(name, values, len(rows)) for name, values in named.items()}
