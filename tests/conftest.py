@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from xdist import workermanage
 
 from pytest_ftguard.gates import catalogue
-from pytest_ftguard.running.local import process
+from pytest_ftguard.running.local import forker, process
 from tests.chat_models import save_chat_model
 from tests.warm import started_server, warm_subprocess
 
@@ -159,6 +159,7 @@ def warm_workers(warm_server: Mapping[str, str]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if warm_server:
             patch.setattr(process, "subprocess", warm_subprocess())
+            patch.setattr(forker, "subprocess", warm_subprocess())
         for name, value in warm_server.items():
             patch.setenv(name, value)
         yield

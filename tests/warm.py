@@ -56,9 +56,9 @@ def pytest_configure() -> None:
     """Let the server fork the workers of this run, and those of xdist."""
     from execnet import gateway_base
 
-    from pytest_ftguard.running.local import process
+    from pytest_ftguard.running.local import forker, process
 
-    process.subprocess = warm_subprocess()  # type: ignore[attr-defined]
+    process.subprocess = forker.subprocess = warm_subprocess()  # type: ignore[attr-defined]
     gateway_base.ThreadExecModel.subprocess = warm_subprocess()  # type: ignore[method-assign]
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+NAMES = {"pytest_ftguard.running.local.worker", "pytest_ftguard.running.local.fork_server"}
+
 
 def workers(pytest_process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     try:
         children = psutil.Process(pytest_process.pid).children(recursive=True)
-        return [child for child in children if "pytest_ftguard.running.local.worker" in child.cmdline()]
+        return [child for child in children if NAMES & set(child.cmdline())]
     except psutil.Error:
         return []
 
@@ -33,7 +35,7 @@ def wait_for(condition: object, seconds: float) -> bool:
 @pytest.mark.usefixtures("cold")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
 def test_no_worker_outlives_pytest(project: pytest.Pytester, name: str) -> None:
-    """Workers that train, and those that wait, end with pytest in the middle of a trial, and leave no files behind."""
+    """The worker that trains and what forks the next one end with pytest amid a trial, and leave no files behind."""
     project.makepyfile("def test_it(full_variant, lora_variant): pass")
     command = [sys.executable, "-m", "pytest", "-o", "ftguard_steps=1000000", "-p", "no:cacheprovider"]
     # A shell lets what it runs in the background ignore SIGINT, and all that starts from there inherits it.
@@ -41,7 +43,9 @@ def test_no_worker_outlives_pytest(project: pytest.Pytester, name: str) -> None:
     process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     signal.signal(signal.SIGINT, ours)
     try:
-        assert wait_for(lambda: len(workers(process)) == 2, 120), "the present and the next worker were not started"
+        assert wait_for(lambda: len(workers(process)) == 2, 120), (
+            "the present worker and what forks the next one were not started"
+        )
         found = workers(process)
         scratch = {Path(worker.cmdline()[-1]) for worker in found}
         assert all(folder.is_dir() for folder in scratch)

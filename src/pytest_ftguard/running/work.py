@@ -21,12 +21,19 @@ from pytest_ftguard.running.executor import (
     job_from_dict,
 )
 
-__all__ = ["answer_to", "carry_out", "load_trained", "prepare"]
+__all__ = ["answer_to", "carry_out", "is_without_driver", "load_trained", "prepare"]
 
 
 def prepare() -> None:
     """Import what a training needs, which takes seconds; a process that waits for its job may do so beforehand."""
     from pytest_ftguard.training import trial  # noqa: F401
+
+
+def is_without_driver() -> bool:
+    """Return whether the present process, which is prepared, holds no driver that a fork would break."""
+    from pytest_ftguard.training import machine
+
+    return machine.is_without_driver()
 
 
 def carry_out(

@@ -39,7 +39,7 @@ class LocalExecutor:
 
     def __init__(self, options: ExecutorOptions, workers: Workers | None = None) -> None:
         self._options = options
-        self._workers = workers or Workers(options.root)
+        self._workers = workers or Workers(options.root, forks=True)
 
     def run(self, job: Job, on_event: Callable[[Event], None], *, more_to_come: bool = False) -> Answer:
         """Do a job and return its answer, whatever happened to the process that did it."""

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from pytest_ftguard.running.executor import (
     Answer,
@@ -26,6 +26,7 @@ from pytest_ftguard.running.executor import (
 )
 from pytest_ftguard.running.local.ending import Log, answer_of, oom_kills, too_late
 from pytest_ftguard.running.local.environment import worker_environment
+from pytest_ftguard.running.local.forker import ForkedProcess, Forker
 
 __all__ = ["Worker"]
 
@@ -47,24 +48,16 @@ class Worker:
         folder: Where its log and its answer are written.
         scratch: Folder that it removes if its parent has died; it holds `folder`.
         device: The one device that it sees, as CUDA_VISIBLE_DEVICES takes it; None leaves it the first visible one.
+        forker: Forks it, from a process that has imported already; None if it imports itself.
     """
 
-    def __init__(self, folder: Path, scratch: Path, device: str | None = None) -> None:
+    def __init__(self, folder: Path, scratch: Path, device: str | None = None, forker: Forker | None = None) -> None:
         self._log = Log(folder / "log.txt")
         self._answer_path = folder / "answer.json"
         reading, writing = os.pipe()
         try:
             with self._log.path.open("wb") as log:
-                self._process = subprocess.Popen(
-                    # -P keeps the working folder off sys.path: a user's torch.py or data.py would shadow modules.
-                    [sys.executable, "-P", "-m", "pytest_ftguard.running.local.worker", str(writing), str(scratch)],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(writing,),
-                    start_new_session=True,
-                    env=worker_environment(device),
-                )
+                self._process = _forked(forker, log.fileno(), writing) or _started(log, writing, scratch, device)
         except OSError:
             os.close(reading)
             raise
@@ -123,7 +116,7 @@ class Worker:
                 if seconds is not None and deadline is not None and time.monotonic() > deadline:
                     self._dump_stacks()
                     return too_late(job, seconds, self._log, latest)
-            code, killed = self._process.returncode, oom_kills() > kills
+            code, killed = self._process.wait(), oom_kills() > kills
             return answer_of(code, self._answer_path, self._log, latest, kernel_killed=killed)
         finally:
             # Also when the waiting itself is interrupted, by Ctrl-C or by a test's own time limit.
@@ -203,3 +196,24 @@ class Worker:
                     self._answer = Answer.from_dict(values["answer"])
                 case _:
                     yield Event(values["phase"], values["step"], values["loss"])
+
+
+def _forked(forker: Forker | None, log: int, events: int) -> ForkedProcess | None:
+    """Return the process of a worker that need not import; None if there can be none."""
+    try:
+        return forker.fork(log, events) if forker is not None else None
+    except OSError:
+        return None  # one that is started does the same
+
+
+def _started(log: IO[bytes], events: int, scratch: Path, device: str | None) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        # -P keeps the working folder off sys.path: a user's torch.py or data.py would shadow modules.
+        [sys.executable, "-P", "-m", "pytest_ftguard.running.local.worker", str(events), str(scratch)],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        pass_fds=(events,),
+        start_new_session=True,
+        env=worker_environment(device),
+    )

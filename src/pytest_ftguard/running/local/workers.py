@@ -1,4 +1,4 @@
-"""The workers of a run: the one that trains, and one that is started early for what comes next."""
+"""The workers of a run: the one that trains, and what is started early for those that come next."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from pytest_ftguard.running.local.devices import CPU_SLOT
+from pytest_ftguard.running.local.forker import Forker
 from pytest_ftguard.running.local.process import Worker
 
 __all__ = ["Workers"]
@@ -18,11 +19,15 @@ class Workers:
     Args:
         shared: Folder that somebody else removes, in which those of this process are made; None is the system's.
         kind: The class of the workers.
+        forks: Whether workers on the processor may be forked from a process that has imported already. The driver of
+            an accelerator does not outlive a fork, so its workers are started.
     """
 
-    def __init__(self, shared: Path | None, kind: type[Worker] = Worker) -> None:
+    def __init__(self, shared: Path | None, kind: type[Worker] = Worker, *, forks: bool = False) -> None:
         self._shared = shared
         self._kind = kind
+        self._forks = forks and Forker.is_supported()
+        self._forker: Forker | None = None
         self._root: Path | None = None
         self._folders = 0
         self._spare: Worker | None = None
@@ -46,15 +51,33 @@ class Workers:
 
     def start(self, slot: str = CPU_SLOT) -> Worker:
         """Return a new worker for a device."""
-        return self._kind(self.folder(), self._open_root(), None if slot == CPU_SLOT else slot)
+        if slot != CPU_SLOT:
+            return self._kind(self.folder(), self._open_root(), slot)
+        if self._forker is not None and self._forker.can_fork() and self._forker.is_of_now:
+            return self._kind(self.folder(), self._open_root(), None, self._forker)
+        return self._kind(self.folder(), self._open_root(), None)
 
     def keep_ready(self, slot: str, worker: Worker | None = None) -> None:
         """Keep a worker, by default a new one, for the next trial on a device."""
+        if worker is None and slot == CPU_SLOT and self._has_forker():
+            return
         self._spare, self._spare_slot = worker or self.start(slot), slot
 
+    def _has_forker(self) -> bool:
+        """Return whether the next worker will be forked; the process that does it is started now if there is none."""
+        if not self._forks:
+            return False
+        if self._forker is not None and not self._forker.is_of_now:
+            self._forker.close()
+            self._forker = None
+        if self._forker is None:
+            self._forker = Forker(self._open_root())
+        self._forks = not self._forker.has_ended  # it has found that it may not fork, or it cannot import
+        return self._forks
+
     def is_quiet(self) -> bool:
-        """Return whether no worker that waits is busy: until it is, it would disturb one whose steps are timed."""
-        return self._spare is None or self._spare.is_quiet()
+        """Return whether nothing that waits is busy: until then, it would disturb a worker whose steps are timed."""
+        return all(one is None or one.is_quiet() for one in (self._spare, self._forker))
 
     def folder(self) -> Path:
         """Return a new folder that lasts until the workers are closed."""
@@ -75,6 +98,9 @@ class Workers:
         if self._spare is not None:
             self._spare.close()
             self._spare = None
+        if self._forker is not None:
+            self._forker.close()
+            self._forker = None
         if self._root is not None and self._shared is None:
             shutil.rmtree(self._root, ignore_errors=True)
             self._root = None

@@ -1,0 +1,166 @@
+"""Workers that are forked from a process that has imported do what those do that are started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from pytest_ftguard.results import Trial
+from pytest_ftguard.running.executor import DescribeJob, Event, ExecutorOptions, TrainJob
+from pytest_ftguard.running.local import forker as forkers
+from pytest_ftguard.running.local.executor import LocalExecutor
+from pytest_ftguard.running.local.forker import ForkedProcess, Forker
+from pytest_ftguard.running.local.process import Worker
+from pytest_ftguard.running.local.workers import Workers
+from pytest_ftguard.specs import LoRA, TrialSpec, Workload
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def forker(tmp_path: Path, warm_workers: None) -> Iterator[Forker]:
+    """A process that has imported and may fork."""
+    if not Forker.is_supported() or Path("/dev/nvidia0").exists():
+        pytest.skip("no worker is forked on this machine")
+    found = Forker(tmp_path)
+    assert wait_for(found.can_fork, 120)
+    yield found
+    found.close()
+
+
+def run(
+    workload: Workload, folder: Path, forker: Forker | None, on_training: Callable[[Worker], None] = lambda _: None
+) -> Trial:
+    folder.mkdir()
+    worker = Worker(folder, folder, None, forker)
+    assert isinstance(worker._process, ForkedProcess) is (forker is not None)
+
+    def take(event: Event) -> None:
+        if event.phase == "train":
+            on_training(worker)
+
+    spec = TrialSpec(workload=workload, variant=LoRA(r=4, learning_rate=1e-2, dropout=0.1), seed=0, device="cpu")
+    return worker.run(TrainJob(spec=spec, folder=folder, run="run"), take, lambda: True).trial(spec)
+
+
+def test_a_forked_worker_measures_what_a_started_one_does(workload: Workload, tmp_path: Path, forker: Forker) -> None:
+    """Losses are equal to the last bit, also those of the second one, and so are memory, order and environment."""
+    first, second = (run(workload, tmp_path / name, forker).measured for name in ("first", "second"))
+    started = run(workload, tmp_path / "started", None).measured
+    assert first.outcome == second.outcome == started.outcome == "ok"
+    assert first.validation == second.validation == started.validation
+    assert first.curve == second.curve == started.curve
+    assert first.data_order == second.data_order == started.data_order
+    assert first.environment == second.environment == started.environment
+    assert first.memory is not None
+    assert second.memory is not None
+    assert started.memory is not None
+    assert first.memory.peak_bytes == second.memory.peak_bytes == started.memory.peak_bytes
+
+
+def test_the_end_of_a_forked_worker_is_told_as_that_of_a_started_one(
+    workload: Workload, tmp_path: Path, forker: Forker
+) -> None:
+    """A kill in the middle of a training is a crash that names the signal, and the next worker is forked too."""
+    killed = run(workload, tmp_path / "killed", forker, lambda worker: os.kill(worker.pid, signal.SIGKILL)).measured
+    assert killed.outcome == "crashed"
+    assert killed.error is not None
+    assert "its process was ended by SIGKILL" in killed.error.message
+    assert run(workload, tmp_path / "next", forker).measured.outcome == "ok"
+
+
+def test_a_worker_ends_if_nobody_can_tell_how_it_ends(workload: Workload, tmp_path: Path, forker: Forker) -> None:
+    """The process that has forked it was killed: the trial is a crash, its worker is gone, and the next is started."""
+    workers = []
+
+    def kill(worker: Worker) -> None:
+        workers.append(worker.pid)
+        forker._process.send_signal(signal.SIGKILL)
+
+    crashed = run(workload, tmp_path / "crashed", forker, kill).measured
+    assert crashed.outcome == "crashed"
+    assert wait_for(lambda: is_gone(workers[0]), 10)
+    assert not forker.can_fork()
+    folder = tmp_path / "started"
+    folder.mkdir()
+    worker = Worker(folder, folder, None, forker)
+    assert not isinstance(worker._process, ForkedProcess)
+    assert worker.describe(DescribeJob(device="cpu", precision="fp32")).environment is not None
+    worker.close()
+
+
+def test_a_forked_worker_ends_if_pytest_does(tmp_path: Path, forker: Forker) -> None:
+    """Its standard input ends then, whatever the process that has forked it goes on to do."""
+    worker = Worker(tmp_path, tmp_path / "scratch", None, forker)
+    assert worker._process.stdin is not None
+    worker._process.stdin.close()
+    assert worker._process.wait(30) == -signal.SIGKILL
+    worker.close()
+
+
+@pytest.mark.parametrize(("slot", "forked"), [("cpu", True), ("0", False)])
+def test_only_workers_on_the_processor_are_forked(tmp_path: Path, warm_workers: None, slot: str, forked: bool) -> None:
+    """The driver of an accelerator does not outlive a fork, so a worker that sees one is started."""
+    if not Forker.is_supported():
+        pytest.skip("no worker is forked on this machine")
+    workers = Workers(tmp_path / "shared", forks=True)
+    workers.keep_ready(slot)
+    assert (workers._forker is not None, workers._spare is not None) == (forked, not forked)
+    workers.close()
+
+
+def test_a_process_that_forks_is_replaced_if_workers_would_be_others(
+    tmp_path: Path, warm_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries read the environment when they are imported; the name of the present test is no reason."""
+    if not Forker.is_supported():
+        pytest.skip("no worker is forked on this machine")
+    workers = Workers(tmp_path / "shared", forks=True)
+    workers.keep_ready("cpu")
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "another test")
+    before = workers._forker
+    workers.keep_ready("cpu")
+    assert workers._forker is before
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    workers.keep_ready("cpu")
+    assert workers._forker is not before
+    workers.close()
+
+
+def test_a_process_that_may_not_fork_leaves_the_workers_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_workers: None
+) -> None:
+    """It ends by itself, for example if it finds an accelerator, and the next worker is started early as ever."""
+    real = subprocess.Popen
+    ended = SimpleNamespace(**{**vars(subprocess), "Popen": lambda _, **options: real(["true"], **options)})
+    monkeypatch.setattr(forkers, "subprocess", ended)
+    executor = LocalExecutor(ExecutorOptions(tmp_path / "shared"))
+    workers = executor._workers
+    workers.keep_ready("cpu")
+    assert workers._forker is not None
+    workers._forker._process.wait(30)
+    assert workers.is_quiet()
+    workers.keep_ready("cpu")
+    assert workers._spare is not None
+    assert not isinstance(workers._spare._process, ForkedProcess)
+    workers.close()
