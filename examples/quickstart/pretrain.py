@@ -38,6 +38,7 @@ def pretrain(folder: Path) -> None:
             n_embd=128,
             n_layer=4,
             n_head=4,
+            activation_function="gelu_pytorch_tanh",  # the function of GPT-2, in one kernel instead of seven
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
