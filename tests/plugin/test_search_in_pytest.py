@@ -31,7 +31,7 @@ def test_a_search_finds_a_better_rate_and_says_so(project: pytest.Pytester, work
     trials = json.loads((project.path / "r.json").read_text())["trials"]
     tried = {trial["settings"]["learning_rate"]: trial for trial in trials if trial["purpose"] == "search"}
     assert len(tried) == 5
-    assert {trial["workload"]["steps"] for trial in tried.values()} == {12}
+    assert {trial["workload"]["steps"] for trial in tried.values()} == {10}
     best = min(tried, key=lambda rate: tried[rate]["validation"]["loss"])
     assert best > 5e-5
     full, lora = (trial for trial in trials if trial["purpose"] == "gates")

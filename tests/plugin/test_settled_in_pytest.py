@@ -34,7 +34,7 @@ def test_a_fail_at_a_default_is_searched_once_and_later_runs_start_from_what_was
     unwrapped(plan).fnmatch_lines(
         [
             "lora r=4: if a gate on losses does not pass at its default learning rate, 0.01, a search adds at most 5 "
-            "trials of 12 steps and 3 trials of 12 steps, and 1 training at the rate that it finds"
+            "trials of 10 steps and 3 trials of 10 steps, and 1 training at the rate that it finds"
         ]
     )
     first = project.runpytest_inprocess(*options)

@@ -24,18 +24,17 @@ _CONFIDENCE: Final = 0.95
 def next_notch(losses: Mapping[int, float]) -> int | None:
     """Return what to try next in the first round; None if there is no more to try.
 
-    A notch is half a decade, a factor of about three, counted from the first guess. The grid is the guess and a notch
-    to either side; while the best so far lies at an edge, it grows there, up to five rates.
+    A notch is half a decade, a factor of about three, counted from the first guess. From there it goes down as long as
+    a lower rate is better, or else up as long as a higher one is, up to five rates.
 
     Args:
         losses: Loss at each notch that was tried; infinity if the training diverged.
     """
-    for notch in (0, -1, 1):
-        if notch not in losses:
-            return notch
-    best = _best(losses)
+    if not losses:
+        return 0
     if len(losses) >= MOST_RATES[0]:
         return None
+    best = _best(losses)
     if best == min(losses):  # also if all of them diverged: only a lower rate can help
         return best - 1
     return best + 1 if best == max(losses) else None
@@ -50,10 +49,10 @@ def find_learning_rate(
 ) -> float:
     """Return the best of the learning rates that were tried; the variant's own is the first guess.
 
-    The first round tries rates in trials of an eighth of the steps. Short trials favour high rates, so the second one
-    takes the best of them to half of the steps, lower rates as long as these are better, and the first guess unless
-    it is clearly worse in the short ones. The guess stays if no other rate is better beyond the noise of the sequences.
-    If all rates diverged, the lowest is returned, and the gates will say what is wrong.
+    The first round tries rates in trials of a tenth of the steps. Short trials favour high rates, so the second one
+    compares the best of them after half of the steps with the first guess, or, if that was clearly worse, with the next
+    lower rate; if both diverged, it goes on down by one. The guess stays if no other rate is better beyond the noise of
+    the sequences. If all rates diverged, the lowest is returned, and the gates will say what is wrong.
 
     Args:
         train: Trains a variant, or returns what was trained before.
@@ -65,27 +64,20 @@ def find_learning_rate(
         ConfigurationError: There are no sequences to judge rates by, or the rate changes nothing.
     """
     short, longer = (_Round(train, work, variant) for work in search_workloads(workload))
-    notch: int | None = 0
-    while notch is not None:
+    while (notch := next_notch(short.losses)) is not None:
         short.loss(notch)
-        notch = next_notch(short.losses)
     short.refuse_equal_losses()
-    start = best = _best(short.losses)
+    start = _best(short.losses)
     if math.isinf(short.losses[start]):
         return short.rate(start)
-    longer.loss(best)
-    while len(longer.losses) < MOST_RATES[1]:
-        if longer.loss(best - 1) >= longer.losses[best] and math.isfinite(longer.losses[best]):
-            break
-        best -= 1
-    if math.isinf(longer.losses[best]):
-        return short.rate(min(best, 0))  # a guess below all that diverged may still do
-    is_better = short.is_better(start, 0)
-    if not is_better and len(longer.losses) < MOST_RATES[1]:
-        longer.loss(0)  # two rates that are alike in short trials may not be in longer ones
-    if 0 in longer.losses:
-        is_better = longer.is_better(best, 0)
-    return short.rate(best if is_better else 0)
+    rival = start - 1 if start == 0 or short.is_better(start, 0) else 0
+    for notch in (start, rival):
+        longer.loss(notch)
+    while math.isinf(longer.losses[best := _best(longer.losses)]):
+        if len(longer.losses) == MOST_RATES[1]:
+            return short.rate(min(best, 0))  # a guess below all that diverged may still do
+        longer.loss(best - 1)
+    return short.rate(0 if 0 in longer.losses and not longer.is_better(best, 0) else best)
 
 
 class SearchFailedError(ConfigurationError):

@@ -12,16 +12,16 @@ from pytest_ftguard.specs.workload import Workload
 __all__ = ["MOST_RATES", "SEARCH_SEED", "search_workloads", "timing_workload"]
 
 MOST_RATES: Final = (5, 3)
-"""The most rates that each of the two rounds of a search tries."""
+"""The most rates that each of the two rounds of a search tries; the second tries two unless both diverge."""
 
 SEARCH_SEED: Final = 2**32 - 1
 """Seed of a search's trials, the last one there is, so that no gate judges a seed that has chosen the rates."""
 
-# The rounds of a search, by the share of the steps that they train. On the quickstart's model an eighth finds the best
-# rates of full, and only half of the steps finds those of LoRA r=2 (benchmarks/results/rates.txt).
-_SHARES_OF_STEPS: Final = (8, 2)
-# Within the warm-up and the first updates every rate looks alike.
-_LEAST_SEARCHED_STEPS: Final = 20
+# The rounds of a search, by the share of the steps that they train. On the quickstart's model a tenth finds the best
+# rates of full, and only half of the steps finds those of LoRA r=2 (benchmarks/results/rates.txt, rates_grid.txt).
+_SHARES_OF_STEPS: Final = (10, 2)
+# Within the first updates every rate looks alike.
+_LEAST_SEARCHED_STEPS: Final = 10
 # Three steps warm up, and the median of the other 37 moves by about a fifth of what a single step does.
 _LEAST_TIMED_STEPS: Final = 40
 # What else a machine does comes in bursts, and the first tenths of a second are a little slower than the rest.
@@ -32,10 +32,10 @@ _SEQUENCES: Final = 8
 
 
 def search_workloads(workload: Workload) -> tuple[Workload, Workload]:
-    """Return what the two rounds of a search train: an eighth of the steps, and half of them.
+    """Return what the two rounds of a search train: a tenth of the steps, and half of them.
 
     Each has a seed of its own, and is judged on sequences that no gate uses: so the choice of a rate favours none of
-    the trials that a gate judges. No round has fewer than 20 steps, unless the workload itself has fewer.
+    the trials that a gate judges. No round has fewer than 10 steps, unless the workload itself has fewer.
     """
     seed = next(seed for seed in range(SEARCH_SEED, -1, -1) if seed not in workload.seeds)
     first, second = (
