@@ -152,12 +152,13 @@ def test_a_process_that_may_not_fork_leaves_the_workers_as_they_were(
 ) -> None:
     """It ends by itself, for example if it finds an accelerator, and the next worker is started early as ever."""
     real = subprocess.Popen
-    ended = SimpleNamespace(**{**vars(subprocess), "Popen": lambda _, **options: real(["true"], **options)})
+    ended = SimpleNamespace(**{**vars(subprocess), "Popen": lambda _, **options: real(["sleep", "60"], **options)})
     monkeypatch.setattr(forkers, "subprocess", ended)
     executor = LocalExecutor(ExecutorOptions(tmp_path / "shared"))
     workers = executor._workers
     workers.keep_ready("cpu")
     assert workers._forker is not None
+    workers._forker._process.send_signal(signal.SIGTERM)
     workers._forker._process.wait(30)
     assert workers.is_quiet()
     workers.keep_ready("cpu")
