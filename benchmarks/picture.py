@@ -1,6 +1,6 @@
 """Draw the picture of the README: the summary that the quickstart prints, as an SVG.
 
-Run as `python benchmarks/picture.py`. It runs `pytest examples/quickstart` with colours, which takes about two minutes
+Run as `python benchmarks/picture.py`. It runs `pytest examples/quickstart` with colours, which takes a good minute
 on two processor cores, and writes `docs/summary.svg`. `python benchmarks/picture.py run.txt` draws what an earlier run
 has printed (`pytest --color=yes examples/quickstart > run.txt`).
 """
