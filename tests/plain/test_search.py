@@ -256,6 +256,27 @@ def test_a_search_that_begins_at_the_edge_of_the_last_one_finds_what_lies_beyond
     assert 0.3 < rate < 0.9
 
 
+def test_a_search_that_only_diverged_begins_at_a_much_lower_rate_as_advised() -> None:
+    """It finds the best one; what it finds is no line of that kind any more."""
+
+    def line(first: float) -> tuple[float, str]:
+        bench, tried = Bench(1e-9, failing=1e-7), list[Trial]()
+
+        def train(workload: Workload, variant: Variant) -> TrainedVariant:
+            made = bench.train(workload, replace(variant, search_learning_rate="yes"))
+            tried.extend(made.trials)
+            return made
+
+        rate = find_learning_rate(train, WORKLOAD, Full(learning_rate=first))
+        full = Full(learning_rate=rate, search_learning_rate="yes")
+        return rate, " ".join("\n".join(summary_lines([*tried, trial(full, NLL)], [], [])).split())
+
+    assert "all diverged, so start the search from a much lower rate" in line(5e-5)[1]
+    rate, text = line(1e-9)
+    assert "all diverged" not in text
+    assert rate == pytest.approx(1e-9, rel=0.5)
+
+
 class LateBench(Bench):
     """As `Bench`, but the longer trials diverge from a rate on."""
 

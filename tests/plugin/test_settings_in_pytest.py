@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 
@@ -25,7 +27,10 @@ import pytest
         (["--ftguard-json=nope/r.json"], ["json is 'nope/r.json'", "there is no folder", "create it"]),
         (["--ftguard-calibration=nope/r.json"], ["calibration is 'nope/r.json'", "there is no folder"]),
         *(
-            ([f"--ftguard-cache-size={size}"], ["a size with a unit", "to keep no store, set no_cache", "1000 TB"])
+            (
+                [f"--ftguard-cache-size={size}"],
+                ["a size with a unit", "to keep no store, set ftguard_no_cache", "1000 TB"],
+            )
             for size in ("0", "0 GB", "none", "5")
         ),
         *(
@@ -99,12 +104,16 @@ def test_a_wrong_type_of_toml_is_a_usage_error(pytester: pytest.Pytester, table:
 
 
 @pytest.mark.skipif(pytest.version_tuple >= (9, 0), reason="pytest 9 reads the table")
-def test_a_table_that_pytest_passes_over_is_a_usage_error(pytester: pytest.Pytester) -> None:
-    """A limit that nobody reads is a gate that nobody has."""
+def test_a_table_that_pytest_passes_over_is_written_as_advised(pytester: pytest.Pytester) -> None:
+    """A limit that nobody reads is a gate that nobody has; the table that the message names is read."""
     pytester.makepyprojecttoml("[tool.pytest]\nftguard_max_memory = '60%'")
     result = pytester.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "does not read the table of pyproject.toml that sets ftguard_max_memory" in result.stderr.str()
+    table = re.search(r"write (\[.*?\]) in pyproject.toml", result.stderr.str())
+    assert table is not None
+    pytester.makepyprojecttoml(f"{table[1]}\nftguard_max_memory = '60%'")
+    assert pytester.runpytest_inprocess().ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_a_name_that_python_cannot_use_is_a_usage_error(

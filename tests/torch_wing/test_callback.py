@@ -230,12 +230,15 @@ def test_other_methods_of_peft_are_measured_from_their_base_model(run: Run) -> N
 def test_a_base_that_cannot_be_told_and_a_missing_tokenizer_are_errors_at_the_start(
     run: Run, tiny_model: Path, texts: Path, tmp_path: Path
 ) -> None:
-    """Better before the training than after it."""
-    with pytest.raises(ConfigurationError, match=r"cannot determine the base model of fourierft: .* nats per token"):
-        run(
-            "fourierft",
-            FourierFTConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], n_frequency=50, fan_in_fan_out=True),
-        )
+    """Better before the training than after it. The method is trained as a variant, as the message advises."""
+    method = FourierFTConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], n_frequency=50, fan_in_fan_out=True)
+    words = r"cannot determine the base model of fourierft: .* nats per token.* ftguard\.train\(Peft\(\.\.\.\)\)"
+    with pytest.raises(ConfigurationError, match=words):
+        run("fourierft", method)
+    places: dict[str, Any] = {"train": str(texts / "train.txt"), "validation": str(texts / "validation.txt")}
+    work = Workload(model=str(tiny_model), **places, **SIZE, steps=2, precision="fp32")
+    spec = TrialSpec(workload=work, variant=Peft(method, learning_rate=1e-2), seed=0, device="cpu")
+    assert run_trial(spec, TrialFolder(tmp_path / "trial", None), lambda *_: None).measured.outcome == "ok"
     callback = FtguardCallback(texts / "validation.txt")
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1)

@@ -181,7 +181,9 @@ def test_other_methods_train_the_head_too(work: Workload, tmp_path: Path, varian
     assert found.start.disabled_gap in (None, 0)
 
 
-def test_a_method_that_freezes_the_head_is_refused(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_trains_the_head_too_is_chosen_as_advised(
+    work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing would be learned but what the adapter can do to a random head."""
     base = TASK.load_model(work)
     apply = LORA.__class__
@@ -192,9 +194,12 @@ def test_a_method_that_freezes_the_head_is_refused(work: Workload, monkeypatch: 
 
         return get_peft_model(model, LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["q_proj"]))
 
-    monkeypatch.setattr("pytest_ftguard.training.adapters.lora.wrap", frozen)
-    with pytest.raises(ConfigurationError, match=r"lora r=4 would leave the new head of the model as it is \(score\)"):
-        apply_variant(base, LORA)
+    with monkeypatch.context() as changed:
+        changed.setattr("pytest_ftguard.training.adapters.lora.wrap", frozen)
+        words = r"lora r=4 would leave the new head .* \(score\).*: choose a method that trains it too"
+        with pytest.raises(ConfigurationError, match=words):
+            apply_variant(base, LORA)
+    apply_variant(TASK.load_model(work), LORA)
 
 
 @pytest.mark.parametrize("variant", [FULL, LORA], ids=["full", "lora"])

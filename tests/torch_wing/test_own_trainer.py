@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -182,6 +183,17 @@ def test_what_would_change_the_comparison_is_refused(train: Train, kind: Any, wo
     """With the class, what it does, and what to do about it."""
     with pytest.raises(ConfigurationError, match=f"Workload.trainer is 'my_trainer:Mine', which {words}"):
         train(kind)
+
+
+def test_a_trainer_that_leaves_all_as_it_is_may_train_other_batches_as_advised(train: Train) -> None:
+    """The batches are as large as the workload says, and all steps are done."""
+    with pytest.raises(ConfigurationError) as caught:
+        train(LargerBatches)
+    found = re.search(r"makes batches of (\d+) sequences, and batch_size is 4: set (\w+) instead", str(caught.value))
+    assert found is not None
+    trial = train(Plain, **{found[2]: int(found[1])})
+    assert trial.measured.outcome == "ok"
+    assert trial.spec.workload.batch_size == 9
 
 
 def test_a_module_that_is_not_there_is_told_before_a_model_is_loaded(train: Train) -> None:

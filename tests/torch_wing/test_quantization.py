@@ -244,8 +244,8 @@ def test_a_wrong_option_is_one_clear_message(tmp_path: Path, options: dict[str, 
 
 
 @pytest.mark.parametrize("by_us", [True, False])
-def test_a_base_that_is_quantized_in_another_way_is_refused(tmp_path: Path, by_us: bool) -> None:
-    """Else its label and its key would name a quantization that it does not have."""
+def test_a_base_is_quantized_in_one_way_as_advised(tmp_path: Path, by_us: bool) -> None:
+    """Else its label and its key would name a quantization that it does not have. Either may be left out."""
     auto: Any = AutoModelForCausalLM
     auto.from_config(LLAMA, dtype=torch.float32).save_pretrained(tmp_path)
     options = dict(QUANTIZATIONS["nf4"])
@@ -253,8 +253,12 @@ def test_a_base_that_is_quantized_in_another_way_is_refused(tmp_path: Path, by_u
     if by_us:
         quantize(model, options, "LoRA.quantization")
         quantize(model, options, "LoRA.quantization")
-    with pytest.raises(ConfigurationError, match=r"LoRA\.quantization is .*8bit.*quantized already, in another way"):
+    with pytest.raises(
+        ConfigurationError, match=r"LoRA\.quantization is .*8bit.*quantized already, in another way: leave one"
+    ):
         apply_variant(model, LoRA(quantization="int8"))
+    apply_variant(model, LoRA(r=2))
+    apply_variant(auto.from_config(LLAMA), LoRA(r=2, quantization="int8"))
 
 
 def test_without_bitsandbytes_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,9 @@ def cache_size_of(value: Any, origin: Origin) -> int:
     try:
         return parse_bytes(str(value))
     except ValueError as error:
-        message = f'{error}; to keep no store, set no_cache; for no limit, give a large size such as "1000 TB"'
+        message = (
+            f'{error}; to keep no store, set ftguard_no_cache = true; for no limit, give a large size such as "1000 TB"'
+        )
         raise ValueError(message) from None
 
 

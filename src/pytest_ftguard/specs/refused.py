@@ -110,7 +110,8 @@ REFUSED_LORA_OPTIONS: Final[Mapping[str, str]] = {
     "task_type": "the task is that of the workload",
 }
 # What peft applies only in part without more than a configuration. A model that the user has wrapped may have it all.
-_INSTEAD: Final = 'use "pissa", "olora" or "orthogonal", which need the weights alone'
+# OLoRA needs them alone too, but does not fit the layers of GPT-2.
+_INSTEAD: Final = 'use "pissa" or "orthogonal", which need the weights alone'
 _NEEDS_DATA: Final = f"needs a pass over training data before the adapters are made, which is not done here; {_INSTEAD}"
 _NEEDS_QUANTIZED: Final = f"is for a quantized base, and bases are held in full precision here; {_INSTEAD}"
 REFUSED_INITIALISATIONS: Final[Mapping[str, str]] = {

@@ -28,6 +28,8 @@ from pytest_ftguard.tasks.text.words import words_of
 __all__ = ["check_context", "check_embeddings", "workload_texts"]
 
 _POSITIONS: Final = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed")
+# Shorter ones predict nothing.
+_SHORTEST_BLOCK: Final = 2
 # Names that some configurations have for it. Those that transformers maps to its usual name are checked with the model.
 _CONTEXT: Final = ("n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 
@@ -136,8 +138,11 @@ def check_context(model: nn.Module, name: str, block_size: int, *, taken: int = 
     for place, positions in (*named, *tables):
         if isinstance(positions, int) and 0 < positions < block_size + taken:
             also = f" and the variant takes {taken} more for its virtual tokens" if taken else ""
-            message = (
-                f"block_size is {block_size}{also}, but {name!r} has {positions} positions ({place}): set block_size "
-                f"to {positions - taken} or less"
-            )
+            message = f"block_size is {block_size}{also}, but {name!r} has {positions} positions ({place}): "
+            if positions - taken >= _SHORTEST_BLOCK:
+                message += f"set block_size to {positions - taken} or less"
+            else:  # the virtual tokens alone fill the model
+                block = min(block_size, positions // 2)
+                shorter = f"set block_size to {block} or less, and " if block < block_size else ""
+                message += f"{shorter}use at most {positions - block} virtual tokens"
             raise ConfigurationError(message)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_ftguard.errors import ConfigurationError
+from pytest_ftguard.tasks.text.remedies import converted_from, remedy
 
 __all__ = ["Text", "read_text"]
 
@@ -55,26 +56,6 @@ _REFUSED_SUFFIXES: Final[Mapping[str, str]] = {
     ".htm": "markup",
     ".yaml": "markup",
     ".yml": "markup",
-}
-_PANDAS: Final = (
-    "convert it: python -c \"import pandas; pandas.read_{kind}('{name}')"
-    ".to_json('{stem}.jsonl', orient='records', lines=True)\", with the text in a column named text"
-)
-_REMEDIES: Final[Mapping[str, str]] = {
-    "gzip": "unpack it: gzip -dk '{name}'",
-    "bzip2": "unpack it: bzip2 -dk '{name}'",
-    "xz": "unpack it: xz -dk '{name}'",
-    "zstd": "unpack it: zstd -dk '{name}'",
-    "zip": "unpack it, and give the text that is in it",
-    "pdf": "convert it: pdftotext '{name}' '{stem}.txt'",
-    "parquet": _PANDAS,
-    "feather": _PANDAS,
-    "excel": _PANDAS,
-    "arrow": (
-        "convert it: python -c \"import datasets; datasets.Dataset.from_file('{name}').to_json('{stem}.jsonl')\", "
-        "with the text in a column named text"
-    ),
-    "markup": "extract its text; to train on the markup itself, rename it to end in .txt",
 }
 _AS_DOCUMENTS: Final = 'write each document in a line of its own, as {"text": "..."}, and name the file .jsonl'
 _CHAT_COLUMNS: Final = frozenset({"messages", "conversations", "prompt", "completion"})
@@ -150,28 +131,26 @@ def _decoded(content: bytes, path: str, name: str) -> str:
     if kind in (None, "zip"):  # a workbook is a zip too
         kind = _REFUSED_SUFFIXES.get(Path(path).suffix.lower(), kind)
     if kind is not None:
-        remedy = _REMEDIES[kind].format(kind=kind, name=path, stem=Path(path).with_suffix(""))
-        message = f"{name} is a {kind} file, which cannot be read here: {remedy}"
+        message = f"{name} is a {kind} file, which cannot be read here: {remedy(kind, path)}"
         raise ConfigurationError(message)
     mark, encoding = next((pair for pair in _BYTE_ORDER_MARKS if content.startswith(pair[0])), (b"", "utf-8"))
+    command = converted_from("UTF-16LE", path)
+    zeros = f"{name} has zero bytes, so it is no text in UTF-8; if it is UTF-16, convert it: {command}"
     try:
         text = content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
+        if not mark and b"\0" in content:  # no encoding of one byte a character has them
+            raise ConfigurationError(zeros) from error
         if mark:
             message = f"{name} begins as {encoding.upper()} and is damaged or cut off: save it again, in UTF-8"
             raise ConfigurationError(message) from error
-        renamed = f"{Path(path).with_suffix('')}-utf8{Path(path).suffix}"
         message = (
             f"{name} is not {encoding.upper()}: {error.reason} at byte {error.start}; convert it from its own "
-            f"encoding, such as: iconv -f LATIN1 -t UTF-8 '{path}' > '{renamed}'"
+            f"encoding, such as: {converted_from('LATIN1', path)}"
         )
         raise ConfigurationError(message) from error
     if "\0" in text:
-        message = (
-            f"{name} has zero bytes, so it is no text in UTF-8; if it is UTF-16, convert it: "
-            f"iconv -f UTF-16LE -t UTF-8 '{path}' > '{Path(path).with_suffix('')}-utf8{Path(path).suffix}'"
-        )
-        raise ConfigurationError(message)
+        raise ConfigurationError(zeros)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -332,16 +311,20 @@ def _refuse_structure(text: str, name: str) -> None:
     if sample and all(line.lstrip()[0] == "{" and isinstance(_json(line), dict) for line in sample):
         kind, suffix = "JSON lines", ".jsonl"
     elif _is_whole_json(text):
-        kind, suffix = "JSON", ".json" if text.lstrip()[:1] == "[" else ".jsonl"
+        kind, suffix = "JSON", ".json" if text.lstrip()[:1] == "[" else ""
     elif (delimiter := _delimiter(sample)) is not None:
         kind, suffix = "a table with a column named 'text'", ".tsv" if delimiter == "\t" else ".csv"
     else:
         return
     message = (
         f"{name} holds {kind}, but its name says plain text: field names and separators would be trained on and judged "
-        f"as prose. Rename it to end in {suffix}"
+        "as prose"
     )
-    if suffix not in _TABLES:
+    if not suffix:
+        message += f"; {_AS_DOCUMENTS}"
+    else:
+        message += f". Rename it to end in {suffix}"
+    if suffix in _JSON:
         message += f', with each document in a field named "text". To train on the JSON itself, {_AS_DOCUMENTS}'
     raise ConfigurationError(message)
 
