@@ -116,13 +116,44 @@ def test_a_failure_that_is_not_the_rates_ends_the_search(outcome: str) -> None:
         find_learning_rate(train, WORKLOAD, Full(learning_rate=5e-5))
 
 
+@pytest.mark.parametrize(
+    ("losses", "short", "chosen"),
+    [
+        # Far below the valley all rates are alike, to the last digit or within the noise.
+        ({-1: 4.0, 0: 4.0, 1: 3.5, 2: 3.0, 3: 3.4}, [0, -1, 1, 2, 3], 2),
+        ({-2: 4.0005, -1: 4.0, 0: 4.001, 1: 3.5, 2: 3.0, 3: 3.4}, [0, -1, 1, 2, 3], 2),
+        # Far above it they are in no order: a higher one that looks better leads away from it.
+        ({-2: 2.7, -3: 3.0, -1: 3.5, 0: 3.6, 1: 3.4}, [0, -1, -2, -3], -2),
+        ({-2: 2.7, -3: 3.0, -1: 3.5, 0: math.inf, 1: math.inf}, [0, -1, -2, -3], -2),
+        ({-4: 5.0, -3: math.inf, -2: math.inf, -1: math.inf, 0: math.inf}, [0, -1, -2, -3, -4], -4),
+    ],
+)
+def test_the_search_leaves_a_guess_that_is_far_off(losses: dict[int, float], short: list[int], chosen: int) -> None:
+    """It goes up from where nothing is learned, and down from where trainings break."""
+    tried: list[int] = []
+
+    def train(workload: Workload, variant: Variant) -> TrainedVariant:
+        assert variant.learning_rate is not None
+        notch = round(2 * math.log10(variant.learning_rate / 1e-3))
+        if workload.steps == 10:
+            tried.append(notch)
+        if math.isinf(losses.get(notch, 9.0)):
+            return trained(variant, trial(variant, NLL, workload=workload, outcome="diverged", validation=None))
+        noise = [0.2 * math.sin(number * (notch + 7)) for number in range(64)]
+        return trained(variant, trial(variant, [10 * losses.get(notch, 9.0) + one for one in noise], workload=workload))
+
+    rate = find_learning_rate(train, WORKLOAD, Full(learning_rate=1e-3))
+    assert tried == short
+    assert rate == pytest.approx(1e-3 * 10 ** (chosen / 2), rel=0.03)
+
+
 def test_a_rate_that_changes_nothing_is_an_error() -> None:
     """A training function that does not use the rate would be given any of them as its best."""
 
     def train(workload: Workload, variant: Variant) -> TrainedVariant:
         return trained(variant, trial(variant, NLL, workload=workload))
 
-    with pytest.raises(ConfigurationError, match=r"the same loss, 2\.0315, at each of 5e-07, .*does not use"):
+    with pytest.raises(ConfigurationError, match=r"the same loss, 2\.0315, at each of 1.6e-05, .*does not use"):
         find_learning_rate(train, WORKLOAD, Full(learning_rate=5e-5))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -13,35 +13,12 @@ from pytest_ftguard.specs import Variant, Workload
 from pytest_ftguard.specs.short import MOST_RATES, search_workloads
 from pytest_ftguard.statistics import one_run_interval
 
-__all__ = ["RateSearch", "SearchFailedError", "find_learning_rate", "next_notch"]
+__all__ = ["RateSearch", "SearchFailedError", "find_learning_rate"]
 
 # Half a decade.
 _FACTOR: Final = 10**0.5
 # One-sided. A rate that wins by less than the noise of the sequences takes no guess's place.
 _CONFIDENCE: Final = 0.95
-
-
-def next_notch(losses: Mapping[int, float]) -> int | None:
-    """Return what to try next in the first round; None if there is no more to try.
-
-    A notch is half a decade, a factor of about three, counted from the first guess. From there it goes down as long as
-    a lower rate is better, or else up as long as a higher one is, up to five rates.
-
-    Args:
-        losses: Loss at each notch that was tried; infinity if the training diverged.
-    """
-    if not losses:
-        return 0
-    if len(losses) >= MOST_RATES[0]:
-        return None
-    best = _best(losses)
-    if best == min(losses):  # also if all of them diverged: only a lower rate can help
-        return best - 1
-    return best + 1 if best == max(losses) else None
-
-
-def _best(losses: Mapping[int, float]) -> int:
-    return min(losses, key=lambda notch: (losses[notch], notch))
 
 
 def find_learning_rate(
@@ -50,9 +27,10 @@ def find_learning_rate(
     """Return the best of the learning rates that were tried; the variant's own is the first guess.
 
     The first round tries rates in trials of a tenth of the steps. Short trials favour high rates, so the second one
-    compares the best of them after half of the steps with the first guess, or, if that was clearly worse, with the next
-    lower rate; if both diverged, it goes on down by one. The guess stays if no other rate is better beyond the noise of
-    the sequences. If all rates diverged, the lowest is returned, and the gates will say what is wrong.
+    compares the best of them after half of the steps with one rival: the first guess if it was not clearly worse, and
+    otherwise, or if the guess is the best, the next lower rate. Only if both diverged, it goes on down by one. The
+    guess stays if no other rate is better beyond the noise of the sequences. If all rates diverged, the lowest is
+    returned, and the gates will say what is wrong.
 
     Args:
         train: Trains a variant, or returns what was trained before.
@@ -64,19 +42,20 @@ def find_learning_rate(
         ConfigurationError: There are no sequences to judge rates by, or the rate changes nothing.
     """
     short, longer = (_Round(train, work, variant) for work in search_workloads(workload))
-    while (notch := next_notch(short.losses)) is not None:
+    while (notch := short.next_notch()) is not None:
         short.loss(notch)
     short.refuse_equal_losses()
-    start = _best(short.losses)
-    if math.isinf(short.losses[start]):
+    start = short.best
+    if not short.has_finished(start):
         return short.rate(start)
     rival = start - 1 if start == 0 or short.is_better(start, 0) else 0
     for notch in (start, rival):
         longer.loss(notch)
-    while math.isinf(longer.losses[best := _best(longer.losses)]):
-        if len(longer.losses) == MOST_RATES[1]:
-            return short.rate(min(best, 0))  # a guess below all that diverged may still do
-        longer.loss(best - 1)
+    if not longer.has_finished(longer.best):
+        longer.loss(longer.best - 1)
+    best = longer.best
+    if not longer.has_finished(best):
+        return short.rate(min(best, 0))  # a guess below all that diverged may still do
     return short.rate(0 if 0 in longer.losses and not longer.is_better(best, 0) else best)
 
 
@@ -197,6 +176,34 @@ class _Round:
             self._trained[notch] = trained
             self.losses[notch] = math.inf if trained.loss is None else trained.loss
         return self.losses[notch]
+
+    @property
+    def best(self) -> int:
+        """The notch with the lowest loss: of equal ones the highest, but the lowest if all of them diverged."""
+        return min(self.losses, key=lambda notch: (self.losses[notch], -notch if self.has_finished(notch) else notch))
+
+    def next_notch(self) -> int | None:
+        """Return what to try next in the first round; None if there is no more to try.
+
+        A notch is half a decade, a factor of about three, counted from the first guess. If the rate below the guess is
+        clearly better, there is no trial above it: at rates that are far too high, a higher one may look better than a
+        lower one. Then it goes on in the direction in which rates are better, up to five.
+        """
+        for notch in (0, -1):
+            if notch not in self.losses:
+                return notch
+        goes_down = self.is_better(-1, 0) or not self.has_finished(-1)
+        if 1 not in self.losses and not goes_down:
+            return 1
+        if len(self.losses) >= MOST_RATES[0]:
+            return None
+        if self.best == min(self.losses):  # also if all of them diverged: only a lower rate can help
+            return self.best - 1
+        return self.best + 1 if self.best == max(self.losses) else None
+
+    def has_finished(self, notch: int) -> bool:
+        """Return whether the training at a notch, which was tried, did not diverge."""
+        return math.isfinite(self.losses[notch])
 
     def is_better(self, notch: int, other: int) -> bool:
         """Return whether the loss at a notch is below that at another one, beyond the noise of the sequences."""
