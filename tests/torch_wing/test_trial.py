@@ -87,7 +87,8 @@ def test_a_result_is_complete_and_survives_json(full: Trial) -> None:
     assert 0 < full.measured.time.share_of_machine < 1
     assert full.measured.memory.phases is not None
     assert set(full.measured.memory.phases) == {"load", "train", "evaluate"}
-    assert min(full.measured.memory.phases.values()) > 50e6  # the process, with its libraries
+    # The growth: the process itself, with its libraries, takes more than twice that.
+    assert all(0 <= growth < 200e6 for growth in full.measured.memory.phases.values())
     assert [point.step for point in full.measured.curve] == [0, 1, 3, 6, 12]
     assert full.measured.environment is not None
     assert full.measured.environment.device == "cpu"

@@ -193,7 +193,7 @@ class Memory:
             known.
         breakdown: What takes the memory.
         phases: Peak of each phase, "load", "train" and "evaluate": the allocator's on accelerators; on the CPU the
-            process's high-water mark, in which interpreter and libraries count too.
+            growth of the process's high-water mark since before the model was loaded, libraries included.
     """
 
     peak_bytes: int | None

@@ -317,10 +317,11 @@ def meter_for(model: nn.Module, device: torch.device) -> StepMeter:
 
 
 class PhasePeaks:
-    """The peak of each phase of a trial: the allocator's on accelerators, the process's high-water mark on the CPU.
+    """The peak of each phase of a trial: the allocator's on accelerators, the growth of the process on the CPU.
 
-    The mark counts the interpreter and its libraries as well, so on the CPU it is shown next to the live tensors and
-    gates nothing. If the operating system keeps no such mark, or does not let it be reset, there are no peaks.
+    The growth is that of the process's high-water mark since before the model was loaded. It counts what libraries take
+    meanwhile, so it gates nothing. If the operating system keeps no such mark, or does not let it be reset, there are
+    no peaks.
 
     Args:
         device: Where the trial runs.
@@ -332,12 +333,13 @@ class PhasePeaks:
         self._peaks: dict[str, int] = {}
         self._can_reset = True
         self._reset()
+        self._before = (self._read() or 0) if self._module is None else 0
 
     def end(self, phase: str) -> None:
         """Note the peak since the end of the phase before; one that comes twice keeps the larger."""
         peak = self._read()
         if peak is not None:
-            self._peaks[phase] = max(peak, self._peaks.get(phase, 0))
+            self._peaks[phase] = max(peak - self._before, self._peaks.get(phase, 0))
         self._reset()
 
     def with_training(self, memory: Memory | None) -> Memory | None:

@@ -79,7 +79,7 @@ def answer_of(code: int, path: Path, log: Log, latest: Event, *, kernel_killed: 
     def failed(kind: FailureKind, message: str) -> Answer:
         return Answer(failure=Failure(kind=kind, message=message, log_tail=log.tail, phase=latest.phase))
 
-    if code < 0:
+    if code < 0 and not path.is_file():  # it is written whole, and last
         name = signal.Signals(-code).name
         if name == "SIGKILL" and kernel_killed:
             # The count is that of the whole machine.

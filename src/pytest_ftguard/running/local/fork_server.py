@@ -7,6 +7,7 @@ nothing of the user's, so each worker begins with the modules of libraries and w
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import select
@@ -17,6 +18,8 @@ import threading
 import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
+
+import numpy as np
 
 from pytest_ftguard.running import work
 from pytest_ftguard.running.local import worker
@@ -65,8 +68,15 @@ def _leave(scratch: Path) -> NoReturn:
 
 
 def _may_fork() -> bool:
-    """Return whether nothing in this process is lost or broken by a fork, as threads and drivers would be."""
-    return hasattr(os, "pidfd_open") and threading.active_count() == 1 and work.is_without_driver()
+    """Return whether a fork loses no thread of Python and breaks no driver, and whether its end can be waited for.
+
+    Threads of libraries are left to the libraries: those that torch brings begin anew in a process that was forked.
+    """
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # an old kernel, or a sandbox that does not let it
+        return False
+    return threading.active_count() == 1 and work.is_without_driver()
 
 
 def _serve(control: socket.socket, scratch: Path) -> None:
@@ -118,9 +128,15 @@ def _work(request: dict[str, Any], theirs: list[int], scratch: Path) -> NoReturn
         os.close(log)
         _tell(status, os.getpid())  # it leads its group now, so that it can be ended with all that it starts
         os.close(status)
+        if not os.read(0, 1):
+            os._exit(code)  # nobody waits for it any more, and what it could remove is another worker's by now
         os.chdir(request["folder"])
+        importlib.invalidate_caches()  # folders may have been made since
+        np.random.seed()  # as in a process that was started; the other generators do so by themselves
         worker.main([str(events), str(scratch)])
         code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()

@@ -20,6 +20,7 @@ __all__ = ["ForkedProcess", "Forker"]
 
 _IMPORT_SECONDS: Final = 60.0
 _FORK_SECONDS: Final = 10.0
+_TELLING_SECONDS: Final = 5.0
 _REAPING_SECONDS: Final = 30.0
 
 
@@ -29,14 +30,16 @@ class ForkedProcess:
     Args:
         pid: Its number.
         stdin: Its standard input.
-        status: Where its exit code comes in.
+        status: Where its exit code comes in, from the process that has forked it.
+        end: Can be read when it has ended.
     """
 
-    def __init__(self, pid: int, stdin: IO[bytes], status: int) -> None:
+    def __init__(self, pid: int, stdin: IO[bytes], status: int, end: int) -> None:
         self.pid = pid
         self.stdin: IO[bytes] | None = stdin
         self.returncode: int | None = None
         self._status = status
+        self._end = end
 
     def poll(self) -> int | None:
         """Return how the process ended, None while it runs."""
@@ -46,14 +49,14 @@ class ForkedProcess:
             return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return how the process ended, as soon as it has."""
+        """Return how the process ended, as soon as it has: as if it had been killed if nobody can tell."""
         if self.returncode is None:
-            if not _has_come(self._status, timeout):
+            if not _has_come(timeout, self._end):
                 raise subprocess.TimeoutExpired("a forked worker", timeout or 0)
-            code = os.read(self._status, 64)
+            # The server tells at once, unless it was killed or stopped.
+            code = os.read(self._status, 64) if _has_come(_TELLING_SECONDS, self._status) else b""
             os.close(self._status)
-            if not code:  # the server is gone, so nobody can tell how the worker ends
-                _end_group(self.pid)
+            os.close(self._end)
             self.returncode = int(code) if code else -signal.SIGKILL
         return self.returncode
 
@@ -111,7 +114,7 @@ class Forker:
 
     def can_fork(self) -> bool:
         """Return whether it has done its imports, and waits for requests."""
-        if not self._is_ready and _has_come(self._control.fileno(), 0):
+        if not self._is_ready and _has_come(0, self._control.fileno()):
             self._is_ready = self._receive() == b"ready"
         return self._is_ready and not self.has_ended
 
@@ -145,11 +148,16 @@ class Forker:
             finally:
                 os.close(reading)
                 os.close(status)
-            return ForkedProcess(_number(ending), stdin, ending)
+            pid = _number(ending)
+            process = ForkedProcess(pid, stdin, ending, os.pidfd_open(pid))
+            stdin.write(b"\n")  # without it the worker ends, and touches nothing
+            stdin.flush()
         except BaseException:
-            stdin.close()  # if there is a worker, it ends now
+            self.close()  # who has failed once is not asked again
+            stdin.close()
             os.close(ending)
             raise
+        return process
 
     def _send(self, descriptors: Sequence[int]) -> None:
         request = json.dumps({"folder": str(Path.cwd())}).encode()
@@ -178,7 +186,7 @@ def _number(status: int) -> int:
     """
     told = b""
     while not told.endswith(b"\n"):  # and no further: the exit code comes next
-        one = os.read(status, 1) if _has_come(status, _FORK_SECONDS) else b""
+        one = os.read(status, 1) if _has_come(_FORK_SECONDS, status) else b""
         if not one:
             message = "no worker was forked"
             raise OSError(message)
@@ -186,7 +194,7 @@ def _number(status: int) -> int:
     return int(told)
 
 
-def _has_come(descriptor: int, timeout: float | None) -> bool:
+def _has_come(timeout: float | None, descriptor: int) -> bool:
     """Return whether there is something to read, or nobody left to write it."""
     poll = select.poll()  # unlike `select.select`, it takes any number of open files
     poll.register(descriptor, select.POLLIN)
