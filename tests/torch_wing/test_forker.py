@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from pytest_ftguard.results import Trial
+from pytest_ftguard.running import work
 from pytest_ftguard.running.executor import DescribeJob, Event, ExecutorOptions, TrainJob
 from pytest_ftguard.running.local import forker as forkers
 from pytest_ftguard.running.local.executor import LocalExecutor
@@ -203,3 +205,18 @@ def test_a_process_that_may_not_fork_leaves_the_workers_as_they_were(
     assert workers._spare is not None
     assert not isinstance(workers._spare._process, ForkedProcess)
     workers.close()
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_what_was_imported_is_no_garbage_and_the_collector_goes_on_as_before(collects: bool) -> None:
+    """No later collection looks at it, and whoever had switched the collector off finds it off."""
+    made = [[number] for number in range(1000)]
+    before = gc.get_freeze_count()
+    was = gc.isenabled()
+    (gc.enable if collects else gc.disable)()
+    try:
+        work.prepare()
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if was else gc.disable)()
+    assert gc.get_freeze_count() >= before + len(made)

@@ -42,7 +42,6 @@ def main(arguments: list[str]) -> None:
     watch.join()  # a thread would be lost by a fork
     if not _may_fork():
         return
-    gc.collect()
     gc.freeze()  # so that no collection copies the memory that all share
     try:
         control.send(b"ready")
