@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import inspect
 import os
 import pkgutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from xdist import workermanage
 from pytest_ftguard.gates import catalogue
 from pytest_ftguard.running.local import forker, process
 from tests.chat_models import save_chat_model
-from tests.warm import started_server, warm_subprocess
+from tests.warm import started_server, warm_subprocess, without_collections
 
 pytest_plugins = ["pytester"]
 
@@ -76,6 +75,13 @@ def gates_restored() -> Iterator[None]:
     for registry, content in zip(registries, before, strict=True):
         registry.clear()
         registry.update(content)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let no import of a test module wait for the collector of garbage: of a million new objects nearly all stay."""
+    with without_collections():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -133,12 +139,10 @@ def torch_imported() -> None:
 def import_ours(*, with_torch: bool) -> None:
     import pytest_ftguard
 
-    for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
-        if with_torch or not module.name.startswith(TORCH_WING):
-            importlib.import_module(module.name)
-    # Each training and each run of pytest collects garbage, up to five times: what stays need not be looked at again.
-    gc.collect()
-    gc.freeze()
+    with without_collections():
+        for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
+            if with_torch or not module.name.startswith(TORCH_WING):
+                importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")

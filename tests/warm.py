@@ -28,11 +28,20 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import IO, Any, Final, NoReturn
 
-__all__ = ["PLACE", "WarmProcess", "pytest_configure", "serve", "started_server", "warm_subprocess"]
+__all__ = [
+    "PLACE",
+    "WarmProcess",
+    "pytest_configure",
+    "serve",
+    "started_server",
+    "warm_subprocess",
+    "without_collections",
+]
 
 # The environment variable that names the server's socket.
 PLACE: Final = "TESTS_WARM_WORKERS"
@@ -225,20 +234,47 @@ def serve(place: str, paths: Sequence[str]) -> None:
             connection.close()
 
 
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Import without collecting garbage in between, and leave what was imported out of all later collections.
+
+    Each training and each run of pytest collects garbage, up to five times, and would look at a million objects that
+    stay; in a forked process it would also copy the pages that all share.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _import() -> None:
-    import pytest  # noqa: F401
-    import xdist.remote  # noqa: F401
-    from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, Trainer  # noqa: F401
+    with without_collections():
+        import pytest  # noqa: F401
+        import xdist.remote  # noqa: F401
+        from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, Trainer  # noqa: F401
 
-    import pytest_ftguard
+        import pytest_ftguard
 
-    for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
-        importlib.import_module(module.name)
-    with tempfile.TemporaryDirectory() as folder:  # the first model that is loaded takes the longest
-        GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder)
-        GPT2LMHeadModel.from_pretrained(folder)
-    gc.collect()
-    gc.freeze()  # so that no collection copies the pages that all share
+        for module in pkgutil.walk_packages(pytest_ftguard.__path__, "pytest_ftguard."):
+            importlib.import_module(module.name)
+        with tempfile.TemporaryDirectory() as folder:  # the first model that is loaded takes the longest
+            tiny = GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1)
+            GPT2LMHeadModel(tiny).save_pretrained(folder)
+            GPT2LMHeadModel.from_pretrained(folder)
+        _measure_machine()
+
+
+def _measure_machine() -> None:
+    """Measure what the machine reaches once, not after each training, and with one thread: none outlives a fork."""
+    import torch
+
+    from pytest_ftguard.training import machine
+
+    torch.set_num_threads(1)
+    machine.flop_per_second = cache(machine.flop_per_second)
+    machine.flop_per_second(torch.device("cpu"), bf16=False)
 
 
 def _reap() -> None:

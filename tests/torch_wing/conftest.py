@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ready(torch_imported: None) -> None:
-    """Trainings within the test's own process find everything imported."""
+def ready(torch_imported: None) -> Iterator[None]:
+    """Trainings within the test's own process find everything imported, and measure the machine's speed once."""
+    from pytest_ftguard.training import machine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "flop_per_second", cache(machine.flop_per_second))
+        yield
 
 
 @pytest.fixture(scope="session")
