@@ -78,7 +78,7 @@ def test_a_plan_says_that_nothing_would_be_trained(gates: pytest.Pytester) -> No
     plan.stdout.fnmatch_lines(["plan: 0 trials to train, 2 to measure again, 0 cached; nothing was trained"])
     plan.stdout.fnmatch_lines(["full (measured again) *"])
     with (gates.path / "train.txt").open("a") as text:
-        text.write("and a little more " * 50)
+        text.write("and a little more " * 5)
     other = gates.runpytest_inprocess(FEW, "--ftguard-plan")
     other.stdout.fnmatch_lines(["plan: 2 trials to train, 0 cached; nothing was trained"])
 
@@ -89,7 +89,7 @@ def test_what_has_no_weights_that_are_believed_is_trained(gates: pytest.Pytester
     gates.runpytest_inprocess(MANY)
     if change == "text":
         with (gates.path / "train.txt").open("a") as text:
-            text.write("and a little more " * 50)
+            text.write("and a little more " * 5)
     if change == "no weights":
         shutil.rmtree(gates.path / ".ftguard_cache" / "weights")
     result = gates.runpytest_inprocess(FEW, JSON)

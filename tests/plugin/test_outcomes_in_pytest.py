@@ -33,7 +33,7 @@ def test_other():
 
 def test_a_full_memory_ends_the_trial_and_says_what_would_fit(project: pytest.Pytester) -> None:
     """The process may not have more than 4 GB, and the batch takes more: forecasts show the ways out."""
-    text = (project.path / "train.txt").read_text() * 8
+    text = (project.path / "train.txt").read_text() * 27
     (project.path / "train.txt").write_text(text)
     project.makepyfile(TEST)
     project.makeconftest(

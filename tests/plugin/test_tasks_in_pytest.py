@@ -34,7 +34,7 @@ def with_task(project: pytest.Pytester, request: pytest.FixtureRequest) -> pytes
             with (project.path / name).open("w", newline="") as file:
                 table = csv.writer(file, delimiter=";")
                 table.writerow(["stars", "review"])
-                table.writerows([place % 5, text[place : place + 200]] for place in range(0, len(text), 200))
+                table.writerows([place % 5, text[place : place + 100]] for place in range(0, len(text), 100))
     ini = (project.path / "tox.ini").read_text()
     (project.path / "tox.ini").write_text(f"{ini}\nftguard_task = ours.task:{NAMES[source]}\n")
     project.makepyfile(**{"ours/__init__": "", "ours/task": source, "test_it": TEST})

@@ -100,7 +100,7 @@ def test_examples_that_were_trained_on_are_refused(workload: Workload, tmp_path:
     first = trained(workload, LORA, tmp_path / "first")
     assert first.measured.probe is not None
     text = Path(workload.train).read_text(encoding="utf-8")
-    (tmp_path / "leak.txt").write_text(text[:20_000], encoding="utf-8")
+    (tmp_path / "leak.txt").write_text(text[:8000], encoding="utf-8")
     leaking = replace(workload, validation=str(tmp_path / "leak.txt"))
     spec = TrialSpec(workload=leaking, variant=LORA, seed=0, device="cpu")
     with pytest.raises(ConfigurationError, match="are also in the training text"):

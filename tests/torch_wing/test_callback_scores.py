@@ -77,14 +77,16 @@ def run(tiny_model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "own_scores.py").write_text(SCORES)
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def train(name: str, peft: Any = None, *, given: Any = None, tokenizer: bool = True, **options: Any) -> Any:
+    def train(
+        name: str, peft: Any = None, *, given: Any = None, count: int = 70, tokenizer: bool = True, **options: Any
+    ) -> Any:
         known = AutoTokenizer.from_pretrained(tiny_model)
         model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
         torch.manual_seed(0)
         model = model if peft is None else get_peft_model(model, peft)
         ids = known((texts / "train.txt").read_text()[:6000], add_special_tokens=False)["input_ids"]
         blocks = [{"input_ids": ids[i : i + 32], "labels": ids[i : i + 32]} for i in range(0, len(ids) - 32, 32)]
-        size = {"block_size": 32, "validation_sequences": 70}
+        size = {"block_size": 32, "validation_sequences": count}
         trainer = Trainer(
             model=model,
             args=TrainingArguments(
@@ -124,7 +126,7 @@ def rows() -> list[dict[str, Any]]:
 def test_gates_on_scores_judge_two_runs_of_the_users_own(run: Run) -> None:
     """Both begin at the same base model, with the adapter switched off; each row is the text of a sequence."""
     score = "own_scores:guesses"
-    full, adapted = run("full", score=score), run("lora", lora(), score=score)
+    full, adapted = run("full", score=score, count=200), run("lora", lora(), score=score, count=200)
     ours, theirs = adapted.trials[0], full.trials[0]
     assert len(scores_of(ours).values["guesses"]) == len(losses_of(ours).nll)
     assert scores_of(ours, base=True).values == scores_of(theirs, base=True).values
