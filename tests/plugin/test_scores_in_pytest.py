@@ -31,14 +31,14 @@ ftguard_lora_r = 4
 ftguard_final = true
 ftguard_gain_factor = 0
 """
-# How sure a model is of the right class, by a pass of its own over each row.
+# How sure a model is of the right class, by a pass of its own over all rows.
 SCORES = """
 import torch
 
 def sureness(model, tokenizer, rows):
+    inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
     found = []
-    for row in rows:
-        logits = model(**tokenizer(row["text"], return_tensors="pt")).logits[0].float()
+    for row, logits in zip(rows, model(**inputs).logits.float()):
         found.append(torch.softmax(logits, -1)[int(row["label"] == "pos")].item())
     return found
 """
@@ -96,7 +96,7 @@ def test_a_score_is_named_as_advised(team: pytest.Pytester) -> None:
 def test_a_score_is_mended_as_advised_without_a_training(team: pytest.Pytester) -> None:
     """A score that fails on a trained model costs no training: its row is named, and the gate on the loss goes on."""
     raising = 'if "lora" in str(model) and row["text"].startswith("good"): raise KeyError("no key")'
-    team.makepyfile(scores=SCORES.replace("        logits =", f"        {raising}\n        logits ="))
+    team.makepyfile(scores=SCORES.replace("        found.", f"        {raising}\n        found."))
     body = (
         "assert_loss_gap(lora_variant, full_variant, at_most=3); "
         'assert_score_gap(lora_variant, full_variant, at_most="30 pp")'

@@ -39,8 +39,8 @@ def margin(model, tokenizer, rows):
     if BROKEN == "another order" and here or BROKEN == "another order everywhere":
         rows = sorted(rows, key=lambda row: row["text"])
     found = []
-    for row in rows:
-        wrong, right = model(**tokenizer(row["text"], return_tensors="pt")).logits[0].tolist()
+    inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    for row, (wrong, right) in zip(rows, model(**inputs).logits.tolist()):
         found.append((right - wrong) * (1 if row["label"] == "pos" else -1))
     if BROKEN == "constants":
         return [1.0] * len(rows)
