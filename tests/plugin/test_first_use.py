@@ -11,7 +11,6 @@ from textwrap import dedent
 from typing import Final
 
 import pytest
-from tests.conftest import WITHIN
 from tests.plain.builders import unwrapped
 
 from pytest_ftguard.accepting.names import file_name
@@ -81,10 +80,9 @@ WORKERS = pytest.mark.parametrize("workers", [[], ["-n", "1"], ["-n", "2"]], ids
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, warm_runs: None) -> pytest.Pytester:
     """A project without any setting of ours, and with a module that makes a pair of variants."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'src'}:{pytester.path}")
-    monkeypatch.setenv("PYTEST_ADDOPTS", WITHIN)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr(Lab, "train", Lab.train)  # what the project's conftest.py replaces is put back after the test
     pytester.makepyfile(pair=PAIR)

@@ -45,7 +45,7 @@ def test_both({arguments}):
 
 
 @pytest.fixture
-def failing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def failing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, warm_runs: None) -> pytest.Pytester:
     """A project whose trainings are made up: those in FAILS crash, and trained.txt lists all."""
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{Path(__file__).parents[2] / 'src'}")
     for name in ("m/config.json", "t", "v"):
