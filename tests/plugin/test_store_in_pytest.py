@@ -361,7 +361,7 @@ def test_a_killed_run_goes_on_when_it_is_repeated(project: pytest.Pytester) -> N
     """Whatever kills pytest in the midst of a training, the next run ends with the losses of an uninterrupted one."""
     project.makepyfile("def test_it(full_variant):\n    assert full_variant.ok\n")
     project.makeconftest(OFTEN)
-    options = ["--ftguard-steps=300", "--ftguard-json=r.json"]
+    options = ["--ftguard-steps=120", "--ftguard-json=r.json"]
     project.runpytest_subprocess("--ftguard-no-cache", *options).assert_outcomes(passed=1)
     (whole,) = report(project.path)["trials"]
     killed = subprocess.Popen([sys.executable, "-m", "pytest", "-q", *options], cwd=project.path)

@@ -31,11 +31,11 @@ Losses = dict[int, float]
 
 @pytest.fixture(scope="module")
 def work(workload: Workload, warm_workers: None) -> Workload:
-    """A hundred steps of two micro-batches each, over several epochs, the last update of each epoch with one."""
-    text = Path(workload.train).read_text()[:9000]  # 281 blocks of 32 bytes
+    """Fifty steps of two micro-batches each, over several epochs, the last update of each epoch with one."""
+    text = Path(workload.train).read_text()[:4400]  # 137 blocks of 32 bytes
     path = Path(workload.train).with_name("short.txt")
     path.write_text(text)
-    return replace(workload, train=str(path), steps=100, training_args={"gradient_accumulation_steps": 2})
+    return replace(workload, train=str(path), steps=50, training_args={"gradient_accumulation_steps": 2})
 
 
 def run(
@@ -77,7 +77,7 @@ def whole(
     """The uninterrupted training, without checkpoints."""
     result, losses = run(work, request.param, tmp_path_factory.mktemp("whole"), None)
     assert result.measured.outcome == "ok"
-    assert sorted(losses) == list(range(1, 101))
+    assert sorted(losses) == list(range(1, 51))
     return request.param, result, losses
 
 
@@ -98,7 +98,7 @@ def test_a_killed_training_goes_on_to_the_same_losses_bit_for_bit(
     checkpoints = tmp_path / "checkpoints"
     losses: Losses = {}
     started = []
-    for number, kill_at in enumerate((7, 48, 90)):
+    for number, kill_at in enumerate((7, 22, 38)):
         result, seen = run(work, variant, tmp_path / f"killed{number}", checkpoints, kill_at=kill_at)
         assert result.measured.outcome == "crashed"
         assert checkpoints.exists()
@@ -139,9 +139,9 @@ def test_a_killed_training_of_a_method_of_peft_goes_on_to_the_same_losses(
     work: Workload, tmp_path: Path, variant: Variant
 ) -> None:
     """Whatever peft keeps of a method: adapters, a prompt, or the encoder that makes one."""
-    short = replace(work, steps=30)
+    short = replace(work, steps=22)
     expected, losses = run(short, variant, tmp_path / "whole", None)
-    killed, before = run(short, variant, tmp_path / "killed", tmp_path / "checkpoints", kill_at=15)
+    killed, before = run(short, variant, tmp_path / "killed", tmp_path / "checkpoints", kill_at=9)
     assert killed.measured.outcome == "crashed"
     result, after = run(short, variant, tmp_path / "resumed", tmp_path / "checkpoints")
     assert_equal(result, expected)
@@ -157,7 +157,7 @@ def test_what_makes_it_equal_is_in_the_checkpoint(
     variant, expected, _ = whole
     for name in ("optimizer.pt", *(["rng_state.pth"] if variant == LORA else [])):
         checkpoints = tmp_path / f"without {name}"
-        run(work, variant, tmp_path / f"killed {name}", checkpoints, kill_at=50)
+        run(work, variant, tmp_path / f"killed {name}", checkpoints, kill_at=25)
         newest = newest_complete(checkpoints, print)
         assert newest is not None
         folder, _ = newest
@@ -247,10 +247,10 @@ def guesses(model, tokenizer, rows):
 def test_a_training_that_went_on_from_a_checkpoint_is_scored(work: Workload, tmp_path: Path) -> None:
     """Scores are made after the training, so they are those of the whole one, as are those of the base model."""
     (tmp_path / "scores_of_resumed.py").write_text(SCORES)
-    short = replace(work, steps=30, score="scores_of_resumed:guesses")
+    short = replace(work, steps=22, score="scores_of_resumed:guesses")
     path = (str(tmp_path),)
     expected, _ = run(short, LORA, tmp_path / "whole", None, import_path=path)
-    killed, _ = run(short, LORA, tmp_path / "killed", tmp_path / "checkpoints", kill_at=15, import_path=path)
+    killed, _ = run(short, LORA, tmp_path / "killed", tmp_path / "checkpoints", kill_at=9, import_path=path)
     assert killed.measured.outcome == "crashed"
     result, after = run(short, LORA, tmp_path / "resumed", tmp_path / "checkpoints", import_path=path)
     assert min(after) > 4
