@@ -72,7 +72,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     texts.write_texts(folder)
     for name in ("train.txt", "validation.txt"):  # each trial reads them in Python, byte by byte
         text = (folder / name).read_text(encoding="utf-8")
-        (folder / name).write_text(text[:100_000], encoding="utf-8")
+        (folder / name).write_text(text[:30_000], encoding="utf-8")
     workload = Workload(
         model=str(QUICKSTART / "base_model"),
         train=str(folder / "train.txt"),
