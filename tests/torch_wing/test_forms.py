@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,17 @@ def distance(result: Trial, form: FormLosses) -> float:
 
 def verdict(result: Trial, folder: Path, at_most: float = 0.01, shipping: Shipping = Shipping()) -> Verdict:  # noqa: B008
     """The gate's answer about what a training left in a folder."""
-    source = GivenSource(forms=lambda trial, how: measure_forms(trial.spec, folder / "model", folder, how))
+    return verdict_on(forms_of(result, folder, shipping), result, at_most, shipping)
+
+
+def verdict_on(
+    found: Mapping[str, FormLosses],
+    result: Trial,
+    at_most: float = 0.01,
+    shipping: Shipping = Shipping(),  # noqa: B008
+) -> Verdict:
+    """The gate's answer about forms that were measured."""
+    source = GivenSource(forms=lambda *_: tuple(found.values()))
     variant = TrainedVariant(result.spec.workload, result.spec.variant, (result,), source=source)
     limit = Limit(at_most, NATS_PER_TOKEN, Origin("argument", "the argument at_most"))
     return assess_merge_drift(variant, limit, Rule(gain_factor=0), shipping)
@@ -158,7 +169,7 @@ def test_embeddings_that_were_resized_are_shipped_at_their_size(
     assert found[SAVED].changed == found[FP32].changed == found[BF16].changed == ()
     assert distance(result, found[FP32]) < ROUNDING
     assert abs(drift(result, found[BF16])) < 0.01
-    told = verdict(result, tmp_path)
+    told = verdict_on(found, result)
     assert told.status == "PASS", told.message
 
 
@@ -189,9 +200,10 @@ def test_a_zeroed_tensor_of_the_adapter_fails(workload: Workload, tmp_path: Path
     tensors = load_file(file)
     name = max((one for one in tensors if "lora_B" in one), key=lambda one: float(tensors[one].norm()))
     save_file({**tensors, name: torch.zeros_like(tensors[name])}, file)
-    limit = drift(result, forms_of(result, tmp_path)[SAVED]) / 4
+    forms = forms_of(result, tmp_path)
+    limit = drift(result, forms[SAVED]) / 4
     assert limit > 1e-4
-    found = verdict(result, tmp_path, limit)
+    found = verdict_on(forms, result, limit)
     assert found.status == "FAIL"
     assert found.headline.startswith("merge drift FAIL: +")
     assert "What to do: look at what save_pretrained leaves out of the file" in found.message
@@ -210,11 +222,12 @@ def test_an_adapter_file_that_is_written_wrong_names_the_tensor(
         save_file({name: torch.zeros_like(one) for name, one in load_file(file).items()}, file)
 
     monkeypatch.setattr(PeftModel, "save_pretrained", damaged)
-    found = verdict(result, tmp_path, 0.001)
+    forms = forms_of(result, tmp_path)
+    found = verdict_on(forms, result, 0.001)
     assert found.status == "FAIL"
     assert f"{SAVED.capitalize()}, it has the base model's losses: what was trained is lost." in found.message
-    assert distance(result, forms_of(result, tmp_path)[FP32]) < ROUNDING
-    assert any("lora_A" in name for name in forms_of(result, tmp_path)[SAVED].changed)
+    assert distance(result, forms[FP32]) < ROUNDING
+    assert any("lora_A" in name for name in forms[SAVED].changed)
 
 
 def test_a_merge_that_changes_nothing_fails(
@@ -248,7 +261,7 @@ def test_a_head_that_is_trained_apart_from_its_tied_embeddings_is_kept_or_missed
     monkeypatch.setattr(GPT2LMHeadModel, "save_pretrained", tied)
     lost = forms_of(result, tmp_path)
     assert lost[FP32].changed == ("lm_head.weight",)
-    told = verdict(result, tmp_path, drift(result, lost[FP32]) / 2)
+    told = verdict_on(lost, result, drift(result, lost[FP32]) / 2)
     assert told.status == "FAIL"
     assert "1 tensor is not what it was in memory: lm_head.weight." in told.message
 
