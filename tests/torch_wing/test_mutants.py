@@ -160,7 +160,7 @@ def more_memory(bench: Bench) -> Verdict:
 
 def slow(bench: Bench) -> Verdict:
     # Steps of some milliseconds, beside which the sleep is long.
-    short = replace(bench.workload, steps=8, seeds=(0, 1, 2), batch_size=2, block_size=32)
+    short = replace(bench.workload, steps=8, seeds=(0, 1, 2), batch_size=2, block_size=32, validation_sequences=8)
     limit = Limit(4.0, SHARE, Origin("argument", "the test"))
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
