@@ -118,6 +118,12 @@ class Forker:
             self._is_ready = self._receive() == b"ready"
         return self._is_ready and not self.has_ended
 
+    def wait(self) -> bool:
+        """Return whether it can fork, as soon as that is known."""
+        if not self._is_ready:
+            _has_come(_IMPORT_SECONDS, self._control.fileno())
+        return self.can_fork()
+
     @property
     def has_ended(self) -> bool:
         """Whether the process is gone: it may not fork, or something went wrong."""

@@ -50,10 +50,10 @@ class Workers:
         return spare
 
     def start(self, slot: str = CPU_SLOT) -> Worker:
-        """Return a new worker for a device."""
+        """Return a new worker for a device; all of a run on the processor are forked, or none is."""
         if slot != CPU_SLOT:
             return self._kind(self.folder(), self._open_root(), slot)
-        if self._forker is not None and self._forker.can_fork() and self._forker.is_of_now:
+        if self._has_forker() and self._forker is not None and self._forker.wait():
             return self._kind(self.folder(), self._open_root(), None, self._forker)
         return self._kind(self.folder(), self._open_root(), None)
 
