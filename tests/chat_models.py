@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TEMPLATE", "conversations", "rows_of", "save_chat_model", "write_rows"]
+__all__ = [
+    "END_OUTSIDE",
+    "NO_END",
+    "NO_TURNS",
+    "TEMPLATE",
+    "conversations",
+    "rows_of",
+    "save_chat_model",
+    "write_rows",
+]
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n"
@@ -15,6 +24,9 @@ TEMPLATE = (
     "{% else %}{{ message['content'] }}<|end|>{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+NO_END = TEMPLATE.replace("<|end|>", "")
+END_OUTSIDE = TEMPLATE.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
+NO_TURNS = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 _THINGS = ("apple", "bread", "chair", "door", "engine", "flower", "glass", "house", "island", "jacket", "kettle")
 _COLOURS = ("red", "green", "blue", "black", "white", "yellow", "brown", "grey")
 

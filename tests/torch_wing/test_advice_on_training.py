@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import IA3Config
 from tests import classified
-from tests.chat_models import TEMPLATE, rows_of, write_rows
+from tests.chat_models import END_OUTSIDE, NO_END, NO_TURNS, TEMPLATE, rows_of, write_rows
 from tests.plain.test_advice_on_settings import keys_in, other, refused, said, setting
 from transformers import (
     BertConfig,
@@ -49,9 +49,6 @@ from pytest_ftguard.training.scoring import check_asked, load_score
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 CHAT = Chat()
-NO_END = TEMPLATE.replace("<|end|>", "")
-END_OUTSIDE = TEMPLATE.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
-NO_TURNS = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.chat_models import TEMPLATE, rows_of, write_rows
+from tests.chat_models import END_OUTSIDE, NO_END, NO_TURNS, TEMPLATE, rows_of, write_rows
 from transformers import masking_utils
 
 from pytest_ftguard.errors import ConfigurationError
@@ -24,9 +24,6 @@ from pytest_ftguard.training.forecast import forecast, plan_trial
 from pytest_ftguard.training.trial import TrialFolder, run_trial
 
 CHAT = Chat()
-NO_END = TEMPLATE.replace("<|end|>", "")
-END_OUTSIDE = TEMPLATE.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
-NO_TURNS = TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 
 
 @pytest.fixture

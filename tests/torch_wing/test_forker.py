@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from pytest_ftguard.results import Trial
 from pytest_ftguard.running import work
 from pytest_ftguard.running.executor import DescribeJob, Event, ExecutorOptions, TrainJob
+from pytest_ftguard.running.local import devices
 from pytest_ftguard.running.local import forker as forkers
 from pytest_ftguard.running.local.executor import LocalExecutor
 from pytest_ftguard.running.local.forker import ForkedProcess, Forker
@@ -42,7 +44,7 @@ def is_gone(pid: int) -> bool:
 @pytest.fixture
 def forker(tmp_path: Path, warm_workers: None) -> Iterator[Forker]:
     """A process that has imported and may fork."""
-    if not Forker.is_supported() or Path("/dev/nvidia0").exists():
+    if not Forker.is_supported():
         pytest.skip("no worker is forked on this machine")
     found = Forker(tmp_path)
     assert wait_for(found.can_fork, 120)
@@ -169,6 +171,18 @@ def test_only_workers_on_the_processor_are_forked(tmp_path: Path, warm_workers: 
     workers.close()
 
 
+@pytest.mark.parametrize("name", ["nvidiactl", "kfd", "dxg"])
+def test_nothing_is_forked_on_a_machine_with_an_accelerator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its driver would not outlive it, so no process is started that imports only to find that out."""
+    monkeypatch.setattr(devices, "_DEVICES", tmp_path)
+    assert Forker.is_supported() is (sys.platform == "linux")
+    (tmp_path / name).touch()
+    assert not Forker.is_supported()
+    assert not Workers(tmp_path / "shared", forks=True)._forks
+
+
 def test_a_process_that_forks_is_replaced_if_workers_would_be_others(
     tmp_path: Path, warm_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +204,9 @@ def test_a_process_that_forks_is_replaced_if_workers_would_be_others(
 def test_a_process_that_may_not_fork_leaves_the_workers_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_workers: None
 ) -> None:
-    """It ends by itself, for example if it finds an accelerator, and the next worker is started early as ever."""
+    """It ends by itself, for example if a sandbox does not let it, and the next worker is started early as ever."""
+    if not Forker.is_supported():
+        pytest.skip("no worker is forked on this machine")
     real = subprocess.Popen
     ended = SimpleNamespace(**{**vars(subprocess), "Popen": lambda _, **options: real(["sleep", "60"], **options)})
     monkeypatch.setattr(forkers, "subprocess", ended)

@@ -31,9 +31,6 @@ _MEMINFO: Final = Path("/proc/meminfo")
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 _CPUINFO: Final = Path("/proc/cpuinfo")
-_DEVICES: Final = Path("/dev")
-# Those of NVIDIA, of AMD, and of a Windows subsystem.
-_OF_ACCELERATORS: Final = ("nvidia*", "kfd", "dxg")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -65,15 +62,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def is_without_driver() -> bool:
-    """Return whether the present process holds no driver of an accelerator, and will need none.
-
-    The driver itself is not asked: that would load it.
-    """
+    """Return whether the present process holds no driver of an accelerator; the driver itself is not asked for it."""
     built_for = torch.accelerator.current_accelerator()
     if built_for is None:
         return True
-    present = any(next(_DEVICES.glob(name), None) for name in _OF_ACCELERATORS)
-    return built_for.type == "cuda" and not present and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return built_for.type == "cuda" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from pytest_ftguard.errors import FtguardError
 
-__all__ = ["CPU_SLOT", "device_slots", "find_accelerator"]
+__all__ = ["CPU_SLOT", "device_slots", "find_accelerator", "has_driver"]
 
 _PROBE: Final = """
 import torch
@@ -21,6 +21,8 @@ print(f"ftguard:{found.type if found else ''}")
 """
 _PROBE_SECONDS: Final = 120
 _DEVICES: Final = Path("/dev")
+# Those of NVIDIA, of AMD, and of a Windows subsystem.
+_OF_DRIVERS: Final = ("nvidia*", "kfd", "dxg")
 
 CPU_SLOT: Final = "cpu"
 """The lease of a training on the processor, or on the only device of its kind."""
@@ -42,6 +44,11 @@ def device_slots(device: str, environment: Mapping[str, str] = os.environ) -> tu
     else:
         names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     return (CPU_SLOT,) if device.partition(":")[0] not in ("auto", "cuda") or not names else tuple(names)
+
+
+def has_driver() -> bool:
+    """Return whether Linux has the driver of an accelerator, by its device files."""
+    return any(next(_DEVICES.glob(name), None) for name in _OF_DRIVERS)
 
 
 def find_accelerator() -> str | None:

@@ -6,7 +6,6 @@ nothing of the user's, so each worker begins with the modules of libraries and w
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
@@ -42,7 +41,6 @@ def main(arguments: list[str]) -> None:
     watch.join()  # a thread would be lost by a fork
     if not _may_fork():
         return
-    gc.freeze()  # so that no collection copies the memory that all share
     try:
         control.send(b"ready")
         _serve(control, scratch)
@@ -136,7 +134,7 @@ def _work(request: dict[str, Any], theirs: list[int], scratch: Path) -> NoReturn
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException:
+    except BaseException:  # whatever it is, this process ends with it, and says so in its log
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
+from pytest_ftguard.running.local.devices import has_driver
 from pytest_ftguard.running.local.environment import worker_environment
 
 __all__ = ["ForkedProcess", "Forker"]
@@ -100,8 +101,8 @@ class Forker:
 
     @staticmethod
     def is_supported() -> bool:
-        """Return whether there can be one: elsewhere system libraries do not outlive a fork."""
-        return sys.platform == "linux"
+        """Return whether there can be one: no driver of an accelerator outlives a fork, nor do libraries elsewhere."""
+        return sys.platform == "linux" and not has_driver()
 
     @property
     def is_of_now(self) -> bool:
